@@ -1,0 +1,155 @@
+"""Writing and reading artefacts: complete or absent, and each with the hash of what made it.
+
+Every writer here writes to a temporary name beside the target and renames it when complete, so that a
+killed job leaves no half-written artefact under its final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskmill import __version__
+from maskmill.errors import StoreError, UserError
+from maskmill.versions import STAGE_VERSION
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made an artefact: stage, its code version, its parameters, the hashes of its inputs."""
+
+    stage: str
+    params: Mapping[str, Any]
+    inputs: Sequence[str] = ()
+    version: int = 0
+    maskmill: str = __version__
+    hash: str = field(default="")
+
+    @classmethod
+    def of(cls, stage: str, params: Mapping[str, Any], inputs: Sequence[str] = ()) -> Provenance:
+        """Provenance with its hash filled in; `inputs` are the hashes of the artefacts that were read."""
+        version = STAGE_VERSION[stage]
+        digest = json_hash([stage, version, params, list(inputs)])
+        return cls(stage, dict(params), tuple(inputs), version, __version__, digest)
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON-ready dictionary."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def json_hash(value: Any) -> str:
+    """16 hex digits of BLAKE2b over the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary path (file or folder, the body makes it) that becomes `path` when the body succeeds.
+
+    A full disk becomes a UserError that names the target and what is free.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir():
+            remove(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(path.parent).free / 2**30
+        raise UserError(
+            f"{path}: the disk is full ({free:.1f} GiB free); free some space and run the same command again, "
+            "finished results are kept"
+        ) from error
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder tree; absent is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Mapping[str, Any], provenance: Provenance | None = None) -> None:
+    """Write a JSON object; the provenance goes under the key `provenance`."""
+    body = dict(value) | ({"provenance": provenance.as_dict()} if provenance else {})
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(body, indent=1) + "\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object; a truncated file is a StoreError."""
+    try:
+        value = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such file; run snakemake to make it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: not valid JSON ({error}); delete it and run snakemake again") from None
+    if not isinstance(value, dict):
+        raise StoreError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def write_table(path: str | Path, table: Any, provenance: Provenance | None = None) -> None:
+    """Write a `pyarrow.Table` as Parquet; the provenance goes into the schema metadata."""
+    import pyarrow.parquet as pq
+
+    if provenance:
+        metadata = dict(table.schema.metadata or {}) | {b"maskmill": json.dumps(provenance.as_dict()).encode()}
+        table = table.replace_schema_metadata(metadata)
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: str | Path, columns: Sequence[str] | None = None) -> Any:
+    """Read a Parquet file as `pyarrow.Table`; a truncated or foreign file is a StoreError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not Path(path).is_file():
+        raise StoreError(f"{path}: no such table; run snakemake to make it")
+    try:
+        return pq.read_table(path, columns=list(columns) if columns else None, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path}: not a readable Parquet table ({error}); delete it and run snakemake again") from None
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], provenance: Provenance | None = None) -> None:
+    """Write named NumPy arrays as safetensors; the provenance goes into the file's metadata."""
+    from safetensors.numpy import save_file
+
+    metadata = {"maskmill": json.dumps(provenance.as_dict())} if provenance else None
+    with atomic(path) as temporary:
+        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, str(temporary), metadata=metadata)
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Named NumPy arrays of a safetensors file and its provenance (empty if it has none)."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = json.loads((file.metadata() or {}).get("maskmill", "{}"))
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such file; run snakemake to make it") from None
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise StoreError(f"{path}: not a readable safetensors file ({error}); delete it and run again") from None

@@ -1,0 +1,419 @@
+"""The one typed source of the configuration: models, loading, errors with the nearest key, JSON schema.
+
+`load` turns the dictionary that Snakemake read into a `Run`: every recipe resolved (defaults < recipe < sections of
+config.yaml) and validated before any job starts. Importing this module imports no torch, so it is cheap in every job.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from maskmill import registry
+from maskmill.artefact import json_hash
+from maskmill.errors import ConfigError, nearest
+
+# The key of a stage's section that names its method, where the stage has methods.
+METHOD_KEY = {"cut": "method", "regions": "pool", "reduce": "method", "cluster": "method", "rounds": "student"}
+T = TypeVar("T", bound=BaseModel)
+RECIPE_STAGES = ("cut", "regions", "reduce", "cluster", "paint", "rounds")
+
+
+class Model(BaseModel):
+    """A frozen section of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _split(value: Any) -> Any:
+    """`--config seeds=0,1,2` arrives as one string or one number."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) else value
+
+
+class Size(Model):
+    """How an image is resized before the backbone; sides are rounded to whole patches. Exactly one key."""
+
+    square: int | None = Field(None, ge=16, le=8192, description="both sides, aspect ratio not kept")
+    short_side: int | None = Field(None, ge=16, le=8192, description="short side, aspect ratio kept")
+    long_side: int | None = Field(None, ge=16, le=8192, description="long side, aspect ratio kept")
+
+    @model_validator(mode="after")
+    def _one(self) -> Size:
+        if sum(side is not None for side in (self.square, self.short_side, self.long_side)) != 1:
+            raise ValueError("give exactly one of square, short_side, long_side")
+        return self
+
+
+class FeatureSet(Model):
+    """One set of dense features, stored once and shared by every recipe that asks for the same."""
+
+    backbone: str = Field(description="a timm name, vit_small_focus, or efficientnet_lite0")
+    checkpoint: str | None = Field(None, description="local weights for a timm architecture instead of the pretrained")
+    facet: Literal["token", "key", "query", "value"] = Field("token", description="what to read (CNNs: token only)")
+    key_bias: Literal["subtract", "keep"] = Field("subtract", description="subtract: key - bias, needed by DINOv2")
+    layer: int = Field(-1, description="ViT: block; CNN: feature level; negative counts from the end")
+    stride: int | None = Field(None, ge=1, description="CNN: output stride (dilates), default the network's own")
+    size: Size = Field(default_factory=lambda: Size(square=448))
+    dtype: Literal["float16", "int8"] = Field("float16", description="int8: half the disk, cosine error about 3e-5")
+
+    @property
+    def slug(self) -> str:
+        """Folder name under results/features: readable, and unique by a hash of all parameters."""
+        side = next(f"{k[:2]}{v}" for k, v in self.size.model_dump().items() if v is not None)
+        return f"{self.weights_slug}-{self.facet}-{side}-{json_hash(self.model_dump())[:6]}"
+
+    @property
+    def weights_slug(self) -> str:
+        """File stem under resources/weights."""
+        name = re.sub(r"[^A-Za-z0-9_.]+", "_", self.backbone)
+        return name if self.checkpoint is None else f"{name}.{json_hash(self.checkpoint)[:6]}"
+
+
+class Inputs(Model):
+    """Which images, how they are checked, and how they are cut into shards."""
+
+    shard_size: int = Field(256, ge=1, le=100_000, description="images a shard (a job); keep shards below ~2000")
+    max_rejected: float = Field(0.01, ge=0, le=1, description="stop when a larger share of the images is unreadable")
+    verify: Literal["full", "header"] = Field("full", description="full decodes every image once")
+    frame_step: int = Field(1, ge=1, description="video: keep every n-th frame")
+    max_images: int | None = Field(None, ge=1, description="keep this many, evenly spread over the sorted ids")
+
+
+class Cut(Model):
+    """cut: which feature set is grouped, and by which method."""
+
+    features: str = Field("grouping", description="name of a feature set of the recipe")
+
+
+class Regions(Model):
+    """regions: which feature set describes the segments (pool: token = every token is a region, no cut)."""
+
+    features: str = Field("semantic", description="name of a feature set of the recipe")
+    min_area: float = Field(0.0, ge=0, lt=1, description="drop segments below this share of the image")
+
+
+class Reduce(Model):
+    """reduce: what is done to the vectors before clustering."""
+
+    max_fit_points: int = Field(1_000_000, ge=2, description="fit on at most this many vectors, even over images")
+
+
+class Cluster(Model):
+    """cluster: how vectors become classes."""
+
+    max_fit_points: int = Field(500_000, ge=2, description="fit on at most this many vectors, even over images")
+
+
+class Paint(Model):
+    """paint: how clusters become pseudo-masks. 0 is background, clusters start at 1, 255 or 65535 is ignore."""
+
+    keep_closest: float = Field(1.0, gt=0, le=1, description="share of each cluster's regions kept, closest first")
+    dropped: Literal["ignore", "background"] = Field("ignore", description="what becomes of regions not kept")
+    upsample: int = Field(4, ge=1, le=16, description="mask cells a token side, bilinear on scores")
+
+
+class Rounds(Model):
+    """rounds: self-training on the masks of the round before. count: 0 trains nothing."""
+
+    count: int = Field(0, ge=0, le=20, description="number of rounds")
+    features: list[str] = Field(default_factory=lambda: ["grouping", "semantic"], description="what the student sees")
+
+
+class Evaluate(Model):
+    """evaluate: only where labels exist. Every score is stored with its whole protocol."""
+
+    protocols: Annotated[list[str], BeforeValidator(_split)] = Field(
+        default_factory=lambda: ["hungarian_iou", "hungarian_counts", "many_to_one"]
+    )
+    classes: list[int] | None = Field(None, description="label ids that are scored; others are void. Default: all")
+    class_names: dict[int, str] = Field(default_factory=dict, description="label id -> name")
+    ignore: list[int] = Field(default_factory=lambda: [255], description="label ids that are void")
+    linear_probe: bool = Field(False, description="also fit a linear probe on each feature set")
+
+
+class Export(Model):
+    """export: files for other tools."""
+
+    masks: bool = Field(True, description="indexed PNG masks at image size")
+    coco: bool = Field(True, description="COCO JSON with RLE segments and regions")
+
+
+class Report(Model):
+    """report: the HTML file."""
+
+    title: str = "maskmill"
+    gallery: int = Field(24, ge=0, le=500, description="images shown, evenly spread")
+    typical: int = Field(8, ge=0, le=64, description="regions shown a cluster")
+
+
+STAGE_MODEL: dict[str, type[Model]] = {
+    "cut": Cut, "regions": Regions, "reduce": Reduce, "cluster": Cluster, "paint": Paint, "rounds": Rounds,
+}  # fmt: skip
+STAGE_DEFAULT = {"regions": "mean", "reduce": "none", "cluster": "kmeans", "rounds": "token_head"}
+
+
+class Stage(BaseModel):
+    """A stage of a resolved recipe: its shared settings, its method's name and its method's parameters."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    name: str
+    settings: Any
+    method: str | None = None
+    params: Any = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The flat section, as in YAML; what the stage's rule puts into `params`."""
+        body = self.settings.model_dump(mode="json")
+        if self.method is not None:
+            body |= {METHOD_KEY[self.name]: self.method} | self.params.model_dump(mode="json")
+        return body
+
+
+class Recipe(BaseModel):
+    """A resolved recipe."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    description: str
+    features: dict[str, FeatureSet]
+    cut: Stage | None
+    regions: Stage
+    reduce: Stage
+    cluster: Stage
+    paint: Stage
+    rounds: Stage
+
+    def stage(self, name: str) -> Stage:
+        """The stage section by name; a recipe without cut has none."""
+        value = getattr(self, name)
+        if value is None:
+            raise ConfigError(f"recipe {self.name}: has no {name} section")
+        return value
+
+    @property
+    def tokens(self) -> bool:
+        """True when tokens are clustered directly, without cut and regions."""
+        return self.regions.method == "token"
+
+    @property
+    def round_count(self) -> int:
+        return int(self.rounds.settings.count)
+
+
+class Config(Model):
+    """The keys of config.yaml. Stage sections given here override every recipe."""
+
+    images: str = Field("demo", description="folder, glob, CSV/Parquet manifest, video, or demo")
+    labels: str | None = Field(None, description="folder of label PNGs with the same stems; optional everywhere")
+    recipes: Annotated[list[str], BeforeValidator(_split)] = Field(default_factory=lambda: ["kmeans", "comus"])
+    seeds: Annotated[list[int], BeforeValidator(_split)] = Field(default_factory=lambda: [0], min_length=1)
+    inputs: Inputs = Field(default_factory=Inputs)
+    features: dict[str, dict[str, Any]] = Field(default_factory=dict, description="overrides by feature set name")
+    cut: dict[str, Any] = Field(default_factory=dict)
+    regions: dict[str, Any] = Field(default_factory=dict)
+    reduce: dict[str, Any] = Field(default_factory=dict)
+    cluster: dict[str, Any] = Field(default_factory=dict)
+    paint: dict[str, Any] = Field(default_factory=dict)
+    rounds: dict[str, Any] = Field(default_factory=dict)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    export: Export = Field(default_factory=Export)
+    report: Report = Field(default_factory=Report)
+
+
+class RecipeFile(Model):
+    """The keys of a recipe file."""
+
+    description: str = ""
+    features: dict[str, dict[str, Any]]
+    cut: dict[str, Any] | None = None
+    regions: dict[str, Any] = Field(default_factory=dict)
+    reduce: dict[str, Any] = Field(default_factory=dict)
+    cluster: dict[str, Any] = Field(default_factory=dict)
+    paint: dict[str, Any] = Field(default_factory=dict)
+    rounds: dict[str, Any] = Field(default_factory=dict)
+
+
+class Run(BaseModel):
+    """A whole run, resolved and validated."""
+
+    model_config = ConfigDict(frozen=True)
+    config: Config
+    recipes: dict[str, Recipe]
+
+    @property
+    def feature_sets(self) -> dict[str, FeatureSet]:
+        """Every feature set of the run by its slug; recipes that ask for the same share it."""
+        return {fs.slug: fs for recipe in self.recipes.values() for fs in recipe.features.values()}
+
+
+def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str = "config.yaml") -> Run:
+    """Validate a configuration and resolve its recipes.
+
+    Raises:
+        ConfigError: one line with origin, key, value, and the nearest known key or the allowed range.
+    """
+    checked = validate(Config, config, origin)
+    recipes = {}
+    for given in checked.recipes:
+        recipe = resolve_recipe(given, checked, Path(recipe_folder), origin)
+        if recipe.name in recipes:
+            raise ConfigError(f"{origin}: recipes: {recipe.name!r} is given twice; keep one")
+        recipes[recipe.name] = recipe
+    if not recipes:
+        raise ConfigError(f"{origin}: recipes: empty; name at least one, for example recipes: [kmeans]")
+    return Run(config=checked, recipes=recipes)
+
+
+def resolve_recipe(given: str, config: Config, folder: Path, origin: str) -> Recipe:
+    """One recipe by name or path: read, merged with the run's overrides, validated."""
+    path = _recipe_path(given, folder, origin)
+    try:
+        body = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    file = validate(RecipeFile, body, str(path))
+    for name in config.features:
+        if not any(name in _feature_names(other, folder, origin) for other in config.recipes):
+            raise ConfigError(f"{origin}: features.{name}: no recipe of this run has a feature set of this name")
+    features = {}
+    for name, section in file.features.items():
+        merged = dict(section) | config.features.get(name, {})
+        features[name] = validate(FeatureSet, merged, _origin(path, origin, name in config.features), f"features.{name}")
+    stages: dict[str, Any] = {}
+    for stage in RECIPE_STAGES:
+        base, override = getattr(file, stage), getattr(config, stage)
+        stages[stage] = None if base is None else _stage(stage, base, override, path, origin)
+    recipe = Recipe(name=path.stem, description=file.description, features=features, **stages)
+    _check_references(recipe, path)
+    return recipe
+
+
+def _recipe_path(given: str, folder: Path, origin: str) -> Path:
+    path = Path(given) if given.endswith((".yaml", ".yml")) else folder / f"{given}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        hint = nearest(given, known)
+        raise ConfigError(
+            f"{origin}: recipes: no recipe {given!r}{hint}; known: {', '.join(known)}, or a path to a .yaml"
+        )
+    return path
+
+
+def _feature_names(given: str, folder: Path, origin: str) -> Sequence[str]:
+    body = yaml.safe_load(_recipe_path(given, folder, origin).read_text()) or {}
+    return list(body.get("features") or {})
+
+
+def _origin(path: Path, origin: str, overridden: bool) -> str:
+    return f"{path} with {origin}" if overridden else str(path)
+
+
+def _stage(name: str, base: Mapping[str, Any], override: Mapping[str, Any], path: Path, origin: str) -> Stage:
+    """A stage section; when the override names another method, the recipe's parameters of its own method do not apply."""
+    settings_model = STAGE_MODEL[name]
+    key = METHOD_KEY.get(name)
+    where = _origin(path, origin, bool(override))
+    base = dict(base)
+    if key and override.get(key, base.get(key)) != base.get(key):
+        base = {k: v for k, v in base.items() if k in settings_model.model_fields}
+    merged = base | dict(override)
+    if key is None:
+        return Stage(name=name, settings=validate(settings_model, merged, where, name))
+    method = merged.pop(key, STAGE_DEFAULT.get(name))
+    if not isinstance(method, str):
+        known = ", ".join(registry.available(name))
+        raise ConfigError(f"{where}: {name}.{key}: {method!r} is not a method name; known: {known}")
+    try:
+        params_model = registry.load(name, method).Params
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    common = {k: v for k, v in merged.items() if k in settings_model.model_fields}
+    own = {k: v for k, v in merged.items() if k not in common}
+    known_keys = [key, *settings_model.model_fields, *params_model.model_fields]
+    settings = validate(settings_model, common, where, name, known_keys)
+    return Stage(
+        name=name, settings=settings, method=method, params=validate(params_model, own, where, name, known_keys)
+    )
+
+
+def _check_references(recipe: Recipe, path: Path) -> None:
+    """Every feature set that a stage names exists; regions of segments need a cut."""
+    wanted = {"regions": [recipe.regions.settings.features]}
+    if recipe.cut is not None:
+        wanted["cut"] = [recipe.cut.settings.features]
+    if recipe.round_count:
+        wanted["rounds"] = list(recipe.rounds.settings.features)
+    for stage, names in wanted.items():
+        for name in names:
+            if name not in recipe.features:
+                hint = nearest(name, recipe.features)
+                raise ConfigError(
+                    f"{path}: {stage}.features: no feature set {name!r}{hint}; known: {', '.join(recipe.features)}"
+                )
+    if recipe.cut is None and not recipe.tokens:
+        raise ConfigError(f"{path}: regions.pool: {recipe.regions.method!r} needs a cut section (or use pool: token)")
+    if recipe.cut is not None and recipe.tokens:
+        raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
+
+
+def validate(
+    model: type[T], body: Any, origin: str, prefix: str = "", known: Sequence[str] | None = None
+) -> T:
+    """Validate `body`; the first problem becomes one line: origin, key, value, reason, nearest key."""
+    if not isinstance(body, Mapping):
+        raise ConfigError(f"{origin}: {prefix or 'top level'}: expected key: value pairs, found {body!r}")
+    try:
+        return model.model_validate(dict(body))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        parts = [str(part) for part in problem["loc"]]
+        key = ".".join([prefix, *parts] if prefix else parts)
+        if problem["type"] == "extra_forbidden":
+            fields = known if known is not None and len(parts) == 1 else _fields_at(model, parts[:-1])
+            options = f"; known: {', '.join(fields)}" if not nearest(parts[-1], fields) else ""
+            reason = f"unknown key{nearest(parts[-1], fields)}{options}"
+        elif problem["type"] == "missing":
+            reason = "is required"
+        else:
+            reason = f"{problem['msg'].removeprefix('Value error, ')}, found {problem['input']!r}"
+        raise ConfigError(f"{origin}: {key}: {reason}") from None
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Field names of the (nested) model at a key path."""
+    for part in path:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of config.yaml, with the parameters of every method of every stage."""
+    body = Config.model_json_schema()
+    for stage, settings in STAGE_MODEL.items():
+        properties = settings.model_json_schema()["properties"]
+        key = METHOD_KEY.get(stage)
+        if key:
+            properties[key] = {"enum": list(registry.available(stage)), "description": "the method"}
+            for method in registry.available(stage):
+                own = registry.load(stage, method).Params.model_json_schema().get("properties", {})
+                properties |= {k: v for k, v in own.items() if k not in properties}
+        body["properties"][stage] = {"type": "object", "additionalProperties": False, "properties": properties}
+    body["properties"]["features"]["additionalProperties"] = FeatureSet.model_json_schema()["properties"] and {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": FeatureSet.model_json_schema(ref_template="#/$defs/{model}")["properties"],
+    }
+    body.setdefault("$defs", {})["Size"] = Size.model_json_schema()
+    body["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return body

@@ -1,0 +1,9 @@
+"""No reduction: vectors are clustered as they are."""
+
+from __future__ import annotations
+
+from maskmill.config import Model
+
+
+class Params(Model):
+    """none has no parameters."""

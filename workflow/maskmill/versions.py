@@ -1,0 +1,20 @@
+"""One integer a stage. Bump it when the stage's results change, and only that stage and what follows run again.
+
+Snakemake does not see changes inside imported modules, so each rule carries its stage's version in `params`.
+"""
+
+from __future__ import annotations
+
+STAGE_VERSION: dict[str, int] = {
+    "inputs": 1,
+    "features": 1,
+    "cut": 1,
+    "regions": 1,
+    "reduce": 1,
+    "cluster": 1,
+    "paint": 1,
+    "rounds": 1,
+    "evaluate": 1,
+    "export": 1,
+    "report": 1,
+}
