@@ -285,7 +285,9 @@ def resolve_recipe(given: str, config: Config, folder: Path, origin: str) -> Rec
     features = {}
     for name, section in file.features.items():
         merged = dict(section) | config.features.get(name, {})
-        features[name] = validate(FeatureSet, merged, _origin(path, origin, name in config.features), f"features.{name}")
+        features[name] = validate(
+            FeatureSet, merged, _origin(path, origin, name in config.features), f"features.{name}"
+        )
     stages: dict[str, Any] = {}
     for stage in RECIPE_STAGES:
         base, override = getattr(file, stage), getattr(config, stage)
@@ -363,9 +365,7 @@ def _check_references(recipe: Recipe, path: Path) -> None:
         raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
 
 
-def validate(
-    model: type[T], body: Any, origin: str, prefix: str = "", known: Sequence[str] | None = None
-) -> T:
+def validate(model: type[T], body: Any, origin: str, prefix: str = "", known: Sequence[str] | None = None) -> T:
     """Validate `body`; the first problem becomes one line: origin, key, value, reason, nearest key."""
     if not isinstance(body, Mapping):
         raise ConfigError(f"{origin}: {prefix or 'top level'}: expected key: value pairs, found {body!r}")

@@ -166,7 +166,11 @@ class RaggedWriter:
         for name, array in arrays.items():
             chunks = tuple(max(1, side) for side in array.shape)
             target = self._group.create_array(
-                name, shape=array.shape, chunks=chunks, dtype=array.dtype, compressors=[ZstdCodec(), Crc32cCodec()],
+                name,
+                shape=array.shape,
+                chunks=chunks,
+                dtype=array.dtype,
+                compressors=[ZstdCodec(), Crc32cCodec()],
                 config={"write_empty_chunks": True},
             )
             if array.size:

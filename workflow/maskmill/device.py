@@ -1,0 +1,39 @@
+"""Which device computes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from maskmill.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick(name: str = "auto") -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; a device that is not there is a DeviceError."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"--device {name}: no CUDA device is visible here; use --device cpu or ask for a GPU node")
+    return device
+
+
+@contextlib.contextmanager
+def memory_advice(key: str, value: int) -> Iterator[None]:
+    """Turn running out of GPU memory into advice: which setting `key` to lower from `value`, and to what."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        advice = f"set {key}={value // 2}" if value > 1 else "use smaller images (features.<name>.size)"
+        raise DeviceError(f"out of GPU memory with {key}={value}; {advice} and run again") from error

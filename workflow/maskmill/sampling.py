@@ -1,0 +1,64 @@
+"""Seeded draws that depend on the seed and the image id only: never on shard, order or worker."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from maskmill.store import Ragged
+
+
+def rng(seed: int, *keys: str) -> np.random.Generator:
+    """A generator for (seed, keys), the same on every machine."""
+    digest = hashlib.blake2b("\0".join([str(seed), *keys]).encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndarray:
+    """At most `max_points` rows [m, d] float32 over all stores, images in the order of their ids.
+
+    All rows when they fit. Otherwise every image gives an even quota, drawn without replacement by the generator of
+    (seed, image id); an image smaller than the quota gives all it has.
+    """
+    stores = list(stores)
+    places = sorted((image_id, s, i) for s, store in enumerate(stores) for i, image_id in enumerate(store.ids))
+    sizes = np.array([stores[s].offsets[i + 1] - stores[s].offsets[i] for _, s, i in places], dtype=np.int64)
+    quota = _quota(sizes, max_points)
+    picked: dict[tuple[int, int], np.ndarray] = {}
+    for (image_id, s, i), size in zip(places, sizes, strict=True):
+        picked[s, i] = _draw(int(size), quota, seed, image_id)
+    taken = {key: rows for key, rows in _gather(stores, picked)}
+    parts = [taken[s, i] for _, s, i in places if len(picked[s, i])]
+    depth = next((store.depth or 1 for store in stores), 1)
+    return np.concatenate(parts)[:max_points] if parts else np.zeros((0, depth), np.float32)
+
+
+def _quota(sizes: np.ndarray, max_points: int) -> int:
+    """Largest rows an image such that the total stays within `max_points` (at least 1)."""
+    if sizes.sum() <= max_points:
+        return int(sizes.max(initial=0))
+    low, high = 1, int(sizes.max(initial=1))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if np.minimum(sizes, middle).sum() <= max_points else (low, middle - 1)
+    return low
+
+
+def _draw(size: int, quota: int, seed: int, image_id: str) -> np.ndarray:
+    if size <= quota:
+        return np.arange(size)
+    return np.sort(rng(seed, image_id).choice(size, quota, replace=False))
+
+
+def _gather(
+    stores: Sequence[Ragged], picked: dict[tuple[int, int], np.ndarray]
+) -> Iterable[tuple[tuple[int, int], np.ndarray]]:
+    """Read each store once, in file order; one image in memory at a time."""
+    for s, store in enumerate(stores):
+        for i in range(len(store)):
+            rows = picked[s, i]
+            if len(rows):
+                start, stop = int(store.offsets[i]), int(store.offsets[i + 1])
+                yield (s, i), store.rows(start, stop)[rows].astype(np.float32)
