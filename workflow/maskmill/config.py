@@ -318,7 +318,7 @@ def _origin(path: Path, origin: str, overridden: bool) -> str:
 
 
 def _stage(name: str, base: Mapping[str, Any], override: Mapping[str, Any], path: Path, origin: str) -> Stage:
-    """A stage section; when the override names another method, the recipe's parameters of its own method do not apply."""
+    """A stage section. When the override names another method, the parameters of the recipe's method do not apply."""
     settings_model = STAGE_MODEL[name]
     key = METHOD_KEY.get(name)
     where = _origin(path, origin, bool(override))

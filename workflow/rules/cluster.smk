@@ -1,0 +1,43 @@
+# cluster: fit a codebook once a seed; map regions to clusters shard by shard (paint maps tokens itself).
+rule cluster_fit:
+    input:
+        manifest=ancient("results/inputs/manifest.parquet"),
+        vectors=lambda wc: [vectors(wc.recipe, shard) for shard in shards()],
+    output:
+        "results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
+    log:
+        "logs/cluster_fit/{recipe}/seed{seed}.log",
+    benchmark:
+        "benchmarks/cluster_fit/{recipe}/seed{seed}.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wc, attempt: 6000 * attempt,
+        runtime=lambda wc, attempt: 120 * attempt,
+    params:
+        cluster=section("cluster"),
+        folder=vectors_folder,
+    shell:
+        "maskmill cluster fit --vectors {params.folder} --manifest {input.manifest} --params {params.cluster:q}"
+        " --seed {wildcards.seed} --out {output} --threads {threads} &> {log}"
+
+
+rule cluster_map:
+    input:
+        vectors=lambda wc: vectors(wc.recipe, wc.shard),
+        table="results/recipes/{recipe}/regions/{shard}.parquet",
+        codebook="results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
+    output:
+        "results/recipes/{recipe}/seed{seed}/cluster/{shard}.parquet",
+    log:
+        "logs/cluster_map/{recipe}/seed{seed}/{shard}.log",
+    benchmark:
+        "benchmarks/cluster_map/{recipe}/seed{seed}/{shard}.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 3000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
+    params:
+        version=STAGE_VERSION["cluster"],
+    shell:
+        "maskmill cluster map --vectors {input.vectors} --table {input.table} --codebook {input.codebook}"
+        " --out {output} &> {log}"

@@ -1,0 +1,18 @@
+# cut: tokens of one image -> segments, one job a shard.
+rule cut:
+    input:
+        stage_features("cut"),
+    output:
+        directory("results/recipes/{recipe}/cut/{shard}.zarr"),
+    log:
+        "logs/cut/{recipe}/{shard}.log",
+    benchmark:
+        "benchmarks/cut/{recipe}/{shard}.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 3000 * attempt,
+        runtime=lambda wc, attempt: 120 * attempt,
+    params:
+        cut=section("cut"),
+    shell:
+        "maskmill cut --features {input} --params {params.cut:q} --out {output} --threads {threads} &> {log}"

@@ -1,0 +1,49 @@
+# evaluate: masks + labels + protocol -> scores, once a recipe, seed and round. Without labels these rules never run.
+rule evaluate:
+    input:
+        manifest="results/inputs/manifest.parquet",
+        masks=every_shard(
+            "results/recipes/{recipe}/seed{seed}/round{round}/masks/{shard}.zarr"
+        ),
+    output:
+        report(
+            "results/recipes/{recipe}/seed{seed}/round{round}/scores.json",
+            caption="../report/scores.rst",
+            category="Scores",
+            labels={"recipe": "{recipe}", "seed": "{seed}", "round": "{round}"},
+        ),
+    log:
+        "logs/evaluate/{recipe}/seed{seed}/round{round}.log",
+    benchmark:
+        "benchmarks/evaluate/{recipe}/seed{seed}/round{round}.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 3000 * attempt,
+        runtime=lambda wc, attempt: 120 * attempt,
+    params:
+        evaluate=keys("evaluate", RUN.config.evaluate.model_dump(mode="json")),
+    shell:
+        "maskmill evaluate masks --manifest {input.manifest} --params {params.evaluate:q}"
+        " --masks results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{wildcards.round}/masks"
+        " --recipe {wildcards.recipe} --seed {wildcards.seed} --round {wildcards.round} --out {output} &> {log}"
+
+
+rule evaluate_probe:
+    input:
+        manifest="results/inputs/manifest.parquet",
+        features=every_shard("results/features/{features}/{shard}.zarr"),
+    output:
+        "results/evaluate/probe/{features}.json",
+    log:
+        "logs/evaluate_probe/{features}.log",
+    benchmark:
+        "benchmarks/evaluate_probe/{features}.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wc, attempt: 6000 * attempt,
+        runtime=lambda wc, attempt: 120 * attempt,
+    params:
+        evaluate=keys("evaluate", RUN.config.evaluate.model_dump(mode="json")),
+    shell:
+        "maskmill evaluate probe --manifest {input.manifest} --features results/features/{wildcards.features}"
+        " --params {params.evaluate:q} --out {output} --threads {threads} &> {log}"

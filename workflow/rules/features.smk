@@ -1,0 +1,55 @@
+# features: one job a shard and feature set. Feature sets are shared by all recipes of the run.
+def weights_params(wc):
+    """Where the weights come from: any feature set of this backbone says it."""
+    sets = [fs for fs in RUN.feature_sets.values() if fs.weights_slug == wc.weights]
+    return keys(
+        "features", {"backbone": sets[0].backbone, "checkpoint": sets[0].checkpoint}
+    )
+
+
+def weights_file(wc):
+    """The backbone's weights of a feature set."""
+    return f"resources/weights/{RUN.feature_sets[wc.features].weights_slug}.safetensors"
+
+
+rule weights:
+    output:
+        "resources/weights/{weights}.safetensors",
+    log:
+        "logs/weights/{weights}.log",
+    benchmark:
+        "benchmarks/weights/{weights}.tsv"
+    retries: 2
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        backbone=weights_params,
+    shell:
+        "maskmill weights --params {params.backbone:q} --out {output} &> {log}"
+
+
+rule features:
+    input:
+        manifest=ancient("results/inputs/manifest.parquet"),
+        weights=weights_file,
+    output:
+        directory("results/features/{features}/{shard}.zarr"),
+    log:
+        "logs/features/{features}/{shard}.log",
+    benchmark:
+        "benchmarks/features/{features}/{shard}.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wc, attempt: 6000 * attempt,
+        runtime=lambda wc, attempt: 120 * attempt,
+        batch_size=8,
+    params:
+        features=lambda wc: keys(
+            "features", RUN.feature_sets[wc.features].model_dump(mode="json")
+        ),
+    shell:
+        "maskmill features --manifest {input.manifest} --shard {wildcards.shard} --params {params.features:q}"
+        " --weights {input.weights} --out {output} --batch-size {resources.batch_size} --threads {threads} &> {log}"

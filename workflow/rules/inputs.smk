@@ -1,0 +1,52 @@
+# inputs: folder, glob, CSV/Parquet manifest or video -> manifest with shards, rejected list. The only checkpoint.
+from maskmill.inputs._listing import listing_fingerprint
+
+DEMO_VIDEO = "resources/demo/bikes.mp4"
+IMAGES = DEMO_VIDEO if RUN.config.images == "demo" else RUN.config.images
+
+
+def inputs_files(wc):
+    """Files whose change reruns inputs; a folder is watched through its listing instead (see params)."""
+    return [IMAGES] if IMAGES == DEMO_VIDEO or os.path.isfile(IMAGES) else []
+
+
+rule demo:
+    output:
+        DEMO_VIDEO,
+    log:
+        "logs/demo.log",
+    benchmark:
+        "benchmarks/demo.tsv"
+    retries: 2
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=10,
+    shell:
+        "maskmill demo --out {output} &> {log}"
+
+
+checkpoint inputs:
+    input:
+        inputs_files,
+    output:
+        manifest="results/inputs/manifest.parquet",
+        rejected="results/inputs/rejected.csv",
+    log:
+        "logs/inputs.log",
+    benchmark:
+        "benchmarks/inputs.tsv"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        inputs=keys("inputs", RUN.config.inputs.model_dump(mode="json")),
+        images=IMAGES,
+        labels=RUN.config.labels or "",
+        listing=lambda wc: listing_fingerprint(IMAGES, RUN.config.labels),
+    shell:
+        "maskmill inputs --images {params.images:q} --labels {params.labels:q} --params {params.inputs:q}"
+        " --manifest {output.manifest} --rejected {output.rejected} --frames results/inputs/frames"
+        " --threads {threads} &> {log}"

@@ -1,0 +1,77 @@
+# rounds: train a student on the masks of the round before, predict the masks of this round. Rounds are unrolled:
+# round 0 is paint, round r reads round r - 1.
+def masks_before(wc):
+    """The masks of the round before, of every shard."""
+    folder = f"results/recipes/{wc.recipe}/seed{wc.seed}/round{int(wc.round) - 1}/masks"
+    return [f"{folder}/{shard}.zarr" for shard in shards()]
+
+
+def student_inputs(wc):
+    """The feature stores that the student sees, of every shard."""
+    return [
+        f"results/features/{s}/{shard}.zarr"
+        for s in student_features(wc.recipe).values()
+        for shard in shards()
+    ]
+
+
+def student_sources(wc):
+    """Name=folder options of the student's feature sets."""
+    return " ".join(
+        f"--features {name}=results/features/{s}"
+        for name, s in student_features(wc.recipe).items()
+    )
+
+
+rule rounds_train:
+    input:
+        manifest=ancient("results/inputs/manifest.parquet"),
+        codebook="results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
+        features=student_inputs,
+        masks=masks_before,
+    output:
+        "results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
+    log:
+        "logs/rounds_train/{recipe}/seed{seed}/round{round}.log",
+    benchmark:
+        "benchmarks/rounds_train/{recipe}/seed{seed}/round{round}.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wc, attempt: 8000 * attempt,
+        runtime=lambda wc, attempt: 240 * attempt,
+    params:
+        rounds=section("rounds"),
+        sources=student_sources,
+        before=lambda wc: int(wc.round) - 1,
+    shell:
+        "maskmill rounds train {params.sources} --manifest {input.manifest} --codebook {input.codebook}"
+        " --masks results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{params.before}/masks"
+        " --params {params.rounds:q} --round {wildcards.round} --seed {wildcards.seed}"
+        " --out {output} --threads {threads} &> {log}"
+
+
+rule rounds_predict:
+    input:
+        student="results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
+        features=lambda wc: [
+            f"results/features/{s}/{wc.shard}.zarr"
+            for s in student_features(wc.recipe).values()
+        ],
+    output:
+        directory("results/recipes/{recipe}/seed{seed}/round{round}/masks/{shard}.zarr"),
+    log:
+        "logs/rounds_predict/{recipe}/seed{seed}/round{round}/{shard}.log",
+    benchmark:
+        "benchmarks/rounds_predict/{recipe}/seed{seed}/round{round}/{shard}.tsv"
+    wildcard_constraints:
+        round=r"[1-9]\d*",
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 4000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
+    params:
+        version=STAGE_VERSION["rounds"],
+        sources=student_sources,
+    shell:
+        "maskmill rounds predict {params.sources} --shard {wildcards.shard} --student {input.student}"
+        " --out {output} --threads {threads} &> {log}"
