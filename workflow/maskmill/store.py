@@ -224,6 +224,10 @@ class Ragged:
             raise self._broken(error) from error
         if len(self.ids) != len(self.grid) or self.values.shape[0] != self.offsets[-1]:
             raise self._broken(f"{self.values.shape[0]} rows, {self.offsets[-1]} expected")
+        files = sum(file.is_file() for file in (self.path / "values" / "c").rglob("*"))
+        wanted = -(-self.values.shape[0] // (self.values.shards or self.values.chunks)[0])
+        if files < wanted:  # Zarr reads an absent file as zeros
+            raise self._broken(f"{files} of {wanted} value files")
         if kind is not None and kind != self.kind:
             raise StoreError(f"{path}: holds {self.kind!r}, expected {kind!r}; check the path")
         self._index = {image_id: i for i, image_id in enumerate(self.ids)}

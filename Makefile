@@ -1,0 +1,41 @@
+# make demo   set up, run the whole workflow on the embedded footage, print where the report is
+# make test   set up, run the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(abspath $(VENV))/bin
+export PATH := $(BIN):$(PATH)
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint bench schema clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --requirement envs/torch-first.txt
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/snakemake --cores all
+
+test: $(VENV)/.dev
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/mypy
+	tests/lint.sh
+
+bench: $(VENV)/.dev
+	$(PIP) --editable ".[dev,bench]"
+	for file in bench/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+schema: $(VENV)/.installed
+	$(BIN)/maskmill schema
+
+clean:
+	rm -rf results resources logs benchmarks .snakemake

@@ -1,0 +1,120 @@
+"""The configuration: resolution, precedence, and errors that a person can act on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from maskmill.config import FeatureSet, Size, load, schema
+from maskmill.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "recipes"
+
+
+def run(**keys: Any) -> Any:
+    return load(keys, RECIPES)
+
+
+def test_shipped_config_is_valid_and_names_every_key() -> None:
+    body = yaml.safe_load((ROOT / "config.yaml").read_text())
+    resolved = load(body, RECIPES)
+    assert set(resolved.recipes) == {"kmeans", "comus"}
+
+
+def test_recipes_share_equal_feature_sets() -> None:
+    both = run(recipes=["kmeans", "comus"], features={"semantic": {"size": {"square": 448}, "stride": None}})
+    assert len(both.feature_sets) == 2  # grouping, and one semantic for both
+
+
+def test_every_recipe_loads() -> None:
+    for file in RECIPES.glob("*.yaml"):
+        recipe = run(recipes=[file.stem]).recipes[file.stem]
+        assert recipe.description, file
+
+
+def test_config_overrides_recipe_overrides_default() -> None:
+    recipe = run(recipes=["comus"], cluster={"clusters": 30}).recipes["comus"]
+    assert recipe.cluster.params.clusters == 30
+    assert recipe.paint.settings.keep_closest == 0.8  # from the recipe
+    assert recipe.paint.settings.upsample == 4  # the default
+
+
+def test_another_method_drops_the_parameters_of_the_recipes_method() -> None:
+    recipe = run(recipes=["comus"], cut={"method": "grid"}).recipes["comus"]
+    assert recipe.cut.method == "grid"
+    assert not hasattr(recipe.cut.params, "tau")
+
+
+@pytest.mark.parametrize("value", ["0,1,2", [0, 1, 2], ["0", "1", "2"]])
+def test_lists_from_the_command_line(value: Any) -> None:
+    assert run(recipes="kmeans", seeds=value).config.seeds == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("keys", "parts"),
+    [
+        ({"imges": "x"}, ["config.yaml: imges", "unknown key", "did you mean 'images'"]),
+        ({"inputs": {"shard_sise": 3}}, ["inputs.shard_sise", "did you mean 'shard_size'"]),
+        ({"inputs": {"shard_size": 0}}, ["inputs.shard_size", "greater than or equal to 1", "found 0"]),
+        ({"inputs": {"shard_size": "many"}}, ["inputs.shard_size", "valid integer", "'many'"]),
+        ({"inputs": 3}, ["inputs", "found 3"]),
+        ({"cluster": {"clusers": 3}}, ["cluster.clusers", "did you mean 'clusters'"]),
+        ({"cluster": {"method": "kmeens"}}, ["cluster.method", "'kmeens'", "did you mean 'kmeans'", "known: kmeans"]),
+        ({"cut": {"tau": 1.5}}, ["cut.tau", "1.5"]),
+        ({"recipes": ["comuz"]}, ["no recipe 'comuz'", "did you mean 'comus'", "kmeans"]),
+        ({"recipes": ["comus", "comus"]}, ["given twice"]),
+        ({"recipes": []}, ["recipes: empty"]),
+        ({"features": {"grupping": {}}}, ["features.grupping", "no recipe"]),
+        ({"features": {"grouping": {"facet": "keys"}}}, ["features.grouping.facet", "'keys'"]),
+        ({"features": {"grouping": {"size": {"square": 448, "short_side": 3}}}}, ["features.grouping.size"]),
+        ({"regions": {"features": "semantik"}}, ["regions.features", "did you mean 'semantic'"]),
+        ({"evaluate": {"protocols": ["hungarian"]}}, ["evaluate.protocols", "hungarian"]),
+    ],
+)
+def test_errors_are_one_line_with_key_value_and_way_out(keys: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run(**({"recipes": ["comus"]} | keys))
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in parts:
+        assert part in text
+
+
+def test_broken_recipe_file_is_named(tmp_path: Path) -> None:
+    broken = tmp_path / "mine.yaml"
+    broken.write_text("features: [unclosed")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: not valid YAML"):
+        run(recipes=[str(broken)])
+    broken.write_text("features: {a: {backbone: x}}\nregions: {features: a}")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: regions.pool: 'mean' needs a cut"):
+        run(recipes=[str(broken)])
+
+
+def test_slug_is_unique_and_safe() -> None:
+    a = FeatureSet(backbone="vit_small_patch16_224.dino", facet="key", size=Size(short_side=480))
+    b = FeatureSet(backbone="vit_small_patch16_224.dino", facet="key", size=Size(short_side=480), key_bias="keep")
+    assert a.slug != b.slug
+    assert a.slug.startswith("vit_small_patch16_224.dino-key-sh480-")
+    assert "/" not in FeatureSet(backbone="hf-hub:org/model").slug
+
+
+def test_schema_file_is_up_to_date() -> None:
+    stored = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())
+    assert stored == json.loads(json.dumps(schema())), "run `make schema`"
+
+
+def test_loading_a_config_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, yaml; from maskmill.config import load;"
+        f"load(yaml.safe_load(open({str(ROOT / 'config.yaml')!r})), {str(RECIPES)!r});"
+        "print([m for m in ('torch', 'timm', 'zarr', 'dask', 'scipy', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
