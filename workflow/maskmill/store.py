@@ -28,7 +28,7 @@ from maskmill.artefact import Provenance, atomic
 from maskmill.errors import NumericsError, StoreError
 
 FORMAT = "maskmill-ragged-1"
-CHUNK_BYTES = 1 << 20  # inner chunk: about one image's tokens, the unit of a random read
+CHUNK_BYTES = 4 << 20  # inner chunk, the unit of a random read: about five images of ViT-S tokens (docs/store.md)
 SHARD_BYTES = 64 << 20  # outer shard = one file = the writer's buffer
 
 
