@@ -69,10 +69,9 @@ def main() -> None:
     ]
     for chunk, shard, dtype in [*((c, s, "float16") for c, s in rows), (MIB, 64 * MIB, "int8")]:
         got = measure(images, chunk, shard, dtype)
-        speeds = f"{total / got['write']:.0f} | {total / got['read']:.0f}"
-        print(
-            f"| {chunk / MIB:g} MiB | {shard / MIB:g} MiB | {dtype} | {speeds} | {got['random'] * 1e3:.1f} | {got['files']:.0f} | {got['size'] / MIB / total:.2f} |"
-        )
+        speeds = f"{total / got['write']:.0f} | {total / got['read']:.0f} | {got['random'] * 1e3:.1f}"
+        size = got["size"] / MIB / total
+        print(f"| {chunk / MIB:g} MiB | {shard / MIB:g} MiB | {dtype} | {speeds} | {got['files']:.0f} | {size:.2f} |")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
