@@ -67,6 +67,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         yield temporary
         if temporary.is_dir():
             remove(path)
+        else:
+            temporary.chmod(0o666 & ~_umask())  # some writers make private files; results are shared on clusters
         os.replace(temporary, path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -78,6 +80,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         remove(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def remove(path: Path) -> None:
