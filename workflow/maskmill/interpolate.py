@@ -1,0 +1,62 @@
+"""Bilinear interpolation between token grids, by two small matrix products; cells are areas, edge cells extend."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+BLOCK = 64  # classes upsampled at once: bounds the memory for hundreds of clusters
+
+
+@lru_cache(maxsize=1024)
+def matrix(source: int, target: int) -> np.ndarray:
+    """Matrix [target, source] float32 of linear interpolation between the cell centres of two grids of one length."""
+    at = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)  # target centres in source cells
+    low = np.minimum(at.astype(np.int64), max(source - 2, 0))
+    share = at - low
+    weights = np.zeros((target, source), np.float32)
+    weights[np.arange(target), low] = 1 - share
+    weights[np.arange(target), np.minimum(low + 1, source - 1)] += share
+    weights.setflags(write=False)
+    return weights
+
+
+def resize_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Maps [c, h, w] -> [c, H, W] float32."""
+    h, w = maps.shape[1:]
+    if (h, w) == size:
+        return maps.astype(np.float32)
+    return matrix(h, size[0]) @ (maps.astype(np.float32) @ matrix(w, size[1]).T)
+
+
+def upsample_scores(scores: np.ndarray, factor: int) -> np.ndarray:
+    """Index of the highest interpolated score, [h * factor, w * factor] int64; a tie goes to the lowest index.
+
+    Args:
+        scores: [k, h, w] float.
+    """
+    k, h, w = scores.shape
+    size = (h * factor, w * factor)
+    best = np.full(size, -np.inf, np.float32)
+    label = np.zeros(size, np.int64)
+    for start in range(0, k, BLOCK):
+        fine = resize_maps(scores[start : start + BLOCK], size)
+        winner = fine.argmax(axis=0)
+        value = np.take_along_axis(fine, winner[None], axis=0)[0]
+        better = value > best
+        best[better], label[better] = value[better], winner[better] + start
+    return label
+
+
+def upsample_labels(labels: np.ndarray, factor: int) -> np.ndarray:
+    """Labels [h, w] -> [h * factor, w * factor] of the same type: the label with most bilinear weight.
+
+    The boundary between two labels becomes smooth instead of a staircase; a tie goes to the lowest label.
+    """
+    if factor == 1:
+        return labels.copy()
+    present, index = np.unique(labels, return_inverse=True)
+    index = index.reshape(labels.shape)
+    one_hot = (index[None] == np.arange(len(present))[:, None, None]).astype(np.float32)  # [present, h, w]
+    return present[upsample_scores(one_hot, factor)]

@@ -1,0 +1,147 @@
+"""paint: clusters -> pseudo-masks of round 0. File reading and writing of the stage.
+
+Rules for region recipes (COMUS, section 3.3: only the regions closest to their cluster's centre are trusted):
+
+* a cell outside every segment is background, 0;
+* a cell of a kept region of cluster c is c + 1;
+* a region that is not among the `keep_closest` share of its cluster, or that has no vector (below
+  `regions.min_area`), becomes what `dropped` says: `ignore` (nothing is known there) or `background`;
+* an image where the cut found no segment at all is ignore everywhere: nothing was proposed, which is not the same as
+  an empty scene.
+
+Token recipes have no background: every cell gets the cluster of the highest score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskmill.artefact import Provenance, read_table
+from maskmill.errors import StoreError
+from maskmill.interpolate import upsample_labels, upsample_scores
+from maskmill.masks import ignore_value, mask_dtype
+from maskmill.progress import track
+from maskmill.store import Ragged, RaggedWriter
+
+
+def run_regions(
+    segments: str | Path,
+    assignments: Sequence[str | Path],
+    codebook: str | Path,
+    params: Mapping[str, Any],
+    out: str | Path,
+) -> None:
+    """Paint the segments of one shard with the clusters of their regions.
+
+    Args:
+        segments: Ragged "segments" of the shard; its file stem names the shard.
+        assignments: the Parquet tables (image, region, cluster, distance) of all shards: how close a region is to its
+            centre is judged among all regions of its cluster, whatever the shard.
+        codebook: safetensors of the clustering, for the number of clusters.
+        params: the flat `paint` section.
+        out: Ragged "masks" to write, `upsample` cells a side for every token.
+
+    Raises:
+        StoreError: the shard's own table is not among `assignments`, or names unknown regions.
+    """
+    from maskmill.codebook import read
+
+    clusters = len(read(codebook).centroids)
+    limits = distance_limits(assignments, clusters, params["keep_closest"])
+    store = Ragged(segments, "segments")
+    rows = _shard_rows(Path(segments), assignments)
+    dropped = 0 if params["dropped"] == "background" else ignore_value(mask_dtype(clusters))
+    with _writer(out, clusters, params, store) as writer:
+        for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
+            table = region_labels(rows.get(image_id, []), limits, clusters, dropped)
+            writer.append(image_id, paint_regions(store[i], table, clusters, params["upsample"]))
+
+
+def run_tokens(vectors: str | Path, codebook: str | Path, params: Mapping[str, Any], out: str | Path) -> None:
+    """Paint one shard whose tokens themselves were clustered: interpolated scores, the best cluster wins.
+
+    Args:
+        vectors: Ragged of the (reduced) token vectors [h, w, d] that the codebook was fitted on.
+        codebook, params, out: as in `run_regions`; the masks have clusters from 1 and no background.
+    """
+    from maskmill.codebook import read, scores
+
+    book = read(codebook)
+    clusters = len(book.centroids)
+    store = Ragged(vectors)
+    with _writer(out, clusters, params, store) as writer:
+        for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
+            tokens = store[i].astype(np.float32)  # [h, w, d]
+            h, w, d = tokens.shape
+            maps = np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, clusters)
+            best = upsample_scores(np.moveaxis(maps, 2, 0), params["upsample"])
+            writer.append(image_id, (best + 1).astype(mask_dtype(clusters)))
+
+
+def distance_limits(assignments: Sequence[str | Path], clusters: int, keep_closest: float) -> np.ndarray:
+    """Largest kept distance of each cluster [k] float64 over all shards; -inf for an empty cluster.
+
+    The ceil(keep_closest * n) closest of a cluster's n regions are kept; regions at exactly the limiting distance are
+    kept together, so that the result does not depend on the order of images or shards.
+    """
+    columns = [read_table(path, ["cluster", "distance"]) for path in assignments]
+    label = np.concatenate([np.asarray(table["cluster"]) for table in columns]) if columns else np.zeros(0, np.int32)
+    distance = np.concatenate([np.asarray(table["distance"]) for table in columns]) if columns else np.zeros(0)
+    limits = np.full(clusters, -np.inf)
+    order = np.argsort(label, kind="stable")
+    bounds = np.searchsorted(label[order], np.arange(clusters + 1))
+    for c in range(clusters):
+        mine = distance[order[bounds[c] : bounds[c + 1]]]
+        if len(mine):
+            kept = max(1, math.ceil(keep_closest * len(mine) - 1e-9))  # 0.7 * 10 is 7.000000000000001
+            limits[c] = np.partition(mine, kept - 1)[kept - 1]
+    return limits
+
+
+def region_labels(
+    rows: Sequence[tuple[int, int, float]], limits: np.ndarray, clusters: int, dropped: int
+) -> np.ndarray:
+    """Mask value of every segment id of an image [256]: 0 for no segment, cluster + 1 if kept, else `dropped`."""
+    table = np.full(256, dropped, dtype=mask_dtype(clusters))
+    table[0] = 0
+    for region, cluster, distance in rows:
+        if distance <= limits[cluster]:
+            table[region] = cluster + 1
+    return table
+
+
+def paint_regions(segments: np.ndarray, table: np.ndarray, clusters: int, upsample: int) -> np.ndarray:
+    """Mask [h * upsample, w * upsample] of segments [h, w] uint8; all ignore where no segment was found."""
+    if not segments.any():
+        h, w = segments.shape
+        dtype = mask_dtype(clusters)
+        return np.full((h * upsample, w * upsample), ignore_value(dtype), dtype)
+    return upsample_labels(table[segments], upsample)
+
+
+def _shard_rows(segments: Path, assignments: Sequence[str | Path]) -> dict[str, list[tuple[int, int, float]]]:
+    """(region, cluster, distance) of every image of the shard that `segments` holds."""
+    own = [Path(path) for path in assignments if Path(path).stem == segments.stem]
+    if len(own) != 1:
+        raise StoreError(
+            f"{segments}: {len(own)} of the {len(assignments)} assignment tables belong to shard {segments.stem!r}, "
+            "expected one; run snakemake to make them"
+        )
+    table = read_table(own[0], ["image", "region", "cluster", "distance"])
+    rows: dict[str, list[tuple[int, int, float]]] = {}
+    columns = (table[name].to_pylist() for name in ("image", "region", "cluster", "distance"))
+    for image, region, cluster, distance in zip(*columns, strict=True):
+        rows.setdefault(image, []).append((region, cluster, distance))
+    return rows
+
+
+def _writer(out: str | Path, clusters: int, params: Mapping[str, Any], source: Ragged) -> RaggedWriter:
+    dtype = mask_dtype(clusters)
+    attrs = {"clusters": clusters, "ignore": ignore_value(dtype), "round": 0}
+    provenance = Provenance.of("paint", dict(params), [source.hash])
+    return RaggedWriter(out, "masks", dtype=dtype.name, attrs=attrs, provenance=provenance)

@@ -1,0 +1,114 @@
+"""rounds: train a student on the masks of the round before, predict the masks of this round. Files of the stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskmill.artefact import Provenance, read_tensors, write_tensors
+from maskmill.config import METHOD_KEY, validate
+from maskmill.device import pick
+from maskmill.errors import StoreError
+from maskmill.masks import ignore_value, mask_dtype
+from maskmill.progress import track
+from maskmill.registry import load
+from maskmill.rounds.infer import FORMAT, Student
+from maskmill.store import Ragged, RaggedWriter
+
+
+def train(
+    features: Mapping[str, Sequence[str | Path]],
+    masks: Sequence[str | Path],
+    params: Mapping[str, Any],
+    round: int,
+    seed: int,
+    clusters: int,
+    out: str | Path,
+    threads: int = 1,
+    device: str = "auto",
+) -> None:
+    """Train the student of round `round` >= 1 on the masks of round - 1.
+
+    Args:
+        features: {name: feature stores of all shards}.
+        masks: mask stores of all shards, round - 1.
+        params: the flat `rounds` section.
+        clusters: k; the student has k + 1 classes, 0 is background.
+        out: safetensors: projections, head, loss of every step; metadata that suffices to predict on new images.
+
+    Raises:
+        NumericsError: nothing but ignore in the masks, constant features, or a loss that is not finite.
+        StoreError: an image of the masks is missing in a feature set.
+    """
+    from maskmill.rounds._data import Images
+
+    features = {name: features[name] for name in sorted(features)}  # the student's order, whatever the caller's
+    method = load("rounds", params[METHOD_KEY["rounds"]])
+    body = {key: value for key, value in params.items() if key in method.Params.model_fields}
+    settings = validate(method.Params, body, "--params", "rounds")
+    key = _round_seed(seed, round)
+    images = Images(features, masks, clusters + 1, settings.cache_mib)  # type: ignore[attr-defined]
+    images.fit_projections(settings.dimensions, settings.max_fit_points, key)  # type: ignore[attr-defined]
+    tensors, diagnostics = method.fit(images, clusters + 1, settings, key, pick(device), threads)
+    for name, projection in images.projections.items():
+        tensors |= {f"{name}.mean": projection.mean, f"{name}.weight": projection.weight}
+    tensors["loss"] = np.array(diagnostics.pop("loss"), np.float32)
+    tensors["cells"] = images.counts
+    spec = {
+        "format": FORMAT,
+        "rounds": dict(params),
+        "round": round,
+        "seed": seed,
+        "clusters": clusters,
+        "features": {name: _made_by(paths) for name, paths in features.items()},
+        "diagnostics": diagnostics,
+    }
+    hashes = [Ragged(path).hash for paths in (*features.values(), masks) for path in paths]
+    write_tensors(out, tensors, Provenance.of("rounds", spec, hashes))
+
+
+def predict(
+    student: str | Path,
+    features: Mapping[str, str | Path],
+    out: str | Path,
+    threads: int = 1,
+    device: str = "auto",
+) -> None:
+    """Masks of one shard by a trained student; Ragged "masks" with clusters from 1, background 0, no ignore.
+
+    Args:
+        features: {name: feature store of the shard}.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    model = Student.load(student, device)
+    _, provenance = read_tensors(student)
+    stores = {name: Ragged(path) for name, path in features.items()}
+    missing = [name for name in model.features if name not in stores]
+    if missing:
+        raise StoreError(f"{student}: needs {', '.join(model.features)}; missing: {', '.join(missing)}")
+    first = stores[model.features[0]]
+    dtype = mask_dtype(model.clusters)
+    attrs = {"clusters": model.clusters, "ignore": ignore_value(dtype), "round": int(model.spec["round"])}
+    made = Provenance.of(
+        "rounds", {"predict": model.spec["round"]}, [provenance["hash"], *(s.hash for s in stores.values())]
+    )
+    with RaggedWriter(out, "masks", dtype=dtype.name, attrs=attrs, provenance=made) as writer:
+        for image_id in track(first.ids, len(first), "predict"):
+            writer.append(image_id, model.mask({name: stores[name][image_id] for name in model.features}))
+
+
+def _made_by(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """Parameters of the feature set, from its first store."""
+    return dict(Ragged(paths[0]).provenance.get("params", {})) if paths else {}
+
+
+def _round_seed(seed: int, round: int) -> int:
+    """One number for (seed, round): each round draws its own weights and order."""
+    from maskmill.sampling import rng
+
+    return int(rng(seed, "round", str(round)).integers(2**62))
