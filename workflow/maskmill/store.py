@@ -280,6 +280,11 @@ class Ragged:
         rows = self.rows(int(self.offsets[i]), int(self.offsets[i + 1]))
         return rows.reshape(h, w, *rows.shape[1:])
 
+    @property
+    def per_image_names(self) -> list[str]:
+        """Names of the fields stored once an image."""
+        return [str(name) for name in self._group.attrs["per_image"]]  # type: ignore[union-attr]
+
     def per_image(self, name: str) -> np.ndarray:
         """A field stored once an image, [n, ...]."""
         if name not in self._group:

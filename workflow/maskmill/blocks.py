@@ -1,0 +1,72 @@
+"""Fixed blocks of rows and work on them in threads: results do not depend on thread count, shards or file order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from maskmill.store import Ragged
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def by_id(stores: Sequence[Ragged], rows: int = 8192) -> Iterator[np.ndarray]:
+    """All rows of `stores` in blocks of `rows` rows [rows, d] float32, images in the order of their ids.
+
+    The blocks do not depend on how the images are spread over the stores. One block and one image are held.
+    """
+    places = sorted((image_id, s, i) for s, store in enumerate(stores) for i, image_id in enumerate(store.ids))
+    parts: list[np.ndarray] = []
+    held = 0
+    for _, s, i in places:
+        store = stores[s]
+        part = store.rows(int(store.offsets[i]), int(store.offsets[i + 1]))
+        while held + len(part) >= rows:
+            parts.append(part[: rows - held])
+            part = part[rows - held :]
+            yield np.concatenate(parts).astype(np.float32, copy=False)
+            parts, held = [], 0
+        if len(part):
+            parts.append(part)
+            held += len(part)
+    if parts:
+        yield np.concatenate(parts).astype(np.float32, copy=False)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[int]:
+    """Inside, torch uses one thread, so that a matrix product does not depend on the thread count; yields the count."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def ordered(function: Callable[[A], B], items: Iterable[A], threads: int) -> Iterator[B]:
+    """`function` of each item, in order, computed by `threads` threads; at most two items a thread are in flight.
+
+    Run it inside `one_thread()`; every worker sets its own torch threads to one as well.
+    """
+    import torch
+
+    if threads <= 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        flying: deque[Future[B]] = deque()
+        for item in items:
+            flying.append(pool.submit(function, item))
+            if len(flying) >= 2 * threads:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()

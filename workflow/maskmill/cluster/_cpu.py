@@ -1,0 +1,169 @@
+"""One exact k-means step on the CPU: Hamerly's bounds, matrix products for the rows that they do not settle.
+
+Rows are cut into parts that depend on the problem only; each part has its own float64 sums and runs its products on
+one thread, so that any number of threads gives the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+
+from maskmill.blocks import ordered
+
+PRODUCT_BYTES = 512 << 10  # products held at once by a thread: about its L2 cache
+SUM_BYTES = 256 << 20  # float64 sums of all parts together
+FAST = {"reassoc", "contract", "arcp", "nsz"}
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FAST)
+def _chord(x: np.ndarray, c: np.ndarray) -> float:
+    total = np.float32(0)
+    for t in range(x.shape[0]):
+        step = x[t] - c[t]
+        total += step * step
+    return np.sqrt(total)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FAST)
+def _undecided(x, c, labels, upper, lower, drift, rest, half, rows) -> int:  # type: ignore[no-untyped-def]
+    """Move the bounds with the centroids; collect the rows [m] whose label the bounds do not prove. Returns m."""
+    m = 0
+    for i in range(x.shape[0]):
+        a = labels[i]
+        upper[i] += drift[a]
+        lower[i] -= rest[a]
+        bound = max(lower[i], half[a])
+        if upper[i] <= bound:
+            continue
+        upper[i] = _chord(x[i], c[a])
+        if upper[i] <= bound:
+            continue
+        rows[m] = i
+        m += 1
+    return m
+
+
+@numba.njit(nogil=True, cache=True)
+def _gather(x, rows, out) -> None:  # type: ignore[no-untyped-def]
+    for r in range(rows.shape[0]):
+        i = rows[r]
+        for t in range(x.shape[1]):
+            out[r, t] = x[i, t]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=FAST)
+def _relabel(x, rows, product, c2, x2, labels, upper, lower, sums, counts, best, second, index) -> None:  # type: ignore[no-untyped-def]
+    """Closest and second closest of the rows, from product [k, m] = -2 c x; rows that change move between the sums."""
+    k, m = product.shape
+    tile = best.shape[0]
+    for start in range(0, m, tile):
+        stop = min(start + tile, m)
+        width = stop - start
+        for t in range(width):
+            best[t] = np.float32(np.inf)
+            second[t] = np.float32(np.inf)
+            index[t] = 0
+        for j in range(k):
+            shift = c2[j]
+            row = product[j, start:stop]
+            for t in range(width):
+                value = row[t] + shift
+                old = best[t]
+                closer = value < old
+                worse = old if closer else value
+                second[t] = worse if worse < second[t] else second[t]
+                best[t] = value if closer else old
+                index[t] = np.int32(j) if closer else index[t]
+        for t in range(width):
+            i = rows[start + t]
+            upper[i] = np.sqrt(max(best[t] + x2[i], np.float32(0)))
+            lower[i] = np.sqrt(max(second[t] + x2[i], np.float32(0)))
+            new, old_label = index[t], labels[i]
+            if new != old_label:
+                labels[i] = new
+                counts[new] += 1
+                for q in range(x.shape[1]):
+                    sums[new, q] += x[i, q]
+                if old_label >= 0:
+                    counts[old_label] -= 1
+                    for q in range(x.shape[1]):
+                        sums[old_label, q] -= x[i, q]
+
+
+class CpuEngine:
+    """Prepared points [n, d] float32 in memory, with labels, bounds and sums kept between steps."""
+
+    def __init__(self, x: np.ndarray, clusters: int, threads: int) -> None:
+        self.x, self.k, self.threads = x, clusters, threads
+        n, d = x.shape
+        parts = int(max(1, min(64, n // 4096, SUM_BYTES // (8 * clusters * d))))
+        edges = np.linspace(0, n, parts + 1).astype(np.int64)
+        self.parts = [(p, int(edges[p]), int(edges[p + 1])) for p in range(parts)]
+        self.x2 = np.einsum("ij,ij->i", x, x)
+        self.labels = np.full(n, -1, np.int32)
+        self.upper, self.lower = np.zeros(n, np.float32), np.zeros(n, np.float32)
+        self.sums = np.zeros((parts, clusters, d))
+        self.counts = np.zeros((parts, clusters), np.int64)
+        self.centroids: np.ndarray | None = None
+
+    def step(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Label every point with its closest centroid [k, d] float32: sums [k, d] float64, counts [k] int64."""
+        moved = None if self.centroids is None else self._motion(centroids)
+        c = np.ascontiguousarray(centroids, np.float32)
+        scaled, c2 = torch.from_numpy(-2 * c), np.einsum("ij,ij->i", c, c)
+        for _ in ordered(lambda part: self._part(part, c, scaled, c2, moved), self.parts, self.threads):
+            pass
+        self.centroids = c
+        return self.sums.sum(axis=0), self.counts.sum(axis=0)
+
+    def _motion(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each centroid [k] float32: its own drift, the largest drift of the others, half the way to the nearest."""
+        assert self.centroids is not None
+        drift = np.linalg.norm(centroids.astype(np.float64) - self.centroids, axis=1).astype(np.float32)
+        order = np.argsort(drift)
+        rest = np.full(self.k, drift[order[-1]], np.float32)
+        rest[order[-1]] = drift[order[-2]]
+        c = torch.from_numpy(centroids.astype(np.float64))
+        apart = torch.cdist(c, c, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(float("inf"))
+        return drift, rest, (apart.amin(1).numpy() / 2).astype(np.float32)
+
+    def _part(
+        self, part: tuple[int, int, int], c: np.ndarray, scaled: torch.Tensor, c2: np.ndarray, moved: Any
+    ) -> None:
+        p, start, stop = part
+        x, cut = self.x[start:stop], slice(start, stop)
+        labels, upper, lower = self.labels[cut], self.upper[cut], self.lower[cut]
+        rows = np.arange(stop - start, dtype=np.int64)
+        if moved is not None:
+            rows = rows[: _undecided(x, c, labels, upper, lower, *moved, rows)]
+        width = max(64, min(4096, PRODUCT_BYTES // (4 * self.k)) // 64 * 64)
+        flat = torch.empty(self.k * width)
+        buffer = np.empty((width, x.shape[1]), np.float32)
+        tile = min(width, 256)
+        work = np.empty(tile, np.float32), np.empty(tile, np.float32), np.empty(tile, np.int32)
+        for first in range(0, len(rows), width):
+            some = rows[first : first + width]
+            m = len(some)
+            if moved is None:
+                block = x[first : first + m]
+            else:
+                _gather(x, some, buffer)
+                block = buffer[:m]
+            product = flat[: self.k * m].view(self.k, m)
+            torch.mm(scaled, torch.from_numpy(block).T, out=product)
+            _relabel(
+                x, some, product.numpy(), c2, self.x2[cut], labels, upper, lower, self.sums[p], self.counts[p], *work
+            )  # fmt: skip
+
+    def farthest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The `count` points farthest from their centroid, the lower row first among equals: distances, points."""
+        assert self.centroids is not None
+        distance = np.concatenate([
+            np.linalg.norm(self.x[a:b] - self.centroids[self.labels[a:b]], axis=1) for _, a, b in self.parts
+        ])  # fmt: skip
+        rows = np.argsort(-distance, kind="stable")[:count]
+        return distance[rows], self.x[rows]

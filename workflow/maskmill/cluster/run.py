@@ -1,0 +1,91 @@
+"""Files of the cluster stage: fit a codebook on a sample of all shards, then assign regions shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskmill import codebook as books
+from maskmill import registry
+from maskmill.artefact import Provenance, read_table, write_table
+from maskmill.config import Cluster
+from maskmill.errors import StoreError
+from maskmill.store import Ragged
+
+MEMORY_BYTES = 8 << 30  # vectors beyond this are streamed from disk, once an iteration
+BLOCK = 65536  # rows a block of the stream
+
+
+def fit(
+    vector_stores: Sequence[str | Path],
+    params: Mapping[str, Any],
+    seed: int,
+    out_codebook: str | Path,
+    threads: int,
+    device: str = "auto",
+) -> None:
+    """Fit a codebook on at most `max_fit_points` vectors of all shards and write it as safetensors.
+
+    Args:
+        vector_stores: one Ragged of vectors a shard; the result does not depend on how images are spread over them.
+        params: the flat `cluster` section of the recipe.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    module = registry.load("cluster", params["method"])
+    own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
+    stores = [Ragged(path) for path in vector_stores]
+    limit = int(params.get("max_fit_points", Cluster().max_fit_points))
+    found, _ = module.fit(_source(stores, limit, seed), own, seed, device)
+    provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, [store.hash for store in stores])
+    books.write(out_codebook, found, provenance)
+
+
+def _source(stores: Sequence[Ragged], limit: int, seed: int) -> Any:
+    """The vectors to fit on: an array [m, d] float32, or a stream where they are too many for memory."""
+    from maskmill.blocks import by_id
+    from maskmill.sampling import sample_rows
+
+    total = sum(int(store.offsets[-1]) for store in stores)
+    depth = max((store.depth or 1 for store in stores), default=1)
+    if total > limit or total * depth * 4 <= MEMORY_BYTES:
+        return sample_rows(stores, limit, seed)
+
+    def blocks() -> Iterator[np.ndarray]:
+        return by_id(stores, BLOCK)
+
+    return blocks
+
+
+def assign(vector_store: str | Path, regions_table: str | Path, codebook: str | Path, out_parquet: str | Path) -> None:
+    """Assign the regions of one shard: Parquet with image, region, cluster (int32, 0..k-1) and distance (float32).
+
+    Raises:
+        StoreError: the table and the vectors are not of the same regions.
+    """
+    import pyarrow as pa
+
+    book, store = books.read(codebook), Ragged(vector_store)
+    table = read_table(regions_table, ["image", "region"])
+    counts = np.diff(store.offsets)
+    if table["image"].to_pylist() != [
+        image_id for image_id, n in zip(store.ids, counts, strict=True) for _ in range(n)
+    ]:
+        raise StoreError(f"{regions_table}: its regions are not those of {vector_store}; delete both and run again")
+    parts = [books.assign(rows, book) for _, rows in store.chunks()]
+    labels = np.concatenate([part[0] for part in parts]) if parts else np.zeros(0, np.int32)
+    distances = np.concatenate([part[1] for part in parts]) if parts else np.zeros(0, np.float32)
+    body = pa.table(
+        {
+            "image": table["image"],
+            "region": table["region"],
+            "cluster": pa.array(labels, pa.int32()),
+            "distance": pa.array(distances, pa.float32()),
+        }
+    )
+    provenance = Provenance.of("cluster", {"codebook": book.hash}, [store.hash])
+    write_table(out_parquet, body, provenance)

@@ -1,0 +1,127 @@
+"""Principal components, whitened in part or in full: linear, streaming, exact out of sample, deterministic.
+
+Whitening by a power (eigenvalue ** -whiten, 0.5 is full whitening) and then unit length is the common preparation of
+self-supervised tokens for spherical k-means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from pydantic import Field
+
+from maskmill.config import Model
+from maskmill.errors import NumericsError
+
+
+class Params(Model):
+    """Parameters of PCA."""
+
+    dimensions: int = Field(64, ge=1, description="number of principal components kept")
+    whiten: float = Field(0.5, ge=0, le=0.5, description="components are scaled by eigenvalue ** -whiten")
+    center: bool = Field(True, description="subtract the mean of the fitted vectors")
+    normalise: bool = Field(True, description="scale the reduced vectors to unit length")
+
+
+def fit(
+    blocks: Callable[[], Iterator[np.ndarray]], params: Params, seed: int = 0
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Fit on blocks [m, d]: exact covariance in float64 in one pass, then its eigenvectors.
+
+    Args:
+        blocks: a function that returns an iterator over blocks of floats, called once; a few blocks are held.
+        seed: unused, PCA draws nothing.
+
+    Returns:
+        the model: mean [d] float32, components [k, d] float32 (orthonormal rows, the largest entry of each is
+        positive), scale [k] float32 (eigenvalue ** -whiten), variance [k] float64 (eigenvalues, largest first);
+        and diagnostics: points, rank, explained (share of the variance that is kept).
+
+    Raises:
+        NumericsError: NaN, no points, or fewer than `dimensions` directions with any variance.
+    """
+    from maskmill.blocks import one_thread
+
+    with one_thread() as threads:
+        count, mean, moment = _moments(blocks(), threads)
+        if not params.center:
+            moment, mean = moment + np.outer(mean, mean), np.zeros_like(mean)
+        variance, vectors = _eigen(moment)  # [d], [d, d] columns
+    rank = int((variance > variance[0] * len(mean) * np.finfo(np.float32).eps ** 1.5).sum()) if variance[0] > 0 else 0
+    if params.dimensions > rank:
+        raise NumericsError(
+            f"reduce.dimensions: {params.dimensions} is more than the {rank} directions in which the {count} vectors "
+            f"of length {len(mean)} vary; " + (f"set reduce.dimensions to {rank} or less" if rank else "all are equal")
+        )
+    k = params.dimensions
+    components = vectors[:, :k].T
+    signs = np.sign(components[np.arange(k), np.abs(components).argmax(axis=1)])
+    model = {
+        "mean": mean.astype(np.float32),
+        "components": (components * signs[:, None]).astype(np.float32),
+        "scale": (variance[:k] ** -params.whiten).astype(np.float32),
+        "variance": variance[:k],
+    }
+    kept = float(variance[:k].sum() / variance.sum())
+    return model, {"points": float(count), "rank": float(rank), "explained": kept}
+
+
+def _moments(blocks: Iterator[np.ndarray], threads: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Number of rows, mean [d] and covariance [d, d], float64.
+
+    Rows are shifted by the mean of the first block, so that a large common offset does not cancel the variance away.
+    """
+    import torch
+
+    from maskmill.blocks import ordered
+
+    first = next(blocks, None)
+    if first is None or not len(first):
+        raise NumericsError("reduce: there are no vectors to fit on; check that the cut finds segments")
+    shift = first.mean(axis=0, dtype=np.float64)
+
+    def one(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+        x = torch.from_numpy(block.astype(np.float64) - shift)  # [m, d]
+        return len(block), x.sum(0).numpy(), (x.T @ x).numpy()
+
+    def chain() -> Iterator[np.ndarray]:
+        yield first
+        yield from blocks
+
+    count, total, moment = 0, np.zeros_like(shift), np.zeros((len(shift), len(shift)))
+    for rows, s, m in ordered(one, chain(), threads):
+        count, total, moment = count + rows, total + s, moment + m
+    if not np.isfinite(moment).all():
+        raise NumericsError("reduce: the vectors hold NaN or infinite values; check the features that made them")
+    delta = total / count
+    return count, shift + delta, moment / count - np.outer(delta, delta)
+
+
+def _eigen(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues [d], largest first and not negative, and eigenvectors in columns [d, d]."""
+    import torch
+
+    values, vectors = torch.linalg.eigh(torch.from_numpy(moment))
+    return np.maximum(values.numpy()[::-1], 0), vectors.numpy()[:, ::-1]
+
+
+def transform(x: np.ndarray, model: Mapping[str, np.ndarray], params: Params) -> np.ndarray:
+    """Project x [m, d] to [m, k] float32; a vector at the mean stays zero even with `normalise`."""
+    import torch
+
+    if x.shape[1] != len(model["mean"]):
+        raise NumericsError(
+            f"reduce: vectors of length {x.shape[1]} do not fit a model of {len(model['mean'])}; "
+            "they must come from the features that the model was fitted on"
+        )
+    matrix = torch.from_numpy((model["components"] * model["scale"][:, None]).astype(np.float32))  # [k, d]
+    y = torch.from_numpy(x.astype(np.float32) - model["mean"]) @ matrix.T
+    if params.normalise:
+        y = torch.nn.functional.normalize(y, dim=1)
+    return y.numpy()
+
+
+def depth(model: Mapping[str, np.ndarray]) -> int:
+    """Length of a transformed vector."""
+    return len(model["components"])

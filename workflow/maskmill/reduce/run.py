@@ -1,0 +1,87 @@
+"""Files of the reduce stage: fit on a sample of all shards, then transform shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskmill import registry
+from maskmill.artefact import Provenance, read_tensors, write_tensors
+from maskmill.config import Reduce
+from maskmill.errors import StoreError, UserError
+from maskmill.store import Ragged, RaggedWriter
+
+BLOCK = 8192  # rows a block of the fit
+
+
+def _method(params: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The method's module and its parameters, from the flat section of the recipe."""
+    module = registry.load("reduce", params["method"])
+    own = {key: value for key, value in params.items() if key in module.Params.model_fields}
+    return module, module.Params(**own)
+
+
+def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out: str | Path, threads: int) -> None:
+    """Fit the reduction on at most `max_fit_points` vectors of all shards and write the model as safetensors.
+
+    Args:
+        stores: one Ragged of vectors [d] a shard; the result does not depend on how images are spread over them.
+        params: the flat `reduce` section of the recipe.
+    """
+    import torch
+
+    from maskmill.blocks import by_id
+    from maskmill.sampling import sample_rows
+
+    torch.set_num_threads(threads)
+    module, own = _method(params)
+    opened = [Ragged(path) for path in stores]
+    limit = int(params.get("max_fit_points", Reduce().max_fit_points))
+    if sum(int(store.offsets[-1]) for store in opened) > limit:
+        sample = sample_rows(opened, limit, seed)
+
+        def blocks() -> Iterator[np.ndarray]:
+            return (sample[start : start + BLOCK] for start in range(0, len(sample), BLOCK))
+    else:
+
+        def blocks() -> Iterator[np.ndarray]:
+            return by_id(opened, BLOCK)
+
+    model, diagnostics = module.fit(blocks, own, seed)
+    tensors = {f"diagnostics.{key}": np.array(value) for key, value in diagnostics.items()}
+    provenance = Provenance.of("reduce", dict(params) | {"seed": seed}, [store.hash for store in opened])
+    write_tensors(out, model | tensors, provenance)
+
+
+def transform(store: str | Path, model: str | Path, params: Mapping[str, Any], out: str | Path, threads: int) -> None:
+    """Transform one shard, an image at a time: a Ragged of the same kind, ids, grids and per-image fields but `cls`.
+
+    Values are float16 for tokens (kind features), float32 for region vectors.
+    """
+    import torch
+
+    from maskmill.progress import track
+
+    torch.set_num_threads(threads)
+    module, own = _method(params)
+    fitted, made_by = read_tensors(model)
+    if made_by.get("stage") != "reduce":
+        raise StoreError(f"{model}: not a model of the reduce stage; check the path")
+    source = Ragged(store)
+    names = [name for name in source.per_image_names if name != "cls"]
+    fields = {name: source.per_image(name) for name in names}
+    provenance = Provenance.of("reduce", params, [source.hash, str(made_by.get("hash", ""))])
+    depth = module.depth(fitted)
+    dtype = "float16" if source.kind == "features" else "float32"
+    with RaggedWriter(out, source.kind, depth=depth, dtype=dtype, attrs=source.attrs, provenance=provenance) as writer:
+        for i, image_id in track(list(enumerate(source.ids)), len(source), "reduce"):
+            values = source[i]  # [h, w, d]
+            h, w, d = values.shape
+            try:
+                reduced = module.transform(values.reshape(h * w, d), fitted, own).reshape(h, w, depth)
+            except UserError as error:
+                raise type(error)(f"{source.path}: {image_id}: {error}") from None
+            writer.append(image_id, reduced, **{name: fields[name][i] for name in names})
