@@ -11,7 +11,7 @@ from maskmill.manifest import read_manifest
 from maskmill.versions import STAGE_VERSION
 
 try:
-    RUN = load(config, Path(workflow.source_path("../../recipes/kmeans.yaml")).parent)
+    RUN = load(config, Path(workflow.basedir) / "recipes")
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
