@@ -4,120 +4,197 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from maskmill.config import Size
 from maskmill.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
-MAX_PIXELS = 200_000_000  # beyond this a file is more likely an attack or a whole slide than a photograph
+LONGEST = 8  # with size.short_side the long side is at most this many times the short side
+
+_FIELD = 0x0112  # EXIF orientation
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PNG_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+_LABEL_MODES = ("1", "P", "L", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+# Between 89 and 179 megapixels Pillow warns and reads; beyond that it refuses, which becomes an InputError below.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def decode(source: str | Path | bytes) -> np.ndarray:
     """One image file (path or its bytes) as uint8 RGB [H, W, 3], turned as its EXIF orientation says.
 
-    Transparent pixels are laid over white. Greyscale of more than 8 bits is scaled by its type's range, or by its own
-    minimum and maximum when it uses less than a sixteenth of it (12-bit data in 16-bit files); floats by their own
-    range. CMYK and other colour spaces are converted.
+    Transparent pixels are laid over white. CMYK, Lab and other colour spaces are converted; of an animation the first
+    frame is taken. Greyscale of more than 8 bits keeps zero at black and is scaled by 65535, or by its own maximum
+    where that is at most a sixteenth of it (12-bit data in 16-bit files). Floats in 0..1 likewise by 1; all other
+    values (negative, beyond 65535, floats beyond 1) by their own minimum and maximum; NaN and infinity become black.
 
     Raises:
-        InputError: unreadable, truncated, or larger than 200 megapixels; the message is the reason without the path.
+        InputError: unreadable, truncated, or beyond 178 megapixels; the message is the reason without the path.
     """
-    with _opened(source) as image:
-        return _to_rgb(_upright(image))
+    with _opened(_bytes(source)) as image, _reasons():
+        image.load()
+        turn = None if image.format == "TIFF" else _TURN.get(_orientation(image))  # Pillow turns TIFFs itself
+        return _to_rgb(image if turn is None else image.transpose(turn))
 
 
 def displayed_size(source: str | Path | bytes) -> tuple[int, int]:
-    """(height, width) as displayed, from the header only."""
-    with _opened(source) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5
-        return (image.width, image.height) if turned else (image.height, image.width)
+    """(height, width) as displayed, from the header only; raises InputError like `decode`."""
+    body = _bytes(source)
+    with _opened(body) as image:
+        return _shown(image, body)
 
 
-def verify(source: bytes) -> tuple[int, int]:
-    """(height, width) as displayed, after decoding every pixel once; JPEGs decode at an eighth of their size."""
-    with _opened(source) as image:
-        turned = image.getexif().get(0x0112, 1) >= 5
-        size = (image.width, image.height) if turned else (image.height, image.width)
-        image.draft("RGB", (image.width // 8, image.height // 8))
-        _load(image)
+def verify(source: str | Path | bytes) -> tuple[int, int]:
+    """(height, width) as displayed, after decoding every pixel once; raises InputError where `decode` would.
+
+    JPEGs are decoded at an eighth of their size: every byte is still read, most of the arithmetic is saved.
+    """
+    body = _bytes(source)
+    with _opened(body) as image:
+        size = _shown(image, body)
+        with _reasons():
+            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+            image.load()
+            _to_rgb(image.resize((1, 1), Image.Resampling.NEAREST))  # its colour mode can be converted
         return size
 
 
-def _opened(source: str | Path | bytes) -> Image.Image:
+def _bytes(source: str | Path | bytes) -> bytes:
+    with _reasons():
+        return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Whatever Pillow's readers raise on a broken file becomes an InputError with a reason of one line."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        yield
+    except InputError:
+        raise
     except UnidentifiedImageError:
         raise InputError("not an image, or of an unknown format") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"cannot be opened ({error})") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise InputError(
-            f"{image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} megapixels; tile it first"
-        )
-    return image
+    except Image.DecompressionBombError:
+        raise InputError("more than 178 megapixels; cut it into tiles") from None
+    except OSError as error:
+        raise InputError(error.strerror or f"does not decode ({' '.join(str(error).split())})") from None
+    except Exception as error:  # struct.error, SyntaxError, IndexError, KeyError ...: each format has its own
+        raise InputError(f"does not decode ({' '.join(f'{type(error).__name__}: {error}'.split())})") from None
 
 
-def _load(image: Image.Image) -> None:
+def _opened(body: bytes) -> Image.Image:
+    # Never by path: Pillow maps plain TIFFs into memory then, and turns those with an EXIF orientation wrongly.
+    with _reasons():
+        return Image.open(io.BytesIO(body))
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 where the EXIF block is absent or broken."""
     try:
-        image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise InputError(f"does not decode ({error})") from None
+        value = image.getexif().get(_FIELD, 1)
+    except Exception:  # a broken EXIF block does not make the pixels unreadable
+        return 1
+    return value if value in _TURN else 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    _load(image)
-    return ImageOps.exif_transpose(image) or image
+def _shown(image: Image.Image, body: bytes) -> tuple[int, int]:
+    """(height, width) as displayed; does not decode."""
+    # To look for the EXIF block of a PNG, Pillow decodes all of it: ask only where there may be one.
+    plain = image.format == "TIFF" or (image.format == "PNG" and not any(mark in body for mark in _PNG_ORIENTATION))
+    if not plain and _orientation(image) >= 5:
+        return image.width, image.height
+    return image.height, image.width
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
         return np.repeat(_stretch(np.asarray(image))[..., None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode == "LAB":
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB") or image
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image.convert("RGB"))
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:
-    """Greyscale of more than 8 bits to uint8."""
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if low >= 0 and 65535 / 16 < high <= 65535:
-        low, high = 0.0, 65535.0
-    return np.round((values - low) * (255.0 / max(high - low, 1e-12))).clip(0, 255).astype(np.uint8)
+    """Greyscale of more than 8 bits to uint8, by the rule of `decode`."""
+    full = 65535.0 if values.dtype.kind in "iu" else 1.0
+    values = values.astype(np.float64)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros(values.shape, np.uint8)
+    low, high = float(values[finite].min()), float(values[finite].max())
+    if low >= 0 and high <= full:
+        low, high = 0.0, full if high > full / 16 else high
+    values = np.where(finite, values, low)
+    return np.round((values - low) * 255.0 / (high - low if high > low else 1.0)).astype(np.uint8)
 
 
 def target_size(height: int, width: int, size: Size, multiple: int) -> tuple[int, int]:
-    """(H, W) that the backbone sees: the size rule, each side rounded to whole multiples and at least one."""
+    """(H, W) that the backbone sees: the size rule, each side rounded to whole multiples and at least one.
+
+    With `short_side`, an image more than 8 times as long as it is wide gets the long side 8 * short_side instead, so
+    that one banner among a million photographs does not need a machine of its own.
+    """
     if size.square is not None:
         wanted: tuple[float, float] = (size.square, size.square)
     else:
-        side = size.short_side or size.long_side or 0
-        scale = side / (min(height, width) if size.short_side else max(height, width))
+        scale = (size.long_side or 0) / max(height, width)
+        if size.short_side is not None:
+            scale = min(size.short_side / min(height, width), LONGEST * size.short_side / max(height, width))
         wanted = (height * scale, width * scale)
     return max(1, round(wanted[0] / multiple)) * multiple, max(1, round(wanted[1] / multiple)) * multiple
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 [H, W, 3] to another (H, W), bicubic, antialiased."""
-    if image.shape[:2] == size:
+    if image.shape[:2] == tuple(size):
         return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def load_label(path: str | Path) -> np.ndarray:
-    """Label ids int32 [H, W] of a palette, 8-bit or 16-bit greyscale image: the index, never the colour."""
+    """Label ids int32 [H, W] of a palette, 8-bit or 16-bit greyscale image: the index, never the colour.
+
+    Raises:
+        InputError: unreadable, or a colour image.
+    """
     try:
-        image = _opened(path)
-        _load(image)
+        with _opened(_bytes(path)) as image, _reasons():
+            image.load()
+            turn = None if image.format == "TIFF" else _TURN.get(_orientation(image))
+            _check_label_mode(image)
+            return np.asarray(image if turn is None else image.transpose(turn)).astype(np.int32)
     except InputError as error:
-        raise InputError(f"{path}: label {error}") from None
-    if image.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
-        raise InputError(f"{path}: label of mode {image.mode}; labels are indexed or greyscale images, one id a pixel")
-    return np.asarray(image).astype(np.int32)
+        raise InputError(f"{path}: label: {error}") from None
+
+
+def label_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of a label file as displayed, from the header only; raises what `load_label` raises."""
+    try:
+        body = _bytes(path)
+        with _opened(body) as image:
+            _check_label_mode(image)
+            return _shown(image, body)
+    except InputError as error:
+        raise InputError(f"{path}: label: {error}") from None
+
+
+def _check_label_mode(image: Image.Image) -> None:
+    if image.mode not in _LABEL_MODES:
+        raise InputError(f"colours or transparency (mode {image.mode}); save one class number a pixel, grey or indexed")

@@ -9,8 +9,10 @@ from pathlib import Path
 from maskmill.artefact import read_table
 from maskmill.errors import StoreError
 
+_COLUMNS = ["id", "path", "width", "height", "shard", "label"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One image: id, absolute path, size in pixels as displayed (after EXIF rotation), shard, label file or None."""
 
@@ -31,23 +33,38 @@ class Manifest:
     @cached_property
     def shards(self) -> list[str]:
         """Shard names in order of first appearance."""
-        return list(dict.fromkeys(row.shard for row in self.rows))
+        return list(self._by_shard)
 
     @cached_property
     def by_id(self) -> dict[str, Row]:
         """Row by image id."""
         return {row.id: row for row in self.rows}
 
+    @property
+    def ids(self) -> list[str]:
+        """Image ids, sorted."""
+        return [row.id for row in self.rows]
+
+    @cached_property
+    def _by_shard(self) -> dict[str, list[Row]]:
+        groups: dict[str, list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault(row.shard, []).append(row)
+        return groups
+
     def of(self, shard: str) -> list[Row]:
-        """Rows of one shard; a shard that the manifest does not have is a StoreError."""
-        rows = [row for row in self.rows if row.shard == shard]
-        if not rows:
+        """Rows of one shard, sorted by id; a shard that the manifest does not have is a StoreError."""
+        if shard not in self._by_shard:
             raise StoreError(f"shard {shard!r} is not in the manifest; run snakemake again, the images have changed")
-        return rows
+        return self._by_shard[shard]
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """Read results/inputs/manifest.parquet."""
-    columns = ["id", "path", "width", "height", "shard", "label"]
-    table = read_table(path, columns)
-    return Manifest(tuple(Row(*values) for values in zip(*(table[c].to_pylist() for c in columns), strict=True)))
+    """Read results/inputs/manifest.parquet; raises StoreError where it is missing, truncated or foreign."""
+    table = read_table(path, _COLUMNS)
+    return Manifest(tuple(Row(*values) for values in zip(*(table[c].to_pylist() for c in _COLUMNS), strict=True)))
+
+
+def read_shards(path: str | Path) -> list[str]:
+    """Only the shard names, in order of first appearance: what planning needs, whatever the number of images."""
+    return read_table(path, ["shard"])["shard"].unique().to_pylist()

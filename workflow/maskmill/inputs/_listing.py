@@ -6,40 +6,64 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 
-def walk(folder: str | Path) -> Iterator[tuple[str, os.stat_result]]:
-    """(relative POSIX path, stat) of every visible file below a folder, sorted; links to folders are followed."""
-    root = Path(folder)
-    for base, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(base) / name
-            if not name.startswith(".") and path.is_file():
-                yield path.relative_to(root).as_posix(), path.stat()
+def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result | None]]:
+    """(relative POSIX path, stat) of every visible file below a folder, in a fixed order.
+
+    Links are followed, but not in circles; a link to nothing has no stat. Raises OSError for a folder that cannot be
+    listed.
+    """
+    return _walk(os.fspath(folder), "", (os.path.realpath(folder),))
+
+
+def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result | None]]:
+    with os.scandir(folder) as entries:
+        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in found:
+        if entry.is_dir():
+            real = os.path.realpath(entry.path)
+            if real not in above:
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, real))
+        elif entry.is_file():
+            yield prefix + entry.name, entry.stat()
+        elif entry.is_symlink() and not os.path.exists(entry.path):
+            yield prefix + entry.name, None
 
 
 def is_glob(images: str) -> bool:
     """True when `images` is a pattern and not the name of something that exists."""
-    return any(mark in images for mark in "*?[") and not os.path.exists(images)
+    return glob.has_magic(images) and not os.path.exists(images)
+
+
+def glob_files(pattern: str) -> list[str]:
+    """The visible files that match, sorted; `**` matches any folders."""
+    return sorted(path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
 
 
 def listing_fingerprint(images: str, labels: str | None) -> str:
-    """Hash of names, sizes and times of what `images` and `labels` name: changes when files come, go or change."""
+    """16 hex digits over names, sizes and times of what `images` and `labels` name.
+
+    Changes when files come, go or change. Of a table or video only the file itself is looked at; what does not exist
+    or cannot be listed gives a fingerprint too: the stage itself says what is wrong.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for source in (images, labels):
-        for name, stat in _files(source) if source else ():
-            digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        try:
+            for name, stat in _files(source) if source else ():
+                digest.update(os.fsencode(name))
+                digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode() if stat else b"\0\n")
+        except OSError as error:
+            digest.update(f"\0{error.errno}".encode())
         digest.update(b"\0")
     return digest.hexdigest()
 
 
-def _files(source: str) -> Iterator[tuple[str, os.stat_result]]:
+def _files(source: str) -> Iterator[tuple[str, os.stat_result | None]]:
     if is_glob(source):
-        for path in sorted(glob.glob(source, recursive=True)):
-            yield path, os.stat(path)
+        for path in glob_files(source):
+            yield path, os.stat(path) if os.path.exists(path) else None
     elif os.path.isdir(source):
         yield from walk(source)
-    elif os.path.isfile(source):
+    elif os.path.exists(source):
         yield source, os.stat(source)

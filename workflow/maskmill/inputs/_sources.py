@@ -1,17 +1,21 @@
-"""What the user may name as images: folder, glob, CSV/Parquet manifest, video. All become (id, path, label) rows."""
+"""What the user may name as images: folder, glob, CSV/Parquet manifest, video. All become candidates."""
 
 from __future__ import annotations
 
-import glob
 import os
+import posixpath
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from maskmill.artefact import atomic, json_hash
 from maskmill.errors import InputError, nearest
 from maskmill.images import SUFFIXES
-from maskmill.inputs._listing import is_glob, walk
+from maskmill.inputs._listing import glob_files, is_glob, walk
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -19,15 +23,24 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One file that may be an image."""
+    """One file that may be an image: its id, absolute path, relative path without suffix, label file if it is known."""
 
     id: str
     path: str
+    stem: str
     label: str | None = None
 
 
-def find(images: str, frames: Path, frame_step: int) -> list[Candidate]:
-    """Candidates sorted by id.
+@dataclass(frozen=True)
+class Found:
+    """Candidates sorted by id, and how many other files there were, by suffix."""
+
+    candidates: list[Candidate]
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+def find(images: str, labels: str | None, frames: Path, frame_step: int) -> Found:
+    """Everything that `images` names; a label folder inside the image folder is left out.
 
     Raises:
         InputError: nothing there, an unknown kind of file, or no image in it; says what was looked for.
@@ -39,96 +52,146 @@ def find(images: str, frames: Path, frame_step: int) -> list[Candidate]:
     if not path.exists():
         raise InputError(f"images: {images!r} does not exist; give a folder, a glob, a CSV/Parquet manifest or a video")
     if path.is_dir():
-        return _from_folder(path)
+        return _from_folder(path, leave_out=labels)
     if suffix in TABLE_SUFFIXES:
-        return _from_table(path)
+        return Found(_from_table(path))
     if suffix in VIDEO_SUFFIXES:
-        return _from_folder(extract_frames(path, frames, frame_step), prefix=path.stem)
+        from maskmill.inputs._video import extract_frames
+
+        return _from_folder(extract_frames(path, frames, frame_step), prefix=f"{path.stem}/")
     if suffix in SUFFIXES:
-        return [Candidate(path.stem, str(path.resolve()))]
-    kinds = ", ".join((*TABLE_SUFFIXES, *VIDEO_SUFFIXES))
-    raise InputError(f"images: {images!r} is neither a folder, a glob, nor one of {kinds}")
+        return Found(_candidates([path.name], [str(path)]))
+    kinds = ", ".join((*TABLE_SUFFIXES, *VIDEO_SUFFIXES, *SUFFIXES))
+    raise InputError(f"images: {images!r} is neither a folder nor a glob, nor one of the known files: {kinds}")
 
 
-def _from_folder(folder: Path, prefix: str = "") -> list[Candidate]:
-    names = [name for name, _ in walk(folder) if name.lower().endswith(SUFFIXES)]
-    if not names:
-        raise InputError(f"images: no image below {str(folder)!r}; looked for {', '.join(SUFFIXES)}")
-    ids = _unique_ids([f"{prefix}/{name}" if prefix else name for name in names])
-    return sorted(
-        (Candidate(i, str((folder / n).resolve())) for i, n in zip(ids, names, strict=True)), key=lambda c: c.id
-    )
+def _from_folder(folder: Path, prefix: str = "", leave_out: str | None = None) -> Found:
+    try:
+        names = [name for name, _ in walk(folder)]
+    except OSError as error:
+        raise InputError(f"images: {error.filename!r} cannot be listed ({error.strerror}); mend its rights") from None
+    inside = _relative(leave_out, folder) if leave_out else None
+    kept = [name for name in names if not (inside and name.startswith(inside))]
+    known, skipped = _by_suffix(kept, f"below {str(folder)!r}")
+    return Found(_candidates([prefix + name for name in known], [str(folder / name) for name in known]), skipped)
 
 
-def _from_glob(pattern: str) -> list[Candidate]:
-    files = [f for f in sorted(glob.glob(pattern, recursive=True)) if f.lower().endswith(SUFFIXES)]
-    if not files:
-        raise InputError(f"images: no image matches {pattern!r}; looked for {', '.join(SUFFIXES)}")
+def _relative(inner: str, folder: Path) -> str | None:
+    """`inner` as a prefix of paths below `folder`, or None when it lies elsewhere."""
+    relative = os.path.relpath(os.path.realpath(inner), os.path.realpath(folder))
+    return None if relative == "." or relative.startswith("..") else Path(relative).as_posix() + "/"
+
+
+def _from_glob(pattern: str) -> Found:
+    known, skipped = _by_suffix(glob_files(pattern), f"matches {pattern!r}")
     fixed = pattern[: min(pattern.index(mark) for mark in "*?[" if mark in pattern)]
-    root = Path(fixed if fixed.endswith("/") else os.path.dirname(fixed) or ".")
-    ids = _unique_ids([Path(file).relative_to(root).as_posix() for file in files])
-    return sorted((Candidate(i, str(Path(f).resolve())) for i, f in zip(ids, files, strict=True)), key=lambda c: c.id)
+    root = os.path.dirname(fixed) or "."
+    return Found(_candidates([Path(os.path.relpath(file, root)).as_posix() for file in known], known), skipped)
+
+
+def _by_suffix(names: list[str], where: str) -> tuple[list[str], Counter[str]]:
+    """(image files, count of other files by suffix); no image file is an InputError."""
+    known: list[str] = []
+    skipped: Counter[str] = Counter()
+    for name in names:
+        if name.lower().endswith(SUFFIXES):
+            known.append(name)
+        else:
+            skipped[PurePosixPath(name).suffix.lower() or "no suffix"] += 1
+    if not known:
+        others = f"found only {counted(skipped)}" if skipped else "found no file at all"
+        raise InputError(f"images: no image {where}; looked for {', '.join(SUFFIXES)}; {others}")
+    return known, skipped
+
+
+def counted(skipped: Counter[str]) -> str:
+    """`12 files (.txt 10, .json 2)`."""
+    kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(skipped.items(), key=lambda x: (-x[1], x[0]))[:4])
+    return f"{skipped.total()} {'file' if skipped.total() == 1 else 'files'} ({kinds})"
+
+
+def _candidates(names: Sequence[str], files: Sequence[str]) -> list[Candidate]:
+    """Candidates of relative names and their files, sorted by id."""
+    rows = zip(unique_ids(names), files, names, strict=True)
+    return _sorted(Candidate(i, os.path.abspath(file), _stem(name)) for i, file, name in rows)
+
+
+def _sorted(candidates: Iterable[Candidate]) -> list[Candidate]:
+    return sorted(candidates, key=lambda candidate: candidate.id)
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def unique_ids(names: Sequence[str]) -> list[str]:
+    """Relative paths without suffix; files that would collide keep their suffix."""
+    ids = [_stem(name) for name in names]
+    while True:
+        counts = Counter(ids)
+        wider = [i if counts[i] == 1 else name for i, name in zip(ids, names, strict=True)]
+        if wider == ids:
+            return ids
+        ids = wider  # "a.jpg" (of a.jpg, next to a.png) may now meet the stem of a.jpg.png
 
 
 def _from_table(path: Path) -> list[Candidate]:
+    table = _read_table(path)
+    folder = path.resolve().parent
+    given = _column(table, "path", path)
+    names = [_inside(name) for name in given]
+    ids = [_checked_id(i, path) for i in _column(table, "id", path)] if "id" in table else unique_ids(names)
+    twice = [i for i, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}: id {twice[0]!r} stands in {ids.count(twice[0])} rows; give each row its own id")
+    labels: list[str | None] = [None] * len(ids)
+    if "label" in table:
+        labels = [None if _absent(label) else os.path.abspath(folder / str(label)) for label in table["label"]]
+    rows = zip(ids, given, names, labels, strict=True)
+    return _sorted(Candidate(i, os.path.abspath(folder / g), _stem(n), label) for i, g, n, label in rows)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
         if path.suffix.lower() == ".parquet":
             table = pd.read_parquet(path)
         else:
-            table = pd.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",", dtype=str)
+            # "NA" and "null" are names like any other; only an empty cell is empty
+            mark = "\t" if path.suffix.lower() == ".tsv" else ","
+            table = pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except Exception as error:  # pandas and pyarrow raise many kinds; all mean an unreadable table
         raise InputError(f"{path}: not a readable table ({' '.join(str(error).split())})") from None
-    if "path" not in table.columns:
-        hint = nearest("path", map(str, table.columns))
-        raise InputError(f"{path}: no column 'path'{hint}; found: {', '.join(map(str, table.columns))}")
+    if "path" not in table:
+        columns = [str(column) for column in table.columns]
+        raise InputError(f"{path}: no column 'path'{nearest('path', columns)}; found: {', '.join(columns)}")
     if table.empty:
-        raise InputError(f"{path}: no rows")
-    missing = table["path"].isna()
-    if missing.any():
-        raise InputError(f"{path}: row {int(missing.to_numpy().argmax()) + 1}: empty path")
-    folder = path.resolve().parent
-    files = [str(folder / str(p)) for p in table["path"]]
-    ids = (
-        [str(i) for i in table["id"]]
-        if "id" in table.columns
-        else _unique_ids([str(p).lstrip("/") for p in table["path"]])
-    )
-    twice = [i for i, n in Counter(ids).items() if n > 1]
-    if twice:
-        raise InputError(f"{path}: id {twice[0]!r} stands in {ids.count(twice[0])} rows; ids are unique")
-    labels = [None] * len(ids)
-    if "label" in table.columns:
-        labels = [None if pd.isna(label) else str(folder / str(label)) for label in table["label"]]
-    return sorted((Candidate(*row) for row in zip(ids, files, labels, strict=True)), key=lambda c: c.id)
+        raise InputError(f"{path}: no rows; give one row an image")
+    return table
 
 
-def _unique_ids(names: list[str]) -> list[str]:
-    """Relative paths without suffix; files that would collide keep their suffix."""
-    stems = [str(PurePosixPath(name).with_suffix("")) for name in names]
-    counts = Counter(stems)
-    return [stem if counts[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
+def _absent(value: object) -> bool:
+    return value is None or value == "" or value != value  # NaN differs from itself
 
 
-def extract_frames(video: Path, frames: Path, step: int) -> Path:
-    """Every `step`-th frame of a video as PNG, in a folder named by the video's content and step; made once."""
-    import av
+def _column(table: pd.DataFrame, name: str, path: Path) -> list[str]:
+    """A column without empty cells, as text."""
+    values = list(table[name])
+    for number, value in enumerate(values, 1):
+        if _absent(value):
+            raise InputError(f"{path}: row {number}: empty {name}; fill it in or remove the row")
+    return [str(value) for value in values]
 
-    stat = video.stat()
-    folder = frames / f"{video.stem}-{json_hash([str(video.resolve()), stat.st_size, stat.st_mtime_ns, step])[:8]}"
-    if folder.is_dir():
-        return folder
-    try:
-        with atomic(folder) as temporary, av.open(str(video)) as container:
-            temporary.mkdir(parents=True)
-            count = 0
-            for number, frame in enumerate(container.decode(video=0)):
-                if number % step == 0:
-                    frame.to_image().save(temporary / f"{number:06d}.png", compress_level=1)
-                    count += 1
-            if not count:
-                raise InputError(f"{video}: the video has no frames")
-    except (av.error.FFmpegError, IndexError) as error:
-        raise InputError(f"{video}: not a readable video ({error})") from None
-    return folder
+
+def _inside(name: str) -> str:
+    """A path as an id: absolute paths and leading `..` lose what leads out, so that results stay in their folder."""
+    parts = posixpath.normpath(name).split("/")
+    return "/".join(part for part in parts if part not in ("", ".", "..")) or name
+
+
+def _checked_id(image_id: str, path: Path) -> str:
+    """Ids become file names of the export, so they may not lead out of its folder."""
+    if image_id != _inside(image_id):
+        raise InputError(f"{path}: id {image_id!r} is no plain relative path; write it as {_inside(image_id)!r}")
+    return image_id

@@ -1,0 +1,53 @@
+"""Reading every image once: size and digest, or why it is rejected. Runs in worker processes."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import islice
+
+from maskmill.errors import InputError
+from maskmill.images import displayed_size, verify
+
+Checked = tuple[str, int, int, int] | str  # digest, height, width, bytes; or the reason of a rejection
+_CHUNK = 32  # files a task
+_FEW = 64  # below this a pool costs more than it saves
+
+
+def check_all(paths: Sequence[str], full: bool, threads: int) -> Iterator[Checked]:
+    """`check_file` of every path, in order, by `threads` processes (1: in this one)."""
+    check = partial(check_file, full=full)
+    if threads <= 1 or len(paths) < _FEW:
+        yield from map(check, paths)
+        return
+    try:
+        with ProcessPoolExecutor(threads, mp_context=multiprocessing.get_context("spawn")) as pool:
+            files = iter(paths)  # by the hundred thousand: a queue of millions of tasks would only fill memory
+            while block := list(islice(files, 100_000)):
+                yield from pool.map(check, block, chunksize=_CHUNK)
+    except BrokenProcessPool:
+        raise InputError(
+            f"a process that decoded images was killed, most likely for want of memory; run with less than "
+            f"{threads} threads or more mem_mb"
+        ) from None
+
+
+def check_file(path: str, full: bool) -> Checked:
+    """(digest, height, width, bytes) of one image file, or the reason why it is rejected; the file is read once."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "the file name is not valid UTF-8; rename it"
+    try:
+        with open(path, "rb") as file:
+            body = file.read()
+        height, width = verify(body) if full else displayed_size(body)
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+    return hashlib.blake2b(body, digest_size=8).hexdigest(), height, width, len(body)

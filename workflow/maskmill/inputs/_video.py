@@ -1,0 +1,76 @@
+"""Videos become folders of PNG frames, without loss."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maskmill.artefact import atomic, json_hash
+from maskmill.errors import InputError
+from maskmill.progress import track
+
+if TYPE_CHECKING:
+    import av
+
+
+def extract_frames(video: Path, frames: Path, step: int) -> Path:
+    """Every `step`-th frame as `<number>.png`, turned upright, in a folder of its own below `frames`.
+
+    The folder is complete or absent, and made once for the same file and step.
+
+    Raises:
+        InputError: not a video, or no frame of it decodes.
+    """
+    from PIL import Image
+
+    stat = video.stat()
+    folder = frames / f"{video.stem}-{json_hash([str(video.resolve()), stat.st_size, stat.st_mtime_ns, step])[:8]}"
+    if folder.is_dir():
+        return folder
+    with atomic(folder) as temporary:
+        temporary.mkdir(parents=True)
+        count = 0
+        for number, image in track(_frames(video, step), None, f"inputs: frames of {video.name}"):
+            Image.fromarray(image).save(temporary / f"{number:06d}.png", compress_level=1)
+            count += 1
+        if not count:
+            raise InputError(f"{video}: no frame of it decodes; convert it, for example to H.264 in MP4")
+    return folder
+
+
+def _frames(video: Path, step: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, uint8 RGB [H, W, 3]) of every `step`-th frame; damaged packets are skipped and counted."""
+    import av
+
+    number = damaged = 0
+    try:
+        with av.open(str(video)) as container:
+            if not container.streams.video:
+                raise InputError(f"{video}: has no video stream")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            for packet in container.demux(stream):
+                try:
+                    decoded = packet.decode()
+                except av.error.FFmpegError:
+                    damaged += 1
+                    continue
+                for frame in decoded:
+                    if number % step == 0:
+                        yield number, _upright(frame)
+                    number += 1
+    except av.error.FFmpegError as error:
+        if not number:
+            raise InputError(f"{video}: not a readable video ({error.strerror})") from None
+        damaged += 1
+    if damaged:
+        print(f"inputs: {video}: {damaged} damaged packets skipped, {number} frames read", file=sys.stderr)
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """A frame as players show it: telephones store portrait videos lying, with a rotation beside them."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
