@@ -44,9 +44,9 @@ checkpoint inputs:
     params:
         inputs=keys("inputs", RUN.config.inputs.model_dump(mode="json")),
         images=IMAGES,
-        labels=RUN.config.labels or "",
+        labels=["--labels", RUN.config.labels] if RUN.config.labels else [],
         listing=lambda wc: listing_fingerprint(IMAGES, RUN.config.labels),
     shell:
-        "maskmill inputs --images {params.images:q} --labels {params.labels:q} --params {params.inputs:q}"
+        "maskmill inputs --images {params.images:q} {params.labels:q} --params {params.inputs:q}"
         " --manifest {output.manifest} --rejected {output.rejected} --frames results/inputs/frames"
         " --threads {threads} &> {log}"
