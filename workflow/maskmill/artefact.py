@@ -146,7 +146,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], provenanc
 
     metadata = {"maskmill": json.dumps(provenance.as_dict())} if provenance else None
     with atomic(path) as temporary:
-        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, str(temporary), metadata=metadata)
+        arrays = {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in tensors.items()}  # keeps scalars scalar
+        save_file(arrays, str(temporary), metadata=metadata)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
