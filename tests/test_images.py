@@ -40,7 +40,7 @@ def grey(values: np.ndarray) -> np.ndarray:
 
 
 def all_agree(data: bytes, expected: np.ndarray) -> None:
-    """decode gives exactly these pixels; both size functions agree with it."""
+    """Decoding gives exactly these pixels; both size functions agree with it."""
     seen = decode(data)
     assert seen.dtype == np.uint8
     assert seen.flags.c_contiguous
@@ -70,7 +70,7 @@ def test_path_and_bytes_are_the_same(tmp_path: Path, mode: str) -> None:
     exif[0x0112] = 6  # Pillow alone turns this one wrongly when it opens the path
     path = tmp_path / "ein Bild ü.tif"
     path.write_bytes(body(Image.fromarray(GREY).convert(mode), "TIFF", exif=exif))
-    assert decode(path).shape == displayed_size(path) + (3,) == (9, 6, 3)
+    assert decode(path).shape == (*displayed_size(path), 3) == (9, 6, 3)
     np.testing.assert_array_equal(decode(path), decode(path.read_bytes()))
     np.testing.assert_array_equal(decode(str(path)), decode(path))
 
@@ -340,7 +340,7 @@ def test_colour_labels_are_errors(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "label.png"
     Image.new(mode, (4, 4)).save(path)
     for read in (load_label, label_size):
-        with pytest.raises(InputError, match=rf"label.png: label: colours or transparency \(mode {mode}\)"):
+        with pytest.raises(InputError, match=rf"label\.png: label: colours or transparency \(mode {mode}\)"):
             read(path)
-    with pytest.raises(InputError, match="absent.png: label: No such file"):
+    with pytest.raises(InputError, match=r"absent\.png: label: No such file"):
         load_label(tmp_path / "absent.png")
