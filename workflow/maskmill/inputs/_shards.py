@@ -23,7 +23,7 @@ def shard_names(ids: Sequence[str], digests: Sequence[str], shard_size: int) -> 
     order = sorted(range(len(ids)), key=ids.__getitem__)
     starts = _starts(np.array([_hash(ids[i]) for i in order], dtype=np.float64), shard_size)
     names = [""] * len(ids)
-    for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
+    for start, stop in pairwise([*starts, len(ids)]):
         members = order[start:stop]
         name = _name([ids[i] for i in members], [digests[i] for i in members])
         for i in members:
