@@ -126,16 +126,40 @@ class Rounds(Model):
     features: list[str] = Field(default_factory=lambda: ["grouping", "semantic"], description="what the student sees")
 
 
+class ScoreSize(Model):
+    """The size at which labels and masks are compared, when it is not the label's own."""
+
+    short_side: int = Field(ge=16, le=8192, description="labels are resized to this short side, nearest neighbour")
+    centre_crop: bool = Field(False, description="then cut to the square in the middle")
+
+
+def _original(value: Any) -> Any:
+    """`size: original` is the default written out."""
+    return None if value == "original" else value
+
+
 class Evaluate(Model):
     """evaluate: only where labels exist. Every score is stored with its whole protocol."""
 
-    protocols: Annotated[list[str], BeforeValidator(_split)] = Field(
-        default_factory=lambda: ["hungarian_iou", "hungarian_counts", "many_to_one"]
+    protocols: Annotated[list[Literal["hungarian_counts", "hungarian_iou", "many_to_one"]], BeforeValidator(_split)] = (
+        Field(default_factory=lambda: ["hungarian_iou", "hungarian_counts", "many_to_one"], min_length=1)
     )
     classes: list[int] | None = Field(None, description="label ids that are scored; others are void. Default: all")
     class_names: dict[int, str] = Field(default_factory=dict, description="label id -> name")
     ignore: list[int] = Field(default_factory=lambda: [255], description="label ids that are void")
+    size: Annotated[ScoreSize | None, BeforeValidator(_original)] = Field(
+        None, description="where labels and masks meet: original (the label's own size, default) or {short_side: 320}"
+    )
     linear_probe: bool = Field(False, description="also fit a linear probe on each feature set")
+
+    @model_validator(mode="after")
+    def _scored(self) -> Evaluate:
+        both = sorted(set(self.classes or ()) & set(self.ignore))
+        if both:
+            raise ValueError(f"label {both[0]} is in classes and in ignore; keep it in one of them")
+        if self.classes is not None and not self.classes:
+            raise ValueError("classes is empty; name label ids, or leave it out to score all of them")
+        return self
 
 
 class Export(Model):

@@ -1,0 +1,59 @@
+"""The labelled images of a run, with every check on a label file in one place."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from maskmill.errors import InputError
+from maskmill.images import load_label
+from maskmill.manifest import Row, read_manifest
+
+
+def labelled_rows(manifest: str | Path) -> dict[str, Row]:
+    """{image id: row} of the images that have a label.
+
+    Raises:
+        InputError: there is none.
+    """
+    rows = {row.id: row for row in read_manifest(manifest).rows if row.label is not None}
+    if not rows:
+        raise InputError(
+            f"{manifest}: no image has a label, so there is nothing to score; set labels: to a folder of label PNGs "
+            "with the stems of the images, or leave labels: out"
+        )
+    return rows
+
+
+def read_label(row: Row) -> np.ndarray:
+    """Label int32 [height, width] of an image.
+
+    Raises:
+        InputError: unreadable, not of the image's size, or ids outside 0..65535; names the file.
+    """
+    assert row.label is not None
+    label = load_label(row.label)
+    if label.shape != (row.height, row.width):
+        raise InputError(
+            f"{row.label}: label of {label.shape[1]} x {label.shape[0]} pixels for an image of "
+            f"{row.width} x {row.height} ({row.path}); labels must have their image's size"
+        )
+    if label.min() < 0 or label.max() > 65535:
+        raise InputError(f"{row.label}: label ids {label.min()}..{label.max()}; ids must be in 0..65535")
+    return label
+
+
+def digest(label: np.ndarray) -> str:
+    """Hash of a label's pixels and shape."""
+    return hashlib.blake2b(label.tobytes(), digest_size=8, key=str(label.shape).encode()).hexdigest()
+
+
+def class_label(label: int, names: Mapping[int, str]) -> str:
+    """A class's name: as configured, with its id where two classes share one name; else the id."""
+    name = names.get(label)
+    if name is None:
+        return str(label)
+    return name if list(names.values()).count(name) == 1 else f"{name} ({label})"

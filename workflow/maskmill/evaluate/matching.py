@@ -1,0 +1,101 @@
+"""Matching of clusters to classes, and the metrics after it, from one confusion matrix.
+
+A matching is an int64 array [rows]: the class column of every cluster row, or -1. Rows without a match predict no
+class at all: their pixels stay in the denominator of accuracy and in the union of their true class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+DISCOVERED = 0.20  # a class counts as discovered from this IoU (COMUS, section 4)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Numbers of one matching.
+
+    Attributes:
+        accuracy: matched pixels / all scored pixels. miou: mean of `iou`.
+        iou: [classes] float64. discovered: classes with IoU >= 0.20.
+        unmatched: share of the scored pixels that lie in rows without a match.
+    """
+
+    accuracy: float
+    miou: float
+    iou: np.ndarray
+    discovered: int
+    unmatched: float
+
+
+def hungarian_counts(counts: np.ndarray) -> np.ndarray:
+    """One-to-one matching with the most matched pixels (PiCIE, STEGO). Ties: the larger sum of IoU.
+
+    Args:
+        counts: [rows, classes] int64, every class has pixels.
+    """
+    # All pixel sums are whole numbers and the second term sums to at most a half: it only decides between equals.
+    return _assign(counts + iou_matrix(counts) / (2 * max(counts.shape)), counts)
+
+
+def hungarian_iou(counts: np.ndarray) -> np.ndarray:
+    """One-to-one matching with the largest sum of IoU (MaskContrast, COMUS). Ties: more matched pixels."""
+    return _assign(iou_matrix(counts) + 1e-9 * counts / max(1, counts.sum()), counts)
+
+
+def many_to_one(counts: np.ndarray) -> np.ndarray:
+    """Each row to the class that most of its pixels have, the first among equals; empty rows to none.
+
+    Dividing a row by its size does not move its maximum: the majority class is the class of highest precision.
+    """
+    return np.where(counts.any(axis=1), counts.argmax(axis=1), -1).astype(np.int64)
+
+
+MATCHERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "hungarian_counts": hungarian_counts,
+    "hungarian_iou": hungarian_iou,
+    "many_to_one": many_to_one,
+}
+
+
+def iou_matrix(counts: np.ndarray) -> np.ndarray:
+    """IoU [rows, classes] float64 of every cluster with every class; 0 where both are empty."""
+    union = counts.sum(axis=1, keepdims=True) + counts.sum(axis=0, keepdims=True) - counts
+    return counts / np.maximum(union, 1)
+
+
+def _assign(gain: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Rows to columns with the largest sum of `gain`; a pair without a common pixel is no match."""
+    from scipy.optimize import linear_sum_assignment
+
+    match = np.full(len(counts), -1, np.int64)
+    rows, columns = linear_sum_assignment(gain, maximize=True)
+    overlap = counts[rows, columns] > 0
+    match[rows[overlap]] = columns[overlap]
+    return match
+
+
+def metrics(counts: np.ndarray, match: np.ndarray) -> Metrics:
+    """Metrics of a matching; rows beyond `len(match)` (predicted ignore) are unmatched.
+
+    Args:
+        counts: [rows, classes] int64, every class has pixels.
+        match: [<= rows] int64, class column or -1.
+    """
+    classes = counts.shape[1]
+    rows = np.flatnonzero(match >= 0)
+    merged = np.zeros((classes, classes), np.int64)  # [predicted class, true class]
+    np.add.at(merged, match[rows], counts[rows])
+    hit = np.diagonal(merged)  # [classes]
+    iou = hit / (merged.sum(axis=1) + counts.sum(axis=0) - hit)
+    total = int(counts.sum())
+    return Metrics(
+        accuracy=int(hit.sum()) / total,
+        miou=float(iou.mean()),
+        iou=iou,
+        discovered=int((iou >= DISCOVERED).sum()),
+        unmatched=(total - int(merged.sum())) / total,
+    )

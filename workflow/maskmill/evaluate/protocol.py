@@ -1,0 +1,101 @@
+"""The protocol: everything that a score depends on besides the masks. No score is ever stored without it.
+
+Two families of published numbers differ in the matching rule alone by several points, others in the size of the
+labels or in what becomes of surplus clusters. Here every such choice has a name, and the hash over all of them says
+which numbers may stand in one column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from maskmill.artefact import json_hash
+from maskmill.config import ScoreSize
+
+MATCHING = {
+    "hungarian_counts": "one cluster a class, largest sum of matched pixels (ties: largest sum of IoU)",
+    "hungarian_iou": "one cluster a class, largest sum of IoU (ties: largest sum of matched pixels)",
+    "many_to_one": "each cluster its majority class by pixels, which is its class of highest precision"
+    " (ties: the lowest class id)",
+    "linear_probe": "none: a linear classifier trained on labels",
+}
+ONE_TO_ONE = "unmatched clusters stay in the denominator: their pixels are wrong and lower the IoU of the true class"
+MANY_TO_ONE = "every cluster is matched, so more clusters can only help: compare equal numbers of clusters only"
+PREDICTED_IGNORE = "pixels that the masks call ignore are wrong: they stay in the denominator"
+
+
+class Protocol(BaseModel):
+    """One way of scoring, complete. Two scores are comparable exactly when their protocols' hashes are equal.
+
+    Attributes:
+        name: the matching rule's name. matching, extra_clusters, predicted_ignore: the rules in words.
+        size: "original" or "short_side 320" or "short_side 320, centre crop".
+        ignore: void label ids. classes: scored label ids; every other id is void.
+        selection: which checkpoint was scored; always the last one, labels choose nothing.
+        images: how many labelled images. image_list: hash of their ids. labels: hash of their label pixels.
+        details: what only this kind of protocol has (the linear probe's training).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["hungarian_counts", "hungarian_iou", "many_to_one", "linear_probe"]
+    matching: str
+    extra_clusters: str
+    predicted_ignore: str
+    size: str
+    ignore: tuple[int, ...]
+    classes: tuple[int, ...]
+    selection: Literal["last"] = "last"
+    images: int
+    image_list: str
+    labels: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """Hash of all fields: the name of the column that a number belongs to."""
+        return json_hash(self.model_dump(mode="json"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields and the hash."""
+        return self.model_dump(mode="json") | {"hash": self.hash}
+
+
+def protocol(
+    name: str,
+    size: ScoreSize | None,
+    ignore: Sequence[int],
+    classes: Sequence[int],
+    label_digests: dict[str, str],
+    **details: Any,
+) -> Protocol:
+    """The protocol of a name in `MATCHING`.
+
+    Args:
+        label_digests: {image id: digest of its label's pixels} of all scored images.
+        details: JSON values that the protocol's numbers depend on besides.
+    """
+    extra = {"many_to_one": MANY_TO_ONE, "linear_probe": "none"}.get(name, ONE_TO_ONE)
+    return Protocol(
+        name=name,  # type: ignore[arg-type]
+        matching=MATCHING[name],
+        extra_clusters=extra,
+        predicted_ignore="none" if name == "linear_probe" else PREDICTED_IGNORE,
+        size=size_text(size),
+        ignore=tuple(sorted(set(ignore))),
+        classes=tuple(classes),
+        images=len(label_digests),
+        image_list=json_hash(sorted(label_digests)),
+        labels=json_hash(sorted(label_digests.items())),
+        details=details,
+    )
+
+
+def size_text(size: ScoreSize | None) -> str:
+    """The size rule in words."""
+    if size is None:
+        return "original"
+    return f"short_side {size.short_side}" + (", centre crop" if size.centre_crop else "")

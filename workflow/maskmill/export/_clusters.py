@@ -1,0 +1,91 @@
+"""clusters.csv: one line a cluster, collected while the images stream by."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from maskmill.palette import hexadecimal, palette
+
+TYPICAL = 8  # images named a cluster
+COLUMNS = ["cluster", "name", "colour", "images", "pixels", "share", "regions", "confidence", "typical"]
+
+
+def name_of(cluster: int) -> str:
+    """`cluster_<n>`, or `background` for 0."""
+    return f"cluster_{cluster}" if cluster else "background"
+
+
+class Clusters:
+    """Counts of every mask value 0..k; memory grows with k, not with the images."""
+
+    def __init__(self, clusters: int) -> None:
+        self.count = clusters
+        self.images = np.zeros(clusters + 1, np.int64)
+        self.pixels = np.zeros(clusters + 1, np.int64)
+        self.total = 0
+        self.regions = np.zeros(clusters + 1, np.int64)
+        self._score = np.zeros(clusters + 1, np.float64)
+        self._large: list[list[tuple[float, str]]] = [[] for _ in range(clusters + 1)]
+        self._close: list[dict[str, float]] = [{} for _ in range(clusters + 1)]
+
+    def add_mask(self, image_id: str, counts: np.ndarray, total: int) -> None:
+        """Pixels [k + 1] of one image that has `total` pixels, ignored ones included."""
+        self.total += total
+        self.pixels += counts
+        for cluster in np.flatnonzero(counts):
+            self.images[cluster] += 1
+            self._offer(self._large[cluster], counts[cluster] / total, image_id)
+
+    def add_region(self, image_id: str, cluster: int, score: float, distance: float) -> None:
+        """One region of a cluster >= 1."""
+        self.regions[cluster] += 1
+        self._score[cluster] += score
+        close = self._close[cluster]
+        if distance < close.get(image_id, np.inf):
+            close[image_id] = distance
+            if len(close) > TYPICAL:
+                del close[max(close, key=lambda i: (close[i], i))]
+
+    @staticmethod
+    def _offer(heap: list[tuple[float, str]], value: float, image_id: str) -> None:
+        (heapq.heappush if len(heap) < TYPICAL else heapq.heappushpop)(heap, (value, image_id))
+
+    def typical(self, cluster: int) -> list[str]:
+        """Image ids, best first: those of the regions closest to the centre, else those with the largest share."""
+        close = self._close[cluster]
+        if close:
+            return sorted(close, key=lambda i: (close[i], i))
+        return [image_id for _, image_id in sorted(self._large[cluster], key=lambda pair: (-pair[0], pair[1]))]
+
+    def write(self, path: Path, classes: Mapping[str, str] | None, iou: Mapping[str, float | None] | None) -> None:
+        """Write the table; with scores also each cluster's matched class and that class's IoU."""
+        colours = palette(self.count + 1)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            out = csv.writer(file, lineterminator="\n")
+            out.writerow(COLUMNS + (["class", "class_iou"] if classes is not None else []))
+            for cluster in range(self.count + 1):
+                row = self._row(cluster) | {"colour": hexadecimal(colours[cluster])}
+                line = [row[name] for name in COLUMNS]
+                if classes is not None:
+                    matched = classes.get(str(cluster), "")
+                    value = (iou or {}).get(matched)
+                    line += [matched, "" if value is None else f"{value:.4f}"]
+                out.writerow(line)
+
+    def _row(self, cluster: int) -> dict[str, object]:
+        regions = int(self.regions[cluster])
+        return {
+            "cluster": cluster,
+            "name": name_of(cluster),
+            "images": int(self.images[cluster]),
+            "pixels": int(self.pixels[cluster]),
+            "share": f"{self.pixels[cluster] / max(1, self.total):.6f}",
+            "regions": regions,
+            "confidence": f"{self._score[cluster] / regions:.4f}" if regions else "",
+            "typical": " ".join(self.typical(cluster)),
+        }

@@ -1,0 +1,114 @@
+"""What export reads, shard by shard: masks, segments, region scores and clusters of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from maskmill.artefact import read_table
+from maskmill.errors import StoreError
+from maskmill.manifest import Manifest, Row
+from maskmill.store import Ragged
+
+
+@dataclass(frozen=True)
+class Region:
+    """One region of an image: segment id, cluster from 0, distance to its centre, confidence of the cut."""
+
+    region: int
+    cluster: int
+    distance: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: its row, its mask [h, w], and with a cut its segments [h, w] and their regions."""
+
+    row: Row
+    mask: np.ndarray
+    segments: np.ndarray | None
+    regions: Sequence[Region]
+
+
+class Sources:
+    """The artefacts of all shards; a file's stem names its shard. One shard's tables are in memory at a time.
+
+    Attributes:
+        clusters, ignore: number of clusters and ignore value of the masks.
+        hashes: hashes of the stores that were read so far.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        masks: Sequence[str | Path],
+        segments: Sequence[str | Path] | None,
+        assignments: Sequence[str | Path] | None,
+        regions: Sequence[str | Path] | None,
+    ) -> None:
+        self.manifest = manifest
+        self._masks = {Path(path).stem: Path(path) for path in masks}
+        found = [{Path(p).stem: Path(p) for p in paths or ()} for paths in (segments, assignments, regions)]
+        self._segments, self._assignments, self._regions = found
+        self.has_regions = all(found)
+        if not manifest.rows:
+            raise StoreError("the manifest has no image; run snakemake again")
+        first = Ragged(_pick(self._masks, manifest.shards[0]), "masks")
+        self.clusters, self.ignore = int(first.attrs["clusters"]), int(first.attrs["ignore"])
+        self.hashes: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.manifest.rows)
+
+    def __iter__(self) -> Iterator[Item]:
+        for shard in self.manifest.shards:
+            masks = self._open(_pick(self._masks, shard), "masks")
+            if (masks.attrs["clusters"], masks.attrs["ignore"]) != (self.clusters, self.ignore):
+                raise StoreError(
+                    f"{masks.path}: {masks.attrs['clusters']} clusters, other shards have {self.clusters}; "
+                    "delete it and run snakemake again"
+                )
+            segments, regions = None, {}
+            if self.has_regions:
+                segments = self._open(_pick(self._segments, shard), "segments")
+                regions = read_regions(_pick(self._assignments, shard), _pick(self._regions, shard))
+            for row in self.manifest.of(shard):
+                cut = segments[row.id] if segments is not None else None
+                yield Item(row, masks[row.id], cut, regions.get(row.id, ()))
+
+    def _open(self, path: Path, kind: str) -> Ragged:
+        store = Ragged(path, kind)
+        self.hashes.append(store.hash)
+        return store
+
+
+def _pick(paths: Mapping[str, Path], shard: str) -> Path:
+    if shard not in paths:
+        known = next(iter(paths.values())).parent if paths else "export"
+        raise StoreError(f"{known}: nothing for shard {shard!r}; run snakemake again to make it")
+    return paths[shard]
+
+
+def read_regions(assignments: Path, table: Path) -> dict[str, list[Region]]:
+    """{image id: its regions} of one shard, from its assignments and its region table.
+
+    Raises:
+        StoreError: an assignment names a region that the table does not have.
+    """
+    scores = read_table(table, ["image", "region", "score"])
+    keys = zip(scores["image"].to_pylist(), scores["region"].to_pylist(), strict=True)
+    score = dict(zip(keys, scores["score"].to_pylist(), strict=True))
+    rows = read_table(assignments, ["image", "region", "cluster", "distance"])
+    found: dict[str, list[Region]] = {}
+    columns = (rows[name].to_pylist() for name in ("image", "region", "cluster", "distance"))
+    for image, region, cluster, distance in zip(*columns, strict=True):
+        if (image, region) not in score:
+            raise StoreError(
+                f"{table}: has no region {region} of {image!r}, which {assignments} names; run snakemake again"
+            )
+        found.setdefault(image, []).append(Region(region, cluster, distance, score[image, region]))
+    return found

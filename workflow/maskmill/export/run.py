@@ -1,0 +1,197 @@
+"""export: masks -> indexed PNG, COCO JSON, clusters.csv, and the student. File reading and writing of the stage."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from maskmill import __version__
+from maskmill.artefact import Provenance, atomic, read_json, read_tensors, write_json
+from maskmill.config import Export, FeatureSet, validate
+from maskmill.errors import StoreError
+from maskmill.export._clusters import Clusters, name_of
+from maskmill.export._coco import CocoWriter, encode_all
+from maskmill.export._sources import Item, Sources
+from maskmill.manifest import Row, read_manifest
+from maskmill.masks import to_size
+from maskmill.palette import IGNORE, palette
+from maskmill.progress import track
+
+
+def run(
+    mask_stores: Sequence[str | Path],
+    manifest: str | Path,
+    cut_stores: Sequence[str | Path] | None,
+    assignments: Sequence[str | Path] | None,
+    regions_tables: Sequence[str | Path] | None,
+    params: Mapping[str, Any],
+    out_folder: str | Path,
+    recipe: str,
+    seed: int,
+    round: int,
+    *,
+    scores: str | Path | None = None,
+    student: str | Path | None = None,
+    feature_sets: Mapping[str, Mapping[str, Any]] | None = None,
+    weights: str | Path | None = None,
+) -> None:
+    """Write one folder of files for other tools; it appears when complete.
+
+    Args:
+        mask_stores: Ragged "masks" of all shards.
+        cut_stores, assignments, regions_tables: of all shards, of recipes with regions; without all three there is no
+            `coco_regions.json`.
+        params: the `export` section.
+        scores: scores.json of this round, for the matched class of each cluster.
+        student: the last student, copied to `student/`. feature_sets: {name: parameters} of the recipe, those that
+            the student sees are written there.
+        weights: folder of backbone weights; those of the student's feature sets are copied, so that `student/` is all
+            that `maskmill predict` needs on another machine.
+
+    Raises:
+        StoreError: an image of the manifest has no mask, or the artefacts do not belong together.
+    """
+    settings = validate(Export, params, "--params", "export")
+    sources = Sources(read_manifest(manifest), mask_stores, cut_stores, assignments, regions_tables)
+    about = {"recipe": recipe, "seed": seed, "round": round, "clusters": sources.clusters}
+    classes, iou = _matched(scores)
+    with atomic(out_folder) as folder:
+        folder.mkdir()
+        with _Folder(folder, settings, sources, about) as out:
+            for item in track(sources, len(sources), "export"):
+                out.add(item)
+        out.table.write(folder / "clusters.csv", classes, iou)
+        if student is not None:
+            _copy_student(Path(student), feature_sets or {}, weights, folder / "student", about)
+        made = Provenance.of("export", dict(params) | about, sources.hashes)
+        write_json(folder / "export.json", about, made)
+
+
+class _Folder:
+    """The files that grow image by image."""
+
+    def __init__(self, folder: Path, settings: Export, sources: Sources, about: Mapping[str, Any]) -> None:
+        self.folder, self.settings = folder, settings
+        self.clusters, self.ignore = sources.clusters, sources.ignore
+        self.table = Clusters(sources.clusters)
+        colours = palette(sources.clusters + 1)
+        self.colours = np.full((256, 3), IGNORE, np.uint8)
+        self.colours[: min(255, len(colours))] = colours[:255]
+        kinds = [
+            {"id": c, "name": name_of(c), "supercategory": "cluster", "color": colours[c].tolist()}
+            for c in range(1, sources.clusters + 1)
+        ]
+        info = {"description": f"maskmill {__version__}, recipe {about['recipe']}, seed {about['seed']}", **about}
+        named = [("coco.json", settings.coco), ("coco_regions.json", settings.coco and sources.has_regions)]
+        self._coco = [CocoWriter(folder / name, info, kinds) if wanted else None for name, wanted in named]
+
+    def __enter__(self) -> _Folder:
+        self._stack = contextlib.ExitStack()
+        for writer in self._coco:
+            if writer:
+                self._stack.enter_context(writer)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def add(self, item: Item) -> None:
+        """Write one image to every file."""
+        row, size = item.row, (item.row.height, item.row.width)
+        mask = to_size(item.mask, size)
+        self.table.add_mask(row.id, self._counts(mask, row), mask.size)
+        if self.settings.masks:
+            self._png(mask, row)
+        whole, proposals = self._coco
+        if whole:
+            image = whole.image(file_name(row), *size, maskmill_id=row.id)
+            for value, rle in encode_all(mask):
+                if 0 < value < self.ignore:
+                    whole.annotation(image, value, rle)
+        regions = {region.region: region for region in item.regions}
+        for region in item.regions:
+            self.table.add_region(row.id, region.cluster + 1, region.score, region.distance)
+        if proposals and item.segments is not None:
+            image = proposals.image(file_name(row), *size, maskmill_id=row.id)
+            for value, rle in encode_all(to_size(item.segments, size)):
+                if value in regions:
+                    found = regions[value]
+                    more = {"score": _short(found.score), "distance": _short(found.distance), "region": value}
+                    proposals.annotation(image, found.cluster + 1, rle, **more)
+
+    def _counts(self, mask: np.ndarray, row: Row) -> np.ndarray:
+        """Pixels of background and clusters [k + 1]; any value between k and ignore is damage."""
+        counts = np.bincount(mask.ravel(), minlength=self.ignore + 1)
+        if counts[self.clusters + 1 : self.ignore].any():
+            raise StoreError(f"mask of {row.id!r}: values beyond {self.clusters} clusters; run snakemake again")
+        return counts[: self.clusters + 1]
+
+    def _png(self, mask: np.ndarray, row: Row) -> None:
+        """masks/<id>.png: indexed with the palette, or 16-bit grey where the clusters exceed a palette."""
+        path = self.folder / "masks" / f"{row.id}.png"
+        if ".." in Path(row.id).parts or not path.is_relative_to(self.folder):
+            raise StoreError(f"manifest: id {row.id!r} points outside the export folder; run snakemake again")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(mask)
+        if mask.dtype == np.uint8:
+            image.putpalette(self.colours.tobytes())
+        image.save(path)
+
+
+def file_name(row: Row) -> str:
+    """Relative name of the image: its id with the suffix of its file."""
+    suffix = Path(row.path).suffix
+    return row.id if row.id.endswith(suffix) else row.id + suffix
+
+
+def _short(value: float) -> float:
+    """Seven significant digits: what float32 holds."""
+    return float(f"{value:.7g}")
+
+
+def _matched(scores: str | Path | None) -> tuple[dict[str, str] | None, dict[str, float | None] | None]:
+    """{cluster: class} and {class: IoU} of the first protocol of a scores.json."""
+    if scores is None:
+        return None, None
+    body = read_json(scores)
+    try:
+        first = body["scores"][0]
+        return first["matching"], first["per_class"]
+    except (KeyError, IndexError):
+        raise StoreError(f"{scores}: not a scores.json of maskmill; delete it and run snakemake again") from None
+
+
+def _copy_student(
+    student: Path,
+    feature_sets: Mapping[str, Mapping[str, Any]],
+    weights: str | Path | None,
+    folder: Path,
+    about: Mapping[str, Any],
+) -> None:
+    """student.safetensors, features.json, and the weights of the backbones where their folder is given."""
+    _, provenance = read_tensors(student)
+    seen = list(provenance.get("params", {}).get("features", feature_sets))
+    missing = [name for name in seen if name not in feature_sets]
+    if missing:
+        raise StoreError(f"{student}: sees feature set {missing[0]!r}, which the recipe does not have; train it again")
+    folder.mkdir()
+    shutil.copyfile(student, folder / "student.safetensors")
+    sets = {name: validate(FeatureSet, feature_sets[name], "--feature-sets", name) for name in seen}
+    write_json(folder / "features.json", dict(about) | {"features": {n: s.model_dump() for n, s in sets.items()}})
+    if weights is None:
+        return
+    (folder / "weights").mkdir()
+    for slug in sorted({chosen.weights_slug for chosen in sets.values()}):
+        source = Path(weights) / f"{slug}.safetensors"
+        if not source.is_file():
+            raise StoreError(f"{source}: no such weights; run snakemake to fetch them")
+        shutil.copyfile(source, folder / "weights" / source.name)
