@@ -312,6 +312,8 @@ def export(
     regions: Annotated[Path | None, typer.Option(help="folder of region tables")] = None,
     assignments: Annotated[Path | None, typer.Option(help="folder of assignments")] = None,
     student: Annotated[Path | None, typer.Option(help="the last student")] = None,
+    weights: Annotated[Path | None, typer.Option(help="folder of backbone weights, copied beside the student")] = None,
+    scores: Annotated[Path | None, typer.Option(help="scores.json of this round: names of the clusters")] = None,
     seed: Seed = 0,
     round: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -324,7 +326,7 @@ def export(
     run(
         _shard_files(masks, manifest), manifest, files(cut, "zarr"), files(assignments, "parquet"),
         files(regions, "parquet"), _json(params), out, recipe, seed, round,
-        student=student, feature_sets=json.loads(feature_sets),
+        scores=scores, student=student, feature_sets=json.loads(feature_sets), weights=weights,
     )  # fmt: skip
 
 

@@ -28,6 +28,8 @@ def export_inputs(wc):
                 for n in student_features(wc.recipe)
             }
         )
+    if RUN.config.labels:
+        files["scores"] = f"{base}/seed{wc.seed}/round{recipe.round_count}/scores.json"
     return files
 
 
