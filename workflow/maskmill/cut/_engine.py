@@ -1,8 +1,11 @@
-"""The spectral engine of the cuts: affinity operators and a deflated Lanczos solver, in float32 torch on any device.
+"""The spectral engine of the cuts: deflated block Lanczos on an affinity operator, in torch on any device.
 
 Notation: n tokens, affinity A [n, n], degree d = A 1, S = D^-1/2 A D^-1/2. The generalised problem
-(D - A) y = lambda D y is S v = (1 - lambda) v with y = D^-1/2 v. The trivial pair (lambda 0, v ~ D^1/2 1) is projected
-out, so the largest eigenvalue that is left belongs to the Fiedler vector. No Laplacian and no degree matrix is formed.
+(D - A) y = lambda D y is S v = theta v with lambda = 1 - theta and y = D^-1/2 v. The trivial pair (lambda 0,
+v ~ D^1/2 1) is projected out, so the largest eigenvalue that is left belongs to the Fiedler vector.
+
+Why blocks of two: Lanczos from one vector sees a multiple eigenvalue once, whatever its multiplicity, and returns one
+arbitrary vector of its eigenspace with a perfect residual. Two vectors see it twice.
 """
 
 from __future__ import annotations
@@ -12,124 +15,175 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-STEPS_BETWEEN_CHECKS = 5
-MIN_STEPS = 10
-MAX_STEPS = 300
-ANGLE = 0.02  # bound on the sine of the angle between the Ritz vector and the eigenvector
+from maskmill.cut._affinity import Affinity
+
+BLOCK = 2
+MIN_STEPS = 10  # products with a block, before the first look at the Ritz pairs
+STEPS_BETWEEN_LOOKS = 5
+MAX_BASIS = 300  # Krylov vectors; then the dense solver
+SMALL = 96  # tokens up to which the dense solver is as fast
+ANGLE = 0.02  # bound on the sine of the angle between Ritz vectors and eigenvectors
 LOOSEST_RESIDUAL = 0.01
-BREAKDOWN = 1e-5  # beta below this: the Krylov space is invariant, nothing is left to find
+ROUNDING = 3e-6  # residuals below this are float32 noise: what is not resolved now never will be
+BREAKDOWN = 1e-5  # what is left of a unit vector below this is noise: the Krylov space is exhausted
+MULTIPLE = 1e-9  # eigenvalues closer than this, in float64, are one
 
 
 @dataclass(frozen=True)
-class BinaryAffinity:
-    """A = eps + (1 - eps) B with B the 0/1 matrix of cosines above tau, diagonal included (TokenCut).
+class Spectrum:
+    """The smallest non-trivial generalised eigenpairs of (D - A) y = lambda D y.
 
     Attributes:
-        edges: B, float32 [n, n]. degree: A 1 [n]. density: share of ones off the diagonal.
+        values: lambda_2 ... lambda_{k+2}, float64 [k + 1]: one more than vectors; 1 where n is too small for it.
+        vectors: y of the first k, rows [k, n], float32, y D y = 1; the first entry of the largest magnitude (within
+            a thousandth) is positive.
+        residual: largest |S v - theta v| of the k pairs, measured with one more product.
+        steps: block products; 0 where the dense float64 solver ran.
     """
 
-    edges: torch.Tensor
-    eps: float
-    degree: torch.Tensor
-    density: float
-
-    @classmethod
-    def of(cls, tokens: torch.Tensor, tau: float, eps: float) -> BinaryAffinity:
-        """From tokens [n, d]; they are normalised here."""
-        n = len(tokens)
-        unit = torch.nn.functional.normalize(tokens, dim=1)
-        edges = (unit @ unit.T).gt_(tau)  # [n, n], in place: one n x n matrix in memory
-        edges.fill_diagonal_(1.0)
-        neighbours = edges.sum(1)
-        density = (float(neighbours.sum(dtype=torch.float64)) - n) / max(1, n * (n - 1))
-        return cls(edges, eps, eps * n + (1 - eps) * neighbours, density)
-
-    def times(self, x: torch.Tensor) -> torch.Tensor:
-        """A x [n]."""
-        return self.eps * x.sum() + (1 - self.eps) * (self.edges @ x)
-
-
-@dataclass(frozen=True)
-class Fiedler:
-    """The second eigenpair and what is known of its quality.
-
-    Attributes:
-        y: generalised eigenvector [n]. value, following: lambda_2, lambda_3. residual: of the symmetric problem.
-        steps: Lanczos steps; 0 where the dense solver was needed. single: every vector is an eigenvector (no
-            structure at all).
-    """
-
-    y: torch.Tensor
-    value: float
-    following: float
+    values: np.ndarray
+    vectors: torch.Tensor
     residual: float
     steps: int
-    single: bool = False
+
+    @property
+    def multiple(self) -> bool:
+        """True when the k-th eigenvalue equals the next: the k-th vector is an arbitrary one of its eigenspace."""
+        return bool(self.values[-1] - self.values[-2] <= MULTIPLE)
 
 
-def fiedler(affinity: BinaryAffinity, start: torch.Tensor) -> Fiedler:
-    """Fiedler pair by deflated Lanczos with full re-orthogonalisation, stopped by an angle bound.
+def solve(affinity: Affinity, pairs: int, generator: np.random.Generator) -> Spectrum:
+    """The first `pairs` non-trivial eigenpairs; `generator` gives the start vectors.
 
-    Every five steps the Ritz pairs are compared; the iteration ends when the leading residual r_1 satisfies
-    r_1 <= 0.02 (theta_1 - theta_2 - r_2) (Davis-Kahan: the angle to the eigenvector is below 0.02) and r_1 <= 0.01.
-    After 300 steps without that the float64 dense solver takes over.
+    Block Lanczos with full re-orthogonalisation. Every five steps the Ritz pairs are looked at; the iteration ends
+    when r_k <= 0.02 (theta_k - theta_{k+1} - r_{k+1}) (Davis-Kahan: the angle to the true vectors is below 0.02) and
+    r_k <= 0.01, with r the residual norms. Where float32 can not tell theta_k from theta_{k+1}, or after 300 Krylov
+    vectors, the dense float64 solver takes over.
     """
-    scale = affinity.degree.rsqrt()  # [n]
-    trivial = affinity.degree.sqrt()
-    trivial = trivial / trivial.norm()
-    n = len(trivial)
-    limit = min(MAX_STEPS, n - 1)
-    basis = torch.empty(limit + 1, n, dtype=start.dtype, device=start.device)
-    basis[0] = trivial  # deflation is one more row to be orthogonal to
-    vector = _orthonormal(start, basis[:1])[0]
-    diagonal: list[float] = []
-    off: list[float] = []
-    for step in range(1, limit + 1):
-        basis[step] = vector
-        image = scale * affinity.times(scale * vector)
-        diagonal.append(float(vector @ image))
-        vector, beta = _orthonormal(image, basis[: step + 1])
-        off.append(beta)
-        finished = beta < BREAKDOWN or step == n - 1
-        if not finished and (step < MIN_STEPS or step % STEPS_BETWEEN_CHECKS):
-            continue
-        theta, ritz, residual = _ritz(diagonal, off)
-        if step == 1 and finished:
-            return Fiedler(scale * basis[1], 1 - float(theta[0]), 1 - float(theta[0]), 0.0, 1, single=n > 2)
-        if finished or _converged(theta, residual):
-            y = scale * (torch.as_tensor(ritz[:, 0], dtype=start.dtype, device=start.device) @ basis[1 : step + 1])
-            following = 1 - float(theta[1]) if len(theta) > 1 else 1.0
-            return Fiedler(y, 1 - float(theta[0]), following, float(residual[0]), step)
-    return _dense(affinity)
+    n = len(affinity.degree)
+    if n <= SMALL:
+        return _dense(affinity, pairs)
+    return _Lanczos(affinity, generator).run(pairs) or _dense(affinity, pairs)
 
 
-def _orthonormal(vector: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """`vector` made orthogonal to `rows` (twice, which is enough) and normalised; and the norm that was left."""
-    for _ in range(2):
-        vector = vector - (rows @ vector) @ rows
-    norm = float(vector.norm())
-    return vector / max(norm, 1e-30), norm
+class _Lanczos:
+    """One run. `basis` rows: the trivial vector, then the Krylov vectors in blocks."""
+
+    def __init__(self, affinity: Affinity, generator: np.random.Generator) -> None:
+        self.affinity, self.generator = affinity, generator
+        degree = affinity.degree
+        self.n = len(degree)
+        self.scale = degree.rsqrt()  # [n]
+        trivial = degree.sqrt()
+        self.limit = min(MAX_BASIS, (self.n - 1) // BLOCK * BLOCK)
+        self.basis = degree.new_empty(1 + self.limit + BLOCK, self.n)
+        self.basis[0] = trivial / trivial.norm()  # deflation is one more row to be orthogonal to
+        self.projected = np.zeros((self.limit, self.limit))  # basis S basis^T without the trivial row
+
+    def run(self, pairs: int) -> Spectrum | None:
+        """None where the dense solver is needed."""
+        self._extend(self._random(BLOCK), 1)
+        for step, size in enumerate(range(BLOCK, self.limit + 1, BLOCK), start=1):
+            rest = self._step(size)
+            if step < MIN_STEPS or step % STEPS_BETWEEN_LOOKS:
+                continue
+            theta, ritz, residual = self._ritz(size, rest)
+            wanted = residual[:pairs].max()
+            if wanted <= min(ANGLE * (theta[pairs - 1] - theta[pairs] - residual[pairs]), LOOSEST_RESIDUAL):
+                return self._result(theta[: pairs + 1], ritz[:, :pairs], step)
+            if residual[: pairs + 1].max() <= ROUNDING:
+                break
+        return None
+
+    def _step(self, size: int) -> np.ndarray:
+        """Multiply the last block (the basis has `size` Krylov vectors) and append the next: its coupling [b, b]."""
+        image = self._operator(self.basis[1 + size - BLOCK : 1 + size])  # [b, n]
+        image, coefficients = _orthogonal(image, self.basis[: 1 + size])
+        column = coefficients[:, 1:].double().cpu().numpy()  # [b, size]
+        self.projected[size - BLOCK : size, :size] = column
+        self.projected[:size, size - BLOCK : size] = column.T
+        return self._extend(image, 1 + size)
+
+    def _operator(self, x: torch.Tensor) -> torch.Tensor:
+        """S x for rows [b, n]."""
+        return self.affinity.times(x * self.scale).mul_(self.scale)
+
+    def _extend(self, block: torch.Tensor, row: int) -> np.ndarray:
+        """Orthonormalise block [b, n] into basis[row:]: the coefficients [b, b] with block = coefficients @ rows.
+
+        A vector of which nothing is left is replaced by a fresh random one, to which nothing couples.
+        """
+        coupling = np.zeros((BLOCK, BLOCK))
+        for i in range(BLOCK):
+            vector, inside = _orthogonal(block[i : i + 1], self.basis[row : row + i])
+            coupling[i, :i] = inside[0].double().cpu().numpy()
+            norm = float(vector.norm())
+            coupling[i, i] = norm
+            if norm < BREAKDOWN:
+                coupling[i, i] = 0.0
+                vector, _ = _orthogonal(self._random(1), self.basis[: row + i])
+                norm = float(vector.norm())
+            vector, _ = _orthogonal(vector / max(norm, 1e-30), self.basis[: row + i])
+            self.basis[row + i] = vector[0] / vector.norm().clamp_min(1e-30)
+        return coupling
+
+    def _random(self, count: int) -> torch.Tensor:
+        """Random directions, orthogonal to the trivial vector [count, n]."""
+        drawn = self.generator.standard_normal((count, self.n)).astype(np.float32)
+        vectors, _ = _orthogonal(torch.from_numpy(drawn).to(self.scale.device), self.basis[:1])
+        return vectors / vectors.norm(dim=1, keepdim=True)
+
+    def _ritz(self, size: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ritz values (descending), vectors in the Krylov basis [size, size] as columns, and residual norms."""
+        theta, ritz = np.linalg.eigh(self.projected[:size, :size])
+        theta, ritz = theta[::-1], ritz[:, ::-1]
+        return theta, ritz, np.linalg.norm(rest.T @ ritz[-BLOCK:], axis=0)
+
+    def _result(self, theta: np.ndarray, ritz: np.ndarray, step: int) -> Spectrum:
+        """One more product gives the true residual, and a better vector.
+
+        S v / theta has less of every unwanted direction than v, and is the same number for tokens with the same
+        neighbours, so that plateaus of y are flat.
+        """
+        coefficients = torch.as_tensor(ritz.T.copy(), dtype=self.scale.dtype, device=self.scale.device)
+        vectors = coefficients @ self.basis[1 : 1 + len(ritz)]  # [k, n]
+        images = self._operator(vectors)
+        values = (vectors * images).sum(1, keepdim=True)  # Rayleigh quotients
+        residual = float((images - values * vectors).norm(dim=1).max())
+        images, _ = _orthogonal(images, self.basis[:1])
+        smoothed = torch.where(values.abs() > 0.1, images, vectors)
+        smoothed = smoothed / smoothed.norm(dim=1, keepdim=True)
+        return Spectrum(1 - theta, _fix_sign(smoothed * self.scale), residual, step)
 
 
-def _ritz(diagonal: list[float], off: list[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ritz values (descending), vectors in the Krylov basis, and residual norms."""
-    size = len(diagonal)
-    matrix = np.diag(diagonal) + np.diag(off[: size - 1], 1) + np.diag(off[: size - 1], -1)
-    theta, ritz = np.linalg.eigh(matrix)
-    theta, ritz = theta[::-1], ritz[:, ::-1]
-    return theta, np.ascontiguousarray(ritz), np.abs(off[size - 1] * ritz[-1])
+def _orthogonal(x: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows x [b, n] less their parts along orthonormal `rows` [m, n], taken off twice; and the parts [b, m]."""
+    first = x @ rows.T
+    x = x - first @ rows
+    second = x @ rows.T
+    return x - second @ rows, first + second
 
 
-def _converged(theta: np.ndarray, residual: np.ndarray) -> bool:
-    separation = theta[0] - theta[1] - residual[1]
-    return bool(residual[0] <= ANGLE * separation and residual[0] <= LOOSEST_RESIDUAL)
+def _fix_sign(y: torch.Tensor) -> torch.Tensor:
+    """Rows with the first of their entries of the largest magnitude, up to a thousandth, made positive."""
+    magnitude = y.abs()
+    peak = (magnitude >= (1 - 1e-3) * magnitude.amax(1, keepdim=True)).to(torch.uint8).argmax(1, keepdim=True)
+    return y * y.gather(1, peak).sign()
 
 
-def _dense(affinity: BinaryAffinity) -> Fiedler:
-    """All eigenpairs in float64: slow and sure."""
-    edges = affinity.edges.double()
-    scale = affinity.degree.double().rsqrt()
-    matrix = scale[:, None] * (affinity.eps + (1 - affinity.eps) * edges) * scale
-    theta, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-    y = (scale * vectors[:, -2]).to(affinity.edges.dtype)
-    return Fiedler(y, 1 - float(theta[-2]), 1 - float(theta[-3]) if len(theta) > 2 else 1.0, 0.0, 0)
+def _dense(affinity: Affinity, pairs: int) -> Spectrum:
+    """The wanted eigenpairs in float64: slow and sure."""
+    from scipy.linalg import eigh
+
+    matrix = affinity.dense()
+    scale = matrix.sum(1) ** -0.5
+    n = len(scale)
+    matrix *= scale[:, None]
+    matrix *= scale
+    lowest = max(0, n - 2 - pairs)
+    theta, vectors = eigh(matrix, subset_by_index=[lowest, n - 1], overwrite_a=True, check_finite=False)
+    values = np.ones(pairs + 1)
+    values[: len(theta) - 1] = 1 - theta[-2::-1]
+    rows = np.ascontiguousarray((scale[:, None] * vectors[:, -2 : -2 - pairs : -1]).T)  # [k, n]
+    y = torch.as_tensor(rows, dtype=torch.float32, device=affinity.degree.device)
+    return Spectrum(values, _fix_sign(y), 0.0, 0)

@@ -1,15 +1,23 @@
-"""k-means on the tokens of each image: every token gets a segment. The plain way to over-segment."""
+"""k-means on the tokens of each image: every token gets a segment. The plain way to over-segment.
+
+Groups are groups of tokens that look alike, wherever they are: a segment need not be connected (`position` pulls
+tokens of one place together).
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
 from maskmill.config import Model
-from maskmill.errors import NumericsError
-from maskmill.sampling import rng
 
-ITERATIONS = 50
+if TYPE_CHECKING:
+    import torch
+
+ITERATIONS = 100
+IDENTICAL = 1e-6  # mean squared distance of unit tokens below which they are the same up to rounding
 
 
 class Params(Model):
@@ -20,54 +28,81 @@ class Params(Model):
 
 
 def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[np.ndarray, dict[str, float]]:
-    """Groups 1..k (uint8 [h, w]) of tokens [h, w, d]; groups need not be connected.
+    """Groups 1..k (uint8 [h, w]) of tokens [h, w, d], numbered by their first token, row by row.
 
-    Diagnostics: confidence = explained share of the variance of the unit tokens, groups.
+    Squared Euclidean distance between tokens of length one (2 - 2 cosine), k-means++ start, Lloyd until nothing moves.
+
+    Diagnostics: confidence = explained share of the variance; groups = k; iterations. Where all tokens are the same
+    there is no structure: segments all 0, confidence 0.
 
     Raises:
         NumericsError: a token is NaN or infinite.
     """
-    h, w, d = tokens.shape
-    x = tokens.reshape(h * w, d).astype(np.float32)
-    if not np.isfinite(x).all():
-        raise NumericsError(f"{image_id}: NaN or infinite tokens; delete its feature store and run snakemake again")
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    import torch
+
+    from maskmill.cut._tokens import flat_tokens
+    from maskmill.sampling import rng
+
+    h, w = tokens.shape[:2]
+    x = torch.from_numpy(flat_tokens(tokens, image_id))  # [n, d]
+    x = x / x.abs().amax(1, keepdim=True).clamp_min(1e-38)  # no overflow in the norm
+    x = x / x.norm(dim=1, keepdim=True).clamp_min(0.5)  # zero tokens stay zero
     if params.position:
-        rows, columns = np.mgrid[:h, :w].reshape(2, -1) / max(h, w)
-        x = np.column_stack([x, params.position * rows, params.position * columns]).astype(np.float32)
-    total = float(np.square(x - x.mean(0)).sum())
-    if total < 1e-9 * len(x):  # identical tokens
-        return np.zeros((h, w), np.uint8), {"confidence": 0.0, "groups": 0.0}
-    labels, inertia = _lloyd(x, params.segments, rng(seed, image_id, "kmeans"))
-    used, labels = np.unique(labels, return_inverse=True)
-    segments = (labels.reshape(h, w) + 1).astype(np.uint8)
-    return segments, {"confidence": float(np.clip(1 - inertia / total, 0, 1)), "groups": float(len(used))}
+        place = np.mgrid[:h, :w].reshape(2, -1).T.astype(np.float32) / max(h, w)  # [n, 2]
+        x = torch.cat([x, params.position * torch.from_numpy(place)], 1)
+    total = float((x - x.mean(0)).square().sum(dtype=torch.float64))
+    if total <= IDENTICAL * len(x):
+        return np.zeros((h, w), np.uint8), {"confidence": 0.0, "groups": 0.0, "iterations": 0.0}
+    labels, inertia, iterations = lloyd(x, _plus_plus(x, params.segments, rng(seed, image_id, "kmeans")))
+    segments = _by_first_token(labels.numpy()).reshape(h, w)
+    explained = min(1.0, max(0.0, 1 - inertia / total))
+    return segments, {"confidence": explained, "groups": float(segments.max()), "iterations": float(iterations)}
 
 
-def _lloyd(x: np.ndarray, k: int, generator: np.random.Generator) -> tuple[np.ndarray, float]:
-    """k-means++ start, then Lloyd until nothing moves: labels [n], inertia."""
-    norms = np.square(x).sum(1)
-    centres = x[[generator.integers(len(x))]]
-    nearest = _distances(x, norms, centres)[:, 0]
-    while len(centres) < k and nearest.sum() > 1e-6 * len(x):
-        pick = int(
-            np.searchsorted(np.cumsum(nearest, dtype=np.float64), generator.random() * nearest.sum(dtype=np.float64))
-        )
-        centres = np.concatenate([centres, x[[min(pick, len(x) - 1)]]])
-        nearest = np.minimum(nearest, _distances(x, norms, centres[-1:])[:, 0])
-    labels = np.full(len(x), -1)
-    for _ in range(ITERATIONS):
-        distances = _distances(x, norms, centres)
-        new = distances.argmin(1)
-        if (new == labels).all():
+def lloyd(x: torch.Tensor, centres: torch.Tensor) -> tuple[torch.Tensor, float, int]:
+    """Lloyd's iterations from centres [k, d] on x [n, d]: labels [n], inertia, iterations. An empty group stays put."""
+    import torch
+
+    labels, iteration = torch.full((len(x),), -1), 0
+    while iteration < ITERATIONS:
+        iteration += 1
+        distance, new = _squared(x, centres).min(1)
+        if torch.equal(new, labels):
             break
         labels = new
-        member = np.eye(len(centres), dtype=np.float32)[labels]  # [n, k]
-        counts = member.sum(0)
-        centres = np.where(counts[:, None] > 0, member.T @ x / np.maximum(counts, 1)[:, None], centres)
-    return labels, float(np.take_along_axis(distances, labels[:, None], 1).sum(dtype=np.float64))
+        member = torch.nn.functional.one_hot(labels, len(centres)).to(x.dtype)  # [n, k]
+        count = member.sum(0)[:, None]
+        centres = torch.where(count > 0, member.T @ x / count.clamp_min(1), centres)
+    return labels, float(distance.sum(dtype=torch.float64)), iteration
 
 
-def _distances(x: np.ndarray, norms: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def _plus_plus(x: torch.Tensor, k: int, generator: np.random.Generator) -> torch.Tensor:
+    """k-means++: each next centre is a token drawn with probability ~ its squared distance to the nearest so far."""
+    import torch
+
+    centres = x[[int(generator.integers(len(x)))]]
+    nearest = _squared(x, centres)[:, 0]
+    while len(centres) < k:
+        cumulative = nearest.double().cumsum(0)
+        if float(cumulative[-1]) <= IDENTICAL * len(x):  # fewer kinds of tokens than k
+            break
+        pick = int(torch.searchsorted(cumulative, generator.random() * float(cumulative[-1]), right=True))
+        centres = torch.cat([centres, x[[min(pick, len(x) - 1)]]])
+        nearest = torch.minimum(nearest, _squared(x, centres[-1:])[:, 0])
+    return centres
+
+
+def _squared(x: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
     """Squared distances [n, k]."""
-    return np.maximum(norms[:, None] - 2 * x @ centres.T + np.square(centres).sum(1), 0)
+    import torch
+
+    norms = x.square().sum(1, keepdim=True) + centres.square().sum(1)
+    return torch.addmm(norms, x, centres.T, alpha=-2).clamp_min(0)
+
+
+def _by_first_token(labels: np.ndarray) -> np.ndarray:
+    """Labels renumbered 1, 2, ... in the order of their first token: uint8 [n]."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.uint8)
+    rank[np.argsort(first)] = np.arange(1, len(first) + 1)
+    return rank[inverse]

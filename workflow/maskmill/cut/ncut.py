@@ -1,97 +1,94 @@
 """TokenCut: one object by a normalised cut of the token graph.
 
 Wang, Shen, Hu, Yuan, Crowley, Vaufreydaz, "Self-supervised transformers for unsupervised object discovery using
-normalized cut", CVPR 2022, section 3. A_ij = 1 where the cosine of the keys exceeds tau, else eps; the second generalised
-eigenvector is split at its mean; the object is the connected component of the token of largest magnitude.
+normalized cut", CVPR 2022, section 3. A_ij = 1 where the cosine of the keys exceeds tau, else eps; the second
+generalised eigenvector is split at its mean; the object is the connected component of the token of largest magnitude.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
 from maskmill.config import Model
-from maskmill.errors import NumericsError
-from maskmill.sampling import rng
 
 if TYPE_CHECKING:
-    from maskmill.cut._engine import Fiedler
+    from maskmill.cut._engine import Spectrum
 
-PLATEAU = 1e-3  # |y| within this share of the maximum is a tie: rounding must not choose the object
-CLEAR_GAP = 0.05  # a spectral gap of this size halves the doubt
-OUTCOME = {"cut": 0.0, "no structure": 1.0}
+OUTCOMES = {"cut": 0, "one token": 1, "all joined": 2, "none joined": 3, "no unique cut": 4}
 
 
 class Params(Model):
     """Symbols of the paper."""
 
     tau: float = Field(0.2, gt=-1, lt=1, description="cosine above which two tokens are joined")
-    eps: float = Field(1e-5, gt=0, lt=0.5, description="weight of every other pair")
+    eps: float = Field(1e-5, ge=1e-8, le=0.1, description="weight of every other pair")
+    component: Literal["seed", "largest"] = Field("seed", description="which connected part of the object's side")
 
 
 def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[np.ndarray, dict[str, float]]:
     """The object's mask (0/1 uint8 [h, w]) of tokens [h, w, d], and diagnostics.
 
-    Diagnostics: lambda_2 (small = a clean cut), lambda_3, gap = lambda_3 - lambda_2 (small = another cut is as good),
-    density of the graph (outside 0.05..0.95 tau does not fit the features), steps, residual, outcome (0 cut,
-    1 no structure: the mask is empty), and confidence = (1 - lambda_2) gap / (gap + 0.05) in 0..1.
+    Diagnostics, all float:
+        confidence: (1 - lambda_2 / lambda_3) * min(1, density / 0.05, (1 - density) / 0.05), in 0..1.
+        lambda_2, lambda_3, gap: lambda_2 near 1 = no structure; gap = lambda_3 - lambda_2 near 0 = another cut is as
+            good; 1, 1, 0 where there is no structure.
+        density: share of joined pairs; outside 0.05..0.95 tau does not fit the features.
+        rivals: other components that tie with the object (see maskmill.cut._object).
+        steps, residual: of the solver; steps 0 where the dense solver ran or none was needed.
+        outcome: see OUTCOMES. Anything but 0 means: segments all 0, confidence 0.
 
     Raises:
         NumericsError: a token is NaN or infinite.
     """
     import torch
 
-    from maskmill.cut._engine import BinaryAffinity, fiedler
+    from maskmill.cut._affinity import BinaryAffinity
+    from maskmill.cut._engine import solve
+    from maskmill.cut._object import object_of
+    from maskmill.cut._tokens import flat_tokens
+    from maskmill.sampling import rng
 
-    h, w, _ = tokens.shape
-    if not np.isfinite(tokens).all():
-        raise NumericsError(f"{image_id}: NaN or infinite tokens; delete its feature store and run snakemake again")
-    flat = torch.from_numpy(np.ascontiguousarray(tokens.reshape(h * w, -1), dtype=np.float32))  # [n, d]
-    nothing = np.zeros((h, w), np.uint8)
-    if h * w < 2:
-        return nothing, _diagnostics(None, 1.0)
+    h, w = tokens.shape[:2]
+    flat = torch.from_numpy(flat_tokens(tokens, image_id))  # [n, d]
     affinity = BinaryAffinity.of(flat, params.tau, params.eps)
-    if affinity.density in (0.0, 1.0):  # no edges, or all: every vector is an eigenvector
-        return nothing, _diagnostics(None, affinity.density)
-    start = torch.from_numpy(rng(seed, image_id, "lanczos").standard_normal(h * w).astype(np.float32))
-    pair = fiedler(affinity, start)
-    if pair.single:
-        return nothing, _diagnostics(None, affinity.density)
-    mask = object_mask(pair.y.double().numpy().reshape(h, w))
-    return mask.astype(np.uint8), _diagnostics(pair, affinity.density)
+    outcome = _without_solving(h * w, affinity.density)
+    if outcome is not None:
+        return _no_structure(h, w, outcome, affinity.density)
+    spectrum = solve(affinity, 1, rng(seed, image_id, "lanczos"))
+    if spectrum.multiple:
+        return _no_structure(h, w, "no unique cut", affinity.density)
+    found = object_of(spectrum.vectors[0].double().numpy().reshape(h, w), largest=params.component == "largest")
+    return found.mask.astype(np.uint8), _diagnostics(spectrum, affinity.density, found.rivals)
 
 
-def object_mask(y: np.ndarray) -> np.ndarray:
-    """The object in an eigenvector y [h, w], whatever its sign: bool [h, w].
+def confidence(lambda_2: float, lambda_3: float, density: float) -> float:
+    """How far the best cut is ahead of the next, less where tau does not fit the features: 0..1.
 
-    On a binary graph y is constant on well separated groups, so many tokens share the largest |y|. Among the
-    4-connected components that hold one of them, the largest is taken, then the one with the first token.
+    1 - lambda_2 / lambda_3 is 0 for two equally good cuts and for a graph without structure (both near 1), and 1 for a
+    perfect cut. The factor falls linearly to 0 as the share of joined pairs leaves 0.05..0.95.
     """
-    from scipy import ndimage
-
-    above = y > y.mean()
-    peak = np.abs(y) >= (1 - PLATEAU) * np.abs(y).max()
-    best: tuple[int, int] | None = None
-    chosen = np.zeros(y.shape, bool)
-    for side in (above, ~above):
-        labels, _ = ndimage.label(side)
-        sizes = np.bincount(labels.ravel())
-        for label in np.unique(labels[peak & side]):
-            component = labels == label
-            rank = (-int(sizes[label]), int(component.argmax()))
-            if best is None or rank < best:
-                best, chosen = rank, component
-    return chosen
+    ahead = 1 - lambda_2 / max(lambda_3, 1e-12)
+    return float(np.clip(ahead, 0, 1) * np.clip(min(density, 1 - density) / 0.05, 0, 1))
 
 
-def _diagnostics(pair: Fiedler | None, density: float) -> dict[str, float]:
-    if pair is None:
-        values = {"lambda_2": 1.0, "lambda_3": 1.0, "gap": 0.0, "residual": 0.0, "steps": 0.0}
-        return values | {"density": density, "outcome": OUTCOME["no structure"], "confidence": 0.0}
-    gap = max(0.0, pair.following - pair.value)
-    confidence = float(np.clip(1 - pair.value, 0, 1)) * gap / (gap + CLEAR_GAP)
-    values = {"lambda_2": pair.value, "lambda_3": pair.following, "gap": gap, "residual": pair.residual}
-    values |= {"steps": float(pair.steps), "density": density}
-    return values | {"outcome": OUTCOME["cut"], "confidence": confidence}
+def _without_solving(n: int, density: float) -> str | None:
+    """The outcome where every vector is an eigenvector, or None."""
+    if n < 2:
+        return "one token"
+    return {0.0: "none joined", 1.0: "all joined"}.get(density)
+
+
+def _no_structure(h: int, w: int, outcome: str, density: float) -> tuple[np.ndarray, dict[str, float]]:
+    values = {"lambda_2": 1.0, "lambda_3": 1.0, "gap": 0.0, "density": density, "rivals": 0.0}
+    values |= {"steps": 0.0, "residual": 0.0, "outcome": float(OUTCOMES[outcome])}
+    return np.zeros((h, w), np.uint8), {"confidence": 0.0} | values
+
+
+def _diagnostics(spectrum: Spectrum, density: float, rivals: int) -> dict[str, float]:
+    lambda_2, lambda_3 = (float(value) for value in spectrum.values)
+    values = {"confidence": confidence(lambda_2, lambda_3, density), "lambda_2": lambda_2, "lambda_3": lambda_3}
+    values |= {"gap": lambda_3 - lambda_2, "density": density, "rivals": float(rivals)}
+    return values | {"steps": float(spectrum.steps), "residual": spectrum.residual, "outcome": 0.0}

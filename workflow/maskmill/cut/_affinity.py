@@ -1,0 +1,91 @@
+"""Token graphs as operators: what a spectral cut multiplies by, without Laplacian or degree matrix.
+
+Notation: n tokens, affinity A [n, n] symmetric and non-negative, degree d = A 1. Vectors are rows [b, n].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ROWS = 256  # rows of the Gram matrix that are thresholded at once, while they are in the cache
+
+
+class Affinity(Protocol):
+    """A symmetric affinity that can be multiplied by."""
+
+    @property
+    def degree(self) -> torch.Tensor:
+        """A 1, float32 [n]."""
+
+    def times(self, x: torch.Tensor) -> torch.Tensor:
+        """Rows x [b, n] times A."""
+
+    def dense(self) -> np.ndarray:
+        """A in float64 [n, n], for the solver of last resort."""
+
+
+@dataclass(frozen=True)
+class BinaryAffinity:
+    """A = eps + (1 - eps) B with B the 0/1 matrix of cosines above tau, diagonal included (TokenCut).
+
+    Attributes:
+        edges: B, float32 [n, n], exactly symmetric. eps: weight of a pair without an edge.
+        degree: A 1 [n]. density: share of ones off the diagonal.
+    """
+
+    edges: torch.Tensor
+    eps: float
+    degree: torch.Tensor
+    density: float
+
+    @classmethod
+    def of(cls, tokens: torch.Tensor, tau: float, eps: float) -> BinaryAffinity:
+        """From tokens [n, d] of any length above zero. A token that is all zero has cosine 0 with every other."""
+        edges = threshold_cosines(unit_rows(tokens), tau)
+        return cls.from_edges(edges, eps)
+
+    @classmethod
+    def from_edges(cls, edges: torch.Tensor, eps: float) -> BinaryAffinity:
+        """From a symmetric float32 0/1 matrix [n, n] with ones on the diagonal."""
+        n = len(edges)
+        neighbours = edges.sum(1)  # whole numbers below 2^24: exact
+        density = (float(neighbours.sum(dtype=torch.float64)) - n) / max(1, n * (n - 1))
+        return cls(edges, eps, eps * n + (1 - eps) * neighbours, density)
+
+    def times(self, x: torch.Tensor) -> torch.Tensor:
+        """Rows x [b, n] times A."""
+        return torch.addmm(self.eps * x.sum(1, keepdim=True), x, self.edges, alpha=1 - self.eps)
+
+    def dense(self) -> np.ndarray:
+        """A in float64 [n, n]."""
+        return self.edges.double().mul_(1 - self.eps).add_(self.eps).cpu().numpy()
+
+
+def unit_rows(tokens: torch.Tensor) -> torch.Tensor:
+    """Rows of length one [n, d]; free of overflow and underflow at any scale. Zero rows stay zero."""
+    tokens = tokens / tokens.abs().amax(1, keepdim=True).clamp_min(torch.finfo(tokens.dtype).tiny)
+    return tokens / tokens.norm(dim=1, keepdim=True).clamp_min(0.5)  # the norm is at least 1 by now, or 0
+
+
+def threshold_cosines(unit: torch.Tensor, tau: float) -> torch.Tensor:
+    """1 where the cosine of two rows of unit [n, d] exceeds tau, else 0: float32 [n, n], ones on the diagonal.
+
+    Only one triangle is computed and mirrored: half the work, and rounding can not make the graph asymmetric. The
+    result is the only n x n matrix in memory.
+    """
+    n = len(unit)
+    edges = torch.empty(n, n, dtype=torch.float32, device=unit.device)
+    for start in range(0, n, ROWS):
+        stop = min(start + ROWS, n)
+        block = (unit[start:stop] @ unit[start:].T).gt_(tau)  # [rows, n - start]
+        edges[start:stop, start:] = block
+        edges[stop:, start:stop] = block[:, stop - start :].T
+        corner = edges[start:stop, start:stop]
+        corner.copy_(corner.triu().maximum(corner.triu().T))
+    return edges.fill_diagonal_(1.0)
