@@ -1,4 +1,4 @@
-"""`maskmill predict`: an exported student on new images. Composes backbones and student; stores nothing but pictures."""
+"""`maskmill predict`: an exported student on new images. Composes backbones and student; writes pictures."""
 
 from __future__ import annotations
 
