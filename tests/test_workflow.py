@@ -22,6 +22,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from maskmill.manifest import read_shards
+
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "features": {
@@ -147,7 +149,7 @@ def test_added_images_reuse_unchanged_shards(finished: Path, photos: Path, tmp_p
     images = tmp_path / "images"
     shutil.copytree(photos / "images", images)
     config = yaml.safe_load((work / "config.yaml").read_text()) | {"images": str(images), "labels": None}
-    config |= {"recipes": ["kmeans"]}
+    config |= {"recipes": ["kmeans"], "inputs": {"shard_size": 4}}  # three shards; the new image falls into the last
     first = snakemake(work, config, "--until", "features")
     assert first.returncode == 0, first.stdout + first.stderr
     before = {f.name: f.stat().st_mtime_ns for f in work.glob("results/features/efficientnet*/*.zarr")}
@@ -155,8 +157,9 @@ def test_added_images_reuse_unchanged_shards(finished: Path, photos: Path, tmp_p
     done = snakemake(work, config, "--until", "features")
     assert done.returncode == 0, done.stdout + done.stderr
     after = {f.name: f.stat().st_mtime_ns for f in work.glob("results/features/efficientnet*/*.zarr")}
-    unchanged = [name for name, time_ in before.items() if after.get(name) == time_]
-    assert unchanged
+    shards = read_shards(work / "results/inputs/manifest.parquet")
+    unchanged = [name for name in (f"{shard}.zarr" for shard in shards) if after[name] == before.get(name)]
+    assert len(unchanged) == 2
     assert set(after) - set(before)
 
 
