@@ -39,3 +39,22 @@ def tokencut(tokens: np.ndarray, tau: float = 0.2, eps: float = 1e-5) -> tuple[n
     h, w, d = tokens.shape
     y, values = second_vector(graph(tokens.reshape(h * w, d), tau, eps))
     return split(y.reshape(h, w)), y.reshape(h, w), values
+
+
+def scene(h: int, w: int, seed: int, depth: int = 64) -> np.ndarray:
+    """Structured tokens [h, w, depth] float32: ellipses on a background of smooth textures, with noise.
+
+    Parts share some of their direction, so that the graph is connected and the first eigenvalues are close.
+    """
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:h, :w] / max(h, w)
+    parts = rng.standard_normal((6, depth)) + 0.5 * rng.standard_normal(depth)
+    weight = np.zeros((h, w, 6))
+    for texture in range(3):  # smooth mixture of three background textures
+        weight[..., texture] = np.exp(2 * np.sin(rng.uniform(2, 7, 2) @ np.stack([y, x]).reshape(2, -1)).reshape(h, w))
+    weight /= weight.sum(2, keepdims=True)
+    for thing in range(3, rng.integers(4, 7)):
+        cy, cx, ry, rx = rng.uniform([0.2, 0.2, 0.08, 0.08], [0.8, 0.8, 0.3, 0.3])
+        inside = ((y * max(h, w) / h - cy) / ry) ** 2 + ((x * max(h, w) / w - cx) / rx) ** 2 < 1
+        weight[inside] = np.eye(6)[thing]
+    return (weight @ parts + rng.uniform(0.5, 1.1) * rng.standard_normal((h, w, depth))).astype(np.float32)

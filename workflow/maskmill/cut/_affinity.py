@@ -21,10 +21,13 @@ class Affinity(Protocol):
 
     @property
     def degree(self) -> torch.Tensor:
-        """A 1, float32 [n]."""
+        """A 1 [n]."""
 
     def times(self, x: torch.Tensor) -> torch.Tensor:
         """Rows x [b, n] times A."""
+
+    def double(self) -> Affinity:
+        """The same in float64, for eigenvalues that float32 can not tell apart."""
 
     def dense(self) -> np.ndarray:
         """A in float64 [n, n], for the solver of last resort."""
@@ -52,11 +55,15 @@ class BinaryAffinity:
 
     @classmethod
     def from_edges(cls, edges: torch.Tensor, eps: float) -> BinaryAffinity:
-        """From a symmetric float32 0/1 matrix [n, n] with ones on the diagonal."""
+        """From a symmetric 0/1 matrix [n, n], float32 or float64, with ones on the diagonal."""
         n = len(edges)
         neighbours = edges.sum(1)  # whole numbers below 2^24: exact
         density = (float(neighbours.sum(dtype=torch.float64)) - n) / max(1, n * (n - 1))
         return cls(edges, eps, eps * n + (1 - eps) * neighbours, density)
+
+    def double(self) -> BinaryAffinity:
+        """The same in float64."""
+        return BinaryAffinity.from_edges(self.edges.double(), self.eps)
 
     def times(self, x: torch.Tensor) -> torch.Tensor:
         """Rows x [b, n] times A."""

@@ -24,8 +24,9 @@ MAX_BASIS = 300  # Krylov vectors; then the dense solver
 SMALL = 96  # tokens up to which the dense solver is as fast
 ANGLE = 0.02  # bound on the sine of the angle between Ritz vectors and eigenvectors
 LOOSEST_RESIDUAL = 0.01
-ROUNDING = 3e-6  # residuals below this are float32 noise: what is not resolved now never will be
-BREAKDOWN = 1e-5  # what is left of a unit vector below this is noise: the Krylov space is exhausted
+ROUNDING = 2.0  # in machine epsilons: no residual is believed to be smaller
+STALLED = 30.0  # in machine epsilons: where all residuals are below, what is not resolved now never will be
+BREAKDOWN = 100.0  # in machine epsilons: what is left of a unit vector below is noise, the Krylov space is exhausted
 MULTIPLE = 1e-9  # eigenvalues closer than this, in float64, are one
 
 
@@ -57,13 +58,13 @@ def solve(affinity: Affinity, pairs: int, generator: np.random.Generator) -> Spe
 
     Block Lanczos with full re-orthogonalisation. Every five steps the Ritz pairs are looked at; the iteration ends
     when r_k <= 0.02 (theta_k - theta_{k+1} - r_{k+1}) (Davis-Kahan: the angle to the true vectors is below 0.02) and
-    r_k <= 0.01, with r the residual norms. Where float32 can not tell theta_k from theta_{k+1}, or after 300 Krylov
-    vectors, the dense float64 solver takes over.
+    r_k <= 0.01, with r the residual norms. Where float32 can not tell theta_k from theta_{k+1} the iteration is run
+    again in float64; where 300 Krylov vectors are not enough, the dense float64 solver takes over.
     """
-    n = len(affinity.degree)
-    if n <= SMALL:
+    if len(affinity.degree) <= SMALL:
         return _dense(affinity, pairs)
-    return _Lanczos(affinity, generator).run(pairs) or _dense(affinity, pairs)
+    found = _Lanczos(affinity, generator).run(pairs)
+    return found or _Lanczos(affinity.double(), generator).run(pairs) or _dense(affinity, pairs)
 
 
 class _Lanczos:
@@ -73,6 +74,7 @@ class _Lanczos:
         self.affinity, self.generator = affinity, generator
         degree = affinity.degree
         self.n = len(degree)
+        self.noise = float(torch.finfo(degree.dtype).eps)
         self.scale = degree.rsqrt()  # [n]
         trivial = degree.sqrt()
         self.limit = min(MAX_BASIS, (self.n - 1) // BLOCK * BLOCK)
@@ -81,17 +83,19 @@ class _Lanczos:
         self.projected = np.zeros((self.limit, self.limit))  # basis S basis^T without the trivial row
 
     def run(self, pairs: int) -> Spectrum | None:
-        """None where the dense solver is needed."""
+        """None where the pairs were not resolved in this precision, or not in 300 vectors."""
         self._extend(self._random(BLOCK), 1)
         for step, size in enumerate(range(BLOCK, self.limit + 1, BLOCK), start=1):
             rest = self._step(size)
             if step < MIN_STEPS or step % STEPS_BETWEEN_LOOKS:
                 continue
             theta, ritz, residual = self._ritz(size, rest)
-            wanted = residual[:pairs].max()
-            if wanted <= min(ANGLE * (theta[pairs - 1] - theta[pairs] - residual[pairs]), LOOSEST_RESIDUAL):
+            gap, wanted = theta[pairs - 1] - theta[pairs], residual[:pairs].max()
+            resolved = wanted <= min(ANGLE * (gap - residual[pairs]), LOOSEST_RESIDUAL)
+            stalled = residual[: pairs + 1].max() <= STALLED * self.noise
+            if resolved or (stalled and gap <= MULTIPLE and STALLED * self.noise < MULTIPLE):
                 return self._result(theta[: pairs + 1], ritz[:, :pairs], step)
-            if residual[: pairs + 1].max() <= ROUNDING:
+            if stalled:
                 break
         return None
 
@@ -119,7 +123,7 @@ class _Lanczos:
             coupling[i, :i] = inside[0].double().cpu().numpy()
             norm = float(vector.norm())
             coupling[i, i] = norm
-            if norm < BREAKDOWN:
+            if norm < BREAKDOWN * self.noise:
                 coupling[i, i] = 0.0
                 vector, _ = _orthogonal(self._random(1), self.basis[: row + i])
                 norm = float(vector.norm())
@@ -129,15 +133,16 @@ class _Lanczos:
 
     def _random(self, count: int) -> torch.Tensor:
         """Random directions, orthogonal to the trivial vector [count, n]."""
-        drawn = self.generator.standard_normal((count, self.n)).astype(np.float32)
-        vectors, _ = _orthogonal(torch.from_numpy(drawn).to(self.scale.device), self.basis[:1])
+        drawn = torch.from_numpy(self.generator.standard_normal((count, self.n)))
+        vectors, _ = _orthogonal(drawn.to(self.scale), self.basis[:1])
         return vectors / vectors.norm(dim=1, keepdim=True)
 
     def _ritz(self, size: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ritz values (descending), vectors in the Krylov basis [size, size] as columns, and residual norms."""
         theta, ritz = np.linalg.eigh(self.projected[:size, :size])
         theta, ritz = theta[::-1], ritz[:, ::-1]
-        return theta, ritz, np.linalg.norm(rest.T @ ritz[-BLOCK:], axis=0)
+        residual = np.linalg.norm(rest.T @ ritz[-BLOCK:], axis=0)
+        return theta, ritz, np.maximum(residual, ROUNDING * self.noise)
 
     def _result(self, theta: np.ndarray, ritz: np.ndarray, step: int) -> Spectrum:
         """One more product gives the true residual, and a better vector.
@@ -153,7 +158,7 @@ class _Lanczos:
         images, _ = _orthogonal(images, self.basis[:1])
         smoothed = torch.where(values.abs() > 0.1, images, vectors)
         smoothed = smoothed / smoothed.norm(dim=1, keepdim=True)
-        return Spectrum(1 - theta, _fix_sign(smoothed * self.scale), residual, step)
+        return Spectrum(1 - theta, _fix_sign(smoothed * self.scale).float(), residual, step)
 
 
 def _orthogonal(x: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
