@@ -205,7 +205,7 @@ def fit(x: np.ndarray, y: np.ndarray, threads: int = 1, device: str = "auto") ->
         return loss
 
     solver.step(closure)  # type: ignore[no-untyped-call]
-    loss = float(closure())
+    loss = float(closure().detach())
     if not np.isfinite(loss):
         raise NumericsError("linear probe: the loss is not finite; check the features for extreme values")
     gradient = max(float(p.grad.abs().max()) for p in (weight, bias) if p.grad is not None)

@@ -159,14 +159,14 @@ def _short(value: float) -> float:
 
 
 def _matched(scores: str | Path | None) -> tuple[dict[str, str] | None, dict[str, float | None] | None]:
-    """{cluster: class} and {class: IoU} of the first protocol of a scores.json."""
+    """{cluster: class} and {class: IoU} of the first one-to-one protocol of a scores.json, else of its first."""
     if scores is None:
         return None, None
     body = read_json(scores)
     try:
-        first = body["scores"][0]
-        return first["matching"], first["per_class"]
-    except (KeyError, IndexError):
+        entries = sorted(body["scores"], key=lambda entry: not entry["protocol"]["name"].startswith("hungarian"))
+        return entries[0]["matching"], entries[0]["per_class"]
+    except (KeyError, IndexError, TypeError):
         raise StoreError(f"{scores}: not a scores.json of maskmill; delete it and run snakemake again") from None
 
 
