@@ -1,0 +1,131 @@
+"""Pixels for the page: photos as WebP, masks as tiny indexed PNGs, crops with an outline; all as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from maskmill.masks import ignore_value, to_size
+
+BACKGROUND_ALPHA = 150  # background only dims the photo, clusters cover it
+STRIPE = np.array([205, 205, 205], np.uint8)  # ignore is hatched: no colour can be read as a cluster
+TINTS = np.array(
+    [[242, 246, 250], [150, 190, 225], [205, 222, 190], [235, 208, 170], [205, 185, 225], [160, 215, 215]], np.uint8
+)  # segments have no class, so they get pale tints that no cluster has
+
+
+def _uri(image: Image.Image, kind: str, **options: object) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def photo_side(gallery: int) -> int:
+    """Longest side of the photos, so that a large gallery stays a file that can be mailed."""
+    return 640 if gallery <= 48 else 480 if gallery <= 120 else 320
+
+
+def photo_uri(image: np.ndarray, longest: int, quality: int = 76) -> str:
+    """uint8 [H, W, 3] as a WebP data URI, scaled down to `longest` pixels."""
+    height, width = image.shape[:2]
+    scale = min(1.0, longest / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return _uri(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), "WEBP", quality=quality, method=4)
+
+
+def distinct(colours: np.ndarray) -> np.ndarray:
+    """Colours uint8 [k, 3] made pairwise different by the smallest changes, so that a pixel names its cluster."""
+    found, seen = colours.copy(), {tuple(STRIPE.tolist())}
+    for i in range(len(found)):
+        value = int.from_bytes(found[i].tobytes(), "big")
+        while tuple(found[i].tolist()) in seen:
+            value = (value + 1) % (1 << 24)
+            found[i] = list(value.to_bytes(3, "big"))
+        seen.add(tuple(found[i].tolist()))
+    return found
+
+
+def mask_uri(mask: np.ndarray, colours: np.ndarray) -> str:
+    """Mask [h, w] (0 background, 1..k clusters, largest value ignore) as a PNG data URI.
+
+    Args:
+        colours: uint8 [k + 1, 3] by mask value.
+    """
+    ignore = mask == ignore_value(mask.dtype)
+    values, local = np.unique(np.where(ignore, 0, mask), return_inverse=True)
+    table = np.concatenate([colours[values], np.full((len(values), 1), 255, np.uint8)], axis=1)  # [m, 4]
+    table[values == 0, 3] = BACKGROUND_ALPHA
+    rows, columns = np.indices(mask.shape)
+    stripe = (rows + columns) // 2 % 3 == 0
+    table = np.concatenate([table, [[*STRIPE, 230], [*colours[0], 60]]]).astype(np.uint8)
+    local = np.where(ignore, np.where(stripe, len(values), len(values) + 1), local.reshape(mask.shape))
+    return _indexed(local, table)
+
+
+def segments_uri(segments: np.ndarray) -> str:
+    """Segments [h, w] (0 none) as a PNG data URI in pale tints."""
+    table = np.zeros((256, 4), np.uint8)
+    table[0] = [20, 22, 26, BACKGROUND_ALPHA]
+    table[1:, :3] = TINTS[np.arange(255) % len(TINTS)]
+    table[1:, 3] = 255
+    return _indexed(segments.astype(np.int64), table[: int(segments.max(initial=0)) + 1])
+
+
+def _indexed(local: np.ndarray, table: np.ndarray) -> str:
+    """Local indices [h, w] and RGBA [m, 4] as PNG: one byte a pixel for up to 256 colours."""
+    if len(table) > 256:
+        return _uri(Image.fromarray(table[local]), "PNG", optimize=True)
+    image = Image.fromarray(local.astype(np.uint8))
+    image.putpalette(table[:, :3].tobytes(), "RGB")
+    return _uri(image, "PNG", optimize=True, transparency=table[:, 3].tobytes())
+
+
+def window(box: tuple[float, float, float, float], size: tuple[int, int], margin: float) -> tuple[int, int, int, int]:
+    """Pixel window (y0, x0, y1, x1), as square as the image allows, around a relative box with a margin.
+
+    Args:
+        box: y0, x0, y1, x1 in 0..1. size: (H, W) of the image. margin: share of the box's longer side, every side.
+    """
+    y0, x0, y1, x1 = (v * s for v, s in zip(box, (size[0], size[1], size[0], size[1]), strict=True))
+    side = max(max(y1 - y0, x1 - x0) * (1 + 2 * margin), 16.0)
+    found = []
+    for low, high, whole in ((y0, y1, size[0]), (x0, x1, size[1])):
+        length = min(side, whole)
+        start = min(max((low + high - length) / 2, 0), whole - length)
+        found.append((math.floor(start), max(math.floor(start) + 1, min(whole, round(start + length)))))
+    return found[0][0], found[1][0], found[0][1], found[1][1]
+
+
+def crop_uri(
+    image: np.ndarray, mask: np.ndarray, box: tuple[float, float, float, float], colour: np.ndarray, margin: float
+) -> str:
+    """The part of a photo around a box, what is outside `mask` dimmed, the mask's outline drawn.
+
+    Args:
+        image: uint8 [H, W, 3]. mask: bool [h, w] on any grid over the whole image. colour: uint8 [3].
+    """
+    height, width = image.shape[:2]
+    y0, x0, y1, x1 = window(box, (height, width), margin)
+    scale = 176 / max(y1 - y0, x1 - x0)
+    size = (max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale)))
+    part = np.asarray(Image.fromarray(image[y0:y1, x0:x1]).resize(size, Image.Resampling.LANCZOS)).astype(np.float32)
+    full = to_size(mask, (height, width))[y0:y1, x0:x1]
+    inside = to_size(full, size[::-1])
+    part = np.where(inside[..., None], part, part * 0.62 + 8)
+    line = inside & ~_eroded(inside, 2)
+    rim = _eroded(~inside, 0) & ~_eroded(~inside, 1)
+    part[rim] = part[rim] * 0.35
+    part[line] = colour
+    return _uri(Image.fromarray(part.clip(0, 255).astype(np.uint8)), "WEBP", quality=74, method=4)
+
+
+def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
+    """Mask without the cells within `steps` of its complement (4-neighbours); the image border does not count."""
+    for _ in range(steps):
+        padded = np.pad(mask, 1, mode="edge")
+        mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask

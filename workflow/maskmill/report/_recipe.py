@@ -1,0 +1,230 @@
+"""One recipe as the page shows it: panels of the gallery, clusters with their pieces, facts by round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from maskmill.errors import InputError
+from maskmill.images import decode
+from maskmill.masks import ignore_value
+from maskmill.palette import hexadecimal, palette
+from maskmill.report import _facts, _pictures, _scores, _typical
+from maskmill.report._sample import Picture, Sample, read_images
+from maskmill.store import Ragged
+
+CROPS = 640  # crops in one report: with very many clusters each shows fewer, then the smallest show none
+PRESENT = 0.004  # a cluster below this share of an image does not count as being in it
+
+
+class Photos:
+    """Photos of the run: decoded on demand, a few kept; unreadable ones become grey and are named."""
+
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
+        self.broken: dict[str, str] = {}
+        self._read = lru_cache(maxsize=8)(self._decode)
+
+    def read(self, picture: Picture) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        return self._read(picture)
+
+    def _decode(self, picture: Picture) -> np.ndarray:
+        try:
+            return decode(picture.path)
+        except InputError as error:
+            self.broken[picture.id] = str(error)
+            scale = min(1.0, 64 / max(picture.height, picture.width))
+            return np.full(
+                (max(1, round(picture.height * scale)), max(1, round(picture.width * scale)), 3), 128, np.uint8
+            )
+
+    def gallery(self) -> list[dict[str, Any]]:
+        """Picture and data URI of every image of the gallery."""
+        side = _pictures.photo_side(len(self.sample.gallery))
+        return [{"picture": p, "uri": _pictures.photo_uri(self.read(p), side)} for p in self.sample.gallery]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One mask over a photo: which step, its PNG, the clusters in it with their shares, a note."""
+
+    step: str
+    uri: str
+    shares: dict[int, float]
+    note: str
+    last: bool
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One cluster: its mask value, colour, name by labels, shares at round 0 and at the end, regions, crops."""
+
+    value: int
+    colour: str
+    name: str
+    first: float
+    last: float
+    regions: int | None
+    crops: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """A recipe, ready for the template: panels by image id, facts by round; the first `shown` clusters have crops."""
+
+    name: str
+    description: str
+    tokens: bool
+    rounds: int
+    clusters: tuple[Cluster, ...]
+    shown: int
+    panels: dict[str, list[Panel]]
+    facts: list[dict[str, str]]
+    config: str
+    hashes: dict[str, str] = field(default_factory=dict)
+
+
+def view(
+    name: str,
+    body: Mapping[str, Any],
+    results: Path,
+    seeds: Sequence[int],
+    typical: int,
+    recipes: int,
+    sample: Sample,
+    photos: Photos,
+    scores: Sequence[Mapping[str, Any]],
+) -> View:
+    """Everything that the page shows of one recipe; pictures are those of the first seed."""
+    rounds, tokens, seed = int(body["rounds"]), bool(body["tokens"]), seeds[0]
+    store = _facts.mask_store(results, name, seed, 0, sample.shards[0]) if sample.shards else None
+    clusters = int(store.attrs["clusters"]) if store is not None else int(body["clusters"])
+    colours = _pictures.distinct(palette(clusters + 1))
+    facts = [_facts.measure(results, name, s, rounds, clusters, sample) for s in seeds]
+    each = min(typical, max(3, CROPS // max(1, recipes * clusters)))
+    find = _typical.fullest_windows if tokens else _typical.closest_regions
+    found = find(results, name, seed, clusters, each, sample)
+    names = _scores.cluster_names(scores, name, rounds, seed)
+    shown = max(1, CROPS // max(1, recipes * each))
+    rows = _clusters(facts[0], found, colours, names, shown, sample, photos)
+    return View(
+        name,
+        str(body.get("description") or ""),
+        tokens,
+        rounds,
+        tuple(rows),
+        shown,
+        _panels(results, name, seed, rounds, tokens, colours, sample),
+        _fact_rows(facts, clusters),
+        yaml.safe_dump(dict(body.get("sections") or {}), sort_keys=False, width=100).strip(),
+        _hashes(results, name, seed, rounds, sample),
+    )
+
+
+def _clusters(
+    facts: _facts.Facts,
+    found: _typical.Typical,
+    colours: np.ndarray,
+    names: Mapping[int, str],
+    shown: int,
+    sample: Sample,
+    photos: Photos,
+) -> list[Cluster]:
+    """Clusters, the largest of the last round first; the first `shown` have crops."""
+    last = facts.shares[-1, 1:]
+    order = sorted(range(len(last)), key=lambda c: (-last[c], c))
+    pictures = sample.pictures([piece.image for c in order[:shown] for piece in found.pieces[c]])
+    crops: dict[int, list[dict[str, str]]] = {c: [] for c in order}
+    wanted = [(piece.image, c, rank, piece) for c in order[:shown] for rank, piece in enumerate(found.pieces[c])]
+    for image, c, rank, piece in sorted(wanted, key=lambda row: row[:3]):  # each photo is decoded once
+        if image in pictures:
+            margin = 0.0 if found.regions is None else 0.12
+            photo = photos.read(pictures[image])
+            uri = _pictures.crop_uri(photo, piece.mask, piece.box, colours[c + 1], margin)
+            crops[c].append({"uri": uri, "id": image, "note": piece.note, "rank": f"{rank:04d}"})
+    return [
+        Cluster(
+            c + 1,
+            hexadecimal(colours[c + 1]),
+            names.get(c + 1, ""),
+            float(facts.shares[0, c + 1]),
+            float(last[c]),
+            None if found.regions is None else int(found.regions[c]),
+            tuple(sorted(crops[c], key=lambda crop: crop["rank"])),
+        )
+        for c in order
+    ]
+
+
+def _panels(
+    results: Path, name: str, seed: int, rounds: int, tokens: bool, colours: np.ndarray, sample: Sample
+) -> dict[str, list[Panel]]:
+    """Panels of every image of the gallery: the cut where there is one, then the rounds. A shard is opened once."""
+    groups: dict[str, list[str]] = {}
+    for picture in sample.gallery:
+        groups.setdefault(picture.shard, []).append(picture.id)
+    found: dict[str, list[Panel]] = {picture.id: [] for picture in sample.gallery}
+    for shard, ids in groups.items():
+        if not tokens:
+            cut = Ragged(results / f"recipes/{name}/cut/{shard}.zarr", "segments")
+            confidence = cut.per_image("confidence")
+            for image_id, segments in read_images(cut, ids).items():
+                note = f"confidence {float(confidence[cut.index(image_id)]):.2f}"
+                found[image_id].append(Panel("cut", _pictures.segments_uri(segments), {}, note, False))
+        for r in range(rounds + 1):
+            masks = read_images(_facts.mask_store(results, name, seed, r, shard), ids)
+            for image_id, mask in masks.items():
+                step = f"round {r}" if rounds else "clusters"
+                uri = _pictures.mask_uri(mask, colours)
+                found[image_id].append(Panel(step, uri, _shares(mask), "", r == rounds))
+    return found
+
+
+def _shares(mask: np.ndarray) -> dict[int, float]:
+    """Mask value -> share of the image, of the clusters that matter in it, largest first."""
+    values, cells = np.unique(mask[(mask > 0) & (mask != ignore_value(mask.dtype))], return_counts=True)
+    pairs = [(int(v), float(n) / mask.size) for v, n in zip(values, cells, strict=True) if n >= PRESENT * mask.size]
+    return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
+
+
+def _fact_rows(facts: Sequence[_facts.Facts], clusters: int) -> list[dict[str, str]]:
+    """Facts of every round, mean and spread over the seeds, as text."""
+    rows = []
+    for r in range(len(facts[0].ignored)):
+        used = [f"{int(f.used[r])}" for f in facts]
+        rows.append(
+            {
+                "round": str(r),
+                "used": f"{used[0] if len(set(used)) == 1 else ' / '.join(used)} of {clusters}",
+                "balance": _spread([f.balance[r] for f in facts], 1, 2),
+                "background": _spread([f.shares[r, 0] for f in facts], 100, 1, " %"),
+                "ignored": _spread([f.ignored[r] for f in facts], 100, 1, " %"),
+                "changed": _spread([f.changed[r] for f in facts], 100, 1, " %"),
+            }
+        )
+    return rows
+
+
+def _spread(values: Sequence[float], scale: float, digits: int, unit: str = "") -> str:
+    """`mean ± sd` over the seeds; a dash where nothing was measured."""
+    numbers = [scale * float(v) for v in values if not np.isnan(v)]
+    if not numbers:
+        return "–"
+    sd = f" ± {np.std(numbers, ddof=1):.{digits}f}" if len(numbers) > 1 else ""
+    return f"{np.mean(numbers):.{digits}f}{sd}{unit}"
+
+
+def _hashes(results: Path, name: str, seed: int, rounds: int, sample: Sample) -> dict[str, str]:
+    """Hash of what made the first shard's masks after every round."""
+    return {
+        f"round {r}": _facts.mask_store(results, name, seed, r, shard).hash
+        for shard in sample.shards[:1]
+        for r in range(rounds + 1)
+    }

@@ -1,0 +1,145 @@
+"""The leaderboard: one table a protocol, recipe x round, mean and spread over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskmill.artefact import json_hash, read_json
+
+SHARES = ("miou", "accuracy")  # printed in percent; other numbers as they are
+TITLES = {"miou": "mIoU", "accuracy": "Accuracy", "discovered": "Classes found"}
+NOT_METRICS = ("images", "pixels", "unmatched", "clusters")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean and sample standard deviation (None for one seed) of a metric, ready to print."""
+
+    mean: float | None
+    sd: float | None
+    percent: bool
+    best: bool = False
+
+    @property
+    def text(self) -> str:
+        """As printed: percent with one decimal, counts without where they are whole."""
+        if self.mean is None or math.isnan(self.mean):
+            return "–"
+        return self._number(self.mean) + (f" ± {self._number(self.sd)}" if self.sd is not None else "")
+
+    def _number(self, value: float) -> str:
+        return f"{100 * value:.1f}" if self.percent else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe and round."""
+
+    recipe: str
+    round: int
+    seeds: tuple[int, ...]
+    clusters: int | None
+    cells: tuple[Cell, ...]
+    classes: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """One protocol: its settings, the names of its metrics and classes, its rows."""
+
+    name: str
+    protocol: dict[str, Any]
+    images: int | None
+    metrics: tuple[str, ...]
+    classes: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def titles(self) -> list[str]:
+        """Column heads of the metrics."""
+        return [TITLES.get(name, name.replace("_", " ")) for name in self.metrics]
+
+
+def read_scores(results: Path, recipes: Mapping[str, int], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Every scores.json that exists of recipe -> number of rounds and the seeds, in that order."""
+    found = []
+    for recipe, rounds in recipes.items():
+        for r in range(rounds + 1):
+            for seed in seeds:
+                path = results / f"recipes/{recipe}/seed{seed}/round{r}/scores.json"
+                if path.is_file():
+                    found.append(read_json(path) | {"recipe": recipe, "seed": seed, "round": r})
+    return found
+
+
+def boards(files: Sequence[Mapping[str, Any]]) -> list[Board]:
+    """Group scores by their whole protocol: numbers of different protocols never share a column."""
+    groups: dict[str, list[tuple[tuple[str, int, int], Mapping[str, Any]]]] = {}
+    for file in files:
+        for score in file.get("scores", []):
+            key = json_hash([score["protocol"], score.get("images")])
+            place = (file["recipe"], file["round"], file["seed"])
+            groups.setdefault(key, []).append((place, dict(score) | {"clusters": file.get("clusters")}))
+    return [_board(group) for group in groups.values()]
+
+
+def _board(group: Sequence[tuple[tuple[str, int, int], Mapping[str, Any]]]) -> Board:
+    first = group[0][1]
+    metrics = [m for m in TITLES if m in first]
+    metrics += sorted(m for m, v in first.items() if m not in (*metrics, *NOT_METRICS) and isinstance(v, int | float))
+    classes = list(dict.fromkeys(name for _, score in group for name in score.get("per_class") or {}))
+    keys = list(dict.fromkeys((recipe, number) for (recipe, number, _), _ in group))
+    rows = []
+    for recipe, number in keys:
+        mine = [(seed, score) for (a, b, seed), score in group if (a, b) == (recipe, number)]
+        cells = [_cell([score.get(m) for _, score in mine], m in SHARES) for m in metrics]
+        each = [_cell([(score.get("per_class") or {}).get(c) for _, score in mine], True) for c in classes]
+        rows.append(
+            Row(recipe, number, tuple(seed for seed, _ in mine), mine[0][1]["clusters"], tuple(cells), tuple(each))
+        )
+    protocol = dict(first["protocol"])
+    name = str(protocol.pop("name", "scores"))
+    comparable = name != "many_to_one" or len({row.clusters for row in rows}) == 1  # more clusters can only help there
+    ranked = _mark_best(rows) if comparable else tuple(rows)
+    return Board(name, protocol, first.get("images"), tuple(metrics), tuple(map(str, classes)), ranked)
+
+
+def cluster_names(files: Sequence[Mapping[str, Any]], recipe: str, number: int, seed: int) -> dict[int, str]:
+    """Mask value -> label class by the first protocol that matches one to one; empty without labels."""
+    for file in files:
+        if (file["recipe"], file["round"], file["seed"]) == (recipe, number, seed):
+            for score in file.get("scores", []):
+                if str(score["protocol"].get("name", "")).startswith("hungarian"):
+                    return {int(value): str(name) for value, name in (score.get("matching") or {}).items()}
+    return {}
+
+
+def _cell(values: Sequence[Any], percent: bool) -> Cell:
+    numbers = [float(v) for v in values if isinstance(v, int | float) and not math.isnan(v)]
+    if not numbers:
+        return Cell(None, None, percent)
+    return Cell(float(np.mean(numbers)), float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None, percent)
+
+
+def _mark_best(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The largest mean of every column, as printed: equals are all best."""
+
+    def marked(cells: Sequence[tuple[Cell, ...]]) -> list[tuple[Cell, ...]]:
+        columns = [[c.mean if c.mean is not None else -math.inf for c in column] for column in zip(*cells, strict=True)]
+        tops = [round(max(column), 4) for column in columns]
+        return [
+            tuple(
+                Cell(c.mean, c.sd, c.percent, len(rows) > 1 and c.mean is not None and round(c.mean, 4) == top)
+                for c, top in zip(row, tops, strict=True)
+            )
+            for row in cells
+        ]
+
+    both = zip(rows, marked([r.cells for r in rows]), marked([r.classes for r in rows]), strict=True)
+    return tuple(Row(r.recipe, r.round, r.seeds, r.clusters, cells, classes) for r, cells, classes in both)

@@ -1,0 +1,106 @@
+"""Time and memory of the stages, from the benchmark files that Snakemake writes beside the results."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ORDER = (
+    "demo", "inputs", "weights", "features", "cut", "regions", "reduce_fit", "reduce_map", "cluster_fit",
+    "cluster_map", "paint", "rounds_train", "rounds_predict", "evaluate", "evaluate_probe", "export",
+)  # fmt: skip
+SHARED = ("demo", "inputs", "weights", "features", "evaluate_probe", "report")  # rules without a recipe
+SHARD = re.compile(r"s[0-9a-f]+")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a rule: seconds, peak resident memory in MiB (None where not measured), when it ended."""
+
+    rule: str
+    seconds: float
+    memory: float | None
+    ended: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All jobs of a rule: summed and longest seconds, peak memory of one job in MiB."""
+
+    rule: str
+    jobs: int
+    seconds: float
+    longest: float
+    memory: float | None
+
+
+def read_jobs(folder: Path, recipes: Collection[str], shards: Collection[str]) -> list[Job]:
+    """Every benchmark of this run; files of recipes and shards that are no longer part of it are left out."""
+    return list(_jobs(folder, frozenset(recipes), frozenset(shards))) if folder.is_dir() else []
+
+
+def _jobs(folder: Path, recipes: frozenset[str], shards: frozenset[str]) -> Iterator[Job]:
+    for path in sorted(folder.rglob("*.tsv")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        rule = parts[0]
+        if rule not in SHARED and rule in ORDER and len(parts) > 1 and parts[1] not in recipes:
+            continue
+        if len(parts) > 1 and SHARD.fullmatch(parts[-1]) and parts[-1] not in shards:
+            continue
+        ended = path.stat().st_mtime
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                seconds = _number(row.get("s"))
+                if seconds is not None:
+                    yield Job(rule, seconds, _number(row.get("max_rss")), ended)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:  # "NA" or "-": the job was too short to be measured
+        return None
+
+
+def by_stage(jobs: Sequence[Job]) -> list[Stage]:
+    """Jobs grouped by rule, in the order of the workflow."""
+    place = {rule: i for i, rule in enumerate(ORDER)}
+    found = []
+    for rule in sorted({job.rule for job in jobs}, key=lambda r: (place.get(r, len(place)), r)):
+        mine = [job for job in jobs if job.rule == rule]
+        seconds, memory = [job.seconds for job in mine], [job.memory for job in mine if job.memory is not None]
+        found.append(Stage(rule, len(mine), sum(seconds), max(seconds), max(memory, default=None)))
+    return found
+
+
+def busy_seconds(jobs: Sequence[Job]) -> float:
+    """Time during which at least one job ran: the wall time of the run, without the breaks between restarts."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted((job.ended - job.seconds, job.ended) for job in jobs):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 42 s, 3 min 20 s, 5 h 02 min, 3 d 4 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def memory(mebibytes: float | None) -> str:
+    """640 MiB, 1.2 GiB; a dash where it was not measured."""
+    if mebibytes is None:
+        return "–"
+    return f"{mebibytes:.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f} GiB"

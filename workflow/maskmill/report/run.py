@@ -1,0 +1,94 @@
+"""report: everything that a run has made -> one HTML file that opens anywhere, without a network.
+
+Only a sample of the images is read, whatever the size of the run: the gallery, a few hundred images for the shares of
+the clusters, and the typical pieces of each cluster.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from maskmill import __version__
+from maskmill.artefact import atomic, json_hash
+from maskmill.errors import StoreError
+from maskmill.report import _page, _recipe, _sample, _scores, _timing
+
+REJECTED_SHOWN = 200
+PACKAGES = ("numpy", "torch", "timm", "zarr", "pyarrow", "pillow", "scipy", "snakemake")
+
+
+def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, out_html: str | Path) -> None:
+    """Write the report.
+
+    Args:
+        plan: the resolved run: title, gallery, typical, images, labels, seeds, and recipes as
+            {name: {description, tokens, rounds, clusters, sections}}; optional: provenance (more lines for the
+            provenance table). Which shards there are is read from the manifest.
+        results: the folder `results` of the run; benchmarks: where Snakemake writes its benchmark files.
+        out_html: the file to write; appears when complete.
+
+    Raises:
+        StoreError: an artefact that the run must have made is missing, truncated or foreign. A photo that has moved
+            since, and absent scores or benchmarks, are no errors: the report says so.
+    """
+    results, seeds = Path(results), [int(seed) for seed in plan["seeds"]]
+    recipes: dict[str, Mapping[str, Any]] = dict(plan["recipes"])
+    sample = _sample.read(results / "inputs/manifest.parquet", int(plan["gallery"]))
+    scores = _scores.read_scores(results, {name: int(body["rounds"]) for name, body in recipes.items()}, seeds)
+    jobs = _timing.read_jobs(Path(benchmarks), recipes, sample.shards)
+    photos = _recipe.Photos(sample)
+    views = [
+        _recipe.view(name, body, results, seeds, int(plan["typical"]), len(recipes), sample, photos, scores)
+        for name, body in recipes.items()
+    ]
+    rejected, rejected_total = _rejected(results / "inputs/rejected.csv")
+    html = _page.render(
+        title=str(plan["title"]),
+        images=str(plan.get("images") or ""),
+        seeds=seeds,
+        sample=sample,
+        gallery=photos.gallery(),
+        broken=photos.broken,
+        recipes=views,
+        boards=_scores.boards(scores),
+        jobs=jobs,
+        rejected=rejected,
+        rejected_total=rejected_total,
+        provenance=_provenance(plan),
+    )
+    with atomic(out_html) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    size = len(html.encode()) / 2**20
+    print(f"report: {len(sample.gallery)} of {sample.total} images, {size:.1f} MiB: {out_html}", file=sys.stderr)
+
+
+def _rejected(path: Path) -> tuple[list[dict[str, str]], int]:
+    """The first rejected files (id, path, reason), and how many there are."""
+    if not path.is_file():
+        raise StoreError(f"{path}: no such file; run snakemake to make it")
+    shown, total = [], 0
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            total += 1
+            if total <= REJECTED_SHOWN:
+                shown.append({key: row.get(key) or "" for key in ("id", "path", "reason")})
+    return shown, total
+
+
+def _provenance(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Versions of what runs here, the hash of the plan, and what the caller adds."""
+    found = {"maskmill": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    found |= {"system": f"{platform.system()} {platform.machine()}"}
+    found |= {str(key): str(value) for key, value in (plan.get("provenance") or {}).items()}
+    return found | {"hash of the configuration": json_hash({k: v for k, v in plan.items() if k != "provenance"})}
