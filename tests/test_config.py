@@ -52,6 +52,13 @@ def test_another_method_drops_the_parameters_of_the_recipes_method() -> None:
     assert not hasattr(recipe.cut.params, "tau")
 
 
+def test_overrides_do_not_add_rounds_or_cuts_to_recipes_without_them() -> None:
+    both = run(recipes=["kmeans", "comus"], rounds={"count": 3}, cut={"tau": 0.1})
+    assert both.recipes["comus"].round_count == 3
+    assert both.recipes["kmeans"].round_count == 0
+    assert both.recipes["kmeans"].cut is None
+
+
 @pytest.mark.parametrize("value", ["0,1,2", [0, 1, 2], ["0", "1", "2"]])
 def test_lists_from_the_command_line(value: Any) -> None:
     assert run(recipes="kmeans", seeds=value).config.seeds == [0, 1, 2]

@@ -261,7 +261,7 @@ class RecipeFile(Model):
     reduce: dict[str, Any] = Field(default_factory=dict)
     cluster: dict[str, Any] = Field(default_factory=dict)
     paint: dict[str, Any] = Field(default_factory=dict)
-    rounds: dict[str, Any] = Field(default_factory=dict)
+    rounds: dict[str, Any] | None = None
 
 
 class Run(BaseModel):
@@ -315,7 +315,10 @@ def resolve_recipe(given: str, config: Config, folder: Path, origin: str) -> Rec
     stages: dict[str, Any] = {}
     for stage in RECIPE_STAGES:
         base, override = getattr(file, stage), getattr(config, stage)
-        stages[stage] = None if base is None else _stage(stage, base, override, path, origin)
+        if base is None:  # a recipe without cut or rounds is not given any by the run's overrides
+            stages[stage] = None if stage == "cut" else _stage(stage, {}, {}, path, origin)
+        else:
+            stages[stage] = _stage(stage, base, override, path, origin)
     recipe = Recipe(name=path.stem, description=file.description, features=features, **stages)
     _check_references(recipe, path)
     return recipe

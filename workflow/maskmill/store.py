@@ -156,7 +156,7 @@ class RaggedWriter:
     def _finish(self) -> None:
         self._flush(final=True)
         counts = np.array([h * w for h, w in self._grid], dtype=np.int64)
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             "grid": np.array(self._grid, dtype=np.int32).reshape(-1, 2),
             **{name: np.stack(values) for name, values in self._extra.items()},
