@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 from maskmill.config import RECIPE_STAGES, load
 from maskmill.errors import UserError
+from maskmill.inputs._listing import listing_fingerprint
 from maskmill.manifest import read_manifest
 from maskmill.versions import STAGE_VERSION
 
@@ -93,3 +94,193 @@ def student_features(recipe):
         name: slug(recipe, name)
         for name in RUN.recipes[recipe].rounds.settings.features
     }
+
+
+# inputs
+
+
+DEMO_VIDEO = "resources/demo/bikes.mp4"
+IMAGES = DEMO_VIDEO if RUN.config.images == "demo" else RUN.config.images
+
+
+def inputs_files(wc):
+    """Files whose change reruns inputs; a folder is watched through its listing instead (see params)."""
+    return [IMAGES] if IMAGES == DEMO_VIDEO or os.path.isfile(IMAGES) else []
+
+
+# features
+
+
+def weights_params(wc):
+    """Where the weights come from: any feature set of this backbone says it."""
+    sets = [fs for fs in RUN.feature_sets.values() if fs.weights_slug == wc.weights]
+    return keys(
+        "features", {"backbone": sets[0].backbone, "checkpoint": sets[0].checkpoint}
+    )
+
+
+def weights_file(wc):
+    """The backbone's weights of a feature set."""
+    return f"resources/weights/{RUN.feature_sets[wc.features].weights_slug}.safetensors"
+
+
+# paint
+
+
+def paint_inputs(wc):
+    """Token recipes score their tokens; region recipes paint segments with the clusters of all shards' regions."""
+    base = f"results/recipes/{wc.recipe}"
+    files = {"codebook": f"{base}/seed{wc.seed}/cluster/codebook.safetensors"}
+    if RUN.recipes[wc.recipe].tokens:
+        return files | {"vectors": vectors(wc.recipe, wc.shard)}
+    return files | {
+        "segments": f"{base}/cut/{wc.shard}.zarr",
+        "assignments": [
+            f"{base}/seed{wc.seed}/cluster/{shard}.parquet" for shard in shards()
+        ],
+    }
+
+
+def paint_sources(wc):
+    """The same as options of `maskmill paint`."""
+    base = f"results/recipes/{wc.recipe}"
+    if RUN.recipes[wc.recipe].tokens:
+        return f"--vectors {vectors(wc.recipe, wc.shard)}"
+    return f"--segments {base}/cut/{wc.shard}.zarr --assignments {base}/seed{wc.seed}/cluster"
+
+
+# rounds
+
+
+def masks_before(wc):
+    """The masks of the round before, of every shard."""
+    folder = f"results/recipes/{wc.recipe}/seed{wc.seed}/round{int(wc.round) - 1}/masks"
+    return [f"{folder}/{shard}.zarr" for shard in shards()]
+
+
+def student_inputs(wc):
+    """The feature stores that the student sees, of every shard."""
+    return [
+        f"results/features/{s}/{shard}.zarr"
+        for s in student_features(wc.recipe).values()
+        for shard in shards()
+    ]
+
+
+def student_sources(wc):
+    """Name=folder options of the student's feature sets."""
+    return " ".join(
+        f"--features {name}=results/features/{s}"
+        for name, s in student_features(wc.recipe).items()
+    )
+
+
+# export
+
+
+def last_masks(wc):
+    """The masks of a recipe's last round, of every shard."""
+    last = RUN.recipes[wc.recipe].round_count
+    return [
+        f"results/recipes/{wc.recipe}/seed{wc.seed}/round{last}/masks/{shard}.zarr"
+        for shard in shards()
+    ]
+
+
+def export_inputs(wc):
+    """Regions where the recipe has a cut, the student where it has rounds."""
+    recipe, base = RUN.recipes[wc.recipe], f"results/recipes/{wc.recipe}"
+    files = {"masks": last_masks(wc)}
+    if not recipe.tokens:
+        files["cut"] = [f"{base}/cut/{shard}.zarr" for shard in shards()]
+        files["regions"] = [f"{base}/regions/{shard}.parquet" for shard in shards()]
+        files["assignments"] = [
+            f"{base}/seed{wc.seed}/cluster/{shard}.parquet" for shard in shards()
+        ]
+    if recipe.round_count:
+        files["student"] = (
+            f"{base}/seed{wc.seed}/round{recipe.round_count}/student.safetensors"
+        )
+        files["weights"] = sorted(
+            {
+                f"resources/weights/{recipe.features[n].weights_slug}.safetensors"
+                for n in student_features(wc.recipe)
+            }
+        )
+    if RUN.config.labels:
+        files["scores"] = f"{base}/seed{wc.seed}/round{recipe.round_count}/scores.json"
+    return files
+
+
+def export_sources(wc):
+    """Options of `maskmill export` for what the recipe has."""
+    recipe, base = RUN.recipes[wc.recipe], f"results/recipes/{wc.recipe}"
+    options = []
+    if not recipe.tokens:
+        options += [f"--cut {base}/cut", f"--regions {base}/regions"]
+        options += [f"--assignments {base}/seed{wc.seed}/cluster"]
+    if recipe.round_count:
+        options += [
+            f"--student {base}/seed{wc.seed}/round{recipe.round_count}/student.safetensors"
+        ]
+    if recipe.round_count:
+        options.append("--weights resources/weights")
+    if RUN.config.labels:
+        options.append(f"--scores {base}/seed{wc.seed}/round{recipe.round_count}/scores.json")
+    return " ".join(options)
+
+
+# report
+
+
+def report_inputs(wc):
+    """Every mask of every recipe, seed and round, the regions behind them, and the scores where labels exist."""
+    files = {"masks": [], "regions": [], "scores": [], "probes": []}
+    for name, recipe in RUN.recipes.items():
+        base = f"results/recipes/{name}"
+        for seed in RUN.config.seeds:
+            for r in range(recipe.round_count + 1):
+                files["masks"] += [
+                    f"{base}/seed{seed}/round{r}/masks/{shard}.zarr"
+                    for shard in shards()
+                ]
+                if RUN.config.labels:
+                    files["scores"].append(f"{base}/seed{seed}/round{r}/scores.json")
+            if not recipe.tokens:
+                files["regions"] += [
+                    f"{base}/seed{seed}/cluster/{shard}.parquet" for shard in shards()
+                ]
+    if RUN.config.labels and RUN.config.evaluate.linear_probe:
+        files["probes"] = [
+            f"results/evaluate/probe/{features}.json" for features in RUN.feature_sets
+        ]
+    return files
+
+
+def report_plan():
+    """What the report shows: the resolved run, without anything that differs between machines."""
+    recipes = {
+        name: {
+            "description": recipe.description,
+            "tokens": recipe.tokens,
+            "rounds": recipe.round_count,
+            "clusters": recipe.cluster.params.clusters,
+            "sections": {
+                "features": {
+                    n: fs.model_dump(mode="json", exclude_none=True)
+                    for n, fs in recipe.features.items()
+                },
+                **{
+                    s: recipe.stage(s).as_dict()
+                    for s in RECIPE_STAGES
+                    if getattr(recipe, s) is not None
+                },
+            },
+        }
+        for name, recipe in RUN.recipes.items()
+    }
+    plan = RUN.config.report.model_dump(mode="json") | {
+        "images": RUN.config.images,
+        "labels": RUN.config.labels,
+    }
+    return keys("report", plan | {"seeds": RUN.config.seeds, "recipes": recipes})

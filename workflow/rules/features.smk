@@ -1,17 +1,4 @@
 # features: one job a shard and feature set. Feature sets are shared by all recipes of the run.
-def weights_params(wc):
-    """Where the weights come from: any feature set of this backbone says it."""
-    sets = [fs for fs in RUN.feature_sets.values() if fs.weights_slug == wc.weights]
-    return keys(
-        "features", {"backbone": sets[0].backbone, "checkpoint": sets[0].checkpoint}
-    )
-
-
-def weights_file(wc):
-    """The backbone's weights of a feature set."""
-    return f"resources/weights/{RUN.feature_sets[wc.features].weights_slug}.safetensors"
-
-
 rule weights:
     output:
         "resources/weights/{weights}.safetensors",

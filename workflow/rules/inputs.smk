@@ -1,15 +1,4 @@
 # inputs: folder, glob, CSV/Parquet manifest or video -> manifest with shards, rejected list. The only checkpoint.
-from maskmill.inputs._listing import listing_fingerprint
-
-DEMO_VIDEO = "resources/demo/bikes.mp4"
-IMAGES = DEMO_VIDEO if RUN.config.images == "demo" else RUN.config.images
-
-
-def inputs_files(wc):
-    """Files whose change reruns inputs; a folder is watched through its listing instead (see params)."""
-    return [IMAGES] if IMAGES == DEMO_VIDEO or os.path.isfile(IMAGES) else []
-
-
 rule demo:
     output:
         DEMO_VIDEO,

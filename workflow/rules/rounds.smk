@@ -1,28 +1,5 @@
 # rounds: train a student on the masks of the round before, predict the masks of this round. Rounds are unrolled:
 # round 0 is paint, round r reads round r - 1.
-def masks_before(wc):
-    """The masks of the round before, of every shard."""
-    folder = f"results/recipes/{wc.recipe}/seed{wc.seed}/round{int(wc.round) - 1}/masks"
-    return [f"{folder}/{shard}.zarr" for shard in shards()]
-
-
-def student_inputs(wc):
-    """The feature stores that the student sees, of every shard."""
-    return [
-        f"results/features/{s}/{shard}.zarr"
-        for s in student_features(wc.recipe).values()
-        for shard in shards()
-    ]
-
-
-def student_sources(wc):
-    """Name=folder options of the student's feature sets."""
-    return " ".join(
-        f"--features {name}=results/features/{s}"
-        for name, s in student_features(wc.recipe).items()
-    )
-
-
 rule rounds_train:
     input:
         manifest=ancient("results/inputs/manifest.parquet"),
