@@ -41,13 +41,13 @@ class Codebook:
 
 def write(path: str | Path, codebook: Codebook, provenance: Provenance | None = None) -> None:
     """Write a codebook as safetensors."""
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "centroids": codebook.centroids.astype(np.float32),
         "counts": codebook.counts.astype(np.int64),
         "inertia": np.array(codebook.inertia, dtype=np.float64),
         "spherical": np.array(codebook.spherical, dtype=np.uint8),
     }
-    write_tensors(path, {k: np.asarray(v) for k, v in codebook.diagnostics.items()} | tensors, provenance)
+    write_tensors(path, dict(codebook.diagnostics) | tensors, provenance)
 
 
 def read(path: str | Path) -> Codebook:

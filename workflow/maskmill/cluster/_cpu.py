@@ -6,6 +6,7 @@ one thread, so that any number of threads gives the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -19,7 +20,15 @@ SUM_BYTES = 256 << 20  # float64 sums of all parts together
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+def _compile(function: Callable[..., Any]) -> Any:
+    """numba.njit, with the compiled code kept on disk where there is a writable place for it."""
+    try:
+        return numba.njit(nogil=True, cache=True, fastmath=FAST)(function)
+    except RuntimeError:  # numba found no writable cache folder
+        return numba.njit(nogil=True, fastmath=FAST)(function)
+
+
+@_compile
 def _chord(x: np.ndarray, c: np.ndarray) -> float:
     total = np.float32(0)
     for t in range(x.shape[0]):
@@ -28,7 +37,7 @@ def _chord(x: np.ndarray, c: np.ndarray) -> float:
     return np.sqrt(total)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@_compile
 def _undecided(x, c, labels, upper, lower, drift, rest, half, rows) -> int:  # type: ignore[no-untyped-def]
     """Move the bounds with the centroids; collect the rows [m] whose label the bounds do not prove. Returns m."""
     m = 0
@@ -47,7 +56,7 @@ def _undecided(x, c, labels, upper, lower, drift, rest, half, rows) -> int:  # t
     return m
 
 
-@numba.njit(nogil=True, cache=True)
+@_compile
 def _gather(x, rows, out) -> None:  # type: ignore[no-untyped-def]
     for r in range(rows.shape[0]):
         i = rows[r]
@@ -55,7 +64,7 @@ def _gather(x, rows, out) -> None:  # type: ignore[no-untyped-def]
             out[r, t] = x[i, t]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@_compile
 def _relabel(x, rows, product, c2, x2, labels, upper, lower, sums, counts, best, second, index) -> None:  # type: ignore[no-untyped-def]
     """Closest and second closest of the rows, from product [k, m] = -2 c x; rows that change move between the sums."""
     k, m = product.shape
@@ -140,7 +149,7 @@ class CpuEngine:
         rows = np.arange(stop - start, dtype=np.int64)
         if moved is not None:
             rows = rows[: _undecided(x, c, labels, upper, lower, *moved, rows)]
-        width = max(64, min(4096, PRODUCT_BYTES // (4 * self.k)) // 64 * 64)
+        width = max(64, min(1024, PRODUCT_BYTES // (4 * self.k)) // 64 * 64)
         flat = torch.empty(self.k * width)
         buffer = np.empty((width, x.shape[1]), np.float32)
         tile = min(width, 256)

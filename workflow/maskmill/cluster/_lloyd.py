@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from maskmill.cluster.kmeans import Params, Source
 
 SEED_POINTS = 32  # points a cluster that seeds are drawn from
-LEVEL_POINTS = 100  # points a cluster at the first level
-SMALLEST_LEVEL = 20_000
+LEVEL_POINTS = 25  # points a cluster at the first level
+SMALLEST_LEVEL = 10_000
 SHRINK = 4  # each level has this many times the points of the one before
 ROUGH = 1e-4  # tolerance of the levels before the last
 
@@ -80,7 +80,7 @@ def levels(count: int, clusters: int) -> list[int]:
     smallest = max(SMALLEST_LEVEL, LEVEL_POINTS * clusters)
     while sizes[0] // SHRINK >= smallest:
         sizes.insert(0, sizes[0] // SHRINK)
-    return sizes if len(sizes) < 3 else [sizes[0], *sizes[1:]]
+    return sizes
 
 
 def _sample(points: Points, size: int, seed: int) -> np.ndarray:
@@ -157,7 +157,8 @@ def lloyd(
     The inertia of a labelling about its own means needs no distances: energy - sum |S_k|^2 / n_k, and spherical
     energy + n - 2 sum |S_k|, with S_k the sum of a cluster's points.
     """
-    centroids, history, repaired, converged = start, [], 0, False
+    centroids, repaired, converged = start, 0, False
+    history: list[float] = []
     counts = np.zeros(len(start), np.int64)
     for _ in range(iterations):
         sums, counts = engine.step(centroids)
@@ -194,13 +195,15 @@ def _centres(
 
 
 def _refill(engine: Engine, old: np.ndarray) -> np.ndarray:
-    """Farthest points as the centroids of empty clusters; distinct ones, so that one point does not serve twice."""
+    """Centroids for empty clusters: of the farthest points, each the one farthest also from those taken before it."""
     distance, points = engine.farthest(8 * len(old))
-    _, first = np.unique(points, axis=0, return_index=True)
-    rows = np.sort(first)
-    rows = rows[distance[rows] > 0][: len(old)]
     new = old.copy()
-    new[: len(rows)] = points[rows]
+    for slot in range(len(old)):
+        row = int(distance.argmax())
+        if distance[row] <= 0:
+            break  # no point lies apart from its centroid: the cluster stays empty
+        new[slot] = points[row]
+        distance = np.minimum(distance, np.linalg.norm(points - points[row], axis=1))
     return new
 
 

@@ -113,7 +113,7 @@ def _in_memory(source: np.ndarray, spherical: bool, threads: int) -> Points:
     def blocks() -> Iterator[np.ndarray]:
         return iter((array,))
 
-    return Points(count, array.shape[1], energy, frame, blocks, array)
+    return Points(count, len(frame.shift), energy, frame, blocks, array)
 
 
 def _frame(blocks: Iterator[np.ndarray], spherical: bool, threads: int) -> tuple[int, Frame]:

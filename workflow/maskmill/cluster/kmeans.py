@@ -29,7 +29,7 @@ class Params(Model):
         5, ge=1, le=1000, description="seedings tried on a sample; the best one goes on to all points"
     )
     iterations: int = Field(100, ge=1, description="largest number of Lloyd iterations at a level")
-    tolerance: float = Field(1e-5, ge=0, lt=1, description="stop when the inertia falls by less than this share")
+    tolerance: float = Field(1e-4, ge=0, lt=1, description="stop when the inertia falls by less than this share")
 
 
 def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tuple[Codebook, dict[str, Any]]:

@@ -11,7 +11,6 @@ import numpy as np
 from maskmill import codebook as books
 from maskmill import registry
 from maskmill.artefact import Provenance, read_table, write_table
-from maskmill.config import Cluster
 from maskmill.errors import StoreError
 from maskmill.store import Ragged
 
@@ -39,7 +38,7 @@ def fit(
     module = registry.load("cluster", params["method"])
     own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
     stores = [Ragged(path) for path in vector_stores]
-    limit = int(params.get("max_fit_points", Cluster().max_fit_points))
+    limit = int(params["max_fit_points"])
     found, _ = module.fit(_source(stores, limit, seed), own, seed, device)
     provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, [store.hash for store in stores])
     books.write(out_codebook, found, provenance)

@@ -79,7 +79,7 @@ def _moments(blocks: Iterator[np.ndarray], threads: int) -> tuple[int, np.ndarra
     first = next(blocks, None)
     if first is None or not len(first):
         raise NumericsError("reduce: there are no vectors to fit on; check that the cut finds segments")
-    shift = first.mean(axis=0, dtype=np.float64)
+    shift = np.nan_to_num(first.mean(axis=0, dtype=np.float64), posinf=0, neginf=0)  # NaN is reported below
 
     def one(block: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
         x = torch.from_numpy(block.astype(np.float64) - shift)  # [m, d]

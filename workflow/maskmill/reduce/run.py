@@ -10,7 +10,6 @@ import numpy as np
 
 from maskmill import registry
 from maskmill.artefact import Provenance, read_tensors, write_tensors
-from maskmill.config import Reduce
 from maskmill.errors import StoreError, UserError
 from maskmill.store import Ragged, RaggedWriter
 
@@ -39,7 +38,7 @@ def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out:
     torch.set_num_threads(threads)
     module, own = _method(params)
     opened = [Ragged(path) for path in stores]
-    limit = int(params.get("max_fit_points", Reduce().max_fit_points))
+    limit = int(params["max_fit_points"])
     if sum(int(store.offsets[-1]) for store in opened) > limit:
         sample = sample_rows(opened, limit, seed)
 

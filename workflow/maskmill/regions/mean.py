@@ -45,7 +45,7 @@ def shared_area(segments: np.ndarray, ids: np.ndarray, grid: tuple[int, int]) ->
 
 
 def overlap(fine: int, coarse: int) -> np.ndarray:
-    """Length that each of `fine` equal cells of [0, 1] shares with each of `coarse` cells [fine, coarse], in fine cells.
+    """Length that each of `fine` equal cells of [0, 1] shares with each of `coarse` ones [fine, coarse], in fine cells.
 
     Exact: edges are compared as whole numbers of 1 / (fine * coarse).
     """
