@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 FACETS = {"query": 0, "key": 1, "value": 2}  # place in the fused qkv projection
+PROBE = 256  # pixels a side of the image on which a CNN's stride is seen
 _declared: list[Any] = []  # keeps the operator library alive
 
 
@@ -25,17 +29,17 @@ def import_timm() -> Any:
     """
     import torch
 
-    try:
-        return importlib.import_module("timm")
-    except (RuntimeError, ImportError) as error:
-        if "torchvision::" not in str(error) and "torchvision" not in str(error):
-            raise
     if not _declared:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            if not hasattr(torch.ops.torchvision, name):
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _declared.append(library)
+        try:
+            importlib.import_module("torchvision")
+        except (RuntimeError, ImportError) as error:
+            if "torchvision::" not in str(error):
+                raise
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            for name in ("nms", "qnms"):
+                if not hasattr(torch.ops.torchvision, name):
+                    library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _declared.append(library)
     return importlib.import_module("timm")
 
 
@@ -43,101 +47,222 @@ class Backbone:
     """A frozen network that gives dense features.
 
     Attributes:
-        stride: pixels a token. multiple: image sides must be multiples of it. mean, std: per channel, for RGB in 0..1.
-        depth: length of a token. digest: what made the weights (for provenance).
+        stride: pixels a token. multiple: image sides must be multiples of it. depth: length of a token.
+        mean, std: of the input normalisation, per channel, for RGB in 0..1; `forward` applies it.
+        digest: sha256 of the weights, for provenance.
     """
 
-    def __init__(self, model: Any, feature_set: FeatureSet, mean: Any, std: Any, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, feature_set: FeatureSet, mean: Any, std: Any, device: torch.device, digest: str = ""
+    ) -> None:
         import torch
 
         self.model = model.eval().requires_grad_(False).to(device)
-        self.set, self.device = feature_set, device
+        self.set, self.device, self.digest = feature_set, device, digest
         self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1)
-        self.is_vit = hasattr(model, "blocks") and hasattr(model, "patch_embed")
+        self.is_vit = hasattr(model, "blocks") and hasattr(getattr(model, "patch_embed", None), "grid_size")
+        self._facet: _Facet | None = None
+        self._norm = True
         if self.is_vit:
+            self._positions = _Positions(self.model)
+            if feature_set.facet in FACETS:
+                self._facet = _Facet(self.model, feature_set)
             self.stride = int(model.patch_embed.patch_size[0])
+            side = self.stride * 2 if self._positions.dynamic else int(model.patch_embed.img_size[0])
         elif feature_set.facet != "token":
             raise ConfigError(
                 f"features.<name>.facet: {feature_set.facet!r} needs a ViT; {feature_set.backbone} has only 'token'"
             )
         else:
-            self.stride = self._probe_stride()
-        self.multiple = self.stride
-        self._captured: list[torch.Tensor] = []
-        if self.is_vit and feature_set.facet in FACETS:
-            self._hook()
-
-    def _probe_stride(self) -> int:
-        """Pixels a cell of the chosen feature level, seen on a small image."""
-        import torch
-
-        with torch.inference_mode():
-            level = self._intermediate(torch.zeros(1, 3, 256, 256, device=self.device))
-        return 256 // level.shape[-1]
-
-    def _hook(self) -> None:
-        """Catch the output of the fused qkv projection of the chosen block."""
-        blocks = self.model.blocks
-        try:
-            attention = blocks[self.set.layer].attn
-        except IndexError:
-            raise ConfigError(
-                f"features.<name>.layer: {self.set.layer}, but {self.set.backbone} has {len(blocks)} blocks"
-            ) from None
-        if not hasattr(attention, "qkv") or attention.qkv is None:
-            raise ConfigError(
-                f"features.<name>.facet: {self.set.backbone} has no fused qkv projection; use facet: token"
-            )
-        attention.qkv.register_forward_hook(lambda _module, _inputs, output: self._captured.append(output))
-        self._attention = attention
-
-    def _intermediate(self, x: torch.Tensor) -> Any:
-        """The chosen level: [b, d, h, w], or for a ViT ([b, d, h, w], prefix tokens [b, p, d])."""
-        if not hasattr(self.model, "forward_intermediates"):
-            raise ConfigError(f"features.<name>.backbone: timm's {self.set.backbone} has no dense features")
-        options: dict[str, Any] = {"return_prefix_tokens": True} if self.is_vit else {}
-        try:
-            return self.model.forward_intermediates(
-                x, indices=[self.set.layer], norm=True, stop_early=True, intermediates_only=True, **options
-            )[0]
-        except (IndexError, AssertionError):
-            raise ConfigError(f"features.<name>.layer: {self.set.backbone} has no level {self.set.layer}") from None
+            self.stride, side = 1, PROBE
+        tokens, _ = self.forward(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+        self.depth = int(tokens.shape[-1])
+        self.multiple = self.stride = side // tokens.shape[1]
+        if feature_set.stride not in (None, self.stride):
+            raise _no_stride(feature_set, f"layer {feature_set.layer} has stride {self.stride}")
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 RGB [b, H, W, 3] -> tokens [b, h, w, d] and cls [b, d], float32.
 
         The facet `token` is the block's output after the final norm; keys, queries and values are those of the block's
-        attention, all heads side by side, keys less their bias unless `key_bias: keep`. A network without a cls
-        token gives the mean over its tokens.
+        attention, all heads side by side, keys less their bias unless `key_bias: keep`. `cls` is the cls token of the
+        same facet and block, or the mean over the tokens of a network without one. Blocks after it are not computed.
         """
         import torch
 
-        x = (images.to(self.device).permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std  # [b, 3, H, W]
-        h, w = x.shape[2] // self.stride, x.shape[3] // self.stride
         half = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
-        with torch.inference_mode(), torch.autocast(self.device.type, half, enabled=self.device.type == "cuda"):
-            level = self._intermediate(x)
-            if not self.is_vit:
-                return level.permute(0, 2, 3, 1).float(), level.float().mean((2, 3))
-            if self._captured:
-                return self._facet(self._captured.pop(), h, w)
-            tokens, prefix = level
-        tokens = tokens.permute(0, 2, 3, 1).float()  # [b, h, w, d]
-        cls = prefix[:, 0].float() if prefix.shape[1] else tokens.mean((1, 2))
-        return tokens, cls
+        with torch.inference_mode():
+            x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()  # [b, 3, H, W]
+            x = (x / 255 - self.mean) / self.std
+            if self.is_vit:
+                self._positions.fit(x.shape[2] // self.stride, x.shape[3] // self.stride)
+            with torch.autocast(self.device.type, half, enabled=self.device.type == "cuda"):
+                return self._facets(x) if self._facet else self._tokens(x)
 
-    def _facet(self, qkv: torch.Tensor, h: int, w: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The chosen third of [b, p + h*w, 3*d]: heads lie side by side within a third already."""
-        third = FACETS[self.set.facet]
-        d = qkv.shape[2] // 3
-        facet = qkv[..., third * d : (third + 1) * d].float()  # [b, p + h*w, d]
-        if self.set.facet == "key" and self.set.key_bias == "subtract" and self._attention.qkv.bias is not None:
-            # Softmax does not see a vector added to every key, so the bias is arbitrary; DINOv2's drowns the cosines.
-            facet = facet - self._attention.qkv.bias[d : 2 * d].float()
-        tokens = facet[:, -h * w :].reshape(len(facet), h, w, d)
-        cls = facet[:, 0] if facet.shape[1] > h * w else tokens.mean((1, 2))
-        return tokens, cls
+    def _tokens(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output of the chosen block or feature level."""
+        level = self._intermediate(x)
+        level, prefix = level if isinstance(level, tuple) else (level, None)
+        tokens = level.permute(0, 2, 3, 1).float()  # [b, h, w, d]
+        if prefix is not None and getattr(self.model, "cls_token", None) is not None:
+            return tokens, prefix[:, 0].float()
+        return tokens, tokens.mean((1, 2))
+
+    def _facets(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Key, query or value of the chosen block."""
+        assert self._facet is not None
+        h, w = x.shape[2] // self.stride, x.shape[3] // self.stride
+        with self._facet.stopping():
+            self._intermediate(x)
+        facet = self._facet.take(int(getattr(self.model, "num_prefix_tokens", 0)) + h * w)  # [b, p + h*w, d]
+        tokens = facet[:, -h * w :].reshape(len(facet), h, w, -1)
+        has_cls = getattr(self.model, "cls_token", None) is not None
+        return tokens, facet[:, 0] if has_cls else tokens.mean((1, 2))
+
+    def _intermediate(self, x: torch.Tensor) -> Any:
+        """The chosen level: [b, d, h, w], or ([b, d, h, w], prefix tokens [b, p, d]) where there are such tokens."""
+        forward = getattr(self.model, "forward_intermediates", None)
+        if forward is None:
+            raise ConfigError(f"features.<name>.backbone: timm's {self.set.backbone} has no dense features")
+        count = len(self.model.blocks) if self.is_vit else len(self.model.feature_info)
+        _check_layer(self.set, count, "blocks" if self.is_vit else "feature levels")
+        options = {"norm": self._norm, "stop_early": True, "intermediates_only": True, "return_prefix_tokens": True}
+        known = inspect.signature(forward).parameters
+        try:
+            return forward(x, indices=[self.set.layer], **{k: v for k, v in options.items() if k in known})[0]
+        except (AssertionError, RuntimeError) as error:
+            if self._norm and "normalization" in str(error):  # hierarchical networks: no one norm fits every level
+                self._norm = False
+                return self._intermediate(x)
+            if isinstance(error, RuntimeError) and "size of tensor" not in str(error):
+                raise
+            size, reason = f"{x.shape[2]}x{x.shape[3]} px", " ".join(str(error).split()) or "fixed image size"
+            raise ConfigError(
+                f"features.<name>.size: {self.set.backbone} does not take images of {size} ({reason})"
+            ) from error
+
+
+def _check_layer(feature_set: FeatureSet, count: int, what: str) -> None:
+    if not -count <= feature_set.layer < count:
+        raise ConfigError(
+            f"features.<name>.layer: {feature_set.layer}, but {feature_set.backbone} has {count} {what}; "
+            f"use {-count}..{count - 1}"
+        )
+
+
+class _Positions:
+    """Position embeddings of a ViT for any rectangular grid.
+
+    Bicubic without antialiasing, as DINO and DINOv2 run; timm's own resampling antialiases, which moves the keys of a
+    518 px ViT-S/14 run at 224 px to a cosine of 0.989 in the worst token, where this gives the exported original.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.native: torch.Tensor | None = getattr(model, "pos_embed", None)
+        self.grid = self.native_grid = tuple(model.patch_embed.grid_size)
+        self.dynamic = bool(getattr(model, "dynamic_img_size", False))
+
+    def fit(self, h: int, w: int) -> None:
+        """Make the model ready for h x w patches."""
+        if (h, w) == self.grid:
+            return
+        if self.dynamic and self.native is not None and self.native.ndim == 3:
+            from torch import nn
+
+            resampled = resample_positions(self.native, self.native_grid, (h, w))
+            self.model.pos_embed = nn.Parameter(resampled, requires_grad=False)
+            self.model.patch_embed.grid_size = (h, w)
+        elif not self.dynamic and hasattr(self.model, "set_input_size"):
+            patch = self.model.patch_embed.patch_size
+            self.model.set_input_size(img_size=(h * patch[0], w * patch[1]))
+        self.grid = (h, w)
+
+
+def resample_positions(positions: torch.Tensor, old: tuple[int, ...], new: tuple[int, int]) -> torch.Tensor:
+    """Position embeddings [1, p + h*w, d] for another grid, bicubic; the p prefix embeddings stay as they are.
+
+    The same grid gives the same numbers.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    prefix = positions.shape[1] - old[0] * old[1]
+    if tuple(old) == tuple(new):
+        return positions
+    grid = positions[:, prefix:].reshape(1, *old, -1).permute(0, 3, 1, 2)  # [1, d, h, w]
+    grid = interpolate(grid.float(), size=new, mode="bicubic", align_corners=False, antialias=False)
+    rows = grid.flatten(2).transpose(1, 2).to(positions.dtype)  # [1, h'*w', d]
+    return torch.cat([positions[:, :prefix], rows], 1)
+
+
+class _Enough(Exception):  # noqa: N818 - not an error: it ends the forward pass
+    """The input of the chosen attention is known, the rest need not be computed."""
+
+
+class _Facet:
+    """Query, key or value of one block: one third of its projection, applied to the input of its attention.
+
+    A head's numbers lie side by side within a third in every timm ViT (reshape to [b, T, 3, heads, d_head]), so the
+    third is all heads concatenated. The bias of the keys is never added when it is to be subtracted: softmax does not
+    see a vector added to every key, so it is arbitrary, and DINOv2's drowns the cosines.
+    """
+
+    def __init__(self, model: Any, feature_set: FeatureSet) -> None:
+        self.set = feature_set
+        _check_layer(feature_set, len(model.blocks), "blocks")
+        attention = getattr(model.blocks[feature_set.layer], "attn", None)
+        self.weight, self.bias = self._projection(attention)
+        if feature_set.facet == "key" and feature_set.key_bias == "subtract":
+            self.bias = None
+        self.seen: torch.Tensor | None = None
+        self.active = False
+        attention.register_forward_pre_hook(self._see, with_kwargs=True)  # type: ignore[union-attr]
+
+    def _projection(self, attention: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight [d, c] and bias [d] of the facet."""
+        letter = self.set.facet[0]  # timm names the parts q, k, v
+        fused, single = getattr(attention, "qkv", None), getattr(attention, f"{letter}_proj", None)
+        if fused is None and single is None:
+            raise self._unsupported()
+        if fused is None:
+            return single.weight, single.bias  # type: ignore[union-attr]
+        third = fused.weight.shape[0] // 3
+        part = slice(FACETS[self.set.facet] * third, (FACETS[self.set.facet] + 1) * third)
+        biases = [fused.bias[part]] if fused.bias is not None else []
+        own = getattr(attention, f"{letter}_bias", None)  # EVA, BEiT: biases beside a projection without
+        biases += [own] if own is not None else []
+        return fused.weight[part], sum(biases[1:], biases[0]) if biases else None
+
+    def _see(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.active:
+            self.seen = args[0] if args else kwargs["x"]
+            raise _Enough
+
+    @contextlib.contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Within: the forward pass ends at the chosen attention."""
+        self.active, self.seen = True, None
+        try:
+            with contextlib.suppress(_Enough):
+                yield
+        finally:
+            self.active = False
+
+    def take(self, tokens: int) -> torch.Tensor:
+        """The facet [b, tokens, d], float32."""
+        from torch.nn.functional import linear
+
+        if self.seen is None or self.seen.ndim != 3 or self.seen.shape[1] != tokens:
+            raise self._unsupported()
+        return linear(self.seen, self.weight, self.bias).float()
+
+    def _unsupported(self) -> ConfigError:
+        return ConfigError(
+            f"features.<name>.facet: {self.set.backbone} has no {self.set.facet} a token "
+            "(no plain attention over all tokens in this block); use facet: token"
+        )
 
 
 def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> Backbone:
@@ -158,32 +283,36 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> 
         raise WeightsError(f"{weights}: no such file; run snakemake, its rule `weights` makes it") from None
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise WeightsError(f"{weights}: not a weights file of maskmill ({error}); delete it and run again") from None
-    options: dict[str, Any] = {"num_classes": 0}
+    model = _create(timm, facts["architecture"], feature_set)
+    wanted = model.state_dict()
+    unfit = [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]
+    if unfit:
+        raise WeightsError(
+            f"{weights}: {len(unfit)} of {len(wanted)} tensors do not fit timm's {facts['architecture']} "
+            f"({', '.join(unfit[:3])}); delete it and run again"
+        )
+    model.load_state_dict({key: state[key] for key in wanted})
+    return Backbone(model, feature_set, facts["mean"], facts["std"], device, facts.get("sha256", ""))
+
+
+def _create(timm: Any, architecture: str, feature_set: FeatureSet) -> Any:
+    """The network for any image size: ViTs interpolate their position embeddings to the grid at hand."""
+    options: dict[str, Any] = {"num_classes": 0, "pretrained": False}
     if feature_set.stride is not None:
         options["output_stride"] = feature_set.stride
     try:
-        model = _create(timm, facts["architecture"], options)
+        try:
+            return timm.create_model(architecture, dynamic_img_size=True, **options)
+        except TypeError:
+            return timm.create_model(architecture, **options)
     except (TypeError, AssertionError, NotImplementedError, ValueError) as error:
         if feature_set.stride is None:
             raise
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"features.<name>.stride: {feature_set.backbone} has no output stride {feature_set.stride} ({reason})"
-        ) from None
-    missing, _ = model.load_state_dict(state, strict=False)
-    if missing:
-        raise WeightsError(
-            f"{weights}: lacks {len(missing)} tensors ({', '.join(missing[:3])}); delete it and run again"
-        )
-    return Backbone(model, feature_set, facts["mean"], facts["std"], device)
+        raise _no_stride(feature_set, " ".join(str(error).split())) from None
 
 
-def _create(timm: Any, architecture: str, options: dict[str, Any]) -> Any:
-    """The network for any image size: ViTs interpolate their position embeddings to the grid at hand."""
-    import torch
-
-    with torch.device("cpu"):
-        try:
-            return timm.create_model(architecture, pretrained=False, dynamic_img_size=True, **options)
-        except TypeError:
-            return timm.create_model(architecture, pretrained=False, **options)
+def _no_stride(feature_set: FeatureSet, reason: str) -> ConfigError:
+    return ConfigError(
+        f"features.<name>.stride: {feature_set.backbone} can not give stride {feature_set.stride} ({reason}); "
+        "leave it out, or use a CNN whose last level dilates (16 or 8)"
+    )

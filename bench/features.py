@@ -1,0 +1,150 @@
+"""What does the features stage cost beyond the network itself, and does its memory grow with the shard?
+
+    python bench/features.py [--images DIR] [--backbone vit_small_focus] [--facet key] [--count 48] [--rounds 3]
+
+Both sides run in one process, in turn, on the same batches: (a) the bare timm forward up to the same block on batches
+already in memory, (b) the whole stage from files to Zarr. Medians; the ratio is (a) / (b), 1.0 means that decoding,
+resizing, copying and storing cost nothing. Peak memory is that of a fresh process a shard size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from maskmill.backbones import Backbone, load
+from maskmill.config import FeatureSet, Inputs, Size
+from maskmill.features.run import BatchReader, plan_batches, run
+from maskmill.images import SUFFIXES
+from maskmill.inputs.run import run as inputs
+from maskmill.manifest import read_manifest
+from maskmill.weights import fetch_demo, prepare
+
+
+def bare(backbone: Backbone, batches: list[torch.Tensor]) -> float:
+    """Seconds of the timm forward alone, tokens of the chosen block, on normalised batches."""
+    start = time.perf_counter()
+    with torch.inference_mode():
+        for batch in batches:
+            backbone.model.forward_intermediates(
+                batch, indices=[backbone.set.layer], norm=True, stop_early=True, intermediates_only=True
+            )
+    if backbone.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def stage(folder: Path, shard: str, chosen: FeatureSet, options: argparse.Namespace) -> float:
+    """Seconds of the whole stage, from image files to a Zarr store, less loading the weights."""
+    manifest, weights = folder / "manifest.parquet", folder / "w.safetensors"
+    quiet = contextlib.redirect_stderr(io.StringIO())
+    start = time.perf_counter()
+    load(weights, chosen, torch.device(options.device))
+    loaded = time.perf_counter() - start
+    start = time.perf_counter()
+    with quiet:
+        body = chosen.model_dump(mode="json")
+        run(manifest, shard, body, weights, folder / "o.zarr", options.batch_size, options.threads, options.device)
+    return time.perf_counter() - start - loaded
+
+
+def setup(folder: Path, options: argparse.Namespace, count: int) -> str:
+    """Manifest of `count` images in one shard, and the weights; the shard's name."""
+    if options.images:
+        source = str(options.images)
+    else:
+        source = str(folder / "bikes.mp4")
+        fetch_demo(Path(source))
+    section = Inputs(shard_size=100_000, max_images=count, verify="header").model_dump(mode="json")
+    with contextlib.redirect_stderr(io.StringIO()):
+        inputs(source, None, section, folder / "manifest.parquet", folder / "r.csv", 1, folder / "frames")
+    prepare(FeatureSet(backbone=options.backbone), folder / "w.safetensors")
+    return read_manifest(folder / "manifest.parquet").shards[0]
+
+
+def throughput(options: argparse.Namespace, chosen: FeatureSet) -> list[tuple[float, float]]:
+    """(bare, stage) seconds, `rounds` times in turn."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shard = setup(folder, options, options.count)
+        backbone = load(folder / "w.safetensors", chosen, torch.device(options.device))
+        plan = plan_batches(
+            read_manifest(folder / "manifest.parquet").of(shard), chosen, backbone.multiple, options.batch_size
+        )
+        pixels = [BatchReader(plan)[i] for i in range(len(plan))]
+        assert not any(isinstance(batch, str) for batch in pixels), pixels
+        images = [torch.from_numpy(np.asarray(batch)).to(backbone.device).permute(0, 3, 1, 2) for batch in pixels]
+        batches = [(batch.float() / 255 - backbone.mean) / backbone.std for batch in images]
+        backbone.forward(torch.from_numpy(np.asarray(pixels[0])))  # position embeddings of this grid, warm caches
+        bare(backbone, batches[:1])
+        return [(bare(backbone, batches), stage(folder, shard, chosen, options)) for _ in range(options.rounds)]
+
+
+def peak(options: argparse.Namespace, count: int) -> tuple[int, float]:
+    """(images, peak MiB) of a fresh process that runs one shard of `count` images."""
+    command = [sys.executable, __file__, "--only-memory", str(count)]
+    for key in ("backbone", "facet", "side", "threads", "batch_size", "device", "images"):
+        value = getattr(options, key)
+        command += [] if value is None else [f"--{key.replace('_', '-')}", str(value)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found, mib = json.loads(done.stdout.splitlines()[-1])
+    return found, mib
+
+
+def only_memory(options: argparse.Namespace, chosen: FeatureSet) -> None:
+    """Run one shard and print [images, peak MiB of this process and of its readers]."""
+    with tempfile.TemporaryDirectory() as name:
+        shard = setup(Path(name), options, options.only_memory)
+        stage(Path(name), shard, chosen, options)
+        found = len(read_manifest(Path(name) / "manifest.parquet").of(shard))
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    print(json.dumps([found, sum(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024]))
+
+
+def main() -> None:
+    """Print the two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, help=f"folder of images ({', '.join(SUFFIXES[:3])}, ...); default: demo")
+    parser.add_argument("--backbone", default="vit_small_focus")
+    parser.add_argument("--facet", default="token")
+    parser.add_argument("--side", type=int, default=224, help="short side in pixels")
+    parser.add_argument("--count", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only-memory", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    chosen = FeatureSet(backbone=options.backbone, facet=options.facet, size=Size(short_side=options.side))
+    if options.only_memory:
+        only_memory(options, chosen)
+        return
+    rows = throughput(options, chosen)
+    print(
+        f"{options.backbone}, {options.facet}, short side {options.side}, {options.threads} threads, {options.device}"
+    )
+    print("| round | bare forward s | whole stage s | ratio |\n|---|---|---|---|")
+    for i, (a, b) in enumerate(rows):
+        print(f"| {i} | {a:.2f} | {b:.2f} | {a / b:.3f} |")
+    a, b = (statistics.median(column) for column in zip(*rows, strict=True))
+    print(f"| median | {a:.2f} | {b:.2f} | {a / b:.3f} |\n")
+    print("| images a shard | peak MiB |\n|---|---|")
+    for count in (options.count // 2, options.count, options.count * 4):
+        print("| {} | {:.0f} |".format(*peak(options, count)))
+
+
+if __name__ == "__main__":
+    main()
