@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,10 @@ def test_errors_leave_nothing_behind(tmp_path: Path) -> None:
     with RaggedWriter(tmp_path / "masks/s1.zarr", "masks", dtype="uint8", attrs={"clusters": 5, "ignore": 255}) as out:
         out.append("b", np.array([[1]], np.uint8))
     with pytest.raises(StoreError, match=r"s1\.zarr: 5 clusters, other shards have 3"):
+        run(**token)
+    (tmp_path / "masks/s1.zarr").rename(tmp_path / "masks/old.zarr")
+    shutil.copytree(tmp_path / "masks/s0.zarr", tmp_path / "masks/s1.zarr")
+    with pytest.raises(StoreError, match=r"s1\.zarr: holds other images than the manifest's shard"):
         run(**token)
     assert not [p for p in tmp_path.iterdir() if "export" in p.name]
 

@@ -48,6 +48,10 @@ def test_round_trip(tmp_path_factory: Any, grids: list[tuple[int, int]], depth: 
     for i, image in enumerate(images):
         np.testing.assert_array_equal(got[i], image)
         np.testing.assert_array_equal(got[f"im/{i}"], image)
+    streamed = list(got.images())
+    assert [image_id for image_id, _ in streamed] == got.ids
+    for (_, values), image in zip(streamed, images, strict=True):
+        np.testing.assert_array_equal(values, image)
     rows = [image.reshape(-1, depth) for image in images]
     if rows:
         np.testing.assert_array_equal(np.concatenate([block for _, block in got.chunks(5)]), np.concatenate(rows))

@@ -285,6 +285,22 @@ class Ragged:
         """Names of the fields stored once an image."""
         return [str(name) for name in self._group.attrs["per_image"]]  # type: ignore[union-attr]
 
+    def images(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(id, values) of every image, in order, as `store[i]` gives them; about one chunk is read at a time.
+
+        A chunk holds hundreds of masks: image by image, it would be decoded hundreds of times.
+        """
+        start = 0
+        while start < len(self):
+            end = int(self.offsets[start]) + self.values.chunks[0]
+            stop = max(start + 1, int(np.searchsorted(self.offsets, end, side="right")) - 1)
+            block = self.rows(int(self.offsets[start]), int(self.offsets[stop]))
+            for i in range(start, stop):
+                first, last = self.offsets[i : i + 2] - self.offsets[start]
+                h, w = (int(side) for side in self.grid[i])
+                yield self.ids[i], block[first:last].reshape(h, w, *block.shape[1:])
+            start = stop
+
     def per_image(self, name: str) -> np.ndarray:
         """A field stored once an image, [n, ...]."""
         if name not in self._group:

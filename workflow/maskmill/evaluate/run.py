@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from maskmill.evaluate.confusion import Confusion, at_frame, frame
 from maskmill.evaluate.labelled import digest, labelled_rows, read_label
 from maskmill.evaluate.protocol import protocol
 from maskmill.evaluate.score import score_clusters
+from maskmill.manifest import Row
 from maskmill.progress import track
 from maskmill.store import Ragged
 
@@ -46,15 +47,15 @@ def run(
     clusters = cluster_count(stores)
     confusion = Confusion(clusters + 2, settings.classes, settings.ignore)
     digests: dict[str, str] = {}
-    places = [(store, i) for store in stores for i, image_id in enumerate(store.ids) if image_id in rows]
-    for store, i in track(places, len(places), "evaluate"):
-        row = rows[store.ids[i]]
+    count = 0
+    for store, image_id, values in track(_labelled_masks(stores, rows), len(rows), "evaluate"):
+        row, count = rows[image_id], count + 1
         label = read_label(row)
         digests[row.id] = digest(label)
         shape, window = frame(row.height, row.width, settings.size)
-        mask = prediction_rows(store, i, clusters)
+        mask = prediction_rows(store, image_id, values, clusters)
         confusion.add(at_frame(mask, shape, window), at_frame(label, shape, window))
-    _check_complete(rows, digests, len(places), stores)
+    _check_complete(rows, digests, count, stores)
     protocols = [
         protocol(name, settings.size, settings.ignore, confusion.classes, digests)
         for name in dict.fromkeys(settings.protocols)
@@ -78,13 +79,22 @@ def cluster_count(stores: Sequence[Ragged]) -> int:
     return next(iter(found))
 
 
-def prediction_rows(store: Ragged, i: int, clusters: int) -> np.ndarray:
+def _labelled_masks(stores: Sequence[Ragged], rows: Mapping[str, Row]) -> Iterator[tuple[Ragged, str, np.ndarray]]:
+    """(store, id, mask) of every labelled image; a store with few of them is not read as a whole."""
+    for store in stores:
+        wanted = [image_id for image_id in store.ids if image_id in rows]
+        if 8 * len(wanted) < len(store):
+            yield from ((store, image_id, store[image_id]) for image_id in wanted)
+        else:
+            yield from ((store, image_id, mask) for image_id, mask in store.images() if image_id in rows)
+
+
+def prediction_rows(store: Ragged, image_id: str, mask: np.ndarray, clusters: int) -> np.ndarray:
     """Mask of an image as confusion rows: 0 background, 1..k clusters, k + 1 predicted ignore."""
-    mask = store[i]
     ignored = mask == store.attrs["ignore"]
     if (mask[~ignored] > clusters).any():
         raise StoreError(
-            f"{store.path}: {store.ids[i]}: a mask value beyond {clusters} clusters; delete it and run snakemake again"
+            f"{store.path}: {image_id}: a mask value beyond {clusters} clusters; delete it and run snakemake again"
         )
     return np.where(ignored, clusters + 1, mask.astype(np.int32))
 

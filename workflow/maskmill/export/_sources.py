@@ -72,16 +72,20 @@ class Sources:
                     f"{masks.path}: {masks.attrs['clusters']} clusters, other shards have {self.clusters}; "
                     "delete it and run snakemake again"
                 )
-            segments, regions = None, {}
+            rows = self.manifest.of(shard)
+            regions: Mapping[str, Sequence[Region]] = {}
+            segments: Iterator[tuple[str, np.ndarray | None]] = ((row.id, None) for row in rows)
             if self.has_regions:
-                segments = self._open(_pick(self._segments, shard), "segments")
+                segments = iter(self._open(_pick(self._segments, shard), "segments").images())
                 regions = read_regions(_pick(self._assignments, shard), _pick(self._regions, shard))
-            for row in self.manifest.of(shard):
-                cut = segments[row.id] if segments is not None else None
-                yield Item(row, masks[row.id], cut, regions.get(row.id, ()))
+            for row, (_, mask), (_, cut) in zip(rows, masks.images(), segments, strict=True):
+                yield Item(row, mask, cut, regions.get(row.id, ()))
 
     def _open(self, path: Path, kind: str) -> Ragged:
+        """A store of exactly the shard's images, in the manifest's order."""
         store = Ragged(path, kind)
+        if store.ids != [row.id for row in self.manifest.of(path.stem)]:
+            raise StoreError(f"{path}: holds other images than the manifest's shard; delete it and run snakemake again")
         self.hashes.append(store.hash)
         return store
 
