@@ -29,7 +29,7 @@ def test_shipped_config_is_valid_and_names_every_key() -> None:
 
 
 def test_recipes_share_equal_feature_sets() -> None:
-    both = run(recipes=["kmeans", "comus"], features={"semantic": {"size": {"square": 448}, "stride": None}})
+    both = run(recipes=["kmeans", "comus"])
     assert len(both.feature_sets) == 2  # grouping, and one semantic for both
 
 

@@ -138,11 +138,14 @@ def _original(value: Any) -> Any:
     return None if value == "original" else value
 
 
+ProtocolName = Literal["hungarian_counts", "hungarian_iou", "many_to_one"]
+
+
 class Evaluate(Model):
     """evaluate: only where labels exist. Every score is stored with its whole protocol."""
 
-    protocols: Annotated[list[Literal["hungarian_counts", "hungarian_iou", "many_to_one"]], BeforeValidator(_split)] = (
-        Field(default_factory=lambda: ["hungarian_iou", "hungarian_counts", "many_to_one"], min_length=1)
+    protocols: Annotated[list[ProtocolName], BeforeValidator(_split)] = Field(
+        default=["hungarian_iou", "hungarian_counts", "many_to_one"], min_length=1
     )
     classes: list[int] | None = Field(None, description="label ids that are scored; others are void. Default: all")
     class_names: dict[int, str] = Field(default_factory=dict, description="label id -> name")
