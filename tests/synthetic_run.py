@@ -54,7 +54,8 @@ def build(
     _rejected(results, rejected)
     for shard in dict.fromkeys(shards):
         mine = [i for i, s in enumerate(shards) if s == shard] if len(names) < 5000 else _span(shards, shard)
-        _shard(results, shard, [names[i] for i in mine], [sizes[i] for i in mine], clusters, seeds, regions, tokens)
+        scenes = {names[i]: (i % len(files) if regions else None, _grid(sizes[i], tokens)) for i in mine}
+        _shard(results, shard, scenes, clusters, seeds)
     if labelled:
         _scores(results, seeds, clusters, len(names))
     if benchmarks:
@@ -139,19 +140,22 @@ def _rejected(results: Path, count: int) -> None:
         csv.writer(file).writerows([("id", "path", "reason"), *rows])
 
 
+def _grid(size: tuple[int, int], tokens: int) -> tuple[int, int]:
+    """(h, w) of the tokens of an image of (H, W), the longer side `tokens`."""
+    longest = max(size)
+    return max(1, round(tokens * size[0] / longest)), max(1, round(tokens * size[1] / longest))
+
+
 def _shard(
     results: Path,
     shard: str,
-    names: list[str],
-    sizes: list[tuple[int, int]],
+    images: dict[str, tuple[int | None, tuple[int, int]]],
     clusters: int,
     seeds: Sequence[int],
-    regions: bool,
-    tokens: int,
 ) -> None:
-    """cut, regions, assignments and masks of both recipes for one shard."""
-    grids = [(tokens, round(tokens * w / h)) if w < h else (round(tokens * h / w), tokens) for h, w in sizes]
-    scenes = [_scene(_number(n), g) if regions else np.zeros(g, np.uint8) for n, g in zip(names, grids, strict=True)]
+    """cut, regions, assignments and masks of both recipes for one shard; images: id -> (photo or None, grid)."""
+    names, grids = list(images), [grid for _, grid in images.values()]
+    scenes = [np.zeros(grid, np.uint8) if photo is None else _scene(photo, grid) for photo, grid in images.values()]
     comus = results / "recipes/comus"
     with RaggedWriter(
         comus / f"cut/{shard}.zarr", "segments", dtype="uint8", provenance=Provenance.of("cut", {})

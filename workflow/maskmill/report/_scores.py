@@ -14,6 +14,12 @@ from maskmill.artefact import json_hash, read_json
 
 SHARES = ("miou", "accuracy")  # printed in percent; other numbers as they are
 TITLES = {"miou": "mIoU", "accuracy": "Accuracy", "discovered": "Classes found"}
+HEADS = {
+    "hungarian_iou": "Hungarian matching on IoU",
+    "hungarian_counts": "Hungarian matching on pixel counts",
+    "many_to_one": "Many to one",
+    "linear_probe": "Linear probe",
+}
 NOT_METRICS = ("images", "pixels", "unmatched", "clusters")
 
 
@@ -59,6 +65,11 @@ class Board:
     metrics: tuple[str, ...]
     classes: tuple[str, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        """Head of the table."""
+        return HEADS.get(self.name, self.name.replace("_", " "))
 
     @property
     def titles(self) -> list[str]:
@@ -128,14 +139,15 @@ def _cell(values: Sequence[Any], percent: bool) -> Cell:
 
 
 def _mark_best(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """The largest mean of every column, as printed: equals are all best."""
+    """The largest mean of every column, as printed: equals are all best, but not where the whole column is."""
 
     def marked(cells: Sequence[tuple[Cell, ...]]) -> list[tuple[Cell, ...]]:
         columns = [[c.mean if c.mean is not None else -math.inf for c in column] for column in zip(*cells, strict=True)]
-        tops = [round(max(column), 4) for column in columns]
+        # Rounded as printed, and no best where all are equal.
+        tops = [round(max(column), 4) if len({round(v, 4) for v in column}) > 1 else math.inf for column in columns]
         return [
             tuple(
-                Cell(c.mean, c.sd, c.percent, len(rows) > 1 and c.mean is not None and round(c.mean, 4) == top)
+                Cell(c.mean, c.sd, c.percent, c.mean is not None and round(c.mean, 4) == top)
                 for c, top in zip(row, tops, strict=True)
             )
             for row in cells

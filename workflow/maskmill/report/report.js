@@ -90,7 +90,7 @@
     if (!chip) return;
     const colour = parseInt(chip.dataset.colour.slice(1), 16);
     for (const row of rows.filter((r) => !r.hidden)) {
-      for (const panel of panelsOf(row)) if (panel.dataset.clusters) fade(one("img", panel), colour);
+      for (const panel of panelsOf(row)) if (panel.dataset.step !== "cut" && one("img", panel)) fade(one("img", panel), colour);
     }
   }
 
