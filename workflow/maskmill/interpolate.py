@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK = 64  # classes upsampled at once: bounds the memory for hundreds of clusters
 
 
-@lru_cache(maxsize=1024)
 def matrix(source: int, target: int) -> np.ndarray:
     """Matrix [target, source] float32 of linear interpolation between the cell centres of two grids of one length."""
     at = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)  # target centres in source cells
@@ -18,16 +21,29 @@ def matrix(source: int, target: int) -> np.ndarray:
     weights = np.zeros((target, source), np.float32)
     weights[np.arange(target), low] = 1 - share
     weights[np.arange(target), np.minimum(low + 1, source - 1)] += share
-    weights.setflags(write=False)
     return weights
 
 
 def resize_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Maps [c, h, w] -> [c, H, W] float32."""
+    """Maps [c, h, w] -> [c, H, W] float32.
+
+    In torch, whose thread count the caller sets: one thread for results that depend on nothing else.
+    """
+    import torch
+
     h, w = maps.shape[1:]
+    maps = np.ascontiguousarray(maps, dtype=np.float32)
     if (h, w) == size:
-        return maps.astype(np.float32)
-    return matrix(h, size[0]) @ (maps.astype(np.float32) @ matrix(w, size[1]).T)
+        return maps
+    wide = torch.from_numpy(maps) @ _tensor(w, size[1]).T  # [c, h, W]
+    return torch.matmul(_tensor(h, size[0]), wide).numpy()
+
+
+@lru_cache(maxsize=1024)
+def _tensor(source: int, target: int) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(matrix(source, target))
 
 
 def upsample_scores(scores: np.ndarray, factor: int) -> np.ndarray:

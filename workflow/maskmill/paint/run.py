@@ -49,14 +49,18 @@ def run_regions(
     Raises:
         StoreError: the shard's own table is not among `assignments`, or names unknown regions.
     """
+    import torch
+
     from maskmill.codebook import read
 
-    clusters = len(read(codebook).centroids)
+    torch.set_num_threads(1)
+    book = read(codebook)
+    clusters = len(book)
     limits = distance_limits(assignments, clusters, params["keep_closest"])
     store = Ragged(segments, "segments")
     rows = _shard_rows(Path(segments), assignments)
     dropped = 0 if params["dropped"] == "background" else ignore_value(mask_dtype(clusters))
-    with _writer(out, clusters, params, store) as writer:
+    with _writer(out, clusters, params, [store.hash, book.hash]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             table = region_labels(rows.get(image_id, []), limits, clusters, dropped)
             writer.append(image_id, paint_regions(store[i], table, clusters, params["upsample"]))
@@ -69,12 +73,15 @@ def run_tokens(vectors: str | Path, codebook: str | Path, params: Mapping[str, A
         vectors: Ragged of the (reduced) token vectors [h, w, d] that the codebook was fitted on.
         codebook, params, out: as in `run_regions`; the masks have clusters from 1 and no background.
     """
+    import torch
+
     from maskmill.codebook import read, scores
 
+    torch.set_num_threads(1)
     book = read(codebook)
-    clusters = len(book.centroids)
+    clusters = len(book)
     store = Ragged(vectors)
-    with _writer(out, clusters, params, store) as writer:
+    with _writer(out, clusters, params, [store.hash, book.hash]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             tokens = store[i].astype(np.float32)  # [h, w, d]
             h, w, d = tokens.shape
@@ -140,8 +147,8 @@ def _shard_rows(segments: Path, assignments: Sequence[str | Path]) -> dict[str, 
     return rows
 
 
-def _writer(out: str | Path, clusters: int, params: Mapping[str, Any], source: Ragged) -> RaggedWriter:
+def _writer(out: str | Path, clusters: int, params: Mapping[str, Any], inputs: list[str]) -> RaggedWriter:
     dtype = mask_dtype(clusters)
     attrs = {"clusters": clusters, "ignore": ignore_value(dtype), "round": 0}
-    provenance = Provenance.of("paint", dict(params), [source.hash])
+    provenance = Provenance.of("paint", dict(params), inputs)
     return RaggedWriter(out, "masks", dtype=dtype.name, attrs=attrs, provenance=provenance)

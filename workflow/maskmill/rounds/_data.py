@@ -6,11 +6,13 @@ sampling follow the sorted ids, so shards do not matter.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from maskmill.errors import NumericsError, StoreError
 from maskmill.interpolate import resize_maps
@@ -33,8 +35,9 @@ class Projection:
         h, w, d = tokens.shape
         if d != len(self.mean):
             raise StoreError(f"features of {d} channels for a student made for {len(self.mean)}; use its own backbone")
-        flat = (tokens.reshape(h * w, d).astype(np.float32) - self.mean) @ self.weight
-        return np.ascontiguousarray(flat.T).reshape(-1, h, w)
+        flat = torch.from_numpy(tokens.reshape(h * w, d).astype(np.float32) - self.mean)
+        maps = torch.from_numpy(self.weight).T @ flat.T  # [p, h * w]
+        return maps.numpy().reshape(-1, h, w)
 
 
 def fit_projection(rows: np.ndarray, dimensions: int, name: str) -> Projection:
@@ -55,8 +58,8 @@ def fit_projection(rows: np.ndarray, dimensions: int, name: str) -> Projection:
     if not deviation.max(initial=0) > 0:
         raise NumericsError(f"feature set {name!r}: all {len(rows)} sampled tokens are equal; check its backbone")
     scale = np.where(deviation > 1e-6 * deviation.max(), 1 / np.maximum(deviation, 1e-30), 0)  # dead channels drop out
-    x = (x - mean) * scale
-    values, vectors = np.linalg.eigh(x.T @ x / len(x))
+    centred = torch.from_numpy((x - mean) * scale)
+    values, vectors = (part.numpy() for part in torch.linalg.eigh(centred.T @ centred / len(x)))
     keep = np.argsort(-values, kind="stable")[: min(dimensions, int((scale > 0).sum()), len(rows))]
     vectors = vectors[:, keep]
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(len(keep))])
@@ -135,6 +138,7 @@ class Images:
         self.projections: dict[str, Projection] = {}
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._room = cache_mib << 20
+        self._lock = threading.Lock()
 
     def _scan(self) -> Iterator[str]:
         """Count the classes and yield the images with a known cell, one shard's block in memory at a time."""
@@ -178,9 +182,10 @@ class Images:
             image_id = self.ids[i]
             x = align({name: shards[image_id] for name, shards in self.features.items()}, self.projections)
             x, mask = x.astype(np.float16), self.masks[image_id]
-            if self._room >= x.nbytes + mask.nbytes:  # keep what was read first: order is random, all are as good
-                self._room -= x.nbytes + mask.nbytes
-                self._cache[i] = x, mask
+            with self._lock:  # keep what was read first: order is random, all are as good
+                if self._room >= x.nbytes + mask.nbytes and i not in self._cache:
+                    self._room -= x.nbytes + mask.nbytes
+                    self._cache[i] = x, mask
         return x, class_shares(mask, (x.shape[1], x.shape[2]), self.classes)
 
 

@@ -21,7 +21,7 @@ from maskmill.sampling import rng
 MICRO = 4  # images of a micro-batch
 WARM_UP = 0.05  # share of the steps with a rising learning rate
 NEVER = -1e4  # bias of a class without a single cell in the masks: it is never predicted
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, valid, target shares, channel mask
+Draw = tuple[list[int], np.ndarray]  # images of a micro-batch, their channel mask [n, inputs]
 
 
 def train_head(
@@ -31,14 +31,14 @@ def train_head(
     inputs = sum(projection.weight.shape[1] for projection in images.projections.values())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng(seed, "weights").integers(2**62)))
-        head = build(inputs, classes, params).to(device)
+        head = build(inputs, classes, params).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(head.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, params.steps))
     weights = class_weights(images.counts, params.balance)
     losses = []
     with _single_threaded(device, threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
         for batch in track(batches(images, params, inputs, seed), params.steps, "train"):
-            losses.append(_step(head, batch, weights, params, device, pool))
+            losses.append(_step(head, images, batch, weights, params, device, pool))
             optimiser.step()
             schedule.step()
             if not math.isfinite(losses[-1]):
@@ -50,12 +50,14 @@ def train_head(
     with torch.no_grad():
         head.get_parameter("classify.weight")[absent] = 0.0
         head.get_parameter("classify.bias")[absent] = NEVER
-    tensors = {f"head.{key}": value.detach().float().cpu().numpy() for key, value in head.state_dict().items()}
+    tensors = {
+        f"head.{key}": value.detach().float().cpu().contiguous().numpy() for key, value in head.state_dict().items()
+    }
     return tensors, {"loss": losses, "images": len(images), "absent": int((images.counts == 0).sum())}
 
 
-def batches(images: Images, params: Params, inputs: int, seed: int) -> Iterator[list[Batch]]:
-    """`steps` lists of micro-batches; every image once an epoch, in an order drawn from the seed."""
+def batches(images: Images, params: Params, inputs: int, seed: int) -> Iterator[list[Draw]]:
+    """`steps` lists of micro-batches (images, channel mask); every image once an epoch, in an order of the seed."""
     generator = rng(seed, "batches")
     queue: list[int] = []
     for _ in range(params.steps):
@@ -64,11 +66,14 @@ def batches(images: Images, params: Params, inputs: int, seed: int) -> Iterator[
         chosen, queue = queue[: params.batch_size], queue[params.batch_size :]
         keep = generator.random((len(chosen), inputs)) >= params.dropout
         masks = (keep / (1 - params.dropout)).astype(np.float32)
-        yield [collate(images, chosen[a : a + MICRO], masks[a : a + MICRO]) for a in range(0, len(chosen), MICRO)]
+        yield [(chosen[a : a + MICRO], masks[a : a + MICRO]) for a in range(0, len(chosen), MICRO)]
 
 
-def collate(images: Images, chosen: list[int], channel_mask: np.ndarray) -> Batch:
-    """Images of any grids side by side, padded to the largest; padding has valid 0 and target 0."""
+def collate(images: Images, chosen: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images of any grids side by side, padded to the largest: features, validity, class shares, [n, c, H, W] each.
+
+    Padding has validity 0 and target 0.
+    """
     items = [images[i] for i in chosen]
     height, width = (max(x.shape[axis] for x, _ in items) for axis in (1, 2))
     x = np.zeros((len(items), items[0][0].shape[0], height, width), np.float32)
@@ -78,7 +83,7 @@ def collate(images: Images, chosen: list[int], channel_mask: np.ndarray) -> Batc
         h, w = features.shape[1:]
         x[n, :, :h, :w], valid[n, :, :h, :w] = features, 1
         target[n, :, :h, :w] = np.moveaxis(shares, 2, 0)
-    return x, valid, target, channel_mask[:, :, None, None]
+    return x, valid, target
 
 
 def class_weights(counts: np.ndarray, balance: float) -> np.ndarray:
@@ -109,32 +114,35 @@ def soft_cross_entropy(
 
 def _step(
     head: nn.Module,
-    batch: list[Batch],
+    images: Images,
+    batch: list[Draw],
     class_weight: np.ndarray,
     params: Params,
     device: torch.device,
     pool: ThreadPoolExecutor,
 ) -> float:
     """Set the gradients of one step; the mean loss over the known cells of the batch."""
-    total = max(sum(float((target.sum(axis=(0, 2, 3)) * class_weight).sum()) for _, _, target, _ in batch), 1e-6)
     weights = torch.from_numpy(class_weight).to(device)
     parameters = list(head.parameters())
 
-    def work(micro: Batch) -> tuple[float, tuple[torch.Tensor, ...]]:
-        x, valid, target, mask = (torch.from_numpy(array).to(device) for array in micro)
+    def work(draw: Draw) -> tuple[float, float, tuple[torch.Tensor, ...]]:
+        x, valid, target = (torch.from_numpy(array).to(device) for array in collate(images, draw[0]))
+        x = x * torch.from_numpy(draw[1])[:, :, None, None].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = head(x * mask, valid)
-        loss = soft_cross_entropy(logits, target, weights, params.label_smoothing) / total
-        return float(loss.detach()), torch.autograd.grad(loss, parameters)
+            logits = head(x.contiguous(memory_format=torch.channels_last), valid)
+        loss = soft_cross_entropy(logits, target, weights, params.label_smoothing)
+        cells = float((target * weights[None, :, None, None]).sum())
+        return float(loss.detach()), cells, torch.autograd.grad(loss, parameters)
 
     results = list(pool.map(work, batch))
+    total = max(sum(cells for _, cells, _ in results), 1e-6)
     for i, parameter in enumerate(parameters):
-        gradient = results[0][1][i]
-        for _, gradients in results[1:]:
+        gradient = results[0][2][i]
+        for _, _, gradients in results[1:]:
             gradient = gradient + gradients[i]
-        parameter.grad = gradient
+        parameter.grad = gradient / total
     nn.utils.clip_grad_norm_(parameters, 1.0)
-    return sum(loss for loss, _ in results)
+    return sum(loss for loss, _, _ in results) / total
 
 
 def _rate(step: int, steps: int) -> float:

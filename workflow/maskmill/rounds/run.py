@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,12 @@ def train(
         NumericsError: nothing but ignore in the masks, constant features, or a loss that is not finite.
         StoreError: an image of the masks is missing in a feature set.
     """
+    import torch
+
     from maskmill.rounds._data import Images
 
     features = {name: features[name] for name in sorted(features)}  # the student's order, whatever the caller's
+    torch.set_num_threads(1)  # parallel work is split by hand, so that no sum depends on the number of threads
     method = load("rounds", params[METHOD_KEY["rounds"]])
     body = {key: value for key, value in params.items() if key in method.Params.model_fields}
     settings = validate(method.Params, body, "--params", "rounds")
@@ -84,7 +88,7 @@ def predict(
     """
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # each image on one thread, several images at once
     model = Student.load(student, device)
     _, provenance = read_tensors(student)
     stores = {name: Ragged(path) for name, path in features.items()}
@@ -97,9 +101,22 @@ def predict(
     made = Provenance.of(
         "rounds", {"predict": model.spec["round"]}, [provenance["hash"], *(s.hash for s in stores.values())]
     )
+
+    def one(image_id: str) -> np.ndarray:
+        return model.mask({name: stores[name][image_id] for name in model.features})
+
     with RaggedWriter(out, "masks", dtype=dtype.name, attrs=attrs, provenance=made) as writer:
-        for image_id in track(first.ids, len(first), "predict"):
-            writer.append(image_id, model.mask({name: stores[name][image_id] for name in model.features}))
+        masks = _each(one, first.ids, 1 if model.device.type == "cuda" else threads)
+        for image_id, mask in track(zip(first.ids, masks, strict=True), len(first), "predict"):
+            writer.append(image_id, mask)
+
+
+def _each(one: Callable[[str], np.ndarray], ids: Sequence[str], threads: int) -> Iterator[np.ndarray]:
+    """one(id) in order; a bounded number of images ahead of the writer."""
+    ahead = 8 * threads
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(ids), ahead):
+            yield from pool.map(one, ids[start : start + ahead])
 
 
 def _made_by(paths: Sequence[str | Path]) -> dict[str, Any]:
