@@ -47,7 +47,9 @@ class Linear:
 
     def scores(self, tokens: np.ndarray) -> np.ndarray:
         """Scores [classes, h, w] of tokens [h, w, d]."""
-        return np.moveaxis(tokens.astype(np.float32) @ self.weight + self.bias, 2, 0)
+        h, w, d = tokens.shape
+        flat = self.weight.T @ tokens.reshape(h * w, d).astype(np.float32).T + self.bias[:, None]
+        return flat.reshape(-1, h, w)
 
 
 def probe(
