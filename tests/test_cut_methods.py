@@ -145,8 +145,35 @@ def test_largest_component_is_an_option() -> None:
     y[1, 1] = 9  # the seed
     y[4:8, 5:10] = 3
     assert int(object_of(y).mask.sum()) == 1
-    largest = object_of(y, largest=True)
+    largest = object_of(y, component="largest")
     assert (largest.seed, int(largest.mask.sum())) == ((1, 1), 20)
+
+
+def test_the_border_decides_which_side_is_the_object() -> None:
+    """A large block inside (y = 0.4, 0.5 at its heart) against a background whose corner has the largest |y|."""
+    y = np.full((8, 8), -0.3)
+    y[2:6, 2:6] = 0.4
+    y[3, 3] = 0.5
+    y[0, 0] = -0.9
+    block = np.zeros((8, 8), bool)
+    block[2:6, 2:6] = True
+    np.testing.assert_array_equal(object_of(y).mask, ~block)
+    for sign in (1, -1):
+        found = object_of(sign * y, border=True)
+        np.testing.assert_array_equal(found.mask, block)
+        assert found.seed == (3, 3)
+
+
+def test_the_whole_side_holds_every_component() -> None:
+    y = np.full((6, 9), -0.2)
+    y[1:3, 1:3], y[3:5, 6:8] = 0.8, 0.7
+    assert object_of(y, border=True).mask.sum() == 4
+    np.testing.assert_array_equal(object_of(y, component="all", border=True).mask, y > 0)
+
+
+def test_sides_that_touch_the_border_alike_are_left_to_the_peak() -> None:
+    y = np.tile([-0.5, -0.5, 0.6, 0.4], (4, 1))
+    np.testing.assert_array_equal(object_of(y, border=True).mask, object_of(y).mask)
 
 
 def test_components_are_four_connected() -> None:

@@ -23,7 +23,7 @@ class Object:
     rivals: int
 
 
-def object_of(y: np.ndarray, *, largest: bool = False) -> Object:
+def object_of(y: np.ndarray, *, component: str = "seed", border: bool = False) -> Object:
     """The object in a generalised eigenvector y [h, w], whatever its sign.
 
     The tokens are split at mean(y). On a binary graph y is constant on well separated groups, so that many tokens
@@ -31,13 +31,19 @@ def object_of(y: np.ndarray, *, largest: bool = False) -> Object:
     them, the one with the most tokens is taken, and of equal ones the one whose seed comes first, row by row.
 
     Args:
-        largest: take the largest component of the seed's side instead of the seed's own.
+        component: "seed" for the seed's own component, "largest" for the largest of the seed's side, "all" for the
+            whole side.
+        border: look for the seed only on the side of which the smaller share lies on the image's border (boundary
+            prior: Wei, Wen, Zhu, Sun, "Geodesic saliency using background priors", ECCV 2012): the largest |y| is as
+            often in a small, uniform piece of background as in the object. Equal shares: no side is excluded.
     """
     from scipy import ndimage
 
-    magnitude = np.abs(y)
-    peak = magnitude >= (1 - PLATEAU) * magnitude.max()
     above = y > y.mean()
+    magnitude = np.abs(y)
+    if border:
+        magnitude = np.where(_inner_side(above), magnitude, -1)
+    peak = magnitude >= (1 - PLATEAU) * magnitude.max()
     foreground, count = ndimage.label(above)
     background, _ = ndimage.label(~above)
     labels = np.where(above, foreground, background + count)  # every token has its component, from 1
@@ -46,8 +52,19 @@ def object_of(y: np.ndarray, *, largest: bool = False) -> Object:
     components = labels.ravel()[seeds]
     best = int(np.lexsort((seeds, -sizes[components]))[0])
     seed, chosen = int(seeds[best]), int(components[best])
-    if largest:
-        same_side = np.unique(labels[above == above.flat[seed]])
+    side = above == above.flat[seed]
+    if component == "largest":
+        same_side = np.unique(labels[side])
         chosen = int(same_side[np.argmax(sizes[same_side])])
-    place = divmod(seed, y.shape[1])
-    return Object(labels == chosen, place, len(np.unique(components)) - 1)
+    mask = side if component == "all" else labels == chosen
+    return Object(mask, divmod(seed, y.shape[1]), len(np.unique(components)) - 1)
+
+
+def _inner_side(above: np.ndarray) -> np.ndarray:
+    """The side, bool [h, w], of which the smaller share lies on the border; everything where they are equal."""
+    edge = np.ones(above.shape, bool)
+    edge[1:-1, 1:-1] = False
+    inside, outside = int((above & edge).sum()) * int((~above).sum()), int((~above & edge).sum()) * int(above.sum())
+    if inside == outside:
+        return np.ones(above.shape, bool)
+    return above if inside < outside else ~above

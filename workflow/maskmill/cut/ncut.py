@@ -3,6 +3,7 @@
 Wang, Shen, Hu, Yuan, Crowley, Vaufreydaz, "Self-supervised transformers for unsupervised object discovery using
 normalized cut", CVPR 2022, section 3. A_ij = 1 where the cosine of the keys exceeds tau, else eps; the second
 generalised eigenvector is split at its mean; the object is the connected component of the token of largest magnitude.
+`side: border` is not in the paper: it decides which side is the object by how little of it touches the image's border.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ class Params(Model):
 
     tau: float = Field(0.2, gt=-1, lt=1, description="cosine above which two tokens are joined")
     eps: float = Field(1e-5, ge=1e-8, le=0.1, description="weight of every other pair")
-    component: Literal["seed", "largest"] = Field("seed", description="which connected part of the object's side")
+    component: Literal["seed", "largest", "all"] = Field(
+        "seed", description="which connected part of the object's side"
+    )
+    side: Literal["peak", "border"] = Field("peak", description="object: holds the largest |y|, or avoids the border")
 
 
 def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[np.ndarray, dict[str, float]]:
@@ -60,7 +64,8 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
     spectrum = solve(affinity, 1, rng(seed, image_id, "lanczos"))
     if spectrum.multiple:
         return _no_structure(h, w, "no unique cut", affinity.density)
-    found = object_of(spectrum.vectors[0].double().numpy().reshape(h, w), largest=params.component == "largest")
+    y = spectrum.vectors[0].double().numpy().reshape(h, w)
+    found = object_of(y, component=params.component, border=params.side == "border")
     return found.mask.astype(np.uint8), _diagnostics(spectrum, affinity.density, found.rivals)
 
 
