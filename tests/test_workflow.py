@@ -22,8 +22,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from maskmill.manifest import read_shards
-
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "features": {
