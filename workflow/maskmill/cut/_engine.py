@@ -27,6 +27,7 @@ LOOSEST_RESIDUAL = 0.01
 ROUNDING = 2.0  # in machine epsilons: no residual is believed to be smaller
 STALLED = 30.0  # in machine epsilons: where all residuals are below, what is not resolved now never will be
 BREAKDOWN = 100.0  # in machine epsilons: what is left of a unit vector below is noise, the Krylov space is exhausted
+CANCELLED = 0.05  # what is left of a unit vector below this has lost digits: orthogonalise once more
 MULTIPLE = 1e-9  # eigenvalues closer than this, in float64, are one
 
 
@@ -119,16 +120,20 @@ class _Lanczos:
         """
         coupling = np.zeros((BLOCK, BLOCK))
         for i in range(BLOCK):
-            vector, inside = _orthogonal(block[i : i + 1], self.basis[row : row + i])
-            coupling[i, :i] = inside[0].double().cpu().numpy()
-            norm = float(vector.norm())
-            coupling[i, i] = norm
+            vector = block[i : i + 1]
+            if i:
+                vector, inside = _orthogonal(vector, self.basis[row : row + i])
+                coupling[i, :i] = inside[0].double().cpu().numpy()
+            norm = coupling[i, i] = float(vector.norm())
             if norm < BREAKDOWN * self.noise:
                 coupling[i, i] = 0.0
                 vector, _ = _orthogonal(self._random(1), self.basis[: row + i])
                 norm = float(vector.norm())
-            vector, _ = _orthogonal(vector / max(norm, 1e-30), self.basis[: row + i])
-            self.basis[row + i] = vector[0] / vector.norm().clamp_min(1e-30)
+            vector = vector / max(norm, 1e-30)
+            if norm < CANCELLED:
+                vector, _ = _orthogonal(vector, self.basis[: row + i])
+                vector = vector / vector.norm().clamp_min(1e-30)
+            self.basis[row + i] = vector[0]
         return coupling
 
     def _random(self, count: int) -> torch.Tensor:
