@@ -390,9 +390,7 @@ def test_probe_agrees_with_an_independent_solver() -> None:
     x = (rng.standard_normal((600, 5)) * [1, 9, 1, 0.1, 1] + np.eye(5)[truth] * 1.5 + 20).astype(np.float32)
     model, diagnostics = linear_probe.fit(x, np.eye(3, dtype=np.float32)[truth])
     z = (x - x.mean(axis=0)) / x.std(axis=0)
-    reference = LogisticRegression(C=1 / (2 * linear_probe.PENALTY * 600), tol=1e-7, max_iter=2000).fit(
-        z, truth
-    )
+    reference = LogisticRegression(C=1 / (2 * linear_probe.PENALTY * 600), tol=1e-7, max_iter=2000).fit(z, truth)
     scores = np.moveaxis(model.scores(x[None]), 0, 2)[0]
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
