@@ -4,7 +4,8 @@
 
 Both sides run in one process, in turn, on the same batches: (a) the bare timm forward up to the same block on batches
 already in memory, (b) the whole stage from files to Zarr. Medians; the ratio is (a) / (b), 1.0 means that decoding,
-resizing, copying and storing cost nothing. Peak memory is that of a fresh process a shard size.
+resizing, copying and storing cost nothing. CPU seconds say the same on a machine that others use too. Peak memory is
+that of a fresh process a shard size, plus its largest reader.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,9 +32,24 @@ from maskmill.manifest import read_manifest
 from maskmill.weights import fetch_demo, prepare
 
 
-def bare(backbone: Backbone, batches: list[torch.Tensor]) -> float:
+class Clock:
+    """Wall and CPU seconds (this process and its finished readers) since it was made."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), self._cpu()
+
+    @staticmethod
+    def _cpu() -> float:
+        kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        return sum(use.ru_utime + use.ru_stime for use in map(resource.getrusage, kinds))
+
+    def read(self) -> np.ndarray:
+        return np.array([time.perf_counter() - self.wall, self._cpu() - self.cpu])
+
+
+def bare(backbone: Backbone, batches: list[torch.Tensor]) -> np.ndarray:
     """Seconds of the timm forward alone, tokens of the chosen block, on normalised batches."""
-    start = time.perf_counter()
+    clock = Clock()
     with torch.inference_mode():
         for batch in batches:
             backbone.model.forward_intermediates(
@@ -43,25 +57,25 @@ def bare(backbone: Backbone, batches: list[torch.Tensor]) -> float:
             )
     if backbone.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock.read()
 
 
-def stage(folder: Path, shard: str, chosen: FeatureSet, options: argparse.Namespace) -> float:
+def stage(folder: Path, chosen: FeatureSet, options: argparse.Namespace) -> np.ndarray:
     """Seconds of the whole stage, from image files to a Zarr store, less loading the weights."""
     manifest, weights = folder / "manifest.parquet", folder / "w.safetensors"
-    quiet = contextlib.redirect_stderr(io.StringIO())
-    start = time.perf_counter()
+    shard = read_manifest(manifest).shards[0]
+    clock = Clock()
     load(weights, chosen, torch.device(options.device))
-    loaded = time.perf_counter() - start
-    start = time.perf_counter()
-    with quiet:
+    loaded = clock.read()
+    clock = Clock()
+    with contextlib.redirect_stderr(io.StringIO()):
         body = chosen.model_dump(mode="json")
         run(manifest, shard, body, weights, folder / "o.zarr", options.batch_size, options.threads, options.device)
-    return time.perf_counter() - start - loaded
+    return clock.read() - loaded
 
 
-def setup(folder: Path, options: argparse.Namespace, count: int) -> str:
-    """Manifest of `count` images in one shard, and the weights; the shard's name."""
+def setup(folder: Path, options: argparse.Namespace, count: int) -> None:
+    """Manifest of `count` images in one shard, and the weights."""
     if options.images:
         source = str(options.images)
     else:
@@ -71,17 +85,16 @@ def setup(folder: Path, options: argparse.Namespace, count: int) -> str:
     with contextlib.redirect_stderr(io.StringIO()):
         inputs(source, None, section, folder / "manifest.parquet", folder / "r.csv", 1, folder / "frames")
     prepare(FeatureSet(backbone=options.backbone), folder / "w.safetensors")
-    return read_manifest(folder / "manifest.parquet").shards[0]
 
 
-def throughput(options: argparse.Namespace, chosen: FeatureSet) -> list[tuple[float, float]]:
-    """(bare, stage) seconds, `rounds` times in turn."""
+def throughput(options: argparse.Namespace, chosen: FeatureSet) -> np.ndarray:
+    """Seconds [rounds, (bare, stage), (wall, CPU)], in turn."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        shard = setup(folder, options, options.count)
+        setup(folder, options, options.count)
         backbone = load(folder / "w.safetensors", chosen, torch.device(options.device))
         plan = plan_batches(
-            read_manifest(folder / "manifest.parquet").of(shard), chosen, backbone.multiple, options.batch_size
+            list(read_manifest(folder / "manifest.parquet").rows), chosen, backbone.multiple, options.batch_size
         )
         pixels = [BatchReader(plan)[i] for i in range(len(plan))]
         assert not any(isinstance(batch, str) for batch in pixels), pixels
@@ -89,28 +102,25 @@ def throughput(options: argparse.Namespace, chosen: FeatureSet) -> list[tuple[fl
         batches = [(batch.float() / 255 - backbone.mean) / backbone.std for batch in images]
         backbone.forward(torch.from_numpy(np.asarray(pixels[0])))  # position embeddings of this grid, warm caches
         bare(backbone, batches[:1])
-        return [(bare(backbone, batches), stage(folder, shard, chosen, options)) for _ in range(options.rounds)]
+        return np.array([(bare(backbone, batches), stage(folder, chosen, options)) for _ in range(options.rounds)])
 
 
 def peak(options: argparse.Namespace, count: int) -> tuple[int, float]:
-    """(images, peak MiB) of a fresh process that runs one shard of `count` images."""
-    command = [sys.executable, __file__, "--only-memory", str(count)]
-    for key in ("backbone", "facet", "side", "threads", "batch_size", "device", "images"):
-        value = getattr(options, key)
-        command += [] if value is None else [f"--{key.replace('_', '-')}", str(value)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found, mib = json.loads(done.stdout.splitlines()[-1])
-    return found, mib
+    """(images, peak MiB) of a fresh process that runs only the stage, on one shard of `count` images."""
+    with tempfile.TemporaryDirectory() as folder:
+        setup(Path(folder), options, count)
+        command = [sys.executable, __file__, "--only-memory", folder]
+        for key in ("backbone", "facet", "side", "threads", "batch_size", "device"):
+            command += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return len(read_manifest(Path(folder) / "manifest.parquet").rows), float(done.stdout.splitlines()[-1])
 
 
-def only_memory(options: argparse.Namespace, chosen: FeatureSet) -> None:
-    """Run one shard and print [images, peak MiB of this process and of its readers]."""
-    with tempfile.TemporaryDirectory() as name:
-        shard = setup(Path(name), options, options.only_memory)
-        stage(Path(name), shard, chosen, options)
-        found = len(read_manifest(Path(name) / "manifest.parquet").of(shard))
+def only_memory(folder: Path, chosen: FeatureSet, options: argparse.Namespace) -> None:
+    """Run one shard and print the peak MiB of this process and of its largest reader."""
+    stage(folder, chosen, options)
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    print(json.dumps([found, sum(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024]))
+    print(sum(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024)
 
 
 def main() -> None:
@@ -125,25 +135,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only-memory", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--only-memory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     chosen = FeatureSet(backbone=options.backbone, facet=options.facet, size=Size(short_side=options.side))
     if options.only_memory:
-        only_memory(options, chosen)
+        only_memory(options.only_memory, chosen, options)
         return
     rows = throughput(options, chosen)
     print(
         f"{options.backbone}, {options.facet}, short side {options.side}, {options.threads} threads, {options.device}"
     )
-    print("| round | bare forward s | whole stage s | ratio |\n|---|---|---|---|")
-    for i, (a, b) in enumerate(rows):
-        print(f"| {i} | {a:.2f} | {b:.2f} | {a / b:.3f} |")
-    a, b = (statistics.median(column) for column in zip(*rows, strict=True))
-    print(f"| median | {a:.2f} | {b:.2f} | {a / b:.3f} |\n")
-    print("| images a shard | peak MiB |\n|---|---|")
+    print("| round | bare forward s | whole stage s | ratio | bare CPU s | stage CPU s | CPU ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for name, pair in [*enumerate(rows), ("median", np.median(rows, axis=0))]:
+        (bare_wall, bare_cpu), (wall, cpu) = pair
+        print(f"| {name} | {bare_wall:.2f} | {wall:.2f} | {bare_wall / wall:.3f} ", end="")
+        print(f"| {bare_cpu:.2f} | {cpu:.2f} | {bare_cpu / cpu:.3f} |")
+    print("\n| images a shard | peak MiB |\n|---|---|")
     for count in (options.count // 2, options.count, options.count * 4):
-        print("| {} | {:.0f} |".format(*peak(options, count)))
+        print("| {} | {:.0f} |".format(*peak(options, count)), flush=True)
 
 
 if __name__ == "__main__":
