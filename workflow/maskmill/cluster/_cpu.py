@@ -17,6 +17,8 @@ from maskmill.blocks import ordered
 
 PRODUCT_BYTES = 512 << 10  # products held at once by a thread: about its L2 cache
 SUM_BYTES = 256 << 20  # float64 sums of all parts together
+WORTH = 0.7  # bounds that leave more than this share of the rows undecided cost more than they save,
+PLAIN_STEPS = 4  # and are left out for this many steps
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
@@ -76,17 +78,22 @@ def _relabel(x, rows, product, c2, x2, labels, upper, lower, sums, counts, best,
             best[t] = np.float32(np.inf)
             second[t] = np.float32(np.inf)
             index[t] = 0
-        for j in range(k):
-            shift = c2[j]
-            row = product[j, start:stop]
+        for j in range(0, k, 2):  # two centroids at once: half the loads and stores of best, second, index
+            n = min(j + 1, k - 1)  # a last single one meets infinity
+            shift, extra = c2[j], c2[n] if n > j else np.float32(np.inf)
+            row, next_row = product[j, start:stop], product[n, start:stop]
             for t in range(width):
-                value = row[t] + shift
+                one, two = row[t] + shift, next_row[t] + extra
+                swap = two < one
+                low, high = two if swap else one, one if swap else two
+                which = np.int32(n) if swap else np.int32(j)
                 old = best[t]
-                closer = value < old
-                worse = old if closer else value
+                closer = low < old
+                worse = old if closer else low
+                worse = high if high < worse else worse
                 second[t] = worse if worse < second[t] else second[t]
-                best[t] = value if closer else old
-                index[t] = np.int32(j) if closer else index[t]
+                best[t] = low if closer else old
+                index[t] = which if closer else index[t]
         for t in range(width):
             i = rows[start + t]
             upper[i] = np.sqrt(max(best[t] + x2[i], np.float32(0)))
@@ -118,14 +125,15 @@ class CpuEngine:
         self.sums = np.zeros((parts, clusters, d))
         self.counts = np.zeros((parts, clusters), np.int64)
         self.centroids: np.ndarray | None = None
+        self.plain = 1  # steps to come without bounds: the first one, and some where bounds settle too little
 
     def step(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Label every point with its closest centroid [k, d] float32: sums [k, d] float64, counts [k] int64."""
-        moved = None if self.centroids is None else self._motion(centroids)
+        moved = None if self.plain or self.centroids is None else self._motion(centroids)
         c = np.ascontiguousarray(centroids, np.float32)
         scaled, c2 = torch.from_numpy(-2 * c), np.einsum("ij,ij->i", c, c)
-        for _ in ordered(lambda part: self._part(part, c, scaled, c2, moved), self.parts, self.threads):
-            pass
+        undecided = sum(ordered(lambda part: self._part(part, c, scaled, c2, moved), self.parts, self.threads))
+        self.plain = self.plain - 1 if self.plain else PLAIN_STEPS * int(undecided > WORTH * len(self.x))
         self.centroids = c
         return self.sums.sum(axis=0), self.counts.sum(axis=0)
 
@@ -137,12 +145,12 @@ class CpuEngine:
         rest = np.full(self.k, drift[order[-1]], np.float32)
         rest[order[-1]] = drift[order[-2]]
         c = torch.from_numpy(centroids.astype(np.float64))
-        apart = torch.cdist(c, c, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(float("inf"))
-        return drift, rest, (apart.amin(1).numpy() / 2).astype(np.float32)
+        lengths = c.square().sum(1)
+        apart = torch.addmm(lengths[:, None] + lengths, c, c.T, alpha=-2).fill_diagonal_(torch.inf).amin(1)  # squared
+        return drift, rest, (apart.clamp_min_(0).sqrt().numpy() / 2).astype(np.float32)
 
-    def _part(
-        self, part: tuple[int, int, int], c: np.ndarray, scaled: torch.Tensor, c2: np.ndarray, moved: Any
-    ) -> None:
+    def _part(self, part: tuple[int, int, int], c: np.ndarray, scaled: torch.Tensor, c2: np.ndarray, moved: Any) -> int:
+        """One part of a step; returns how many rows needed products."""
         p, start, stop = part
         x, cut = self.x[start:stop], slice(start, stop)
         labels, upper, lower = self.labels[cut], self.upper[cut], self.lower[cut]
@@ -167,6 +175,8 @@ class CpuEngine:
             _relabel(
                 x, some, product.numpy(), c2, self.x2[cut], labels, upper, lower, self.sums[p], self.counts[p], *work
             )  # fmt: skip
+
+        return len(rows)
 
     def farthest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The `count` points farthest from their centroid, the lower row first among equals: distances, points."""

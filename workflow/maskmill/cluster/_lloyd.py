@@ -20,7 +20,7 @@ SEED_POINTS = 32  # points a cluster that seeds are drawn from
 LEVEL_POINTS = 25  # points a cluster at the first level
 SMALLEST_LEVEL = 10_000
 SHRINK = 4  # each level has this many times the points of the one before
-ROUGH = 1e-4  # tolerance of the levels before the last
+ROUGH = 3e-4  # tolerance of the levels before the last
 
 
 class Engine(Protocol):
