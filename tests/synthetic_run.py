@@ -253,7 +253,13 @@ HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\t
 
 def _benchmarks(folder: Path, shards: list[str], seeds: Sequence[int]) -> None:
     """Benchmark files as Snakemake writes them, one of a recipe and one of a shard that the run does not have."""
-    files = {"inputs": 2.5, "weights/vit_small_focus": 8.0, "cut/comus/sdead": 99.0, "cut/stego/s0000": 99.0}
+    files = {
+        "inputs": 2.5,
+        "weights/vit_small_focus": 8.0,
+        "cut/comus/sdead": 99.0,
+        "cut/stego/s0000": 99.0,
+        "report": 9.0,
+    }
     for shard in shards:
         files |= {f"features/set/{shard}": 12.25, f"cut/comus/{shard}": 3.5, f"regions/comus/{shard}": 0.5}
     for seed in seeds:

@@ -338,6 +338,8 @@ def test_timing_leaves_out_what_is_gone(made: tuple[Path, str]) -> None:
     stages = {stage.rule: stage for stage in _timing.by_stage(jobs)}
     assert (stages["cut"].jobs, stages["cut"].seconds, stages["cut"].memory) == (3, 10.5, 350.0)
     assert stages["paint"].memory is None
+    assert (stages["cluster_fit"].jobs, stages["rounds_train"].jobs) == (2, 2)
+    assert "report" not in stages
     assert list(stages)[:4] == ["inputs", "weights", "features", "cut"]
 
 
@@ -407,7 +409,7 @@ def test_recipe_switch(browser: chromium.Page) -> None:
         "[...document.querySelectorAll('.row:first-child .panel')].filter(p => p.offsetParent)"
         ".map(p => p.innerText.trim())"
     )
-    steps = [text.split("\n")[0].split(" confidence")[0] for text in browser.run(shown)]
+    steps = [text.removesuffix(" 0.90") for text in browser.run(shown)]
     assert steps == ["photo", "cut", "round 0", "round 1", "round 2"]
     browser.run("document.querySelector('input[name=recipe][value=kmeans]').click()")
     assert browser.run(shown) == ["photo", "clusters"]

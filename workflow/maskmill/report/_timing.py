@@ -12,8 +12,8 @@ ORDER = (
     "demo", "inputs", "weights", "features", "cut", "regions", "reduce_fit", "reduce_map", "cluster_fit",
     "cluster_map", "paint", "rounds_train", "rounds_predict", "evaluate", "evaluate_probe", "export",
 )  # fmt: skip
-SHARED = ("demo", "inputs", "weights", "features", "evaluate_probe", "report")  # rules without a recipe
-SHARD = re.compile(r"s[0-9a-f]+")
+SHARED = ("demo", "inputs", "weights", "features", "evaluate_probe")  # rules without a recipe
+SHARD = re.compile(r"(?!seed\d)s[0-9a-f]+")  # "seed0" is hexadecimal too
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ def _jobs(folder: Path, recipes: frozenset[str], shards: frozenset[str]) -> Iter
     for path in sorted(folder.rglob("*.tsv")):
         parts = path.relative_to(folder).with_suffix("").parts
         rule = parts[0]
+        if rule == "report":  # an earlier report of the same run
+            continue
         if rule not in SHARED and rule in ORDER and len(parts) > 1 and parts[1] not in recipes:
             continue
         if len(parts) > 1 and SHARD.fullmatch(parts[-1]) and parts[-1] not in shards:

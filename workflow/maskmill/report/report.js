@@ -159,7 +159,7 @@
 
   box.addEventListener("keydown", (event) => {
     const moves = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), ArrowUp: () => leap(-1), ArrowDown: () => leap(1) };
-    const toggles = event.key === " " && event.target.tagName !== "BUTTON";
+    const toggles = event.key === " " && event.target.tagName !== "BUTTON"; // a button keeps its own Space
     if (moves[event.key]) moves[event.key]();
     else if (toggles) one("#box-frame").classList.toggle("bare");
     else return;
