@@ -100,6 +100,14 @@ class Page:
             raise RuntimeError(json.dumps(answer["exceptionDetails"])[:400])
         return answer["result"].get("value")
 
+    def until(self, expression: str, seconds: float = 20) -> None:
+        """Wait until an expression is true: events such as a dialog's close come a little later."""
+        deadline = time.monotonic() + seconds
+        while not self.run(expression):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"never true: {expression}")
+            time.sleep(0.02)
+
     def press(self, key: str, text: str = "", modifiers: int = 0) -> None:
         """One key, down and up; modifiers 8 is Shift."""
         codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "End": 35, "Home": 36}
