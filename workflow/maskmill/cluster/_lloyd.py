@@ -116,8 +116,13 @@ def _engines(place: Any, clusters: int, threads: int) -> Any:
 
         return lambda x: CpuEngine(x, clusters, threads)
     from maskmill.cluster._torch import TorchEngine
+    from maskmill.device import memory_advice
 
-    return lambda x: TorchEngine(x, clusters, place)
+    def on_device(x: np.ndarray) -> TorchEngine:
+        with memory_advice("cluster.max_fit_points", len(x)):
+            return TorchEngine(x, clusters, place)
+
+    return on_device
 
 
 class Stream:

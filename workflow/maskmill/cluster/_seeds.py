@@ -9,34 +9,43 @@ import torch
 
 from maskmill.errors import NumericsError
 
+GREEDY = 128  # clusters up to which several draws compete for each seed
 SAME = 1e-6  # squared distances below this share of the squared lengths are rounding: the points are the same
 
 
 def plus_plus(x: np.ndarray, clusters: int, generators: list[np.random.Generator]) -> list[np.ndarray]:
     """Seed rows of `x` [m, d] for several restarts in lockstep, one generator each: one product a seed serves all.
 
-    A restart stops early, with fewer rows, when no point is apart from its seeds.
+    Greedy for few clusters, as its authors advise: of several draws, the one that lowers the sum of squared distances
+    most. A restart stops early, with fewer rows, when no point is apart from its seeds.
     """
     points = torch.from_numpy(x)  # [m, d]
     lengths = points.square().sum(1)  # [m]
-    closest = torch.full((len(generators), len(x)), torch.inf)  # [R, m]
-    chosen = np.array([[generator.integers(len(x)) for generator in generators]])  # [1, R]
-    done = np.full(len(generators), clusters)
+    restarts, trials = len(generators), 2 + int(np.log(clusters)) if clusters <= GREEDY else 1
+    chosen = [np.array([generator.integers(len(x)) for generator in generators])]  # [R] a seed
+    closest = _apart(points, lengths, chosen[0])  # [R, m]
+    done = np.full(restarts, clusters)
     for size in range(1, clusters):
-        rows = torch.from_numpy(chosen[-1])
-        square = lengths[None] + lengths[rows, None]  # [R, m]
-        apart = torch.addmm(square, points[rows], points.T, alpha=-2)
-        apart[apart < SAME * square] = 0
-        closest = torch.minimum(closest, apart)
-        mass = closest.double().cumsum(1).numpy()  # [R, m]
-        picks = []
+        draws = np.zeros((restarts, trials), np.int64)
         for r, generator in enumerate(generators):
-            if mass[r, -1] <= 0:
+            mass = closest[r].double().cumsum(0).numpy()  # [m]
+            if mass[-1] <= 0:
                 done[r] = min(done[r], size)
-            target = generator.random() * mass[r, -1]
-            picks.append(min(int(np.searchsorted(mass[r], target, side="right")), len(x) - 1))
-        chosen = np.concatenate([chosen, [picks]])
-    return [chosen[: done[r], r] for r in range(len(generators))]
+            draws[r] = np.searchsorted(mass, generator.random(trials) * mass[-1], side="right")
+        draws = np.minimum(draws, len(x) - 1)
+        after = torch.minimum(closest[:, None], _apart(points, lengths, draws.ravel()).view(restarts, trials, -1))
+        best = after.sum(2, dtype=torch.float64).argmin(1)  # [R]
+        closest = after[torch.arange(restarts), best]
+        chosen.append(draws[np.arange(restarts), best.numpy()])
+    return [np.array([row[r] for row in chosen[: done[r]]]) for r in range(restarts)]
+
+
+def _apart(points: torch.Tensor, lengths: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """Squared distances of all points to some of them [rows, m]; rounding is 0."""
+    some = torch.from_numpy(rows)
+    square = lengths[None] + lengths[some, None]  # [rows, m]
+    apart = torch.addmm(square, points[some], points.T, alpha=-2)
+    return apart.masked_fill_(apart < SAME * square, 0)
 
 
 def complete(seeds: np.ndarray, blocks: Iterable[np.ndarray], clusters: int) -> np.ndarray:
