@@ -131,7 +131,8 @@ def main() -> None:
     photos = photos[:: max(1, len(photos) // max(1, options.photos))][: options.photos]
     for grid in options.grid:
         ncut.cut(scene(12, 12, 0, 384), PARAMS, 0, "a")  # load the libraries
-        print(row("scenes", grid, (scene(grid, grid, seed, 384) for seed in range(options.scenes))), flush=True)
+        if options.scenes:
+            print(row("scenes", grid, (scene(grid, grid, seed, 384) for seed in range(options.scenes))), flush=True)
         if photos:
             print(row("photos", grid, photo_tokens(photos, grid * 14)), flush=True)
     print("\n| grid | peak memory of a cut, in n x n float32 matrices | plain |\n|---|---|---|")
