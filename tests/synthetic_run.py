@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ def _span(shards: Sequence[str], shard: str) -> range:
     return range(bisect_left(shards, shard), bisect_right(shards, shard))
 
 
+@lru_cache(maxsize=1024)
 def _scene(seed: int, shape: tuple[int, int]) -> np.ndarray:
     """Segments [h, w] uint8: one or two shapes on nothing, the same for the same seed."""
     rng = np.random.default_rng(seed)
@@ -171,7 +173,7 @@ def _shard(
         for r in range(3):
             masks = [_painted(n, s, labels, clusters, r) for n, s in zip(names, scenes, strict=True)]
             _masks(comus / f"seed{seed}/round{r}/masks/{shard}.zarr", names, masks, clusters, r)
-        flat = [_bands(g, clusters, _number(n) + seed) for n, g in zip(names, grids, strict=True)]
+        flat = [_bands(g, clusters, (_number(n) + seed) % 256) for n, g in zip(names, grids, strict=True)]
         _masks(results / f"recipes/kmeans/seed{seed}/round0/masks/{shard}.zarr", names, flat, clusters, 0)
 
 
@@ -208,6 +210,7 @@ def _painted(name: str, scene: np.ndarray, labels: dict[Any, int], clusters: int
     return mask.repeat(UPSAMPLE, 0).repeat(UPSAMPLE, 1)
 
 
+@lru_cache(maxsize=1024)
 def _bands(grid: tuple[int, int], clusters: int, seed: int) -> np.ndarray:
     y, x = np.indices((grid[0] * UPSAMPLE, grid[1] * UPSAMPLE))
     wave = (y / grid[0] + 0.4 * np.sin(x / grid[1] + seed)) * clusters / UPSAMPLE

@@ -17,6 +17,7 @@ from maskmill.store import Ragged
 Box = tuple[float, float, float, float]
 WINDOW = 0.36  # side of a token recipe's window, share of the image's side
 SMALL = 0.02  # clusters below this share of an image are not looked for in it
+COARSE = 48  # cells a side that windows are looked for on
 SPARE = 4  # candidates kept a wanted region: several of one image count once
 
 
@@ -93,9 +94,10 @@ def fullest_windows(results: Path, recipe: str, seed: int, clusters: int, count:
     for shard, ids in sample.statistics.items() if count else ():
         for image_id, mask in read_images(mask_store(results, recipe, seed, 0, shard), ids).items():
             values, cells = np.unique(mask, return_counts=True)
+            coarse = mask[:: max(1, mask.shape[0] // COARSE), :: max(1, mask.shape[1] // COARSE)]
             tie = hashlib.blake2b(image_id.encode(), digest_size=4).hexdigest()  # equals: not all from one folder
             for value in values[(values > 0) & (values <= clusters) & (cells >= SMALL * mask.size)].tolist():
-                cover, box = best_window(mask == value)
+                cover, box = best_window(coarse == value)
                 row = (-round(cover, 2), tie, image_id, box)
                 best[value - 1] = heapq.nsmallest(count, [*best[value - 1], row])
     wanted: dict[str, set[str]] = {}
