@@ -1,4 +1,4 @@
-"""CPU time, peak memory and size of the report for a small run and for 10^5 images: python bench/report.py [images ...]."""
+"""CPU time, peak memory and size of the report, small and for 10^5 images: python bench/report.py [images ...]."""
 
 from __future__ import annotations
 
