@@ -34,6 +34,8 @@ SMALL = {
     "report": {"gallery": 6, "typical": 3},
 }
 
+BASELINE = SMALL | {"recipes": ["kmeans"], "features": {"semantic": {"size": {"square": 128}}}}
+
 pytestmark = pytest.mark.slow
 
 
@@ -186,7 +188,7 @@ def test_killed_run_resumes_to_identical_masks(finished: Path, photos: Path, tmp
 
 
 def test_run_without_labels_has_no_evaluate(photos: Path, tmp_path: Path) -> None:
-    config = SMALL | {"images": str(photos / "images"), "recipes": ["kmeans"]}
+    config = BASELINE | {"images": str(photos / "images")}
     done = snakemake(tmp_path / "w", config)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not list((tmp_path / "w").glob("results/**/scores.json"))
@@ -218,7 +220,7 @@ def test_unreadable_image_over_the_budget_stops_and_is_listed(photos: Path, tmp_
     images = tmp_path / "images"
     shutil.copytree(photos / "images", images)
     (images / "broken.png").write_bytes((images / "set 0" / "im00.png").read_bytes()[:2000])
-    config = SMALL | {"images": str(images), "recipes": ["kmeans"]}
+    config = BASELINE | {"images": str(images)}
     done = snakemake(tmp_path / "w", config)
     assert done.returncode != 0
     assert "inputs.max_rejected" in done.stdout + done.stderr
