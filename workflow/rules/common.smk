@@ -23,7 +23,7 @@ wildcard_constraints:
     recipe="[^/]+",
     features="[^/]+",
     weights="[^/]+",
-    shard="s[0-9a-f]+",
+    shard="s[0-9a-f]{10}",
     seed=r"\d+",
     round=r"\d+",
 
