@@ -110,7 +110,7 @@ def peak(options: argparse.Namespace, count: int) -> tuple[int, float]:
     with tempfile.TemporaryDirectory() as folder:
         setup(Path(folder), options, count)
         command = [sys.executable, __file__, "--only-memory", folder]
-        for key in ("backbone", "facet", "side", "threads", "batch_size", "device"):
+        for key in ("backbone", "facet", "layer", "side", "threads", "batch_size", "device"):
             command += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return len(read_manifest(Path(folder) / "manifest.parquet").rows), float(done.stdout.splitlines()[-1])
@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help=f"folder of images ({', '.join(SUFFIXES[:3])}, ...); default: demo")
     parser.add_argument("--backbone", default="vit_small_focus")
     parser.add_argument("--facet", default="token")
+    parser.add_argument("--layer", type=int, default=-1)
     parser.add_argument("--side", type=int, default=224, help="short side in pixels")
     parser.add_argument("--count", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
@@ -138,7 +139,9 @@ def main() -> None:
     parser.add_argument("--only-memory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    chosen = FeatureSet(backbone=options.backbone, facet=options.facet, size=Size(short_side=options.side))
+    chosen = FeatureSet(
+        backbone=options.backbone, facet=options.facet, layer=options.layer, size=Size(short_side=options.side)
+    )
     if options.only_memory:
         only_memory(options.only_memory, chosen, options)
         return
