@@ -226,7 +226,9 @@ def export_sources(wc):
     if recipe.round_count:
         options.append("--weights resources/weights")
     if RUN.config.labels:
-        options.append(f"--scores {base}/seed{wc.seed}/round{recipe.round_count}/scores.json")
+        options.append(
+            f"--scores {base}/seed{wc.seed}/round{recipe.round_count}/scores.json"
+        )
     return " ".join(options)
 
 
