@@ -230,6 +230,11 @@ class Recipe(BaseModel):
         return self.regions.method == "token"
 
     @property
+    def crops(self) -> bool:
+        """True when segments are described by crops of the photos instead of stored tokens."""
+        return self.regions.method == "crop_cls"
+
+    @property
     def round_count(self) -> int:
         return int(self.rounds.settings.count)
 
