@@ -92,7 +92,7 @@ def stage(folder: Path, chosen: FeatureSet, params: Params, options: argparse.Na
 def main() -> None:
     """Print one line a kind of crop."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, default=data_folder("ecssd"), help="folder of images")
+    parser.add_argument("--images", type=Path, default=data_folder("ecssd/images"), help="folder of images")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--layer", type=int, default=-1)
     parser.add_argument("--size", type=int, default=224, help="side of the square crops")
@@ -101,7 +101,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     options = parser.parse_args()
     if options.images is None:
-        parser.error("no photos: give --images or set MASKMILL_DATA")
+        print("ECSSD is not here: give --images FOLDER or set MASKMILL_DATA")
+        return
     torch.set_num_threads(1)
     chosen = FeatureSet(backbone=options.backbone, layer=options.layer)
     print(

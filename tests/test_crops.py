@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from maskmill.artefact import read_table, write_table
 from maskmill.backbones import Backbone, import_timm, load
 from maskmill.cli import app
-from maskmill.config import FeatureSet, Size
+from maskmill.config import FeatureSet, Size, validate
 from maskmill.errors import ConfigError, DeviceError, InputError, NumericsError, StoreError
 from maskmill.images import decode, resize
 from maskmill.manifest import Row
@@ -359,6 +359,20 @@ def test_sizes_as_written() -> None:
     assert Params(size=224).size == Size(square=224)
     again = Params(**Params(size=224, mask="mean").model_dump(mode="json"))
     assert again == Params(size={"square": 224}, mask="mean")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"size": "natve"}, "regions.size: give native, the side of a square"),
+        ({"size": {"sqare": 224}}, r"regions.size.sqare: unknown key \(did you mean 'square'\?\)"),
+        ({"size": 8}, "regions.size.square: .* greater than or equal to 16, found 8"),
+        ({"mask": "men"}, "regions.mask: .* 'none' or 'mean', found 'men'"),
+    ],
+)
+def test_wrong_values_are_named(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"mine.yaml: {message}"):
+        validate(Params, section, "mine.yaml", "regions")
 
 
 @pytest.mark.gpu

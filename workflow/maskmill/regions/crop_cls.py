@@ -24,6 +24,8 @@ def _side(value: Any) -> Any:
     """`size: native` is the default written out, `size: 224` a square."""
     if value == "native":
         return None
+    if isinstance(value, str):
+        raise ValueError("give native, the side of a square, or {short_side: ...} or {long_side: ...}")
     return {"square": value} if isinstance(value, int) else value
 
 
