@@ -143,6 +143,21 @@ def test_other_clusters_rerun_cluster_and_what_follows(finished: Path) -> None:
     (finished / "config.yaml").write_text(yaml.safe_dump(config))
 
 
+def test_pooling_crops_needs_photos_and_weights_but_no_stored_tokens(finished: Path, tmp_path: Path) -> None:
+    """With rounds.count 0 nobody reads the semantic tokens: no features job is planned for them."""
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    crops = config | {"recipes": ["comus"], "regions": {"pool": "crop_cls", "size": 64}, "rounds": {"count": 0}}
+    table = jobs(snakemake(finished, crops, "--dry-run"))
+    assert {"regions", "cluster_fit", "paint", "report"} <= set(table)
+    assert not {"inputs", "features", "cut", "weights", "rounds_train"} & set(table)
+    fresh = snakemake(tmp_path, crops, "results/inputs/manifest.parquet")
+    assert fresh.returncode == 0, fresh.stdout + fresh.stderr
+    planned = snakemake(tmp_path, crops, "--dry-run")
+    assert "features=efficientnet_lite0" not in planned.stdout + planned.stderr
+    assert "resources/weights/efficientnet_lite0.safetensors" in planned.stdout + planned.stderr
+    (finished / "config.yaml").write_text(yaml.safe_dump(config))
+
+
 def test_added_image_reuses_the_shards_that_did_not_change(finished: Path, photos: Path, tmp_path: Path) -> None:
     work, images = tmp_path / "grown", tmp_path / "images"
     shutil.copytree(finished / "resources", work / "resources")

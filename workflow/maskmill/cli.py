@@ -141,15 +141,21 @@ def cut(
 @app.command()
 def regions(
     segments: Annotated[Path, typer.Option(help="segments of one shard")],
-    features: Annotated[Path, typer.Option(help="feature store of the same shard")],
     params: Params,
     table: Annotated[Path, typer.Option(help="region table to write (Parquet)")],
     vectors: Annotated[Path, typer.Option(help="region vectors to write (Zarr)")],
+    features: Annotated[Path | None, typer.Option(help="pool mean: feature store of the same shard")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="pool crop_cls: results/inputs/manifest.parquet")] = None,
+    weights: Annotated[Path | None, typer.Option(help="pool crop_cls: resources/weights/<name>.safetensors")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="crops of one size at once")] = 8,
+    threads: Threads = 1,
+    device: Device = "auto",
 ) -> None:
-    """regions: segments + features -> region table and one vector a region."""
-    from maskmill.regions.run import run
+    """regions: segments + features or photos -> region table and one vector a region."""
+    from maskmill.regions.run import Network, run
 
-    run(segments, features, _json(params), table, vectors)
+    network = Network(manifest, weights, batch_size, threads, device) if manifest and weights else None
+    run(segments, features, _json(params), table, vectors, network)
 
 
 @reduce_app.command("fit")

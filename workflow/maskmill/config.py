@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -230,6 +230,11 @@ class Recipe(BaseModel):
         return self.regions.method == "token"
 
     @property
+    def crops(self) -> bool:
+        """True when segments are described by crops of the photos instead of stored tokens."""
+        return self.regions.method == "crop_cls"
+
+    @property
     def round_count(self) -> int:
         return int(self.rounds.settings.count)
 
@@ -421,9 +426,10 @@ def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     for part in path:
         field = model.model_fields.get(part)
         annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        models = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not models:
             return []
-        model = annotation
+        model = models[0]  # of `Size | None` as well
     return list(model.model_fields)
 
 

@@ -124,6 +124,49 @@ def weights_file(wc):
     return f"resources/weights/{RUN.feature_sets[wc.features].weights_slug}.safetensors"
 
 
+# regions
+
+
+def regions_params(wc):
+    """The section; crops pass through a backbone, so they depend on how its feature set reads it, not on its size."""
+    recipe = RUN.recipes[wc.recipe]
+    body = recipe.stage("regions").as_dict()
+    if recipe.crops:
+        seen = recipe.features[recipe.regions.settings.features]
+        body["feature_set"] = seen.model_dump(mode="json", exclude={"size", "dtype"})
+    return keys("regions", body)
+
+
+def regions_inputs(wc):
+    """Segments with stored tokens, or with the photos and a backbone."""
+    recipe, name = (
+        RUN.recipes[wc.recipe],
+        RUN.recipes[wc.recipe].regions.settings.features,
+    )
+    files = {"segments": f"results/recipes/{wc.recipe}/cut/{wc.shard}.zarr"}
+    if recipe.crops:
+        return files | {
+            "manifest": ancient("results/inputs/manifest.parquet"),
+            "weights": f"resources/weights/{recipe.features[name].weights_slug}.safetensors",
+        }
+    return files | {
+        "features": f"results/features/{slug(wc.recipe, name)}/{wc.shard}.zarr"
+    }
+
+
+def regions_sources(wc):
+    """The same as options of `maskmill regions`."""
+    return " ".join(f"--{name} {file}" for name, file in regions_inputs(wc).items())
+
+
+def regions_need(tokens, crops):
+    """A resource of the rule: small for stored tokens, more where a backbone runs; grows with the attempts."""
+    return (
+        lambda wc, attempt: (crops if RUN.recipes[wc.recipe].crops else tokens)
+        * attempt
+    )
+
+
 # paint
 
 
