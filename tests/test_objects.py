@@ -554,6 +554,15 @@ def test_instances_are_matched_by_id_not_by_order(tmp_path: Path) -> None:
     assert scored(tmp_path, {"instances": str(folder)})["scores"][0]["mbo"] == 1.0
 
 
+def test_a_bare_stem_of_two_images_fits_neither(tmp_path: Path) -> None:
+    """Also where only one of them has a label: the file may be the other's."""
+    segments, label = np.array([[1, 0]]), grown([[5, 0]], 8)
+    write_run(tmp_path, {"a/1": (segments, label), "b/1": (segments, None), "c": (segments, label)})
+    folder = write_instances(tmp_path, {"1": label, "c": label})
+    with pytest.raises(InputError, match=r"instances: no file of .* 1 of 2 labelled .* first is 'a/1'"):
+        scored(tmp_path, {"instances": str(folder)})
+
+
 def test_errors_name_the_file_and_the_way_out(tmp_path: Path) -> None:
     write_run(tmp_path, HALVES)
     folder = write_instances(tmp_path, {"x/a": HALVES["x/a"][1], "b": np.zeros((5, 9))})

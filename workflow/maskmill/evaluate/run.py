@@ -47,7 +47,7 @@ def run(
     stores = [Ragged(path, "masks") for path in mask_stores]
     clusters = cluster_count(stores)
     confusion = Confusion(clusters + 2, settings.classes, settings.ignore)
-    painted = Foreground.asked(settings, rows)
+    painted = Foreground.asked(settings, rows, manifest)
     digests: dict[str, str] = {}
     count = 0
     for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate"):

@@ -21,7 +21,7 @@ from maskmill.evaluate.protocol import object_protocol
 from maskmill.evaluate.saliency import RULES as SALIENCY_RULES
 from maskmill.evaluate.saliency import Saliency
 from maskmill.evaluate.truth import TruthReader
-from maskmill.manifest import Row
+from maskmill.manifest import Row, read_manifest
 from maskmill.progress import track
 from maskmill.store import Ragged
 
@@ -49,7 +49,8 @@ def run(
         raise ConfigError("--params: evaluate.objects: off; set it to true, or to a mapping")
     rows = labelled_rows(manifest)
     stores = [Ragged(path, "segments") for path in cut_stores]
-    reader, metrics = TruthReader(settings, rows), [METRICS[m]() for m in settings.objects.metrics if m in METRICS]
+    reader = TruthReader(settings, rows, read_manifest(manifest).ids)
+    metrics = [METRICS[m]() for m in settings.objects.metrics if m in METRICS]
     saliency = Saliency() if "saliency" in settings.objects.metrics else None
     scores = {str(store.path): segment_scores(store) for store in stores}
     facts, count = {"images_with_objects": 0, "objects": 0, "segments": 0}, 0
@@ -107,14 +108,15 @@ def check_objects(objects: int, settings: Evaluate) -> None:
 class Foreground:
     """Saliency of the painted masks of one round: a cluster's pixels are foreground, mask value 0 is background."""
 
-    def __init__(self, settings: Evaluate, rows: Mapping[str, Row]) -> None:
-        self.settings, self.reader, self.saliency = settings, TruthReader(settings, rows), Saliency()
+    def __init__(self, settings: Evaluate, reader: TruthReader) -> None:
+        self.settings, self.reader, self.saliency = settings, reader, Saliency()
 
     @classmethod
-    def asked(cls, settings: Evaluate, rows: Mapping[str, Row]) -> Foreground | None:
+    def asked(cls, settings: Evaluate, rows: Mapping[str, Row], manifest: str | Path) -> Foreground | None:
         """One where `evaluate.objects` asks for saliency, else None."""
-        wanted = settings.objects is not None and "saliency" in settings.objects.metrics
-        return cls(settings, rows) if wanted else None
+        if settings.objects is None or "saliency" not in settings.objects.metrics:
+            return None
+        return cls(settings, TruthReader(settings, rows, read_manifest(manifest).ids))
 
     def add_mask(self, row: Row, label: np.ndarray, mask: np.ndarray, clusters: int) -> None:
         """Count one image: label [height, width] and mask [h, w], 0 background, 1..k, k + 1 predicted ignore."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -88,7 +88,8 @@ class TruthReader:
         InputError: `evaluate.objects.instances` is no folder, or has no file for a labelled image.
     """
 
-    def __init__(self, settings: Evaluate, rows: Mapping[str, Row]) -> None:
+    def __init__(self, settings: Evaluate, rows: Mapping[str, Row], ids: Iterable[str]) -> None:
+        """rows: the labelled images; ids: all images of the run."""
         assert settings.objects is not None
         self.settings, self.objects = settings, settings.objects
         self.labels: dict[str, str] = {}
@@ -103,7 +104,7 @@ class TruthReader:
             chosen = np.ones(LABELS, bool)
             chosen[0] = self.objects.instances is not None
         self._foreground = chosen & ~self._void
-        self._files = instance_files(self.objects.instances, rows)
+        self._files = instance_files(self.objects.instances, rows, ids)
 
     def read(self, row: Row, label: np.ndarray | None = None) -> Truth:
         """Objects of one image at the size of `evaluate.size`; label: its label, where it was read before.
@@ -134,8 +135,10 @@ def _table(ids: list[int]) -> np.ndarray:
     return table
 
 
-def instance_files(folder: str | None, rows: Mapping[str, Row]) -> dict[str, str] | None:
+def instance_files(folder: str | None, rows: Mapping[str, Row], ids: Iterable[str]) -> dict[str, str] | None:
     """{image id: instance file} of the labelled images: by relative path, else by a stem that is unique in both.
+
+    Unique among all images of the run (ids), labelled or not: else a file could be taken for another image's.
 
     Raises:
         InputError: no such folder, or an image without file; names both.
@@ -143,13 +146,12 @@ def instance_files(folder: str | None, rows: Mapping[str, Row]) -> dict[str, str
     if folder is None:
         return None
     key = "evaluate.objects.instances"
-    found = match_stems({image_id: image_id for image_id in rows}, Path(folder), key, "instance")
+    found = match_stems({image_id: image_id for image_id in ids}, Path(folder), key, "instance")
     missing = sorted(set(rows) - set(found))
     if missing:
-        stem = PurePosixPath(missing[0]).name
         raise InputError(
             f"{key}: no file of {folder!r} fits {len(missing)} of {len(rows)} labelled images, the first is "
-            f"{missing[0]!r}; add {stem}.png, or leave instances out to take connected parts of the labels"
+            f"{missing[0]!r}; add {missing[0]}.png, or leave instances out to take connected parts of the labels"
         )
     return found
 
