@@ -455,11 +455,10 @@ def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     for part in path:
         field = model.model_fields.get(part)
         annotation = field.annotation if field else None
-        sections = [a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
-        annotation = sections[0] if len(sections) == 1 else annotation  # Section | None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        models = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not models:
             return []
-        model = annotation
+        model = models[0]  # of `Size | None` as well
     return list(model.model_fields)
 
 
