@@ -27,7 +27,7 @@ app = typer.Typer(
 reduce_app = typer.Typer(help="reduce: vectors -> fewer dimensions.", no_args_is_help=True)
 cluster_app = typer.Typer(help="cluster: vectors -> codebook, assignments.", no_args_is_help=True)
 rounds_app = typer.Typer(help="rounds: masks -> student -> masks.", no_args_is_help=True)
-evaluate_app = typer.Typer(help="evaluate: masks or features + labels -> scores.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="evaluate: masks, segments or features + labels -> scores.", no_args_is_help=True)
 for name, group in {
     "reduce": reduce_app,
     "cluster": cluster_app,
@@ -289,6 +289,20 @@ def evaluate_masks(
     from maskmill.evaluate.run import run
 
     run(_shard_files(masks, manifest), manifest, _json(params), out, recipe, seed, round)
+
+
+@evaluate_app.command("objects")
+def evaluate_objects(
+    cut: Annotated[Path, typer.Option(help="folder of segments")],
+    manifest: ManifestFile,
+    params: Params,
+    recipe: Annotated[str, typer.Option()],
+    out: Out,
+) -> None:
+    """Score the segments of one recipe's cut against labelled objects, without classes."""
+    from maskmill.evaluate.run_objects import run
+
+    run(_shard_files(cut, manifest), manifest, _json(params), out, recipe)
 
 
 @evaluate_app.command("probe")

@@ -139,6 +139,25 @@ def _original(value: Any) -> Any:
 
 
 ProtocolName = Literal["hungarian_counts", "hungarian_iou", "many_to_one"]
+ObjectMetric = Literal["corloc", "ap", "mbo", "saliency"]
+
+
+class Objects(Model):
+    """evaluate.objects: the cut's segments against labelled objects, without classes."""
+
+    metrics: Annotated[list[ObjectMetric], BeforeValidator(_split)] = Field(
+        default=["corloc", "ap", "mbo", "saliency"], min_length=1
+    )
+    instances: str | None = Field(
+        None, description="folder of instance id images (0 = none); default: connected parts of each foreground class"
+    )
+    foreground: list[int] | None = Field(None, description="label ids of objects. Default: every id above 0")
+    min_area: float = Field(0.0, ge=0, lt=1, description="objects below this share of the image are void")
+
+
+def _switch(value: Any) -> Any:
+    """`objects: true` asks for all defaults, `false` for nothing."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 class Evaluate(Model):
@@ -154,6 +173,9 @@ class Evaluate(Model):
         None, description="where labels and masks meet: original (the label's own size, default) or {short_side: 320}"
     )
     linear_probe: bool = Field(False, description="also fit a linear probe on each feature set")
+    objects: Annotated[Objects | None, BeforeValidator(_switch, json_schema_input_type=bool | Objects | None)] = Field(
+        None, description="class-agnostic object metrics of the cut: true, or a mapping"
+    )
 
     @model_validator(mode="after")
     def _scored(self) -> Evaluate:
@@ -162,6 +184,18 @@ class Evaluate(Model):
             raise ValueError(f"label {both[0]} is in classes and in ignore; keep it in one of them")
         if self.classes is not None and not self.classes:
             raise ValueError("classes is empty; name label ids, or leave it out to score all of them")
+        return self
+
+    @model_validator(mode="after")
+    def _foreground(self) -> Evaluate:
+        wanted = self.objects.foreground if self.objects else None
+        if wanted is not None and not wanted:
+            raise ValueError("objects.foreground is empty; name label ids, or leave it out for every id above 0")
+        for label in wanted or ():
+            if label in self.ignore:
+                raise ValueError(f"label {label} is in objects.foreground and in ignore; keep it in one of them")
+            if self.classes is not None and label not in self.classes:
+                raise ValueError(f"label {label} of objects.foreground is not in classes, so it is void; add it there")
         return self
 
 

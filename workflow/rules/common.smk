@@ -17,6 +17,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 SEED = RUN.config.seeds[0]
+OBJECTS = bool(RUN.config.labels) and RUN.config.evaluate.objects is not None
 
 
 wildcard_constraints:
@@ -218,6 +219,31 @@ def student_sources(wc):
     )
 
 
+# evaluate
+
+
+def evaluate_keys(objects):
+    """The evaluate section as params; without its objects for what does not depend on them."""
+    leave_out = set() if objects else {"objects"}
+    return keys(
+        "evaluate", RUN.config.evaluate.model_dump(mode="json", exclude=leave_out)
+    )
+
+
+def evaluate_masks_keys(wc):
+    """Masks of a recipe with a cut have a background, so their foreground is scored where objects are."""
+    background = not RUN.recipes[wc.recipe].tokens
+    return evaluate_keys(objects=background and RUN.config.evaluate.objects is not None)
+
+
+def instances_listing(wc):
+    """Changes with the instance images, where there are any for this recipe."""
+    objects = RUN.config.evaluate.objects
+    if objects is None or objects.instances is None or RUN.recipes[wc.recipe].tokens:
+        return ""
+    return listing_fingerprint(objects.instances, None)
+
+
 # export
 
 
@@ -280,7 +306,7 @@ def export_sources(wc):
 
 def report_inputs(wc):
     """Every mask of every recipe, seed and round, the regions behind them, and the scores where labels exist."""
-    files = {"masks": [], "regions": [], "scores": [], "probes": []}
+    files = {"masks": [], "regions": [], "scores": [], "objects": [], "probes": []}
     for name, recipe in RUN.recipes.items():
         base = f"results/recipes/{name}"
         for seed in RUN.config.seeds:
@@ -295,6 +321,8 @@ def report_inputs(wc):
                 files["regions"] += [
                     f"{base}/seed{seed}/cluster/{shard}.parquet" for shard in shards()
                 ]
+        if OBJECTS and not recipe.tokens:
+            files["objects"].append(f"{base}/objects.json")
     if RUN.config.labels and RUN.config.evaluate.linear_probe:
         files["probes"] = [
             f"results/evaluate/probe/{features}.json" for features in RUN.feature_sets
@@ -328,4 +356,6 @@ def report_plan():
         "images": RUN.config.images,
         "labels": RUN.config.labels,
     }
+    if OBJECTS:
+        plan["objects"] = True
     return keys("report", plan | {"seeds": RUN.config.seeds, "recipes": recipes})
