@@ -30,7 +30,8 @@ def run(
         features: Ragged "features" of the same images; images are matched by id.
         params: the flat `regions` section of the recipe.
         out_table: Parquet, one row a region in the order of the shard's images, then region id: image, region,
-            area (share of the image), box y0, x0, y1, x1 (0..1), score (the cut's confidence).
+            area (share of the image), box y0, x0, y1, x1 (0..1), score (the segment's where the cut has `scores`, else
+            the confidence of the image's cut).
         out_vectors: Ragged "vectors", grid (r, 1) an image; its rows are the rows of the table.
 
     Raises:
@@ -41,7 +42,7 @@ def run(
     module = registry.load("regions", params["pool"])
     own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
     cut, tokens = Ragged(segments, "segments"), Ragged(features, "features")
-    confidence = cut.per_image("confidence")
+    score = _scores(cut)
     absent = [image_id for image_id in cut.ids if image_id not in tokens]
     if absent:
         raise StoreError(f"{features}: no features of {len(absent)} segmented images, first {absent[0]!r}; delete it")
@@ -54,8 +55,17 @@ def run(
             if labels.any():
                 vectors, ids = module.pool(tokens[image_id].astype(np.float32), labels, own)
             writer.append(image_id, vectors[:, None])
-            rows += [(image_id, int(r), *area_and_box(labels == r), float(confidence[i])) for r in ids]
+            rows += [
+                (image_id, int(r), *area_and_box(labels == r), float(score[i, min(r, score.shape[1]) - 1])) for r in ids
+            ]
     write_table(out_table, _table(rows), provenance)
+
+
+def _scores(cut: Ragged) -> np.ndarray:
+    """Score of segment r of image i at [i, r - 1]; the image's own where the cut scores no segments."""
+    if "scores" in cut.per_image_names:
+        return cut.per_image("scores")
+    return np.broadcast_to(cut.per_image("confidence")[:, None], (len(cut), 255))
 
 
 def keep_large(segments: np.ndarray, min_area: float) -> np.ndarray:
