@@ -11,18 +11,18 @@ from scipy import ndimage
 
 
 def maskcut(tokens: np.ndarray, tau: float = 0.15, eps: float = 1e-5, masks: int = 3) -> tuple[list, list]:
-    """The disjoint masks, bool [h, h] each and possibly empty, of tokens [h, h, d], and y [h, h] of every iteration."""
+    """The disjoint masks, bool [h, h] and possibly empty, of tokens [h, h, d]; (y [h, h], values) of each iteration."""
     h, w, d = tokens.shape
     if h != w:
         raise ValueError("square grids only")
     features = tokens.reshape(h * w, d).astype(np.float64)
     painting, previous = np.zeros(h * w), np.zeros((h, w), bool)
-    outputs, vectors = [], []
+    outputs, spectra = [], []
     for iteration in range(masks):
         if iteration:
             painting = np.minimum(1, painting + previous.ravel())
             features = features * (1 - painting)[:, None]
-        y, _ = second_vector(affinity(features, tau, eps))
+        y, values = second_vector(affinity(features, tau, eps))
         mask = foreground(y.reshape(h, w))
         if iteration:
             union = (mask | previous).sum()
@@ -31,8 +31,8 @@ def maskcut(tokens: np.ndarray, tau: float = 0.15, eps: float = 1e-5, masks: int
         previous = mask
         before = np.sum(outputs, axis=0) if outputs else np.zeros((h, w))
         outputs.append(mask & (mask - before > 0))
-        vectors.append(y.reshape(h, w))
-    return outputs, vectors
+        spectra.append((y.reshape(h, w), values))
+    return outputs, spectra
 
 
 def affinity(features: np.ndarray, tau: float, eps: float) -> np.ndarray:

@@ -141,6 +141,20 @@ def test_another_affinity_and_many_pairs(seed: int) -> None:
     np.testing.assert_allclose(found.values[:6], values[:6], atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_agrees_with_the_spectral_embedding_of_scikit_learn(seed: int) -> None:
+    """scikit-learn leaves self-loops out, so the comparison is on a graph without them."""
+    manifold = pytest.importorskip("sklearn.manifold")
+    edges = BinaryAffinity.of(torch.from_numpy(scene(13, 16, seed).reshape(208, -1)), 0.2, EPS).dense()
+    np.fill_diagonal(edges, 0)
+    found = solve(Weighted(torch.from_numpy(edges).float()), 1, generator())
+    theirs = manifold.spectral_embedding(edges, n_components=1, random_state=0, drop_first=True)[:, 0]
+    degree = edges.sum(1)
+    y = found.vectors[0].double().numpy()
+    cosine = abs((y * degree) @ theirs) / np.sqrt((y * degree) @ y * ((theirs * degree) @ theirs))
+    assert cosine > 1 - 1e-4
+
+
 def test_the_start_does_not_matter() -> None:
     affinity = BinaryAffinity.of(torch.from_numpy(scene(20, 30, 3).reshape(600, -1)), 0.2, EPS)
     one, two, again = (solve(affinity, 1, generator(seed)) for seed in (1, 2, 1))

@@ -46,8 +46,8 @@ def object_of(y: np.ndarray, *, component: str = "seed", border: bool = False, c
         border: look for the seed only on the side of which the smaller share lies on the image's border (boundary
             prior: Wei, Wen, Zhu, Sun, "Geodesic saliency using background priors", ECCV 2012): the largest |y| is as
             often in a small, uniform piece of background as in the object. Equal shares: no side is excluded.
-        corners: where three or four of the grid's corners are above the mean, look for the seed below it, and there
-            for the smallest y (MaskCut).
+        corners: where one side holds three or four of the grid's corners, look for the seed on the other: the token
+            farthest out in its direction (MaskCut).
     """
     from scipy import ndimage
 
@@ -55,8 +55,9 @@ def object_of(y: np.ndarray, *, component: str = "seed", border: bool = False, c
     magnitude = np.abs(y)
     if border:
         magnitude = np.where(_inner_side(above), magnitude, -1)
-    if corners and above[[0, 0, -1, -1], [0, -1, 0, -1]].sum() >= 3:
-        magnitude = np.where(above, -np.inf, -y)
+    count = above[[0, 0, -1, -1], [0, -1, 0, -1]].sum() if corners else 2
+    if count != 2:
+        magnitude = np.where(above, -np.inf, -y) if count > 2 else np.where(above, y, -np.inf)
     peak = magnitude >= (1 - PLATEAU) * magnitude.max()
     foreground, count = ndimage.label(above)
     background, _ = ndimage.label(~above)

@@ -2,7 +2,8 @@
 
 Wang, Girdhar, Yu, Misra, "Cut and learn for unsupervised object detection and instance segmentation", CVPR 2023,
 section 3.2. Each cut is TokenCut's; tokens of the masks found so far are taken out of the graph (their affinity is
-eps). Which side is the object: the one that holds fewer than three corners of the image; else, the largest |y|.
+eps). Which side is the object: where one side holds three or four of the image's corners, the other; else the side of
+the largest |y|. (The published code looks at one side only, so that it depends on the sign that LAPACK returned.)
 
 The default rules differ from the published code where that misbehaves: the first rejected mask ends the image (there, a
 rejected second mask comes back as the third), a mask is compared with all before it (there, with the last one only),
