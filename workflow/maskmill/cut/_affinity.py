@@ -164,6 +164,9 @@ class BinaryBatch:
 
 def unit_rows(tokens: torch.Tensor) -> torch.Tensor:
     """Rows of length one [n, d]; free of overflow and underflow at any scale. Zero rows stay zero."""
+    norm = torch.linalg.vector_norm(tokens, dim=1, keepdim=True, dtype=torch.float64)
+    if float(norm.min()) > 1e-30 and float(norm.max()) < 1e30:  # in float32 the reciprocal is safe
+        return tokens * norm.reciprocal().to(tokens.dtype)
     tokens = tokens / tokens.abs().amax(1, keepdim=True).clamp_min(torch.finfo(tokens.dtype).tiny)
     return tokens / tokens.norm(dim=1, keepdim=True).clamp_min(0.5)  # the norm is at least 1 by now, or 0
 
