@@ -12,7 +12,7 @@ from maskmill.errors import DeviceError
 from maskmill.progress import track
 from maskmill.store import Ragged
 
-GRAPHS_BYTES = 1 << 30  # memory of the graphs of a batch; the whole takes about three times as much
+GRAPHS_BYTES = 1 << 30  # memory of the graphs of a batch; MaskCut copies those of the images that go on
 MOST = 64  # images a batch
 
 
