@@ -193,6 +193,19 @@ def test_bad_points_name_the_way_out() -> None:
         books.scores(np.zeros((2, 5), np.float32), book)
 
 
+@pytest.mark.parametrize("spherical", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 3000])
+def test_one_cluster_is_the_mean(spherical: bool, n: int) -> None:
+    x = (np.random.default_rng(0).standard_normal((n, 7)) + 1).astype(np.float32)
+    book, diagnostics = fit(x, Params(clusters=1, spherical=spherical), 0, "cpu")
+    mean = (x / np.linalg.norm(x, axis=1, keepdims=True) if spherical else x).mean(0)
+    expected = mean / np.linalg.norm(mean) if spherical else mean
+    np.testing.assert_allclose(book.centroids, expected[None], atol=1e-5)
+    assert diagnostics["converged"]
+    labels, _ = books.assign(x, book)
+    assert not np.asarray(labels).any()
+
+
 def test_rare_points_outside_the_seed_sample_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """All but three of 30 000 points are the same; the seed sample alone cannot give four clusters."""
     x = np.zeros((30_000, 3), np.float32) + np.float32(0.5)

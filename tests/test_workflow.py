@@ -165,6 +165,26 @@ def test_what_objects_depend_on_runs_again_and_nothing_else(finished: Path) -> N
     (finished / "config.yaml").write_text(yaml.safe_dump(config))
 
 
+def test_object_discovery_reaches_the_report(photos: Path, finished: Path, tmp_path: Path) -> None:
+    """lost, tokencut and maskcut: every object is of class 1, with the score of its own cut."""
+    work = tmp_path / "objects"
+    shutil.copytree(finished / "resources", work / "resources")
+    small = {"grouping": {"size": {"square": 224}}}
+    config = {"recipes": ["lost", "tokencut", "maskcut"], "features": small, "images": str(photos / "images")}
+    done = snakemake(work, config | {"report": {"gallery": 4, "typical": 2}})
+    assert done.returncode == 0, done.stdout + done.stderr
+    html = (work / "results/report.html").read_text()
+    for recipe in config["recipes"]:
+        assert recipe in html
+        export = work / f"results/recipes/{recipe}/seed0/export"
+        coco = json.loads((export / "coco.json").read_text())
+        assert [category["id"] for category in coco["categories"]] == [1]
+        assert {annotation["category_id"] for annotation in coco["annotations"]} == {1}
+        found = {value for mask in export.glob("masks/**/*.png") for value in np.unique(np.asarray(Image.open(mask)))}
+        assert found <= {0, 1, 255}
+        assert 1 in found
+
+
 def test_nothing_to_do_after_success(finished: Path, photos: Path) -> None:
     config = yaml.safe_load((finished / "config.yaml").read_text())
     done = snakemake(finished, config)

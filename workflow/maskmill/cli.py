@@ -131,11 +131,12 @@ def cut(
     out: Out,
     seed: Seed = 0,
     threads: Threads = 1,
+    device: Device = "auto",
 ) -> None:
     """cut: tokens of each image -> segments and a confidence."""
     from maskmill.cut.run import run
 
-    run(features, _json(params), out, seed, threads)
+    run(features, _json(params), out, seed, threads, device)
 
 
 @app.command()

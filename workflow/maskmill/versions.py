@@ -8,7 +8,7 @@ from __future__ import annotations
 STAGE_VERSION: dict[str, int] = {
     "inputs": 1,
     "features": 2,
-    "cut": 1,
+    "cut": 2,
     "regions": 1,
     "reduce": 1,
     "cluster": 1,

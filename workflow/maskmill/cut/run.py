@@ -13,6 +13,8 @@ import numpy as np
 from maskmill import registry
 from maskmill.artefact import Provenance
 from maskmill.config import Cut, Model, validate
+from maskmill.cut._together import cut_together
+from maskmill.device import pick
 from maskmill.errors import ConfigError
 from maskmill.progress import track
 from maskmill.store import Ragged, RaggedWriter
@@ -21,7 +23,9 @@ T = TypeVar("T")
 AHEAD = 2  # images cut ahead of the writer, per thread
 
 
-def run(features: str | Path, params: dict[str, Any], out: str | Path, seed: int, threads: int) -> None:
+def run(
+    features: str | Path, params: dict[str, Any], out: str | Path, seed: int, threads: int, device: str = "auto"
+) -> None:
     """Cut every image of a feature store into a store of segments; diagnostics are stored once an image.
 
     Segments are uint8 [h, w] on the token grid, 0 = no segment. Images are independent and each is cut on one thread
@@ -30,9 +34,11 @@ def run(features: str | Path, params: dict[str, Any], out: str | Path, seed: int
 
     Args:
         params: the flat section of the recipe: `method`, `features`, and the method's own parameters.
+        device: auto, cpu, cuda or cuda:0. On CUDA, methods with `cut_batch` cut images of one grid together.
 
     Raises:
         ConfigError: unknown method or key, or a value out of range. StoreError: no readable feature store.
+        DeviceError: no such device, or too little memory on it.
         NumericsError: an image with NaN or infinite tokens; nothing is written then.
     """
     import torch
@@ -41,16 +47,20 @@ def run(features: str | Path, params: dict[str, Any], out: str | Path, seed: int
     method = registry.load("cut", name)
     store = Ragged(features, "features")
     made = Provenance.of("cut", params | {"seed": seed}, [store.hash])
+    place = pick(device)
     attrs = {"method": name, "outcomes": getattr(method, "OUTCOMES", {})}
 
-    def one(i: int) -> tuple[np.ndarray, dict[str, float]]:
+    def one(i: int) -> tuple[np.ndarray, dict[str, Any]]:
         return method.cut(store[i].astype(np.float32), own, seed, store.ids[i])
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with RaggedWriter(out, "segments", dtype="uint8", attrs=attrs, provenance=made) as writer:
-            results = track(_in_order(one, len(store), threads), len(store), "cut")
+            if place.type == "cuda" and hasattr(method, "cut_batch"):
+                results = iter(cut_together(method, own, store, seed, str(place)))
+            else:
+                results = track(_in_order(one, len(store), threads), len(store), "cut")
             for image_id, (segments, diagnostics) in zip(store.ids, results, strict=True):
                 writer.append(image_id, segments, **{key: np.float32(value) for key, value in diagnostics.items()})
     finally:
