@@ -131,11 +131,12 @@ def cut(
     out: Out,
     seed: Seed = 0,
     threads: Threads = 1,
+    colour: Annotated[Path | None, typer.Option(help="store of the colour feature set that cut.colour names")] = None,
 ) -> None:
     """cut: tokens of each image -> segments and a confidence."""
     from maskmill.cut.run import run
 
-    run(features, _json(params), out, seed, threads)
+    run(features, _json(params), out, seed, threads, colour)
 
 
 @app.command()
