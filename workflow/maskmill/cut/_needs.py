@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from maskmill.errors import StoreError
+from maskmill.errors import NumericsError, StoreError
 from maskmill.store import Ragged
 
 Need = Literal["colour", "cls_query", "backbone"]
@@ -41,12 +41,19 @@ class Extras:
         """Keyword arguments for image i of the tokens."""
         given: dict[str, Any] = {}
         if "colour" in self.needs and self.colour is not None:
-            given["colour"] = self.colour[self.tokens.ids[i]][..., :3].astype(np.float32)
+            given["colour"] = _finite(self.colour[self.tokens.ids[i]], self.tokens.ids[i])
         if self.queries is not None:
             given["cls_query"] = self.queries[i]
         if "backbone" in self.needs:
             given["backbone"] = str(self.tokens.attrs.get("backbone", ""))
         return given
+
+
+def _finite(colour: np.ndarray, image_id: str) -> np.ndarray:
+    """The r, g, b of colour tokens [h, w, 5]."""
+    if not np.isfinite(colour).all():
+        raise NumericsError(f"{image_id}: its colours are NaN or infinite; delete its colour store and run again")
+    return colour[..., :3].astype(np.float32)
 
 
 def _queries(tokens: Ragged) -> np.ndarray:

@@ -24,7 +24,7 @@ class WeightedAffinity:
     """A symmetric matrix of weights, as an operator (see maskmill.cut._affinity.Affinity).
 
     Attributes:
-        matrix: A [n, n], float32 or float64, exactly symmetric. degree: A 1 [n], summed in float64.
+        matrix: A [n, n], float32 or float64, exactly symmetric. degree: A 1 [n].
     """
 
     matrix: torch.Tensor
@@ -32,12 +32,16 @@ class WeightedAffinity:
 
     @classmethod
     def of(cls, matrix: torch.Tensor) -> WeightedAffinity:
-        """From a symmetric matrix [n, n] of weights; a token without any edge is joined to itself."""
-        degree = matrix.sum(1, dtype=torch.float64)
+        """From a symmetric matrix [n, n] of weights; a token without any edge is joined to itself.
+
+        The sums are pairwise ones in the matrix's own type, exact to a few units in the last place: in float64 they
+        would take as long as a dozen products.
+        """
+        degree = matrix.sum(1)
         alone = torch.nonzero(degree <= 1e-12)[:, 0]
         matrix[alone, alone] = 1
         degree[alone] = 1
-        return cls(matrix, degree.to(matrix.dtype))
+        return cls(matrix, degree)
 
     def double(self) -> WeightedAffinity:
         """The same in float64."""
@@ -55,24 +59,19 @@ class WeightedAffinity:
 def positive_cosines(tokens: torch.Tensor) -> torch.Tensor:
     """max(C, 0) / max(C) of the cosines C of tokens [n, d]: float32 [n, n], exactly symmetric, diagonal kept.
 
-    One triangle is computed, tile by tile, and mirrored (as in `threshold_cosines`). A token that is all zero has
-    cosine 0 with every token, itself included.
+    One triangle is computed, in strips of rows, and mirrored: rounding can not make the graph asymmetric. A token that
+    is all zero has cosine 0 with every token, itself included.
     """
-    unit = unit_rows(tokens)
+    unit = unit_rows(tokens)  # max(C) is on the diagonal, 1 up to rounding: nothing is left to divide by
     n = len(unit)
     matrix = torch.from_numpy(np.empty((n, n), np.float32)) if unit.device.type == "cpu" else unit.new_empty(n, n)
     for top in range(0, n, TILE):
-        rows = slice(top, top + TILE)
-        for left in range(top, n, TILE):
-            columns = slice(left, left + TILE)
-            tile = (unit[rows] @ unit[columns].T).clamp_min_(0)
-            if left > top:
-                matrix[rows, columns] = tile
-                matrix[columns, rows] = tile.T
-            else:
-                matrix[rows, columns] = tile.maximum(tile.T)
-    largest = float(matrix.max())
-    return matrix.div_(largest) if largest > 0 else matrix
+        end = min(n, top + TILE)
+        strip = torch.mm(unit[top:end], unit[top:].T).clamp_min_(0)  # [<= 256, n - top], its first columns symmetric
+        strip[:, : end - top] = strip[:, : end - top].maximum(strip[:, : end - top].T)
+        matrix[top:end, top:] = strip
+        matrix[end:, top:end] = strip[:, end - top :].T
+    return matrix
 
 
 def neighbour_colours(colour: np.ndarray) -> csr_array:

@@ -63,7 +63,7 @@ def cut(
         groups, steps, residual, outcome (see OUTCOMES: anything but 0 means segments all 0, confidence 0).
 
     Raises:
-        NumericsError: a token is NaN or infinite.
+        NumericsError: a token or a colour is NaN or infinite.
     """
     import torch
 
