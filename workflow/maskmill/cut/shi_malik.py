@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 OUTCOMES = {"cut": 0, "one token": 1, "no structure": 2}
 FLOOR = 1e-6  # least weight of a pair within the radius: keeps the graph in one piece
 FLAT = 1e-6  # largest difference of features without structure
+SHIFT = 1 + 1e-5  # just above the largest eigenvalue of D^-1/2 A D^-1/2
 SMALL = 200  # tokens up to which the dense solver is as fast
 RESTARTS = 10  # of k-means
 
@@ -153,12 +154,12 @@ def ncut_values(graph: csr_array, sides: np.ndarray) -> np.ndarray:
 def first_vectors(graph: csr_array, pairs: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """lambda_2 ... lambda_{k+1} [k] and y [k, n] of (D - A) y = lambda D y, float64, for a sparse graph in one piece.
 
-    A local graph has many small eigenvalues close together, which a solver that only multiplies needs thousands of
-    products for: the matrix is factorised, just outside its spectrum, where it can not be singular.
+    The matrix is factorised just outside its spectrum, where it is definite: that needs no pivoting, and the time does
+    not depend on how close the eigenvalues of a local graph are.
     """
     from scipy.linalg import eigh
-    from scipy.sparse import dia_array
-    from scipy.sparse.linalg import eigsh
+    from scipy.sparse import dia_array, eye_array
+    from scipy.sparse.linalg import LinearOperator, eigsh, splu
 
     n = graph.shape[0]
     scale = graph.sum(1) ** -0.5
@@ -167,8 +168,11 @@ def first_vectors(graph: csr_array, pairs: int, generator: np.random.Generator) 
     if n <= max(SMALL, 4 * pairs):
         theta, v = eigh(symmetric.toarray(), subset_by_index=[max(0, n - 1 - pairs), n - 1])
     else:
+        options = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
+        factors = splu((symmetric - SHIFT * eye_array(n)).tocsc(), **options)
+        inverse = LinearOperator((n, n), factors.solve, dtype=np.float64)
         start = generator.standard_normal(n)
-        theta, v = eigsh(symmetric, pairs + 1, sigma=1 + 1e-5, which="LM", v0=start)
+        theta, v = eigsh(symmetric, pairs + 1, sigma=SHIFT, which="LM", v0=start, OPinv=inverse)
     order = np.argsort(-theta)[1:]
     y = (scale[:, None] * v[:, order]).T
     peak = np.abs(y) >= (1 - 1e-6) * np.abs(y).max(1, keepdims=True)
