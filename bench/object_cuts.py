@@ -1,6 +1,6 @@
 """One object a photo, by four cuts on the same tokens: mean IoU with the salient object over ECSSD; nothing is trained.
 
-    python bench/objects.py [--data FOLDER] [--every 3] [--pixels 448]
+    python bench/object_cuts.py [--data FOLDER] [--every 3] [--pixels 448]
 
 FOLDER holds images/<id>.jpg and masks/<id>.png (above half of the range = object). Protocol as in bench/ecssd.py: photo
 squeezed to a square, embedded ViT-S/14 keys less their bias, the methods' defaults, mask to the size of the label by
