@@ -2,9 +2,10 @@
 
     python bench/dsm.py [--scenes 6] [--photos 6] [--images FOLDER] [--grid 37 60] [--vectors 5]
 
-Yardstick: `published` of bench/_reference_dsm.py, float32 shift-invert ARPACK on dense matrices. Both run in this process on the same tokens, graph included, one after the other, with one BLAS
-thread; times are CPU seconds, the median of three each; ratios are medians over images. Agreement: the smallest cosine
-of the principal angles between the spans of y_2 ... y_K (in the inner product of D) with the dense float64 solver's.
+Yardstick: `published` of bench/_reference_dsm.py, float32 shift-invert ARPACK on dense matrices. Both run in this
+process on the same tokens, graph included, one after the other, with one BLAS thread; times are CPU seconds, the median
+of three each; ratios are medians over images. Agreement: the smallest cosine of the principal angles between the spans
+of y_2 ... y_K (in the inner product of D) with the dense float64 solver's.
 """
 
 from __future__ import annotations
