@@ -25,7 +25,7 @@ import torch
 
 from maskmill.backbones import Backbone, load
 from maskmill.config import FeatureSet, Inputs, Size
-from maskmill.features.run import BatchReader, plan_batches, run
+from maskmill.features.run import plan_batches, read_batch, run
 from maskmill.images import SUFFIXES
 from maskmill.inputs.run import run as inputs
 from maskmill.manifest import read_manifest
@@ -96,11 +96,10 @@ def throughput(options: argparse.Namespace, chosen: FeatureSet) -> np.ndarray:
         plan = plan_batches(
             list(read_manifest(folder / "manifest.parquet").rows), chosen, backbone.multiple, options.batch_size
         )
-        pixels = [BatchReader(plan)[i] for i in range(len(plan))]
-        assert not any(isinstance(batch, str) for batch in pixels), pixels
-        images = [torch.from_numpy(np.asarray(batch)).to(backbone.device).permute(0, 3, 1, 2) for batch in pixels]
+        pixels = [read_batch(batch) for batch in plan]
+        images = [torch.from_numpy(batch).to(backbone.device).permute(0, 3, 1, 2) for batch in pixels]
         batches = [(batch.float() / 255 - backbone.mean) / backbone.std for batch in images]
-        backbone.forward(torch.from_numpy(np.asarray(pixels[0])))  # position embeddings of this grid, warm caches
+        backbone.forward(torch.from_numpy(pixels[0]))  # position embeddings of this grid, warm caches
         bare(backbone, batches[:1])
         return np.array([(bare(backbone, batches), stage(folder, chosen, options)) for _ in range(options.rounds)])
 

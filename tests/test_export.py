@@ -22,10 +22,10 @@ from pycocotools.coco import COCO
 
 from maskmill.artefact import Provenance, read_json, write_json, write_table, write_tensors
 from maskmill.errors import StoreError
-from maskmill.export._coco import encode_all
 from maskmill.export.run import run
 from maskmill.masks import ignore_value, mask_dtype, to_size
 from maskmill.palette import BACKGROUND, IGNORE, hexadecimal, palette
+from maskmill.rle import encode_all
 from maskmill.store import RaggedWriter
 
 SHARDS = {"s0": ["a/one", "a/two"], "s1": ["b"]}

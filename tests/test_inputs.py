@@ -21,11 +21,12 @@ from PIL import Image
 from maskmill.config import Inputs
 from maskmill.errors import InputError, StoreError
 from maskmill.inputs._check import check_file
-from maskmill.inputs._listing import listing_fingerprint, walk
+from maskmill.inputs._listing import listing_fingerprint
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import unique_ids
 from maskmill.inputs.run import run
 from maskmill.manifest import Manifest, read_manifest, read_shards
+from maskmill.stems import walk
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (8, 12)) -> Path:

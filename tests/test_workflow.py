@@ -110,7 +110,8 @@ def digest(folder: Path) -> str:
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run of both recipes with labels, never interrupted."""
     work = tmp_path_factory.mktemp("finished")
-    done = snakemake(work, SMALL | {"images": str(photos / "images"), "labels": str(photos / "labels")})
+    config = {"images": str(photos / "images"), "labels": str(photos / "labels"), "evaluate": {"objects": True}}
+    done = snakemake(work, SMALL | config)
     assert done.returncode == 0, done.stdout + done.stderr
     return work
 
@@ -129,6 +130,41 @@ def test_both_recipes_reach_the_report(finished: Path) -> None:
     assert (export / "clusters.csv").read_text().count("\n") >= 3
 
 
+def test_objects_are_scored_where_there_is_a_cut(finished: Path, tmp_path: Path) -> None:
+    recipes = finished / "results/recipes"
+    assert not (recipes / "kmeans/objects.json").exists()
+    objects, foreground = json.loads((recipes / "comus/objects.json").read_text())["scores"]
+    assert (objects["images"], objects["objects"]) == (12, 12)
+    assert {"corloc", "box_ap50", "mask_ar100", "mbo"} <= set(objects)
+    painted = json.loads((recipes / "comus/seed0/round2/scores.json").read_text())["saliency"]
+    assert painted[0]["protocol"] == foreground["protocol"]
+    assert "saliency" not in json.loads((recipes / "kmeans/seed0/round0/scores.json").read_text())
+    html = (finished / "results/report.html").read_text()
+    assert "CorLoc" in html
+    assert "max F" in html
+    out = tmp_path / "objects.json"
+    line = json.dumps({"objects": {"metrics": "corloc,ap,mbo,saliency"}})
+    run = subprocess.run(
+        ["maskmill", "evaluate", "objects", "--cut", str(recipes / "comus/cut"), "--params", line, "--recipe", "comus",
+         "--manifest", str(finished / "results/inputs/manifest.parquet"), "--out", str(out)],
+        capture_output=True, text=True, check=False, env=environment(),
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert json.loads(out.read_text())["scores"] == [objects, foreground]
+
+
+def test_what_objects_depend_on_runs_again_and_nothing_else(finished: Path) -> None:
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    fewer = jobs(snakemake(finished, config | {"evaluate": {"objects": {"min_area": 0.01}}}, "--dry-run"))
+    assert fewer["evaluate_objects"] == 1
+    assert fewer["evaluate"] == 3  # comus, rounds 0, 1, 2; masks of kmeans have no background
+    assert not {"inputs", "cut", "regions", "cluster_fit", "paint", "rounds_train"} & set(fewer)
+    off = jobs(snakemake(finished, config | {"evaluate": {}}, "--dry-run"))
+    assert "evaluate_objects" not in off
+    assert "report" in off
+    (finished / "config.yaml").write_text(yaml.safe_dump(config))
+
+
 def test_nothing_to_do_after_success(finished: Path, photos: Path) -> None:
     config = yaml.safe_load((finished / "config.yaml").read_text())
     done = snakemake(finished, config)
@@ -140,6 +176,21 @@ def test_other_clusters_rerun_cluster_and_what_follows(finished: Path) -> None:
     table = jobs(snakemake(finished, config | {"cluster": {"clusters": 4}}, "--dry-run"))
     assert {"cluster_fit", "paint", "rounds_train", "report"} <= set(table)
     assert not {"inputs", "features", "cut", "regions", "weights"} & set(table)
+    (finished / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_pooling_crops_needs_photos_and_weights_but_no_stored_tokens(finished: Path, tmp_path: Path) -> None:
+    """With rounds.count 0 nobody reads the semantic tokens: no features job is planned for them."""
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    crops = config | {"recipes": ["comus"], "regions": {"pool": "crop_cls", "size": 64}, "rounds": {"count": 0}}
+    table = jobs(snakemake(finished, crops, "--dry-run"))
+    assert {"regions", "cluster_fit", "paint", "report"} <= set(table)
+    assert not {"inputs", "features", "cut", "weights", "rounds_train"} & set(table)
+    fresh = snakemake(tmp_path, crops, "results/inputs/manifest.parquet")
+    assert fresh.returncode == 0, fresh.stdout + fresh.stderr
+    planned = snakemake(tmp_path, crops, "--dry-run")
+    assert "features=efficientnet_lite0" not in planned.stdout + planned.stderr
+    assert "resources/weights/efficientnet_lite0.safetensors" in planned.stdout + planned.stderr
     (finished / "config.yaml").write_text(yaml.safe_dump(config))
 
 

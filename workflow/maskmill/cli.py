@@ -27,7 +27,7 @@ app = typer.Typer(
 reduce_app = typer.Typer(help="reduce: vectors -> fewer dimensions.", no_args_is_help=True)
 cluster_app = typer.Typer(help="cluster: vectors -> codebook, assignments.", no_args_is_help=True)
 rounds_app = typer.Typer(help="rounds: masks -> student -> masks.", no_args_is_help=True)
-evaluate_app = typer.Typer(help="evaluate: masks or features + labels -> scores.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="evaluate: masks, segments or features + labels -> scores.", no_args_is_help=True)
 for name, group in {
     "reduce": reduce_app,
     "cluster": cluster_app,
@@ -142,15 +142,21 @@ def cut(
 @app.command()
 def regions(
     segments: Annotated[Path, typer.Option(help="segments of one shard")],
-    features: Annotated[Path, typer.Option(help="feature store of the same shard")],
     params: Params,
     table: Annotated[Path, typer.Option(help="region table to write (Parquet)")],
     vectors: Annotated[Path, typer.Option(help="region vectors to write (Zarr)")],
+    features: Annotated[Path | None, typer.Option(help="pool mean: feature store of the same shard")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="pool crop_cls: results/inputs/manifest.parquet")] = None,
+    weights: Annotated[Path | None, typer.Option(help="pool crop_cls: resources/weights/<name>.safetensors")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="crops of one size at once")] = 8,
+    threads: Threads = 1,
+    device: Device = "auto",
 ) -> None:
-    """regions: segments + features -> region table and one vector a region."""
-    from maskmill.regions.run import run
+    """regions: segments + features or photos -> region table and one vector a region."""
+    from maskmill.regions.run import Network, run
 
-    run(segments, features, _json(params), table, vectors)
+    network = Network(manifest, weights, batch_size, threads, device) if manifest and weights else None
+    run(segments, features, _json(params), table, vectors, network)
 
 
 @reduce_app.command("fit")
@@ -284,6 +290,20 @@ def evaluate_masks(
     from maskmill.evaluate.run import run
 
     run(_shard_files(masks, manifest), manifest, _json(params), out, recipe, seed, round)
+
+
+@evaluate_app.command("objects")
+def evaluate_objects(
+    cut: Annotated[Path, typer.Option(help="folder of segments")],
+    manifest: ManifestFile,
+    params: Params,
+    recipe: Annotated[str, typer.Option()],
+    out: Out,
+) -> None:
+    """Score the segments of one recipe's cut against labelled objects, without classes."""
+    from maskmill.evaluate.run_objects import run
+
+    run(_shard_files(cut, manifest), manifest, _json(params), out, recipe)
 
 
 @evaluate_app.command("probe")

@@ -21,12 +21,16 @@ class Colour:
 
     Attributes:
         set, device, digest: as given. stride, multiple: pixels a cell. depth: 5. heads: None, there is no attention.
+        mean, std: of an input normalisation that changes nothing, 0 and 1.
     """
 
     depth = 5
     heads: int | None = None
 
     def __init__(self, feature_set: FeatureSet, device: torch.device, digest: str = "") -> None:
+        import torch
+
+        self.mean, self.std = torch.zeros(1, 3, 1, 1, device=device), torch.ones(1, 3, 1, 1, device=device)
         self.set, self.device, self.digest = feature_set, device, digest
         self.stride = self.multiple = feature_set.stride or STRIDE
 

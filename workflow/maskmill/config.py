@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -146,6 +146,25 @@ def _original(value: Any) -> Any:
 
 
 ProtocolName = Literal["hungarian_counts", "hungarian_iou", "many_to_one"]
+ObjectMetric = Literal["corloc", "ap", "mbo", "saliency"]
+
+
+class Objects(Model):
+    """evaluate.objects: the cut's segments against labelled objects, without classes."""
+
+    metrics: Annotated[list[ObjectMetric], BeforeValidator(_split)] = Field(
+        default=["corloc", "ap", "mbo", "saliency"], min_length=1
+    )
+    instances: str | None = Field(
+        None, description="folder of instance id images (0 = none); default: connected parts of each foreground class"
+    )
+    foreground: list[int] | None = Field(None, description="label ids of objects. Default: every id above 0")
+    min_area: float = Field(0.0, ge=0, lt=1, description="objects below this share of the image are void")
+
+
+def _switch(value: Any) -> Any:
+    """`objects: true` asks for all defaults, `false` for nothing."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 class Evaluate(Model):
@@ -161,6 +180,9 @@ class Evaluate(Model):
         None, description="where labels and masks meet: original (the label's own size, default) or {short_side: 320}"
     )
     linear_probe: bool = Field(False, description="also fit a linear probe on each feature set")
+    objects: Annotated[Objects | None, BeforeValidator(_switch, json_schema_input_type=bool | Objects | None)] = Field(
+        None, description="class-agnostic object metrics of the cut: true, or a mapping"
+    )
 
     @model_validator(mode="after")
     def _scored(self) -> Evaluate:
@@ -169,6 +191,18 @@ class Evaluate(Model):
             raise ValueError(f"label {both[0]} is in classes and in ignore; keep it in one of them")
         if self.classes is not None and not self.classes:
             raise ValueError("classes is empty; name label ids, or leave it out to score all of them")
+        return self
+
+    @model_validator(mode="after")
+    def _foreground(self) -> Evaluate:
+        wanted = self.objects.foreground if self.objects else None
+        if wanted is not None and not wanted:
+            raise ValueError("objects.foreground is empty; name label ids, or leave it out for every id above 0")
+        for label in wanted or ():
+            if label in self.ignore:
+                raise ValueError(f"label {label} is in objects.foreground and in ignore; keep it in one of them")
+            if self.classes is not None and label not in self.classes:
+                raise ValueError(f"label {label} of objects.foreground is not in classes, so it is void; add it there")
         return self
 
 
@@ -235,6 +269,11 @@ class Recipe(BaseModel):
     def tokens(self) -> bool:
         """True when tokens are clustered directly, without cut and regions."""
         return self.regions.method == "token"
+
+    @property
+    def crops(self) -> bool:
+        """True when segments are described by crops of the photos instead of stored tokens."""
+        return self.regions.method == "crop_cls"
 
     @property
     def round_count(self) -> int:
@@ -454,9 +493,10 @@ def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     for part in path:
         field = model.model_fields.get(part)
         annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        models = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not models:
             return []
-        model = annotation
+        model = models[0]  # of `Size | None` as well
     return list(model.model_fields)
 
 

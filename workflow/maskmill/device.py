@@ -28,12 +28,12 @@ def pick(name: str = "auto") -> torch.device:
 
 
 @contextlib.contextmanager
-def memory_advice(key: str, value: int) -> Iterator[None]:
-    """Turn running out of GPU memory into advice: which setting `key` to lower from `value`, and to what."""
+def memory_advice(key: str, value: int, last: str = "use smaller images (features.<name>.size)") -> Iterator[None]:
+    """Turn running out of GPU memory into advice: which setting `key` to lower from `value`; `last` when it is 1."""
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        advice = f"set {key}={value // 2}" if value > 1 else "use smaller images (features.<name>.size)"
+        advice = f"set {key}={value // 2}" if value > 1 else last
         raise DeviceError(f"out of GPU memory with {key}={value}; {advice} and run again") from error

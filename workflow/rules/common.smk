@@ -17,6 +17,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 SEED = RUN.config.seeds[0]
+OBJECTS = bool(RUN.config.labels) and RUN.config.evaluate.objects is not None
 
 
 wildcard_constraints:
@@ -142,6 +143,49 @@ def weights_file(wc):
     return f"resources/weights/{RUN.feature_sets[wc.features].weights_slug}.safetensors"
 
 
+# regions
+
+
+def regions_params(wc):
+    """The section; crops pass through a backbone, so they depend on how its feature set reads it, not on its size."""
+    recipe = RUN.recipes[wc.recipe]
+    body = recipe.stage("regions").as_dict()
+    if recipe.crops:
+        seen = recipe.features[recipe.regions.settings.features]
+        body["feature_set"] = seen.model_dump(mode="json", exclude={"size", "dtype"})
+    return keys("regions", body)
+
+
+def regions_inputs(wc):
+    """Segments with stored tokens, or with the photos and a backbone."""
+    recipe, name = (
+        RUN.recipes[wc.recipe],
+        RUN.recipes[wc.recipe].regions.settings.features,
+    )
+    files = {"segments": f"results/recipes/{wc.recipe}/cut/{wc.shard}.zarr"}
+    if recipe.crops:
+        return files | {
+            "manifest": ancient("results/inputs/manifest.parquet"),
+            "weights": f"resources/weights/{recipe.features[name].weights_slug}.safetensors",
+        }
+    return files | {
+        "features": f"results/features/{slug(wc.recipe, name)}/{wc.shard}.zarr"
+    }
+
+
+def regions_sources(wc):
+    """The same as options of `maskmill regions`."""
+    return " ".join(f"--{name} {file}" for name, file in regions_inputs(wc).items())
+
+
+def regions_need(tokens, crops):
+    """A resource of the rule: small for stored tokens, more where a backbone runs; grows with the attempts."""
+    return (
+        lambda wc, attempt: (crops if RUN.recipes[wc.recipe].crops else tokens)
+        * attempt
+    )
+
+
 # paint
 
 
@@ -191,6 +235,31 @@ def student_sources(wc):
         f"--features {name}=results/features/{s}"
         for name, s in student_features(wc.recipe).items()
     )
+
+
+# evaluate
+
+
+def evaluate_keys(objects):
+    """The evaluate section as params; without its objects for what does not depend on them."""
+    leave_out = set() if objects else {"objects"}
+    return keys(
+        "evaluate", RUN.config.evaluate.model_dump(mode="json", exclude=leave_out)
+    )
+
+
+def evaluate_masks_keys(wc):
+    """Masks of a recipe with a cut have a background, so their foreground is scored where objects are."""
+    background = not RUN.recipes[wc.recipe].tokens
+    return evaluate_keys(objects=background and RUN.config.evaluate.objects is not None)
+
+
+def instances_listing(wc):
+    """Changes with the instance images, where there are any for this recipe."""
+    objects = RUN.config.evaluate.objects
+    if objects is None or objects.instances is None or RUN.recipes[wc.recipe].tokens:
+        return ""
+    return listing_fingerprint(objects.instances, None)
 
 
 # export
@@ -255,7 +324,7 @@ def export_sources(wc):
 
 def report_inputs(wc):
     """Every mask of every recipe, seed and round, the regions behind them, and the scores where labels exist."""
-    files = {"masks": [], "regions": [], "scores": [], "probes": []}
+    files = {"masks": [], "regions": [], "scores": [], "objects": [], "probes": []}
     for name, recipe in RUN.recipes.items():
         base = f"results/recipes/{name}"
         for seed in RUN.config.seeds:
@@ -270,6 +339,8 @@ def report_inputs(wc):
                 files["regions"] += [
                     f"{base}/seed{seed}/cluster/{shard}.parquet" for shard in shards()
                 ]
+        if OBJECTS and not recipe.tokens:
+            files["objects"].append(f"{base}/objects.json")
     if RUN.config.labels and RUN.config.evaluate.linear_probe:
         files["probes"] = [
             f"results/evaluate/probe/{features}.json" for features in RUN.feature_sets
@@ -303,4 +374,6 @@ def report_plan():
         "images": RUN.config.images,
         "labels": RUN.config.labels,
     }
+    if OBJECTS:
+        plan["objects"] = True
     return keys("report", plan | {"seeds": RUN.config.seeds, "recipes": recipes})

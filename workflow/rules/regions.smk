@@ -1,8 +1,8 @@
-# regions: segments + features -> region table and one vector a region, one job a shard.
+# regions: segments + features -> region table and one vector a region, one job a shard. `pool: crop_cls` reads the photos
+# and the weights of a backbone instead of features.
 rule regions:
     input:
-        segments="results/recipes/{recipe}/cut/{shard}.zarr",
-        features=stage_features("regions"),
+        unpack(regions_inputs),
     output:
         table="results/recipes/{recipe}/regions/{shard}.parquet",
         vectors=directory("results/recipes/{recipe}/regions/{shard}.zarr"),
@@ -10,12 +10,14 @@ rule regions:
         "logs/regions/{recipe}/{shard}.log",
     benchmark:
         "benchmarks/regions/{recipe}/{shard}.tsv"
-    threads: 1
+    threads: lambda wc: 2 if RUN.recipes[wc.recipe].crops else 1
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        mem_mb=regions_need(3000, 6000),
+        runtime=regions_need(60, 120),
+        batch_size=8,
     params:
-        regions=section("regions"),
+        regions=regions_params,
+        sources=regions_sources,
     shell:
-        "maskmill regions --segments {input.segments} --features {input.features} --params {params.regions:q}"
-        " --table {output.table} --vectors {output.vectors} &> {log}"
+        "maskmill regions {params.sources} --params {params.regions:q} --table {output.table}"
+        " --vectors {output.vectors} --batch-size {resources.batch_size} --threads {threads} &> {log}"

@@ -17,12 +17,13 @@ from maskmill.artefact import Provenance, atomic, read_json, read_tensors, write
 from maskmill.config import Export, FeatureSet, validate
 from maskmill.errors import StoreError
 from maskmill.export._clusters import Clusters, name_of
-from maskmill.export._coco import CocoWriter, encode_all
+from maskmill.export._coco import CocoWriter
 from maskmill.export._sources import Item, Sources
 from maskmill.manifest import Row, read_manifest
 from maskmill.masks import to_size
 from maskmill.palette import IGNORE, palette
 from maskmill.progress import track
+from maskmill.rle import encode_all
 
 
 def run(

@@ -12,15 +12,14 @@ import numpy as np
 
 from maskmill.artefact import Provenance
 from maskmill.config import FeatureSet
-from maskmill.errors import InputError, NumericsError
-from maskmill.images import decode, resize, target_size
+from maskmill.errors import NumericsError
+from maskmill.images import resize, target_size
 from maskmill.manifest import Row, read_manifest
+from maskmill.photos import read_ahead, read_photo, reader_count
 from maskmill.progress import track
 from maskmill.store import RaggedWriter
 
 if TYPE_CHECKING:
-    import torch
-
     from maskmill.backbones import Backbone
     from maskmill.colour import Colour
 
@@ -62,52 +61,12 @@ def plan_batches(rows: list[Row], feature_set: FeatureSet, multiple: int, batch_
     ]
 
 
-class BatchReader:
-    """A map-style data set of whole batches: decode and resize, in worker processes ahead of the device."""
-
-    def __init__(self, batches: list[Batch]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, i: int) -> np.ndarray | str:
-        """uint8 [b, H, W, 3], or what is wrong with the first bad image."""
-        batch = self.batches[i]
-        images = np.empty((len(batch.rows), *batch.size, 3), np.uint8)
-        for image, row in zip(images, batch.rows, strict=True):
-            try:
-                pixels = decode(row.path)
-            except (InputError, OSError) as error:
-                return f"{row.path}: {error}"
-            if pixels.shape[:2] != (row.height, row.width):
-                return f"{row.path}: {pixels.shape[1]}x{pixels.shape[0]} px, was {row.width}x{row.height}"
-            image[...] = resize(pixels, batch.size)
-        return images
-
-
-def read_ahead(batches: list[Batch], workers: int) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Decoded batches in order; each worker keeps two ahead, so memory is bounded by the batch size.
-
-    Arrays come through pipes: shared memory is often 64 MB in containers, and a batch is milliseconds either way.
-    """
-    from torch.utils.data import DataLoader
-
-    loader: Any = DataLoader(
-        BatchReader(batches),  # type: ignore[arg-type]
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-    )
-    for batch, images in zip(batches, loader, strict=True):
-        if isinstance(images, str):
-            raise InputError(f"{images}; it changed since the inputs were checked: mend it and run snakemake again")
-        yield batch, images
-
-
-def _as_it_is(value: Any) -> Any:
-    return value  # instead of torch's conversion to tensors, which go through shared memory
+def read_batch(batch: Batch) -> np.ndarray:
+    """uint8 [b, H, W, 3]: decoded and resized, in worker processes ahead of the device; raises like `read_photo`."""
+    images = np.empty((len(batch.rows), *batch.size, 3), np.uint8)
+    for image, row in zip(images, batch.rows, strict=True):
+        image[...] = resize(read_photo(row), batch.size)
+    return images
 
 
 def extract(backbone: Backbone | Colour, batches: Iterator[tuple[Batch, np.ndarray]]) -> Iterator[Features]:
@@ -184,15 +143,8 @@ def run(
         batches = plan_batches(rows, feature_set, backbone.multiple, batch_size)
         workers = reader_count(len(batches), threads, place)
         made = Provenance.of("features", feature_set.model_dump(mode="json"), [shard, backbone.digest])
-        images = track(extract(backbone, read_ahead(batches, workers)), len(rows), "features: image")
+        images = track(extract(backbone, read_ahead(batches, read_batch, workers)), len(rows), "features: image")
         _write(out, images, backbone, made)
-
-
-def reader_count(batches: int, threads: int, device: torch.device) -> int:
-    """Processes that decode: none with one thread; on a CPU one, because the network needs the rest."""
-    if threads == 1:
-        return 0
-    return min(batches, threads if device.type == "cuda" else 1)
 
 
 def _write(out: Path, images: Iterator[Features], backbone: Backbone | Colour, made: Provenance) -> None:

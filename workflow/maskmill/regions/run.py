@@ -1,61 +1,143 @@
-"""Files of the regions stage: segments and features of one shard -> region table and region vectors."""
+"""Files of the regions stage: segments and features (or photos) of one shard -> region table and region vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from maskmill import registry
 from maskmill.artefact import Provenance, write_table
-from maskmill.errors import StoreError
+from maskmill.config import FeatureSet
+from maskmill.errors import ConfigError, StoreError
 from maskmill.store import Ragged, RaggedWriter
 
 COLUMNS = ("image", "region", "area", "y0", "x0", "y1", "x1", "score")
 
 
+class Image(NamedTuple):
+    """One image: id, its segments [h, w] of at least `min_area`, and their ids [r] int64, ascending."""
+
+    id: str
+    segments: np.ndarray
+    ids: np.ndarray
+
+
+class Source(NamedTuple):
+    """Where the vectors come from: their depth, the hash of what they are read from, and [r, d] of every image."""
+
+    depth: int
+    hash: str
+    vectors: Iterator[np.ndarray]
+
+
+class Network(NamedTuple):
+    """What pooling crops needs instead of stored features: manifest and weights files, and how to compute."""
+
+    manifest: Path
+    weights: Path
+    batch_size: int = 8
+    threads: int = 1
+    device: str = "auto"
+
+
 def run(
     segments: str | Path,
-    features: str | Path,
+    features: str | Path | None,
     params: Mapping[str, Any],
     out_table: str | Path,
     out_vectors: str | Path,
+    network: Network | None = None,
 ) -> None:
     """Describe every segment of one shard: area, box, confidence, and one vector.
 
     Args:
         segments: Ragged "segments" of the shard, 0 = no segment, with the per-image field confidence.
-        features: Ragged "features" of the same images; images are matched by id.
-        params: the flat `regions` section of the recipe.
+        features: Ragged "features" of the same images, for a pooling that reads them; images are matched by id.
+        params: the flat `regions` section of the recipe; for `pool: crop_cls` with the key `feature_set`, the
+            keys of the feature set whose backbone sees the crops.
         out_table: Parquet, one row a region in the order of the shard's images, then region id: image, region,
             area (share of the image), box y0, x0, y1, x1 (0..1), score (the cut's confidence).
-        out_vectors: Ragged "vectors", grid (r, 1) an image; its rows are the rows of the table.
+        out_vectors: Ragged "vectors" float32, grid (r, 1) an image; its rows are the rows of the table.
+        network: for `pool: crop_cls`.
 
     Raises:
-        StoreError: an image of the segments has no features.
+        StoreError: an image of the segments has no features, or is not in the manifest. ConfigError: what the
+            pooling reads is not given. InputError, WeightsError, DeviceError, NumericsError: as in the features stage.
     """
     from maskmill.progress import track
 
     module = registry.load("regions", params["pool"])
     own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
-    cut, tokens = Ragged(segments, "segments"), Ragged(features, "features")
-    confidence = cut.per_image("confidence")
-    absent = [image_id for image_id in cut.ids if image_id not in tokens]
+    cut = Ragged(segments, "segments")
+    images = list(_images(cut, float(params.get("min_area", 0.0))))
+    if params["pool"] == "crop_cls":
+        source = _from_photos(images, params, own, network)
+    else:
+        source = _from_tokens(images, features, module, own)
+    provenance = Provenance.of("regions", params, [cut.hash, source.hash])
+    rows: list[tuple[Any, ...]] = []
+    with RaggedWriter(out_vectors, "vectors", depth=source.depth, dtype="float32", provenance=provenance) as writer:
+        described = zip(images, source.vectors, cut.per_image("confidence"), strict=True)
+        for image, vectors, confidence in track(described, len(images), "regions"):
+            writer.append(image.id, vectors[:, None])
+            rows += [(image.id, int(r), *area_and_box(image.segments == r), float(confidence)) for r in image.ids]
+    write_table(out_table, _table(rows), provenance)
+
+
+def _images(cut: Ragged, min_area: float) -> Iterator[Image]:
+    for image_id, segments in cut.images():
+        kept = keep_large(segments, min_area)
+        ids = np.unique(kept)
+        yield Image(image_id, kept, ids[ids != 0].astype(np.int64))
+
+
+def _from_tokens(images: list[Image], features: str | Path | None, module: Any, own: Any) -> Source:
+    """Vectors pooled from stored tokens."""
+    if features is None:
+        raise ConfigError("maskmill regions: this pooling reads stored tokens; give --features")
+    tokens = Ragged(features, "features")
+    absent = [image.id for image in images if image.id not in tokens]
     if absent:
         raise StoreError(f"{features}: no features of {len(absent)} segmented images, first {absent[0]!r}; delete it")
-    provenance = Provenance.of("regions", params, [cut.hash, tokens.hash])
-    rows: list[tuple[Any, ...]] = []
-    with RaggedWriter(out_vectors, "vectors", depth=tokens.depth, dtype="float32", provenance=provenance) as writer:
-        for i, image_id in track(list(enumerate(cut.ids)), len(cut), "regions"):
-            labels = keep_large(cut[i], float(params.get("min_area", 0.0)))
-            vectors, ids = np.zeros((0, tokens.depth or 1), np.float32), np.zeros(0, np.int64)
-            if labels.any():
-                vectors, ids = module.pool(tokens[image_id].astype(np.float32), labels, own)
-            writer.append(image_id, vectors[:, None])
-            rows += [(image_id, int(r), *area_and_box(labels == r), float(confidence[i])) for r in ids]
-    write_table(out_table, _table(rows), provenance)
+    depth = tokens.depth or 1
+    vectors = (
+        module.pool(tokens[image.id].astype(np.float32), image.segments, own)[0]
+        if len(image.ids)
+        else np.zeros((0, depth), np.float32)
+        for image in images
+    )
+    return Source(depth, tokens.hash, vectors)
+
+
+def _from_photos(images: list[Image], params: Mapping[str, Any], own: Any, network: Network | None) -> Source:
+    """Vectors of the segments' crops; all of the shard are in memory before the first is written."""
+    if network is None or "feature_set" not in params:
+        raise ConfigError(
+            "maskmill regions: pool crop_cls looks at the photos; give --manifest, --weights, "
+            "and feature_set within --params"
+        )
+    import torch
+
+    from maskmill.backbones import load
+    from maskmill.device import memory_advice, pick
+    from maskmill.manifest import read_manifest
+    from maskmill.regions._crops import Segmented, describe
+
+    torch.set_num_threads(network.threads)
+    place = pick(network.device)
+    by_id = read_manifest(network.manifest).by_id
+    absent = [image.id for image in images if image.id not in by_id]
+    if absent:
+        raise StoreError(f"{network.manifest}: no image {absent[0]!r}; run snakemake again, the images have changed")
+    jobs = [Segmented(by_id[image.id], image.segments, image.ids) for image in images if len(image.ids)]
+    with memory_advice("batch_size", network.batch_size, "lower regions.longest or regions.size"):
+        backbone = load(network.weights, FeatureSet.model_validate(params["feature_set"]), place)
+        found = describe(jobs, backbone, own, network.batch_size, network.threads)
+    nothing = np.zeros((0, backbone.depth), np.float32)
+    return Source(backbone.depth, backbone.digest, (found.get(image.id, nothing) for image in images))
 
 
 def keep_large(segments: np.ndarray, min_area: float) -> np.ndarray:

@@ -1,0 +1,94 @@
+"""Photos of the manifest, decoded in worker processes ahead of the device. Used by every stage that feeds a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from maskmill.errors import InputError
+from maskmill.images import decode
+from maskmill.manifest import Row
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def read_photo(row: Row) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of one image of the manifest.
+
+    Raises:
+        InputError: it no longer decodes, or has another size than in the manifest.
+    """
+    try:
+        pixels = decode(row.path)
+    except (InputError, OSError) as error:
+        raise _changed(row, str(error)) from None
+    if pixels.shape[:2] != (row.height, row.width):
+        raise _changed(row, f"{pixels.shape[1]}x{pixels.shape[0]} px, was {row.width}x{row.height}")
+    return pixels
+
+
+def _changed(row: Row, what: str) -> InputError:
+    return InputError(f"{row.path}: {what}; it changed since the inputs were checked: mend it and run snakemake again")
+
+
+def read_ahead(items: Sequence[T], read: Callable[[T], R], workers: int) -> Iterator[tuple[T, R]]:
+    """(item, read(item)) in order; each worker process keeps two ahead, so memory does not grow with the shard.
+
+    `read` is pickled where processes are not forked: a function of a module, or a partial of one. Its InputError is
+    raised here. Arrays come through pipes: shared memory is often 64 MB in containers, and a batch is milliseconds
+    either way.
+    """
+    from torch.utils.data import DataLoader
+
+    loader: Any = DataLoader(
+        _Reader(items, read),  # type: ignore[arg-type]
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+    )
+    for item, value in zip(items, loader, strict=True):
+        if isinstance(value, _Bad):
+            raise InputError(value.reason)
+        yield item, value
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """An InputError on its way out of a worker, where torch would wrap it into a traceback."""
+
+    reason: str
+
+
+class _Reader(Generic[T, R]):
+    """A map-style data set."""
+
+    def __init__(self, items: Sequence[T], read: Callable[[T], R]) -> None:
+        self.items, self.read = items, read
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> R | _Bad:
+        try:
+            return self.read(self.items[i])
+        except InputError as error:
+            return _Bad(str(error))
+
+
+def _as_it_is(value: Any) -> Any:
+    return value  # instead of torch's conversion to tensors, which go through shared memory
+
+
+def reader_count(items: int, threads: int, device: torch.device) -> int:
+    """Processes that decode: none with one thread; on a CPU one, because the network needs the rest."""
+    if threads == 1:
+        return 0
+    return min(items, threads if device.type == "cuda" else 1)
