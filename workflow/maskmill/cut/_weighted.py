@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from maskmill.cut._affinity import TILE, unit_rows
+from maskmill.cut._affinity import unit_rows
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+STRIP = 256  # rows of the graph that are computed at once
 NEIGHBOURS = ((20, 2.0), (10, 0.1))  # of the colour graph: neighbours a cell, weight of its place
 
 
@@ -65,8 +66,8 @@ def positive_cosines(tokens: torch.Tensor) -> torch.Tensor:
     unit = unit_rows(tokens)  # max(C) is on the diagonal, 1 up to rounding: nothing is left to divide by
     n = len(unit)
     matrix = torch.from_numpy(np.empty((n, n), np.float32)) if unit.device.type == "cpu" else unit.new_empty(n, n)
-    for top in range(0, n, TILE):
-        end = min(n, top + TILE)
+    for top in range(0, n, STRIP):
+        end = min(n, top + STRIP)
         strip = torch.mm(unit[top:end], unit[top:].T).clamp_min_(0)  # [<= 256, n - top], its first columns symmetric
         strip[:, : end - top] = strip[:, : end - top].maximum(strip[:, : end - top].T)
         matrix[top:end, top:] = strip
