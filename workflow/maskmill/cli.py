@@ -136,7 +136,7 @@ def cut(
     """cut: tokens of each image -> segments and a confidence."""
     from maskmill.cut.run import run
 
-    run(features, _json(params), out, seed, threads, colour)
+    run(features, _json(params), out, seed, threads, colour=colour)
 
 
 @app.command()

@@ -28,6 +28,7 @@ def run(
     out: str | Path,
     seed: int,
     threads: int,
+    *,
     colour: str | Path | None = None,
 ) -> None:
     """Cut every image of a feature store into a store of segments; diagnostics are stored once an image.
