@@ -39,6 +39,50 @@ def test_every_recipe_loads() -> None:
         assert recipe.description, file
 
 
+def with_cut(tmp_path: Path, features: str, cut: str) -> Any:
+    """A recipe of these two lines, resolved."""
+    body = f"description: d\nfeatures: {{{features}}}\ncut: {{{cut}}}\nregions: {{features: keys, pool: mean}}\n"
+    (tmp_path / "mine.yaml").write_text(body)
+    return run(recipes=[str(tmp_path / "mine.yaml")]).recipes["mine"]
+
+
+KEYS = "keys: {backbone: vit_small_focus, facet: key}"
+COLOURS = KEYS + ", small: {backbone: colour, stride: 14}"
+
+
+def test_a_cut_may_look_at_colours(tmp_path: Path) -> None:
+    recipe = with_cut(tmp_path, COLOURS, "features: keys, colour: small, method: spectral, colour_weight: 10")
+    assert recipe.cut.settings.colour == "small"
+    assert recipe.features["small"].slug.startswith("colour-token-sq448-")
+    assert recipe.features["small"].weights_slug == "colour"
+    assert with_cut(tmp_path, KEYS, "features: keys, method: spectral").cut.settings.colour is None
+
+
+@pytest.mark.parametrize(
+    ("features", "cut", "message"),
+    [
+        (
+            COLOURS,
+            "features: keys, colour: smal, method: spectral",
+            r"cut\.colour: no feature set 'smal'.*known: small",
+        ),
+        (COLOURS, "features: keys, colour: keys, method: spectral", r"cut\.colour: no feature set 'keys' of backbone"),
+        (KEYS, "features: keys, colour: small, method: spectral", r"cut\.colour: .*add one: {backbone: colour"),
+        (COLOURS, "features: keys, colour: small, method: ncut", r"cut\.colour: method ncut does not look at colours"),
+        (
+            COLOURS,
+            "features: keys, method: spectral, colour_weight: 1",
+            r"cut\.colour: method spectral .*needs the name",
+        ),
+        (COLOURS, "features: small, method: attention", r"features\.small\.facet: 'token', but cut\.method attention"),
+        (COLOURS.replace("14}", "14, facet: key}"), "features: keys, method: ncut", r"features\.small: .*no facet"),
+    ],
+)
+def test_what_a_cut_needs_is_checked_before_any_job(tmp_path: Path, features: str, cut: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_cut(tmp_path, features, cut)
+
+
 def test_config_overrides_recipe_overrides_default() -> None:
     recipe = run(recipes=["comus"], cluster={"clusters": 30}).recipes["comus"]
     assert recipe.cluster.params.clusters == 30

@@ -266,6 +266,21 @@ def test_run_without_labels_has_no_evaluate(photos: Path, tmp_path: Path) -> Non
     assert (tmp_path / "w/results/report.html").stat().st_size > 10_000
 
 
+def test_cuts_by_colour_reach_the_report(photos: Path, tmp_path: Path) -> None:
+    """A cut with a second feature set, and one whose tokens come without a network."""
+    recipe = yaml.safe_load((ROOT / "recipes/dsm.yaml").read_text())
+    recipe["features"]["small"] = {"backbone": "colour", "stride": 14, "size": {"square": 224}}
+    recipe["cut"] |= {"colour": "small", "colour_weight": 10, "segments": 4}
+    (tmp_path / "coloured.yaml").write_text(yaml.safe_dump(recipe))
+    config = SMALL | {"images": str(photos / "images"), "recipes": [str(tmp_path / "coloured.yaml"), "ncut_color"]}
+    config |= {"rounds": {"count": 0}, "features": SMALL["features"] | {"colour": {"size": {"long_side": 160}}}}
+    done = snakemake(tmp_path / "w", config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    html = (tmp_path / "w/results/report.html").read_text()
+    assert "coloured" in html
+    assert "ncut_color" in html
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

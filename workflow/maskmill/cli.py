@@ -132,11 +132,12 @@ def cut(
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "auto",
+    colour: Annotated[Path | None, typer.Option(help="store of the colour feature set that cut.colour names")] = None,
 ) -> None:
     """cut: tokens of each image -> segments and a confidence."""
     from maskmill.cut.run import run
 
-    run(features, _json(params), out, seed, threads, device)
+    run(features, _json(params), out, seed, threads, device, colour=colour)
 
 
 @app.command()

@@ -54,14 +54,20 @@ class Size(Model):
 class FeatureSet(Model):
     """One set of dense features, stored once and shared by every recipe that asks for the same."""
 
-    backbone: str = Field(description="a timm name, vit_small_focus, or efficientnet_lite0")
+    backbone: str = Field(description="a timm name, vit_small_focus, efficientnet_lite0, or colour")
     checkpoint: str | None = Field(None, description="local weights for a timm architecture instead of the pretrained")
     facet: Literal["token", "key", "query", "value"] = Field("token", description="what to read (CNNs: token only)")
     key_bias: Literal["subtract", "keep"] = Field("subtract", description="subtract: key - bias, needed by DINOv2")
     layer: int = Field(-1, description="ViT: block; CNN: feature level; negative counts from the end")
-    stride: int | None = Field(None, ge=1, description="CNN: output stride (dilates), default the network's own")
+    stride: int | None = Field(None, ge=1, description="CNN: output stride (dilates); colour: pixels a cell")
     size: Size = Field(default_factory=lambda: Size(square=448))
     dtype: Literal["float16", "int8"] = Field("float16", description="int8: half the disk, cosine error about 3e-5")
+
+    @model_validator(mode="after")
+    def _colour_is_no_network(self) -> FeatureSet:
+        if self.backbone == "colour" and (self.facet, self.layer, self.checkpoint) != ("token", -1, None):
+            raise ValueError("backbone colour has no facet, layer or checkpoint; leave them out")
+        return self
 
     @property
     def slug(self) -> str:
@@ -90,6 +96,7 @@ class Cut(Model):
     """cut: which feature set is grouped, and by which method."""
 
     features: str = Field("grouping", description="name of a feature set of the recipe")
+    colour: str | None = Field(None, description="name of a second feature set, of backbone colour, on the same grid")
 
 
 class Regions(Model):
@@ -430,8 +437,34 @@ def _check_references(recipe: Recipe, path: Path) -> None:
                 )
     if recipe.cut is None and not recipe.tokens:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method!r} needs a cut section (or use pool: token)")
+    if recipe.cut is not None:
+        _check_needs(recipe, path)
     if recipe.cut is not None and recipe.tokens:
         raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
+
+
+def _check_needs(recipe: Recipe, path: Path) -> None:
+    """The cut's method gets what it needs (see maskmill.cut._needs), and nothing that it does not know."""
+    cut = recipe.stage("cut")
+    method = registry.load("cut", str(cut.method))
+    needs = method.needs(cut.params) if hasattr(method, "needs") else ()
+    colour, chosen = cut.settings.colour, recipe.features[cut.settings.features]
+    known = [name for name, fs in recipe.features.items() if fs.backbone == "colour"]
+    if colour is not None and not hasattr(method, "needs"):
+        raise ConfigError(f"{path}: cut.colour: method {cut.method} does not look at colours; drop the key")
+    if colour is not None and colour not in known:
+        advice = f"known: {', '.join(known)}" if known else "add one: {backbone: colour, stride: ..., size: ...}"
+        raise ConfigError(f"{path}: cut.colour: no feature set {colour!r} of backbone colour; {advice}")
+    if "colour" in needs and colour is None:
+        raise ConfigError(
+            f"{path}: cut.colour: method {cut.method} with these parameters needs the name of a feature set of "
+            "backbone colour"
+        )
+    if "cls_query" in needs and chosen.facet != "key":
+        raise ConfigError(
+            f"{path}: features.{cut.settings.features}.facet: {chosen.facet!r}, but cut.method {cut.method} needs "
+            "facet: key of a ViT with a cls token"
+        )
 
 
 def validate(model: type[T], body: Any, origin: str, prefix: str = "", known: Sequence[str] | None = None) -> T:

@@ -70,6 +70,24 @@ def stage_features(stage):
     return pick
 
 
+def cut_inputs(wc):
+    """The feature stores that a recipe's cut reads, for one shard: the tokens, and the colours where it has them."""
+    settings = RUN.recipes[wc.recipe].stage("cut").settings
+    names = {"features": settings.features}
+    if settings.colour is not None:
+        names["colour"] = settings.colour
+    return {
+        key: f"results/features/{slug(wc.recipe, name)}/{wc.shard}.zarr"
+        for key, name in names.items()
+    }
+
+
+def cut_colour(wc):
+    """The colours as an option of `maskmill cut`."""
+    files = cut_inputs(wc)
+    return f"--colour {files['colour']}" if "colour" in files else ""
+
+
 def raw_vectors(recipe, shard):
     """What a recipe clusters before reduction: region vectors, or tokens."""
     if RUN.recipes[recipe].tokens:

@@ -1,7 +1,7 @@
 # cut: tokens of one image -> segments, one job a shard.
 rule cut:
     input:
-        stage_features("cut"),
+        unpack(cut_inputs),
     output:
         directory("results/recipes/{recipe}/cut/{shard}.zarr"),
     log:
@@ -14,5 +14,7 @@ rule cut:
         runtime=lambda wc, attempt: 120 * attempt,
     params:
         cut=section("cut"),
+        colour=cut_colour,
     shell:
-        "maskmill cut --features {input} --params {params.cut:q} --out {output} --threads {threads} &> {log}"
+        "maskmill cut --features {input.features} {params.colour} --params {params.cut:q} --out {output}"
+        " --threads {threads} &> {log}"

@@ -90,7 +90,7 @@ class _Lanczos:
         self._extend(self._random(BLOCK), 1)
         for step, size in enumerate(range(BLOCK, self.limit + 1, BLOCK), start=1):
             rest = self._step(size)
-            if step < MIN_STEPS or step % STEPS_BETWEEN_LOOKS:
+            if step < MIN_STEPS or step % STEPS_BETWEEN_LOOKS or size <= pairs:
                 continue
             theta, ritz, residual = ritz_pairs(self.projected[:size, :size], rest, self.noise)
             stalled = residual[: pairs + 1].max() <= STALLED * self.noise

@@ -13,6 +13,7 @@ import numpy as np
 from maskmill import registry
 from maskmill.artefact import Provenance
 from maskmill.config import Cut, Model, validate
+from maskmill.cut._needs import Extras
 from maskmill.cut._together import cut_together
 from maskmill.device import pick
 from maskmill.errors import ConfigError
@@ -24,7 +25,14 @@ AHEAD = 2  # images cut ahead of the writer, per thread
 
 
 def run(
-    features: str | Path, params: dict[str, Any], out: str | Path, seed: int, threads: int, device: str = "auto"
+    features: str | Path,
+    params: dict[str, Any],
+    out: str | Path,
+    seed: int,
+    threads: int,
+    device: str = "auto",
+    *,
+    colour: str | Path | None = None,
 ) -> None:
     """Cut every image of a feature store into a store of segments; diagnostics are stored once an image.
 
@@ -33,11 +41,13 @@ def run(
     (name -> code of the per-image field `outcome`) where the method has them.
 
     Args:
-        params: the flat section of the recipe: `method`, `features`, and the method's own parameters.
+        params: the flat section of the recipe: `method`, `features`, `colour`, and the method's own parameters.
         device: auto, cpu, cuda or cuda:0. On CUDA, methods with `cut_batch` cut images of one grid together.
+        colour: the feature store that `cut.colour` names, where the section has it; matched by image id.
 
     Raises:
-        ConfigError: unknown method or key, or a value out of range. StoreError: no readable feature store.
+        ConfigError: unknown method or key, or a value out of range. StoreError: no readable feature store, or it
+            lacks what the method needs (see maskmill.cut._needs).
         DeviceError: no such device, or too little memory on it.
         NumericsError: an image with NaN or infinite tokens; nothing is written then.
     """
@@ -46,12 +56,15 @@ def run(
     name, own = _method_params(params)
     method = registry.load("cut", name)
     store = Ragged(features, "features")
-    made = Provenance.of("cut", params | {"seed": seed}, [store.hash])
+    colours = None if colour is None else Ragged(colour, "features")
+    extras = Extras(method.needs(own) if hasattr(method, "needs") else (), store, colours)
+    inputs = [store.hash] if colours is None else [store.hash, colours.hash]
+    made = Provenance.of("cut", params | {"seed": seed}, inputs)
     place = pick(device)
     attrs = {"method": name, "outcomes": getattr(method, "OUTCOMES", {})}
 
     def one(i: int) -> tuple[np.ndarray, dict[str, Any]]:
-        return method.cut(store[i].astype(np.float32), own, seed, store.ids[i])
+        return method.cut(store[i].astype(np.float32), own, seed, store.ids[i], **extras.of(i))
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
