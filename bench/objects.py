@@ -24,19 +24,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _photos import data_folder, photo_tokens
+from _photos import WEIGHTS, data_folder
 
 from maskmill.artefact import read_json, write_table
+from maskmill.config import FeatureSet, Size
 from maskmill.cut.run import run as run_cut
 from maskmill.evaluate.run_objects import run as run_objects
+from maskmill.features.run import run as run_features
 from maskmill.images import displayed_size
-from maskmill.progress import track
-from maskmill.store import Ragged, RaggedWriter
+from maskmill.manifest import read_manifest
+from maskmill.store import Ragged
+from maskmill.weights import prepare
 
 PIXELS = 448
 METHODS: dict[str, dict[str, Any]] = {  # name in the table -> the cut section of a recipe
     "ncut, side peak": {"method": "ncut", "side": "peak"},
     "ncut, side border": {"method": "ncut", "side": "border"},
+    "lost": {"method": "lost"},
+    "maskcut, N = 3": {"method": "maskcut", "side": "border"},
+    "maskcut, compat: cutler": {"method": "maskcut", "compat": "cutler"},
+    "spectral, mode: fiedler": {"method": "spectral", "mode": "fiedler"},
+    "spectral, 15 segments": {"method": "spectral", "segments": 15},
+    "attention": {"method": "attention"},
+    "primaps": {"method": "primaps"},
     "kmeans, 8 segments": {"method": "kmeans", "segments": 8},
 }
 ANIMALS = [8, 10, 12, 13, 15, 17]
@@ -67,16 +77,15 @@ def chosen(folder: Path, limit: int | None) -> list[Path]:
     return [photos[i] for i in np.linspace(0, len(photos) - 1, limit).round().astype(int)]
 
 
-def features(photos: Sequence[Path], cache: Path, name: str) -> Path:
-    """Feature store of the photos, made where the cache has none of them."""
-    for path in sorted(cache.glob(f"{name}-{PIXELS}-*.zarr")):
-        if Ragged(path, "features").ids == [photo.stem for photo in photos]:
-            return path
-    path = cache / f"{name}-{PIXELS}-{len(photos)}.zarr"
-    with RaggedWriter(path, "features", depth=384) as out:
-        tokens = photo_tokens(list(photos), PIXELS)
-        for photo, values in track(zip(photos, tokens, strict=True), len(photos), f"{name}: features"):
-            out.append(photo.stem, values)
+def features(listing: Path, cache: Path, name: str) -> Path:
+    """Feature store of the photos of a manifest, made by the features stage where the cache has none of them."""
+    ids = [row.id for row in read_manifest(listing).rows]
+    path = cache / f"{name}-{PIXELS}-{len(ids)}.zarr"
+    if not path.exists():
+        chosen = FeatureSet(backbone="vit_small_focus", facet="key", size=Size(square=PIXELS))
+        if not WEIGHTS.is_file():
+            prepare(chosen, WEIGHTS)
+        run_features(listing, "s0", chosen.model_dump(mode="json"), WEIGHTS, path, 8, 1)
     return path
 
 
@@ -145,7 +154,7 @@ def main() -> None:
             counts[name] = len(photos)
             listing = Path(work) / "manifest.parquet"
             manifest(photos, folder / SETS[name]["labels"], listing)
-            store = features(photos, cache, name)
+            store = features(listing, cache, name)
             for method in options.methods:
                 rows[method][name] = measure(store, listing, METHODS[method], SETS[name]["evaluate"])
     if counts:
