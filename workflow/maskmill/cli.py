@@ -129,13 +129,14 @@ def cut(
     features: Annotated[Path, typer.Option(help="feature store of one shard")],
     params: Params,
     out: Out,
+    manifest: Annotated[Path | None, typer.Option(help="with refine: results/inputs/manifest.parquet")] = None,
     seed: Seed = 0,
     threads: Threads = 1,
 ) -> None:
     """cut: tokens of each image -> segments and a confidence."""
     from maskmill.cut.run import run
 
-    run(features, _json(params), out, seed, threads)
+    run(features, _json(params), out, seed, threads, manifest)
 
 
 @app.command()
@@ -224,9 +225,9 @@ def paint(
     from maskmill.paint.run import run_regions, run_tokens
 
     if vectors is not None:
-        run_tokens(vectors, codebook, _json(params), out)
+        run_tokens(vectors, codebook, _json(params), out, manifest)
     elif segments is not None and assignments is not None:
-        run_regions(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out)
+        run_regions(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out, manifest)
     else:
         raise ConfigError("maskmill paint: give --vectors, or --segments and --assignments")
 

@@ -1,7 +1,8 @@
 # cut: tokens of one image -> segments, one job a shard.
 rule cut:
     input:
-        stage_features("cut"),
+        features=stage_features("cut"),
+        manifest=ancient("results/inputs/manifest.parquet"),
     output:
         directory("results/recipes/{recipe}/cut/{shard}.zarr"),
     log:
@@ -15,4 +16,5 @@ rule cut:
     params:
         cut=section("cut"),
     shell:
-        "maskmill cut --features {input} --params {params.cut:q} --out {output} --threads {threads} &> {log}"
+        "maskmill cut --features {input.features} --manifest {input.manifest} --params {params.cut:q} --out {output}"
+        " --threads {threads} &> {log}"
