@@ -134,7 +134,7 @@ class Cut(Model):
 
     features: str = Field("grouping", description="name of a feature set of the recipe")
     refine: Refine = Field(default_factory=Refine, description="fit the segments to the photo's edges")
-    refine_cells: int = Field(4, ge=1, le=16, description="with refine: segment cells a token side")
+    refine_cells: int = Field(8, ge=1, le=16, description="with refine: segment cells a token side")
 
 
 class Regions(Model):

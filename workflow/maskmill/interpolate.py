@@ -84,6 +84,16 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return present[best_scores(one_hot, size)]
 
 
+def majority(labels: np.ndarray, factor: int) -> np.ndarray:
+    """Labels [h * factor, w * factor] -> [h, w]: what most of a cell is; a tie goes to the lowest label."""
+    if factor == 1:
+        return labels
+    present, maps = one_hots(labels)
+    k, height, width = maps.shape
+    shares = maps.reshape(k, height // factor, factor, width // factor, factor).sum(axis=(2, 4))
+    return present[shares.argmax(axis=0)]
+
+
 def one_hots(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct labels [k], ascending, and for each its 0/1 map: [k, h, w] float32."""
     present, index = np.unique(labels, return_inverse=True)

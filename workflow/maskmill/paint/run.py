@@ -11,8 +11,9 @@ Rules for region recipes (COMUS, section 3.3: only the regions closest to their 
 
 Token recipes have no background: every cell gets the cluster of the highest score.
 
-With `refine` the mask is then fitted to the photo on the mask's own grid. Cells that are ignore neither vote nor
-change. Token recipes refine the interpolated scores of the clusters that win somewhere in the image.
+With `refine` the mask is then fitted to the photo, on a grid of at least FINE cells a token side; a mask cell takes the
+label that most of it got. Cells that are ignore neither vote nor change. Token recipes refine the interpolated scores
+of the clusters that win somewhere in the image, twice the cosine as in STEGO.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ import numpy as np
 from maskmill.artefact import Provenance, read_table
 from maskmill.config import Paint, Refine, validate
 from maskmill.errors import StoreError
-from maskmill.interpolate import best_scores, one_hots, resize_labels, resize_maps
+from maskmill.interpolate import best_scores, majority, one_hots, resize_labels, resize_maps
 from maskmill.masks import ignore_value, mask_dtype
 from maskmill.progress import track
 from maskmill.refine import refine
 from maskmill.refine._photos import Photos
 from maskmill.store import Ragged, RaggedWriter
+
+FINE = 8  # cells a token side to refine on (docs/refine.md)
+COSINES = 2.0  # logits a unit of cosine (STEGO)
 
 
 def run_regions(
@@ -77,7 +81,9 @@ def run_regions(
             size = (tokens[0] * params["upsample"], tokens[1] * params["upsample"])
             mask = paint_regions(store[i], table, clusters, size)
             if photos:
-                mask = refine_mask(store[i], table, mask, photos.on_grid(image_id, size), settings)
+                step = refine_step(params["upsample"])
+                photo = photos.on_grid(image_id, (size[0] * step, size[1] * step))
+                mask = refine_mask(store[i], table, mask, photo, settings)
             writer.append(image_id, mask)
 
 
@@ -112,8 +118,10 @@ def run_tokens(
             size = (h * params["upsample"], w * params["upsample"])
             best = best_scores(maps, size)
             if photos:
-                logits = maps if book.spherical else in_spreads(maps)
-                best = refine_scores(logits, best, photos.on_grid(image_id, size), settings)
+                step = refine_step(params["upsample"])
+                photo = photos.on_grid(image_id, (size[0] * step, size[1] * step))
+                logits = COSINES * maps if book.spherical else in_spreads(maps)
+                best = refine_scores(logits, best, photo, settings)
             writer.append(image_id, (best + 1).astype(mask_dtype(clusters)))
 
 
@@ -157,25 +165,34 @@ def paint_regions(segments: np.ndarray, table: np.ndarray, clusters: int, size: 
     return resize_labels(table[segments], size)
 
 
+def refine_step(upsample: int) -> int:
+    """Fine cells a side of a mask cell."""
+    return -(-FINE // upsample)
+
+
 def refine_mask(
     segments: np.ndarray, table: np.ndarray, mask: np.ndarray, photo: np.ndarray, settings: Refine
 ) -> np.ndarray:
-    """The painted mask [H, W] fitted to the photo [H, W, 3]; its ignore cells stay."""
-    ignore = ignore_value(mask.dtype)
+    """The painted mask [H, W] fitted to the photo [H * step, W * step, 3]; its ignore cells stay."""
+    void = mask == ignore_value(mask.dtype)
     present, maps = one_hots(table[segments])
-    known = present != ignore
-    if not known.any() or not segments.any():
+    known = present != ignore_value(mask.dtype)
+    if void.all() or not known.any():
         return mask
-    void = mask == ignore
-    best = refine(resize_maps(maps[known], mask.shape), photo, settings, void)
-    return np.where(void, mask, present[known][best]).astype(mask.dtype)
+    step = photo.shape[0] // mask.shape[0]
+    fine_void = void.repeat(step, axis=0).repeat(step, axis=1)
+    best = refine(resize_maps(maps[known], photo.shape[:2]), photo, settings, fine_void)
+    return np.where(void, mask, present[known][majority(best, step)]).astype(mask.dtype)
 
 
 def refine_scores(maps: np.ndarray, best: np.ndarray, photo: np.ndarray, settings: Refine) -> np.ndarray:
-    """Clusters [H, W] of score maps [k, h, w], fitted to the photo; `best` [H, W] is their winner before."""
+    """Clusters [H, W] of score maps [k, h, w] fitted to the photo [H * step, W * step, 3].
+
+    `best` [H, W] is their winner before; clusters that win nowhere do not take part.
+    """
     winners = np.unique(best)
-    found = refine(resize_maps(maps[winners], best.shape), photo, settings)
-    return np.asarray(winners[found])
+    found = refine(resize_maps(maps[winners], photo.shape[:2]), photo, settings)
+    return np.asarray(winners[majority(found, photo.shape[0] // best.shape[0])])
 
 
 def in_spreads(maps: np.ndarray) -> np.ndarray:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from maskmill.refine._lattice import compiled
+from maskmill.refine._lattice import compiled, splat
 
 FLOOR = 16.0  # log-probabilities this far below the best count as this
-SILENT = 1e-5  # where few classes of a pixel are likelier than this, only those are sent
 _F = np.float32
 
 
@@ -98,75 +97,70 @@ def update_many(
     first: bool,
     last: bool,
 ) -> None:
-    """As `update_two` for c classes: arrays have a last axis of classes, out [H, W, c] = probabilities.
+    """As `update_two` for c classes, c a multiple of 8: unary, plane, out [H, c, W], grid [m + 1, c].
 
-    peak [c]: the largest probability of each class anywhere.
+    out = probabilities. peak [c]: the largest probability of each class anywhere. A row of the image is worked on class
+    by class, so that every loop is over neighbours in memory.
     """
-    height, width, classes = unary.shape
-    alive = np.empty(classes + 1, np.int64)
+    height, classes, width = unary.shape
+    message, belief = np.empty((classes, width), np.float32), np.empty((width, classes), np.float32)
+    best, total = np.empty(width, np.float32), np.empty(width, np.float32)
     next_grid[:] = 0
     peak[:] = 0
     for y in range(height):
-        for x in range(width):
-            v, w, row = vertices[y * width + x], weights[y * width + x], out[y, x]
-            near, far = plane_norm[y, x], grid_norm[y, x]
-            if first:
-                row[:] = unary[y, x]
-            else:
-                _listen(v, w, grid, unary[y, x], plane[y, x], compat[0] * near, compat[1] * far, row)
-            count = _softmax(row, peak, alive)
-            if last:
-                continue
-            target = next_plane[y, x]
+        v, w = vertices[y * width : (y + 1) * width], weights[y * width : (y + 1) * width]
+        near, far = plane_norm[y], grid_norm[y]
+        if first:
+            out[y] = unary[y]
+        else:
+            _listen(v, w, grid, message)
             for c in range(classes):
-                target[c] = row[c] * near
-            if count > classes // 4:
-                for k in range(6):
-                    vertex, share = next_grid[v[k]], w[k] * far
-                    for c in range(classes):
-                        vertex[c] += share * row[c]
-            else:
-                for k in range(6):
-                    vertex, share = next_grid[v[k]], w[k] * far
-                    for a in range(count):
-                        vertex[alive[a]] += share * row[alive[a]]
+                row, fixed, flat, told = out[y, c], unary[y, c], plane[y, c], message[c]
+                for x in range(width):
+                    row[x] = fixed[x] + compat[0] * near[x] * flat[x] + compat[1] * far[x] * told[x]
+        best[:] = out[y, 0]
+        for c in range(1, classes):
+            row = out[y, c]
+            for x in range(width):
+                best[x] = max(best[x], row[x])
+        total[:] = 0
+        for c in range(classes):
+            row = out[y, c]
+            for x in range(width):
+                row[x] = _exp(row[x] - best[x])
+                total[x] += row[x]
+        for x in range(width):
+            total[x] = _F(1) / total[x]
+        for c in range(classes):
+            row, target, top = out[y, c], next_plane[y, c], _F(0)
+            for x in range(width):
+                row[x] *= total[x]
+                target[x] = row[x] * near[x]
+                top = max(top, row[x])
+            for x in range(width):
+                belief[x, c] = row[x] * far[x]
+            peak[c] = max(peak[c], top)
+        if not last:
+            splat(v, w, belief, next_grid)
 
 
 @compiled
-def _listen(
-    v: np.ndarray,
-    w: np.ndarray,
-    grid: np.ndarray,
-    fixed: np.ndarray,
-    flat: np.ndarray,
-    near: float,
-    far: float,
-    out: np.ndarray,
-) -> None:
-    """Unnormalised log-probabilities [c] of one pixel from its unary term and both messages."""
-    a, b, c, d, e, f = grid[v[0]], grid[v[1]], grid[v[2]], grid[v[3]], grid[v[4]], grid[v[5]]
-    wa, wb, wc, wd, we, wf = far * w[0], far * w[1], far * w[2], far * w[3], far * w[4], far * w[5]
-    for i in range(len(out)):
-        message = wa * a[i] + wb * b[i] + wc * c[i] + wd * d[i] + we * e[i] + wf * f[i]
-        out[i] = fixed[i] + near * flat[i] + message
+def _listen(vertices: np.ndarray, weights: np.ndarray, grid: np.ndarray, message: np.ndarray) -> None:
+    """The grid [m + 1, c] read at the pixels of a row: message [c, W]. Eight classes at a time make one vector."""
+    for x in range(message.shape[1]):
+        v, w = vertices[x], weights[x]
+        rows = (grid[v[0]], grid[v[1]], grid[v[2]], grid[v[3]], grid[v[4]], grid[v[5]])
+        shares = (w[0], w[1], w[2], w[3], w[4], w[5])
+        for c in range(0, message.shape[0], 8):
+            m0, m1 = _mix(shares, rows, c), _mix(shares, rows, c + 1)
+            m2, m3 = _mix(shares, rows, c + 2), _mix(shares, rows, c + 3)
+            m4, m5 = _mix(shares, rows, c + 4), _mix(shares, rows, c + 5)
+            m6, m7 = _mix(shares, rows, c + 6), _mix(shares, rows, c + 7)
+            message[c, x], message[c + 1, x], message[c + 2, x], message[c + 3, x] = m0, m1, m2, m3
+            message[c + 4, x], message[c + 5, x], message[c + 6, x], message[c + 7, x] = m4, m5, m6, m7
 
 
 @compiled
-def _softmax(row: np.ndarray, peak: np.ndarray, alive: np.ndarray) -> int:
-    """Softmax in place; raises `peak`, lists the classes above SILENT in `alive` and returns their number."""
-    best = row[0]
-    for c in range(1, len(row)):
-        best = max(best, row[c])
-    total = _F(0)
-    for c in range(len(row)):
-        row[c] = _exp(row[c] - best)
-        total += row[c]
-    inverse = _F(1) / total
-    for c in range(len(row)):
-        row[c] *= inverse
-        peak[c] = max(peak[c], row[c])
-    count = 0
-    for c in range(len(row)):
-        alive[count] = c
-        count += row[c] > SILENT
-    return count
+def _mix(shares: tuple[float, ...], rows: tuple[np.ndarray, ...], c: int) -> float:
+    a, b = shares[0] * rows[0][c] + shares[1] * rows[1][c], shares[2] * rows[2][c] + shares[3] * rows[3][c]
+    return a + b + shares[4] * rows[4][c] + shares[5] * rows[5][c]

@@ -16,55 +16,64 @@ def taps(std: float) -> np.ndarray:
 
 
 @compiled
-def smooth(values: np.ndarray, taps: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+def smooth(values: np.ndarray, taps: np.ndarray, out: np.ndarray) -> None:
     """Sum over neighbours j of taps[|dy|] taps[|dx|] values[j]; nothing lies outside the image.
 
     Args:
-        values: float32 [H + 2 r, W, c] with r = len(taps) - 1 rows of zeros above and below.
-        columns: scratch float32 [W + 2 r, c]; its first and last r rows stay zero.
-        out: float32 [H, W, c].
+        values: float32 [H + 2 r, c, W] with r = len(taps) - 1 rows of zeros above and below.
+        out: float32 [H, c, W].
     """
     reach = len(taps) - 1
-    height, width, channels = out.shape
+    height, channels, width = out.shape
+    flat = values.reshape(values.shape[0], channels * width)
+    down = np.empty((channels, width), np.float32)
+    row = np.zeros(width + 2 * reach, np.float32)
     for y in range(height):
-        # down the columns, then along the row; arrays are flattened so that the inner loop is long
-        middle = columns[reach : reach + width].reshape(width * channels)
-        _sum_taps(values.reshape(values.shape[0], width * channels), taps, y, middle)
-        row = out[y].reshape(width * channels)
-        flat = columns.reshape(columns.shape[0] * channels)
-        size = width * channels
-        for x in range(size):
-            row[x] = taps[0] * middle[x]
-        k = 1
-        while k + 1 <= reach:
-            a, b = flat[(reach - k) * channels :][:size], flat[(reach + k) * channels :][:size]
-            c, d = flat[(reach - k - 1) * channels :][:size], flat[(reach + k + 1) * channels :][:size]
-            near, far = taps[k], taps[k + 1]
-            for x in range(size):
-                row[x] += near * (a[x] + b[x]) + far * (c[x] + d[x])
-            k += 2
-        if k <= reach:
-            a, b, near = flat[(reach - k) * channels :][:size], flat[(reach + k) * channels :][:size], taps[k]
-            for x in range(size):
-                row[x] += near * (a[x] + b[x])
+        _down(flat, taps, y, down.reshape(channels * width))
+        for c in range(channels):
+            row[reach : reach + width] = down[c]
+            _along(row, taps, out[y, c])
 
 
 @compiled
-def _sum_taps(values: np.ndarray, taps: np.ndarray, y: int, out: np.ndarray) -> None:
-    """out = weighted sum of the rows around row y + r of the padded values [H + 2 r, size]."""
-    reach, size = len(taps) - 1, len(out)
-    row = values[y + reach]
-    for x in range(size):
-        out[x] = taps[0] * row[x]
-    k = 1
-    while k + 1 <= reach:
-        a, b = values[y + reach - k], values[y + reach + k]
-        c, d = values[y + reach - k - 1], values[y + reach + k + 1]
-        near, far = taps[k], taps[k + 1]
-        for x in range(size):
-            out[x] += near * (a[x] + b[x]) + far * (c[x] + d[x])
-        k += 2
-    if k <= reach:
-        a, b, near = values[y + reach - k], values[y + reach + k], taps[k]
-        for x in range(size):
-            out[x] += near * (a[x] + b[x])
+def _down(rows: np.ndarray, taps: np.ndarray, y: int, out: np.ndarray) -> None:
+    """out [size] = weighted sum of the rows y .. y + 2 r."""
+    middle, reach = y + len(taps) - 1, len(taps) - 1
+    _start(rows[middle], taps[0], out)
+    for k in range(1, reach, 2):
+        _add_two(rows[middle - k], rows[middle + k], rows[middle - k - 1], rows[middle + k + 1], taps, k, out)
+    if reach % 2:
+        _add_one(rows[middle - reach], rows[middle + reach], taps[reach], out)
+
+
+@compiled
+def _along(row: np.ndarray, taps: np.ndarray, out: np.ndarray) -> None:
+    """out [w] = weighted sum of the neighbours in row [w + 2 r]."""
+    n, reach = len(out), len(taps) - 1
+    _start(row[reach : reach + n], taps[0], out)
+    for k in range(1, reach, 2):
+        near, far = row[reach - k : reach - k + n], row[reach + k : reach + k + n]
+        _add_two(near, far, row[reach - k - 1 : reach - k - 1 + n], row[reach + k + 1 : reach + k + 1 + n], taps, k, out)
+    if reach % 2:
+        _add_one(row[:n], row[2 * reach : 2 * reach + n], taps[reach], out)
+
+
+@compiled
+def _start(x: np.ndarray, tap: float, out: np.ndarray) -> None:
+    for i in range(len(out)):
+        out[i] = tap * x[i]
+
+
+@compiled
+def _add_one(a: np.ndarray, b: np.ndarray, tap: float, out: np.ndarray) -> None:
+    for i in range(len(out)):
+        out[i] += tap * (a[i] + b[i])
+
+
+@compiled
+def _add_two(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, taps: np.ndarray, k: int, out: np.ndarray
+) -> None:
+    near, far = taps[k], taps[k + 1]
+    for i in range(len(out)):
+        out[i] += near * (a[i] + b[i]) + far * (c[i] + d[i])

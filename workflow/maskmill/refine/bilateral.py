@@ -76,7 +76,7 @@ class _Solver:
         self.adjacent = _adjacency(cells, steps)
         n = np.ones(len(cells))
         for _ in range(BISTOCHASTIC_STEPS):
-            n = np.sqrt(n * self.count / self._blur(n))
+            n = np.sqrt(n * self.count / np.maximum(self._blur(n), 1e-12))  # cells of void pixels alone get 0
         self.n, self.m = n, n * self._blur(n)
 
     def _blur(self, z: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maskmill.refine._lattice import Lattice
 
 ABSENT = 1e-3  # a class that is nowhere more likely than this is left out of the following iterations
+IMPOSSIBLE = -1e4  # logit of a class that only fills up a multiple of eight
 
 
 class Params(Model):
@@ -76,11 +77,11 @@ class _Field:
         self.compat = (np.float32(params.compat_smooth), np.float32(params.compat))
         valid = np.ones(size, np.float32) if void is None else 1 - void.astype(np.float32)
         padded = self._padded()
-        padded[self._inside] = valid[..., None]
+        padded[self._inside] = valid[:, None]
         mass = lattice.filter(valid.reshape(-1, 1)).reshape(size)
         self.plane_norm, self.grid_norm = (
             np.where(valid > 0, 1 / np.sqrt(np.maximum(total, 1e-20)), 0).astype(np.float32)
-            for total in (self._smoothed(padded)[..., 0], mass)
+            for total in (self._smoothed(padded)[:, 0], mass)
         )
 
     @property
@@ -90,14 +91,13 @@ class _Field:
 
     def _padded(self, classes: int = 1) -> np.ndarray:
         reach = len(self.taps) - 1
-        return np.zeros((self.size[0] + 2 * reach, self.size[1], classes), np.float32)
+        return np.zeros((self.size[0] + 2 * reach, classes, self.size[1]), np.float32)
 
     def _smoothed(self, padded: np.ndarray) -> np.ndarray:
         from maskmill.refine._gauss import smooth
 
-        classes, reach = padded.shape[2], len(self.taps) - 1
-        out = np.empty((*self.size, classes), np.float32)
-        smooth(padded, self.taps, np.zeros((self.size[1] + 2 * reach, classes), np.float32), out)
+        out = np.empty((self.size[0], padded.shape[1], self.size[1]), np.float32)
+        smooth(padded, self.taps, out)
         return out
 
     def two(self, unary: np.ndarray) -> np.ndarray:
@@ -112,8 +112,8 @@ class _Field:
                 blur(self.lattice.neighbours, grid, held)
                 plane = self._smoothed(padded)
             update_two(
-                self.lattice.vertices, self.lattice.weights, unary, plane[..., 0], grid[:, 0], self.plane_norm,
-                self.grid_norm, self.compat, padded[self._inside, :, 0], held[:, 0], out,
+                self.lattice.vertices, self.lattice.weights, unary, plane[:, 0], grid[:, 0], self.plane_norm,
+                self.grid_norm, self.compat, padded[self._inside, 0], held[:, 0], out,
                 step == 0, step == self.params.iterations,
             )  # fmt: skip
             grid, held = held, grid
@@ -125,10 +125,10 @@ class _Field:
         from maskmill.refine._lattice import blur
 
         active = np.arange(len(logits))
-        unary = np.ascontiguousarray(np.moveaxis(logits, 0, 2))  # [H, W, k]
-        grid, held, plane = self._grids(len(active))
-        padded, out = self._padded(len(active)), np.empty_like(unary)
-        peak = np.empty(len(active), np.float32)
+        unary = _in_eights(np.moveaxis(logits, 0, 1), active)  # [H, c, W]
+        grid, held, plane = self._grids(unary.shape[1])
+        padded, out = self._padded(unary.shape[1]), np.empty_like(unary)
+        peak = np.empty(unary.shape[1], np.float32)
         for step in range(self.params.iterations + 1):
             if step:
                 blur(self.lattice.neighbours, grid, held)
@@ -139,17 +139,24 @@ class _Field:
                 step == 0, step == self.params.iterations,
             )  # fmt: skip
             grid, held = held, grid
-            kept = np.flatnonzero(peak >= ABSENT)
-            if len(kept) < len(active) and step < self.params.iterations:
+            kept = np.flatnonzero(peak[: len(active)] >= ABSENT)
+            if -(-len(kept) // 8) < unary.shape[1] // 8 and step < self.params.iterations:
                 active = active[kept]
-                unary, out, grid, padded, peak = (
-                    np.ascontiguousarray(a[..., kept]) for a in (unary, out, grid, padded, peak)
-                )
-                held = np.zeros_like(grid)
+                unary, padded = _in_eights(unary, kept), _in_eights(padded, kept, 0)
+                grid = np.ascontiguousarray(_in_eights(grid[..., None], kept, 0)[..., 0])
+                held, out, peak = np.zeros_like(grid), np.empty_like(unary), np.empty(unary.shape[1], np.float32)
         whole = np.zeros((len(logits), *self.size), np.float32)
-        whole[active] = np.moveaxis(out, 2, 0)
+        whole[active] = np.moveaxis(out[:, : len(active)], 1, 0)
         return whole
 
     def _grids(self, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         shape = (self.lattice.size + 1, classes)
-        return np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros((*self.size, classes), np.float32)
+        plane = np.zeros((self.size[0], classes, self.size[1]), np.float32)
+        return np.zeros(shape, np.float32), np.zeros(shape, np.float32), plane
+
+
+def _in_eights(values: np.ndarray, classes: np.ndarray, fill: float = IMPOSSIBLE) -> np.ndarray:
+    """The chosen classes of [n, c, w], and as many of value `fill` as it takes to a multiple of eight."""
+    out = np.full((values.shape[0], -(-len(classes) // 8) * 8, values.shape[2]), fill, np.float32)
+    out[:, : len(classes)] = values[:, classes]
+    return out
