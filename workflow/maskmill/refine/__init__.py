@@ -1,6 +1,7 @@
 """Refinement of masks with the photo. Shared by the stages cut and paint; a method is one file of this folder.
 
-A method's `refine(logits [k, H, W], image uint8 [H, W, 3], params, void)` returns scores [k, H, W]; the best class wins.
+A method's `refine(logits [k, H, W], image uint8 [H, W, 3], params, void)` returns scores [k, H, W]; the best class
+wins.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ Pixels whose N is zero neither vote nor listen.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from maskmill.refine._lattice import compiled, splat
@@ -16,7 +18,7 @@ _F = np.float32
 
 
 @compiled
-def _exp(x: float) -> float:
+def _exp(x: Any) -> Any:
     """exp(x) for x in -16..0, relative error below 1e-4; without branches, so that loops over it are vectorised."""
     y = max(x, _F(-FLOOR)) * _F(1 / 64)
     e = _F(1) + y * (_F(1) + y * (_F(1 / 2) + y * (_F(1 / 6) + y * (_F(1 / 24) + y * _F(1 / 120)))))

@@ -9,9 +9,12 @@ from maskmill.refine._lattice import compiled
 REACH = 3.0  # standard deviations
 
 
-def taps(std: float) -> np.ndarray:
-    """exp(-k^2 / 2 std^2) for k = 0 .. ceil(3 std), float32: one half of the kernel, its middle is 1."""
-    k = np.arange(int(np.ceil(REACH * std)) + 1)
+def taps(std: float, side: int) -> np.ndarray:
+    """exp(-k^2 / 2 std^2) for k = 0 .. ceil(3 std), float32: one half of the kernel, its middle is 1.
+
+    Never longer than the longer `side` of the image needs.
+    """
+    k = np.arange(min(int(np.ceil(REACH * std)), side - 1) + 1)
     return np.exp(-0.5 * (k / std) ** 2).astype(np.float32)
 
 
@@ -37,7 +40,7 @@ def smooth(values: np.ndarray, taps: np.ndarray, out: np.ndarray) -> None:
 
 @compiled
 def _down(rows: np.ndarray, taps: np.ndarray, y: int, out: np.ndarray) -> None:
-    """out [size] = weighted sum of the rows y .. y + 2 r."""
+    """Write the weighted sum of the rows y .. y + 2 r to out [size]."""
     middle, reach = y + len(taps) - 1, len(taps) - 1
     _start(rows[middle], taps[0], out)
     for k in range(1, reach, 2):
@@ -48,12 +51,14 @@ def _down(rows: np.ndarray, taps: np.ndarray, y: int, out: np.ndarray) -> None:
 
 @compiled
 def _along(row: np.ndarray, taps: np.ndarray, out: np.ndarray) -> None:
-    """out [w] = weighted sum of the neighbours in row [w + 2 r]."""
+    """Write the weighted sum of the neighbours in row [w + 2 r] to out [w]."""
     n, reach = len(out), len(taps) - 1
     _start(row[reach : reach + n], taps[0], out)
     for k in range(1, reach, 2):
         near, far = row[reach - k : reach - k + n], row[reach + k : reach + k + n]
-        _add_two(near, far, row[reach - k - 1 : reach - k - 1 + n], row[reach + k + 1 : reach + k + 1 + n], taps, k, out)
+        _add_two(
+            near, far, row[reach - k - 1 : reach - k - 1 + n], row[reach + k + 1 : reach + k + 1 + n], taps, k, out
+        )
     if reach % 2:
         _add_one(row[:n], row[2 * reach : 2 * reach + n], taps[reach], out)
 

@@ -176,7 +176,7 @@ def _simplices(
 
 
 @compiled
-def _find(key: int, table: np.ndarray, order: np.ndarray, shift: int) -> int:
+def _find(key: int, table: np.ndarray, order: np.ndarray, shift: int) -> Any:
     """Where `key` is or belongs in the table, by multiplicative hashing and linear probing.
 
     An entry is 32 bits of the hash that the place does not show, then the vertex' number: a foreign vertex is told from

@@ -73,7 +73,7 @@ class _Field:
         from maskmill.refine._gauss import taps
 
         self.lattice, self.size, self.params = lattice, size, params
-        self.taps = taps(smooth_std)
+        self.taps = taps(smooth_std, max(size))
         self.compat = (np.float32(params.compat_smooth), np.float32(params.compat))
         valid = np.ones(size, np.float32) if void is None else 1 - void.astype(np.float32)
         padded = self._padded()

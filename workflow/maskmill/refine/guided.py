@@ -1,7 +1,8 @@
 """Guided filter: each class map becomes a locally affine function of the photo's colours.
 
 He, Sun, Tang, "Guided image filtering", TPAMI 2013, section 3.5 (colour guide): in every window q = a I + b with
-a = (Sigma + eps)^-1 cov(I, p), b = mean(p) - a mean(I); a pixel takes the mean of a and b over the windows that hold it.
+a = (Sigma + eps)^-1 cov(I, p), b = mean(p) - a mean(I); a pixel takes the mean of a and b over the windows that hold
+it.
 """
 
 from __future__ import annotations
