@@ -14,6 +14,8 @@ import numpy as np
 from maskmill.refine._lattice import compiled, splat
 
 FLOOR = 16.0  # log-probabilities this far below the best count as this
+RUN = 32  # pixels that settle together
+SURE = 8.0  # log-odds: a belief within a thousandth of +-1
 _F = np.float32
 
 
@@ -40,46 +42,68 @@ def update_two(
     next_plane: np.ndarray,
     next_grid: np.ndarray,
     out: np.ndarray,
+    settled: np.ndarray,
+    base: np.ndarray,
     first: bool,
     last: bool,
 ) -> None:
     """Two classes: out [H, W] = log-odds from the messages; the new beliefs go to next_plane and next_grid.
 
+    Runs of RUN pixels whose log-odds are all beyond SURE, on the side where they were an iteration ago, are settled:
+    they are not computed again, and what they send stays in `base`.
+
     Args:
         vertices, weights: of the lattice [H * W, 6]. unary: log-odds [H, W]. plane: the smoothed beliefs [H, W].
         grid: the blurred beliefs [m + 1]. plane_norm, grid_norm: N of the two kernels [H, W].
         compat: weight of the plane and of the grid. next_plane: a view [H, W] of the padded plane.
+        settled: bool [H, ceil(W / RUN)]. base: what settled runs send [m + 1].
         first: no messages yet. last: send none.
     """
     height, width = unary.shape
-    message, belief = np.empty(width, np.float32), np.empty(width, np.float32)
-    next_grid[:] = 0
+    belief = np.empty(RUN, np.float32)
+    if not last:
+        next_grid[:] = base
     for y in range(height):
-        v, w = vertices[y * width : (y + 1) * width], weights[y * width : (y + 1) * width]
-        near, far, row = plane_norm[y], grid_norm[y], out[y]
-        if first:
-            row[:] = unary[y]
-        else:
-            for x in range(width):
-                total = _F(0)
+        for run in range(settled.shape[1]):
+            if settled[y, run]:
+                continue
+            here = slice(run * RUN, min(width, (run + 1) * RUN))
+            v, w = vertices[y * width : (y + 1) * width][here], weights[y * width : (y + 1) * width][here]
+            near, far, row, fixed, flat = (
+                plane_norm[y][here], grid_norm[y][here], out[y][here], unary[y][here], plane[y][here],
+            )  # fmt: skip
+            n = len(row)
+            doubtful = 0
+            if first:
+                row[:] = fixed
+                doubtful = 1
+            else:
+                for x in range(n):
+                    total = _F(0)
+                    for k in range(6):
+                        total += w[x, k] * grid[v[x, k]]
+                    belief[x] = total
+                for x in range(n):
+                    odds = fixed[x] + compat[0] * near[x] * flat[x] + compat[1] * far[x] * belief[x]
+                    doubtful += (min(abs(odds), abs(row[x])) < SURE or odds * row[x] < 0) and far[x] > 0
+                    row[x] = odds
+            if last:
+                continue
+            target = next_plane[y][here]
+            for x in range(n):
+                e = _exp(-abs(row[x]))
+                belief[x] = np.copysign((_F(1) - e) / (_F(1) + e), row[x])
+            for x in range(n):
+                target[x] = belief[x] * near[x]
+                belief[x] *= far[x]
+            for x in range(n):
                 for k in range(6):
-                    total += w[x, k] * grid[v[x, k]]
-                message[x] = total
-            fixed, flat = unary[y], plane[y]
-            for x in range(width):
-                row[x] = fixed[x] + compat[0] * near[x] * flat[x] + compat[1] * far[x] * message[x]
-        if last:
-            continue
-        target = next_plane[y]
-        for x in range(width):
-            e = _exp(-abs(row[x]))
-            belief[x] = np.copysign((_F(1) - e) / (_F(1) + e), row[x])
-        for x in range(width):
-            target[x] = belief[x] * near[x]
-            belief[x] *= far[x]
-        for x in range(width):
-            for k in range(6):
-                next_grid[v[x, k]] += w[x, k] * belief[x]
+                    next_grid[v[x, k]] += w[x, k] * belief[x]
+            if doubtful == 0:
+                settled[y, run] = True
+                for x in range(n):
+                    for k in range(6):
+                        base[v[x, k]] += w[x, k] * belief[x]
 
 
 @compiled

@@ -102,18 +102,19 @@ class _Field:
 
     def two(self, unary: np.ndarray) -> np.ndarray:
         """Log-odds [H, W] after the iterations, from those of the unary term."""
-        from maskmill.refine._field import update_two
+        from maskmill.refine._field import RUN, update_two
         from maskmill.refine._lattice import blur
 
         grid, held, plane = self._grids(1)
         padded, out = self._padded(), np.empty(self.size, np.float32)
+        settled, base = np.zeros((self.size[0], -(-self.size[1] // RUN)), bool), np.zeros(len(grid), np.float32)
         for step in range(self.params.iterations + 1):
             if step:
                 blur(self.lattice.neighbours, grid, held)
                 plane = self._smoothed(padded)
             update_two(
                 self.lattice.vertices, self.lattice.weights, unary, plane[:, 0], grid[:, 0], self.plane_norm,
-                self.grid_norm, self.compat, padded[self._inside, 0], held[:, 0], out,
+                self.grid_norm, self.compat, padded[self._inside, 0], held[:, 0], out, settled, base,
                 step == 0, step == self.params.iterations,
             )  # fmt: skip
             grid, held = held, grid
