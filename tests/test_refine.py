@@ -301,11 +301,14 @@ def test_bilateral_solver_keeps_constants_and_takes_one_full_object() -> None:
     flat = bilateral.refine(np.full((1, 64, 64), 0.7, np.float32), image, bilateral.Params(side=0))
     np.testing.assert_allclose(flat, 0.7, atol=1e-3)
     mask = rough(disc)
-    mask[:3, :3] = 1  # a crumb
+    mask[:16, :16] = 1  # another object
     mask[30:33, 30:33] = 0  # a hole
-    after = refine(mask, image, Refine(method="bilateral", smoothness=1e-3, side=0))
+    section = Refine(method="bilateral", smoothness=1e-3, side=0)
+    after, _ = refine_segments(mask * 5, image, section)
+    assert set(np.unique(after)) == {0, 5}
     assert label(after)[1] == 1
     assert after[30:33, 30:33].all()
+    assert label(refine(mask, image, section))[1] == 2  # a rule for proposals, not for masks with several objects
 
 
 # segments

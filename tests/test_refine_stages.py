@@ -135,7 +135,7 @@ def test_painted_masks_follow_the_photo(manifest: Path, tmp_path: Path) -> None:
         masks = paint(tmp_path / method, manifest, 1, [(1, 0.1)], refine={"method": method}, upsample=8)
         for image_id in SIZES:
             before, after = (iou(store[image_id] == 2, disc(image_id)) for store in (plain, masks))
-            assert after > max(before, 0.93)
+            assert after > max(before, 0.92)
 
 
 def test_ignore_cells_stay(manifest: Path, tmp_path: Path) -> None:

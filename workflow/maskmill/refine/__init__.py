@@ -57,6 +57,10 @@ def refine_segments(
     logits = resize_maps(maps, image.shape[:2])
     before = present[logits.argmax(0)]
     after = present[refine(logits, image, settings)]
+    if len(present) == 2 and present[0] == 0 and getattr(settings.params, "largest", False):
+        from maskmill.refine.bilateral import one_object
+
+        after = np.where(one_object(after != 0), present[1], 0)
     kept = [s for s in present if s and _iou(before == s, after == s) < keep_iou]
     for s in kept:
         after = np.where((after == s) & (before != s), before, after)

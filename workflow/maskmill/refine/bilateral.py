@@ -36,30 +36,24 @@ class Params(Model):
     iterations: int = Field(25, ge=1, le=1000, description="conjugate gradient steps at most")
     tolerance: float = Field(1e-5, gt=0, lt=1, description="relative residual at which they stop")
     side: int = Field(480, ge=0, description="side of the image that the cell is meant for; 0: of this one")
-    largest: bool = Field(True, description="one object: fill holes, keep the largest component (TokenCut's rule)")
+    largest: bool = Field(True, description="cut, one segment: fill holes, keep the largest component (TokenCut)")
 
 
 def refine(logits: np.ndarray, image: np.ndarray, params: Params, void: np.ndarray | None = None) -> np.ndarray:
-    """Solved maps float32 [k, H, W] of logits [k, H, W]; void pixels (bool [H, W]) count for nothing.
-
-    With two classes and `largest`, holes of class 1 are filled and only its largest component is left, as 0/1 maps.
-    """
-    from scipy.ndimage import binary_fill_holes
-
+    """Solved maps float32 [k, H, W] of logits [k, H, W]; void pixels (bool [H, W]) count for nothing."""
     scale = np.sqrt(image.shape[0] * image.shape[1]) / params.side if params.side else 1.0
     solver = _Solver(image, params, params.xy_std * scale, void)
     if len(logits) != 2:
         return np.stack([solver.solve(given) for given in logits])
-    difference = solver.solve(logits[1] - logits[0])
-    if params.largest and void is None:
-        difference = np.where(_largest(binary_fill_holes(difference > 0)), 1.0, -1.0)
-    return np.stack([-difference, difference]).astype(np.float32) / 2
+    difference = solver.solve(logits[1] - logits[0])  # two maps that sum to a constant need one solution
+    return np.stack([-difference, difference]) / 2
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
-    """The largest 4-connected component; the first of equals, row by row."""
-    from scipy.ndimage import label
+def one_object(mask: np.ndarray) -> np.ndarray:
+    """The largest 4-connected component of a mask [H, W] with its holes filled; the first of equals, row by row."""
+    from scipy.ndimage import binary_fill_holes, label
 
+    mask = binary_fill_holes(mask)
     parts, count = label(mask)
     return mask if count < 2 else parts == 1 + np.bincount(parts.ravel())[1:].argmax()
 
