@@ -83,7 +83,7 @@ def test_labels_of_regions() -> None:
 
 
 def test_an_image_without_segments_is_unknown() -> None:
-    mask = paint_regions(np.zeros((3, 4), np.uint8), np.zeros(256, np.uint8), 5, 2)
+    mask = paint_regions(np.zeros((3, 4), np.uint8), np.zeros(256, np.uint8), 5, (6, 8))
     assert mask.shape == (6, 8)
     assert (mask == 255).all()
 

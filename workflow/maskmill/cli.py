@@ -129,6 +129,7 @@ def cut(
     features: Annotated[Path, typer.Option(help="feature store of one shard")],
     params: Params,
     out: Out,
+    manifest: Annotated[Path | None, typer.Option(help="with refine: results/inputs/manifest.parquet")] = None,
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "auto",
@@ -137,7 +138,7 @@ def cut(
     """cut: tokens of each image -> segments and a confidence."""
     from maskmill.cut.run import run
 
-    run(features, _json(params), out, seed, threads, device, colour=colour)
+    run(features, _json(params), out, seed, threads, device, colour=colour, manifest=manifest)
 
 
 @app.command()
@@ -232,9 +233,9 @@ def paint(
     from maskmill.paint.run import run_regions, run_tokens
 
     if vectors is not None:
-        run_tokens(vectors, codebook, _json(params), out)
+        run_tokens(vectors, codebook, _json(params), out, manifest)
     elif segments is not None and assignments is not None:
-        run_regions(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out)
+        run_regions(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out, manifest)
     else:
         raise ConfigError("maskmill paint: give --vectors, or --segments and --assignments")
 

@@ -92,11 +92,56 @@ class Inputs(Model):
     max_images: int | None = Field(None, ge=1, description="keep this many, evenly spread over the sorted ids")
 
 
+class Refine(Model):
+    """How masks are fitted to the edges of the photo: a method of `maskmill.refine`, by name or with parameters.
+
+    `refine: crf` and `refine: {method: crf, xy_std: 67}` are both valid; parameters are the method's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    method: str = Field("none", description="none, crf, guided or bilateral")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        """The flat section with every parameter of the method."""
+        section = {"method": value or "none"} if value is None or isinstance(value, str) else value
+        if not isinstance(section, Mapping):
+            raise ValueError("give a method name, or {method: name, parameter: value}")
+        own = dict(section)
+        method, known = own.pop("method", "none"), registry.available("refine")
+        if method not in known:
+            raise ValueError(f"unknown method {method!r}{nearest(str(method), known)}; known: {', '.join(known)}")
+        model = registry.load("refine", method).Params
+        try:
+            return {"method": method} | validate(model, own, method).model_dump()
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def params(self) -> Model:
+        """The method's parameters."""
+        params: Model = registry.load("refine", self.method).Params(**(self.model_extra or {}))
+        return params
+
+    @classmethod
+    def schema_of(cls) -> dict[str, Any]:
+        """JSON schema: a name, or an object with the parameters of every method."""
+        names = {"enum": list(registry.available("refine")), "description": "the method"}
+        properties: dict[str, Any] = {"method": names}
+        for method in registry.available("refine"):
+            own = registry.load("refine", method).Params.model_json_schema().get("properties", {})
+            properties |= {k: v for k, v in own.items() if k not in properties}
+        return {"anyOf": [names, {"type": "object", "additionalProperties": False, "properties": properties}]}
+
+
 class Cut(Model):
     """cut: which feature set is grouped, and by which method."""
 
     features: str = Field("grouping", description="name of a feature set of the recipe")
     colour: str | None = Field(None, description="name of a second feature set, of backbone colour, on the same grid")
+    refine: Refine = Field(default_factory=Refine, description="fit the segments to the photo's edges")
+    refine_cells: int = Field(8, ge=1, le=16, description="with refine: segment cells a token side")
 
 
 class Regions(Model):
@@ -124,6 +169,7 @@ class Paint(Model):
     keep_closest: float = Field(1.0, gt=0, le=1, description="share of each cluster's regions kept, closest first")
     dropped: Literal["ignore", "background"] = Field("ignore", description="what becomes of regions not kept")
     upsample: int = Field(4, ge=1, le=16, description="mask cells a token side, bilinear on scores")
+    refine: Refine = Field(default_factory=Refine, description="fit the masks to the photo's edges")
 
 
 class Rounds(Model):
@@ -505,6 +551,8 @@ def schema() -> dict[str, Any]:
     body = Config.model_json_schema()
     for stage, settings in STAGE_MODEL.items():
         properties = settings.model_json_schema()["properties"]
+        if "refine" in properties:
+            properties["refine"] = Refine.schema_of()
         key = METHOD_KEY.get(stage)
         if key:
             properties[key] = {"enum": list(registry.available(stage)), "description": "the method"}

@@ -2,6 +2,7 @@
 rule cut:
     input:
         unpack(cut_inputs),
+        manifest=ancient("results/inputs/manifest.parquet"),
     output:
         directory("results/recipes/{recipe}/cut/{shard}.zarr"),
     log:
@@ -16,5 +17,6 @@ rule cut:
         cut=section("cut"),
         colour=cut_colour,
     shell:
-        "maskmill cut --features {input.features} {params.colour} --params {params.cut:q} --out {output}"
+        "maskmill cut --features {input.features} {params.colour} --manifest {input.manifest}"
+        " --params {params.cut:q} --out {output}"
         " --threads {threads} &> {log}"
