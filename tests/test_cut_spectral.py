@@ -218,7 +218,7 @@ def test_cluster_zero_does_not_become_background() -> None:
     regions[2:5, 2:5], regions[6:9, 5:9] = 1, 2
     found, _ = spectral.cut(parts(regions, 0.1), spectral.Params(vectors=3, segments=3), 0, "a")
     table = region_labels([(1, 0, 0.0), (2, 1, 0.0)], np.array([1.0, 1.0]), 2, 255)
-    np.testing.assert_array_equal(paint_regions(found, table, 2, 1), regions)
+    np.testing.assert_array_equal(paint_regions(found, table, 2, (10, 10)), regions)
 
 
 def test_adaptive_takes_the_groups_before_the_largest_gap() -> None:
