@@ -1,6 +1,7 @@
 """How well do the cuts find objects? Prints one table over three labelled sets; nothing is trained.
 
     python bench/objects.py [--limit N] [--cache FOLDER] [--sets ecssd voc_animals coco200] [--methods NAME ...]
+                            [--refine none crf]
 
 Photos squeezed to 448 x 448, keys of the embedded ViT-S/14 less their bias, each cut with the parameters below, scored
 by the workflow's own stages: cut, then evaluate objects. Features are computed once a set into --cache (default: a
@@ -11,6 +12,8 @@ temporary folder). --limit takes N images of each set, evenly spread over the so
 * coco200: the 80 thing classes; the labels hold no instances, so touching objects of one class count as one; objects
   below 0.1 % of the image are void; box and mask AP50 and AR100.
 
+A second row shows each cut after refinement (docs/refine.md).
+
 Segments of a method without scores share the confidence of their image. The seconds are CPU seconds of the cut alone.
 """
 
@@ -20,6 +23,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {  # name in the table -> the cut section o
     "ncut, side peak": {"method": "ncut", "side": "peak"},
     "ncut, side border": {"method": "ncut", "side": "border"},
     "lost": {"method": "lost"},
-    "maskcut, N = 3": {"method": "maskcut", "side": "border"},
+    "maskcut, N = 3": {"method": "maskcut"},
     "maskcut, compat: cutler": {"method": "maskcut", "compat": "cutler"},
     "spectral, mode: fiedler": {"method": "spectral", "mode": "fiedler"},
     "spectral, 15 segments": {"method": "spectral", "segments": 15},
@@ -105,11 +109,13 @@ def manifest(photos: Sequence[Path], labels: Path, path: Path) -> None:
     write_table(path, pa.table(columns))
 
 
-def measure(store: Path, listing: Path, section: Mapping[str, Any], evaluate: Mapping[str, Any]) -> dict[str, float]:
+def measure(
+    store: Path, listing: Path, section: Mapping[str, Any], refine: str, evaluate: Mapping[str, Any]
+) -> dict[str, float]:
     """All scores of one cut of one set, and its CPU seconds an image."""
     segments, scores = listing.with_name("segments.zarr"), listing.with_name("objects.json")
     before = time.process_time()
-    run_cut(store, dict(section) | {"features": "grouping"}, segments, 0, 1)
+    run_cut(store, dict(section) | {"features": "grouping", "refine": refine}, segments, 0, 1, manifest=listing)
     seconds = time.process_time() - before
     run_objects([segments], listing, evaluate, scores, "bench")
     found: dict[str, float] = {}
@@ -138,9 +144,10 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder that keeps the features")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--refine", nargs="+", default=["none", "crf"], help="refiners, none for the cut as it is")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: dict[str, dict[str, dict[str, float]]] = {method: {} for method in options.methods}
+    rows: dict[str, dict[str, dict[str, float]]] = {}
     counts = {}
     with tempfile.TemporaryDirectory() as work:
         cache = options.cache or Path(work) / "features"
@@ -155,8 +162,9 @@ def main() -> None:
             listing = Path(work) / "manifest.parquet"
             manifest(photos, folder / SETS[name]["labels"], listing)
             store = features(listing, cache, name)
-            for method in options.methods:
-                rows[method][name] = measure(store, listing, METHODS[method], SETS[name]["evaluate"])
+            for method, refine in product(options.methods, options.refine):
+                row = rows.setdefault(method + (f" + {refine}" if refine != "none" else ""), {})
+                row[name] = measure(store, listing, METHODS[method], refine, SETS[name]["evaluate"])
     if counts:
         print(table(rows, counts))
 
