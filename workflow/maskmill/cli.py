@@ -255,7 +255,7 @@ def rounds_train(
     from maskmill.rounds.run import train
 
     stores = {name: _shard_files(folder, manifest) for name, folder in _pairs(features).items()}
-    clusters = len(read(codebook).centroids)
+    clusters = len(read(codebook))
     train(stores, _shard_files(masks, manifest), _json(params), round, seed, clusters, out, threads, device)
 
 
