@@ -22,10 +22,12 @@ from sklearn.neighbors import NearestNeighbors
 
 from maskmill import codebook as books
 from maskmill import registry
-from maskmill.cluster import _graph, _linkage, communities, run, spectral
+from maskmill.artefact import read_json
+from maskmill.cluster import _graph, _linkage, _selection, communities, run, spectral
 from maskmill.cluster._nodes import NodeParams, Nodes, codebook_of, summarise
-from maskmill.config import validate
+from maskmill.config import load, validate
 from maskmill.errors import ConfigError, NumericsError, StoreError
+from maskmill.report._selection import stability
 from maskmill.store import RaggedWriter
 
 LARGE: dict[str, dict[str, Any]] = {
@@ -381,3 +383,39 @@ def test_too_few_nodes_and_a_missing_package_stop_before_any_job(monkeypatch: py
     for method, package in PACKAGE.items():
         with pytest.raises(ConfigError, match=rf"needs the package {package}; install it with: pip install"):
             validate(registry.load("cluster", method).Params, {}, "r.yaml", "cluster")
+
+
+def test_selection_scores_use_one_sample_for_every_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_selection, "SAMPLE", 60)
+    x, _ = blobs(240, 6, 4)
+    with RaggedWriter(tmp_path / "s.zarr", "vectors", depth=6, dtype="float32") as out:
+        for i in range(10):
+            out.append(f"im{i}", x[i * 24 : i * 24 + 24][:, None])
+    found = []
+    for seed, k in ((0, 4), (1, 4), (0, 3)):
+        params = {"max_fit_points": 1000, "method": "kmeans", "clusters": k}
+        paths = tmp_path / "b.safetensors", tmp_path / f"{seed}{k}.json"
+        run.fit([tmp_path / "s.zarr"], params, seed, paths[0], 1, "cpu", paths[1])
+        found.append(read_json(paths[1]))
+    same, other, fewer = found
+    assert same["sample"] == len(same["labels"]) == 60
+    assert same["points"] == 240
+    assert stability([same, other]) == [pytest.approx(1)]
+    assert stability([same, fewer])[0] < 0.95
+    assert stability([same]) == []
+    # closed form on a line: a = 1, b = 10 and 11 to the other pair
+    line = np.array([[0.0], [1], [10], [11]])
+    expected = np.mean([1 - 1 / 10.5, 1 - 1 / 9.5, 1 - 1 / 9.5, 1 - 1 / 10.5])
+    assert _selection.silhouette(line, np.array([0, 0, 1, 1]), False) == pytest.approx(expected)
+    assert same["silhouette"] > fewer["silhouette"] > 0.5
+    assert _selection.silhouette(line, np.zeros(4, int), False) is None
+    assert _selection.silhouette(line, np.arange(4), False) is None
+
+
+@needs("igraph")
+@needs("infomap")
+def test_the_recipes_resolve_and_take_a_number_of_clusters_for_all() -> None:
+    names = ["overcluster", "leiden", "spectral", "hdbscan", "leopart_cd"]
+    found = load({"recipes": names, "cluster": {"clusters": 5}}, Path(__file__).parents[1] / "recipes").recipes
+    assert [recipe.cluster.params.clusters for recipe in found.values()] == [5] * 5
+    assert load({"recipes": ["hdbscan"]}, Path(__file__).parents[1] / "recipes").recipes["hdbscan"].tokens

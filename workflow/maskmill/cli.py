@@ -196,11 +196,12 @@ def cluster_fit(
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "auto",
+    selection: Annotated[Path | None, typer.Option(help="JSON of scores without labels to write")] = None,
 ) -> None:
     """Fit a codebook on the vectors of all shards."""
     from maskmill.cluster.run import fit
 
-    fit(_shard_files(vectors, manifest), _json(params), seed, out, threads, device)
+    fit(_shard_files(vectors, manifest), _json(params), seed, out, threads, device, selection)
 
 
 @cluster_app.command("map")

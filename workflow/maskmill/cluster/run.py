@@ -10,7 +10,8 @@ import numpy as np
 
 from maskmill import codebook as books
 from maskmill import registry
-from maskmill.artefact import Provenance, read_table, write_table
+from maskmill.artefact import Provenance, read_table, write_json, write_table
+from maskmill.cluster._selection import measure
 from maskmill.errors import StoreError
 from maskmill.store import Ragged
 
@@ -25,12 +26,14 @@ def fit(
     out_codebook: str | Path,
     threads: int,
     device: str = "auto",
+    out_selection: str | Path | None = None,
 ) -> None:
     """Fit a codebook on at most `max_fit_points` vectors of all shards and write it as safetensors.
 
     Args:
         vector_stores: one Ragged of vectors a shard; the result does not depend on how images are spread over them.
         params: the flat `cluster` section of the recipe.
+        out_selection: JSON of scores that need no labels, to choose among clusterings.
     """
     import torch
 
@@ -42,6 +45,8 @@ def fit(
     more = {"images": _images(stores)} if getattr(module, "READS_IMAGES", False) else {}
     found, _ = module.fit(_source(stores, limit, seed), own, seed, device, **more)
     provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, [store.hash for store in stores])
+    if out_selection is not None:
+        write_json(out_selection, measure(stores, found), provenance)
     books.write(out_codebook, found, provenance)
 
 

@@ -15,7 +15,7 @@ from maskmill.errors import InputError
 from maskmill.images import decode
 from maskmill.masks import ignore_value
 from maskmill.palette import hexadecimal, palette
-from maskmill.report import _facts, _pictures, _scores, _typical
+from maskmill.report import _facts, _pictures, _scores, _selection, _typical
 from maskmill.report._sample import Picture, Sample, read_images
 from maskmill.store import Ragged
 
@@ -122,7 +122,7 @@ def view(
         tuple(rows),
         shown,
         _panels(results, name, seed, rounds, tokens, colours, sample),
-        _fact_rows(facts),
+        _fact_rows(facts, _selection.read_selection(results, name, seeds)),
         yaml.safe_dump(dict(body.get("sections") or {}), sort_keys=False, width=100).strip(),
         _hashes(results, name, seed, rounds, sample),
     )
@@ -201,9 +201,10 @@ def _cluster_count(results: Path, name: str, seed: int, body: Mapping[str, Any],
     return int(_facts.mask_store(results, name, seed, 0, sample.shards[0]).attrs["clusters"])
 
 
-def _fact_rows(facts: Sequence[_facts.Facts]) -> list[dict[str, str]]:
-    """Facts of every round, mean and spread over the seeds, as text."""
+def _fact_rows(facts: Sequence[_facts.Facts], selection: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Facts of every round, mean and spread over the seeds, as text; those of the clustering itself at round 0."""
     rows = []
+    clustering = _spread(_selection.silhouettes(selection), 1, 2), _spread(_selection.stability(selection), 1, 2)
     of = _several([str(f.shares.shape[1] - 1) for f in facts])
     for r in range(len(facts[0].ignored)):
         rows.append(
@@ -213,6 +214,8 @@ def _fact_rows(facts: Sequence[_facts.Facts]) -> list[dict[str, str]]:
                 "balance": _spread([f.balance[r] for f in facts], 1, 2),
                 "background": _spread([f.shares[r, 0] for f in facts], 100, 1, " %"),
                 "ignored": _spread([f.ignored[r] for f in facts], 100, 1, " %"),
+                "silhouette": "–" if r else clustering[0],
+                "stability": "–" if r else clustering[1],
                 "changed": _spread([f.changed[r] for f in facts], 100, 1, " %"),
             }
         )
