@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import synthetic_run
 
+from maskmill.artefact import write_json
 from maskmill.errors import StoreError
 from maskmill.masks import to_size
 from maskmill.report import _facts, _objects, _pictures, _sample, _scores, _timing, _typical
@@ -190,6 +191,19 @@ def test_gallery_and_crops_can_be_switched_off(tmp_path: Path) -> None:
     check(html)
     assert "report.gallery is 0" in html
     assert '<li class="row"' not in html
+
+
+def test_scores_of_the_clustering_are_shown_over_the_seeds(tmp_path: Path) -> None:
+    plan = synthetic_run.build(tmp_path, images=3)
+    assert plan["seeds"] == [0, 1]
+    for seed, silhouette in ((0, 0.5), (1, 0.25)):
+        body = {"silhouette": silhouette, "labels": [0, 0, 1, 1, 2, 2] if seed else [2, 2, 0, 0, 1, 1]}
+        folder = tmp_path / f"results/recipes/comus/seed{seed}/cluster"
+        write_json(folder / "selection.json", body)
+    html = report(tmp_path, plan)
+    check(html)
+    assert '<td class="n">0.38 ± 0.18</td><td class="n">1.00</td>' in html
+    assert html.count('<td class="n">–</td><td class="n">–</td>') >= 2  # later rounds, and recipes without the file
 
 
 def test_photo_that_has_moved_is_grey_and_named(tmp_path: Path) -> None:

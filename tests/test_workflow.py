@@ -7,6 +7,7 @@ a whole run takes about a minute.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +22,8 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+
+from maskmill.store import Ragged
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -317,3 +320,33 @@ def test_dry_run_and_lint(tmp_path: Path) -> None:
     dry = snakemake(tmp_path / "w", {"recipes": ["kmeans", "comus"]}, "--dry-run")
     assert dry.returncode == 0, dry.stdout + dry.stderr
     assert {"inputs", "weights"} & set(jobs(dry))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("igraph") is None, reason="needs the package igraph")
+def test_the_number_of_clusters_may_come_from_the_data(photos: Path, tmp_path: Path) -> None:
+    """Two seeds, whose numbers may differ, from clustering to report and export; noise is ignored in masks."""
+    head = yaml.safe_load((ROOT / "recipes/kmeans.yaml").read_text()) | {"reduce": {"method": "pca", "dimensions": 6}}
+    methods = {
+        "found": {"method": "leiden", "neighbours": 8},
+        "dense": {"method": "hdbscan", "min_cluster_size": 6, "min_samples": 3, "noise": "ignore"},
+    }
+    for name, cluster in methods.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(head | {"cluster": cluster}))
+    own = {"recipes": [str(tmp_path / f"{name}.yaml") for name in methods], "seeds": [0, 1]}
+    config = BASELINE | own | {"images": str(photos / "images"), "labels": str(photos / "labels"), "cluster": {}}
+    done = snakemake(tmp_path / "work", config | {"inputs": {"shard_size": 100}})
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = tmp_path / "work/results/recipes"
+    for name in methods:
+        for seed in (0, 1):
+            selection = json.loads((results / name / f"seed{seed}/cluster/selection.json").read_text())
+            masks = Ragged(next((results / name / f"seed{seed}/round0/masks").glob("*.zarr")), "masks")
+            values = np.unique(np.concatenate([mask.ravel() for _, mask in masks.images()]))
+            assert masks.attrs["clusters"] == selection["clusters"] >= 2
+            assert set(values[values < 255]) <= set(range(1, selection["clusters"] + 1))
+            assert (255 in values) == (name == "dense")
+    html = (tmp_path / "work/results/report.html").read_text()
+    assert "found" in html
+    assert "dense" in html
+    table = (results / "found/seed0/export/clusters.csv").read_text().splitlines()
+    assert len(table) == 2 + json.loads((results / "found/seed0/cluster/selection.json").read_text())["clusters"]

@@ -199,11 +199,12 @@ def cluster_fit(
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "auto",
+    selection: Annotated[Path | None, typer.Option(help="JSON of scores without labels to write")] = None,
 ) -> None:
     """Fit a codebook on the vectors of all shards."""
     from maskmill.cluster.run import fit
 
-    fit(_shard_files(vectors, manifest), _json(params), seed, out, threads, device)
+    fit(_shard_files(vectors, manifest), _json(params), seed, out, threads, device, selection)
 
 
 @cluster_app.command("map")
@@ -258,7 +259,7 @@ def rounds_train(
     from maskmill.rounds.run import train
 
     stores = {name: _shard_files(folder, manifest) for name, folder in _pairs(features).items()}
-    clusters = len(read(codebook).centroids)
+    clusters = len(read(codebook))
     train(stores, _shard_files(masks, manifest), _json(params), round, seed, clusters, out, threads, device)
 
 

@@ -324,10 +324,14 @@ def export_sources(wc):
 
 def report_inputs(wc):
     """Every mask of every recipe, seed and round, the regions behind them, and the scores where labels exist."""
-    files = {"masks": [], "regions": [], "scores": [], "objects": [], "probes": []}
+    files = {
+        name: []
+        for name in ("masks", "regions", "scores", "objects", "probes", "selection")
+    }
     for name, recipe in RUN.recipes.items():
         base = f"results/recipes/{name}"
         for seed in RUN.config.seeds:
+            files["selection"].append(f"{base}/seed{seed}/cluster/selection.json")
             for r in range(recipe.round_count + 1):
                 files["masks"] += [
                     f"{base}/seed{seed}/round{r}/masks/{shard}.zarr"

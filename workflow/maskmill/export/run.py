@@ -118,8 +118,8 @@ class _Folder:
             for value, rle in encode_all(mask):
                 if 0 < value < self.ignore:
                     whole.annotation(image, value, rle)
-        regions = {region.region: region for region in item.regions}
-        for region in item.regions:
+        regions = {region.region: region for region in item.regions if region.cluster >= 0}  # -1 is noise
+        for region in regions.values():
             self.table.add_region(row.id, region.cluster + 1, region.score, region.distance)
         if proposals and item.segments is not None:
             image = proposals.image(file_name(row), *size, maskmill_id=row.id)

@@ -9,7 +9,8 @@ Rules for region recipes (COMUS, section 3.3: only the regions closest to their 
 * an image where the cut found no segment at all is ignore everywhere: nothing was proposed, which is not the same as
   an empty scene.
 
-Token recipes have no background: every cell gets the cluster of the highest score.
+Token recipes have no background: every cell gets the cluster of the highest score. Where a clustering knows noise
+(label -1), a noisy region is one that is not kept, and a cell whose best score is that of noise is ignore.
 
 With `refine` the mask is then fitted to the photo, on a grid of at least FINE cells a token side; a mask cell takes the
 label that most of it got. Cells that are ignore neither vote nor change. Token recipes refine the interpolated scores
@@ -107,13 +108,14 @@ def run_tokens(
     torch.set_num_threads(1)
     book = read(codebook)
     clusters = len(book)
+    dtype = mask_dtype(clusters)
     store = Ragged(vectors)
     settings, photos = _refinement(params, manifest)
     with _writer(out, clusters, params, [store.hash, book.hash]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             tokens = store[i].astype(np.float32)  # [h, w, d]
             h, w, d = tokens.shape
-            maps = np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, clusters)
+            maps = np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, -1)
             maps = np.moveaxis(maps, 2, 0)
             size = (h * params["upsample"], w * params["upsample"])
             best = best_scores(maps, size)
@@ -122,7 +124,9 @@ def run_tokens(
                 photo = photos.on_grid(image_id, (size[0] * step, size[1] * step))
                 logits = COSINES * maps if book.spherical else in_spreads(maps)
                 best = refine_scores(logits, best, photo, settings)
-            writer.append(image_id, (best + 1).astype(mask_dtype(clusters)))
+            mask = (best + 1).astype(dtype)
+            mask[best == clusters] = ignore_value(dtype)  # the score of noise comes after those of the clusters
+            writer.append(image_id, mask)
 
 
 def distance_limits(assignments: Sequence[str | Path], clusters: int, keep_closest: float) -> np.ndarray:
@@ -152,7 +156,7 @@ def region_labels(
     table = np.full(256, dropped, dtype=mask_dtype(clusters))
     table[0] = 0
     for region, cluster, distance in rows:
-        if distance <= limits[cluster]:
+        if cluster >= 0 and distance <= limits[cluster]:
             table[region] = cluster + 1
     return table
 
