@@ -15,15 +15,20 @@ BASE_BYTES = 800 << 20  # of the process: Python, torch, numba, a block of score
 
 
 def sample(
-    blocks: Callable[[], Iterator[np.ndarray]], neighbours: int, need: Callable[[int], float], memory_gb: float
+    blocks: Callable[[], Iterator[np.ndarray]],
+    least: int,
+    need: Callable[[int], float],
+    memory_gb: float,
+    key: str = "neighbours",
 ) -> np.ndarray:
     """The distinct rows [n, d] float32 of the fit, in their order; equal rows count once.
 
     Args:
+        least: the value of the parameter `key`, which the number of distinct rows must exceed.
         need: bytes of memory that the fit takes a row of length d. memory_gb: refuse more than this in advance.
 
     Raises:
-        NumericsError: NaN, no rows, all rows equal, fewer distinct rows than neighbours, or too many for the memory.
+        NumericsError: NaN, no rows, all rows equal, no more distinct rows than `least`, or too many for the memory.
     """
     parts = list(blocks())
     if not parts or not sum(map(len, parts)):
@@ -43,10 +48,10 @@ def sample(
     first = np.sort(np.unique(_keys(x), return_index=True)[1])
     if len(first) == 1 and count > 1:
         raise NumericsError(f"reduce: all {count} vectors are equal; check the features that made them")
-    if len(first) <= neighbours:
+    if len(first) <= least:
         raise NumericsError(
-            f"reduce.neighbours: {neighbours} neighbours need more than the {len(first)} distinct vectors of the fit "
-            f"(of {count}); set reduce.neighbours to {max(2, len(first) // 3)}, or take more images"
+            f"reduce.{key}: {least} {key} need more than the {len(first)} distinct vectors of the fit "
+            f"(of {count}); set reduce.{key} to {max(2, len(first) // 3)}, or take more images"
         )
     if len(first) < count:
         print(f"reduce: {count - len(first)} of {count} vectors repeat others and count once", file=sys.stderr)
@@ -58,7 +63,7 @@ def numba_threads() -> None:
     import numba
     import torch
 
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
+    numba.set_num_threads(min(torch.get_num_threads(), int(vars(numba.config)["NUMBA_NUM_THREADS"])))
 
 
 def _keys(x: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ class Params(Model):
 
 def row_bytes(d: int, params: Params) -> float:
     """Memory of the fit a vector of length d: measured, see docs/reduce.md."""
-    return 20.0 * d + 200.0 * params.neighbours + 8.0 * max(4 * params.dimensions, 60) + 40.0 * params.dimensions
+    return 20.0 * d + 120.0 * params.neighbours + 8.0 * max(4 * params.dimensions, 60) + 40.0 * params.dimensions
 
 
 def fit(
