@@ -77,8 +77,7 @@ def transform(store: str | Path, model: str | Path, params: Mapping[str, Any], o
     ready = module.prepare(fitted, own) if hasattr(module, "prepare") else fitted  # what needs work once, not an image
     dtype = "float16" if source.kind == "features" else "float32"
     with RaggedWriter(out, source.kind, depth=depth, dtype=dtype, attrs=source.attrs, provenance=provenance) as writer:
-        for i, image_id in track(list(enumerate(source.ids)), len(source), "reduce"):
-            values = source[i]  # [h, w, d]
+        for i, (image_id, values) in track(enumerate(source.images()), len(source), "reduce"):
             h, w, d = values.shape
             try:
                 reduced = module.transform(values.reshape(h * w, d), ready, own).reshape(h, w, depth)
