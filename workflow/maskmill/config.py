@@ -154,7 +154,9 @@ class Regions(Model):
 class Reduce(Model):
     """reduce: what is done to the vectors before clustering."""
 
-    max_fit_points: int = Field(1_000_000, ge=2, description="fit on at most this many vectors, even over images")
+    max_fit_points: int | None = Field(
+        None, ge=2, description="fit on at most this many vectors, even over images; default: the method's (docs)"
+    )
 
 
 class Cluster(Model):

@@ -186,6 +186,15 @@ def regions_need(tokens, crops):
     )
 
 
+# reduce
+
+
+def reduce_memory(wc, attempt):
+    """MB of a fit: what the recipe lets it take and a tenth more, where its method has a limit."""
+    params = RUN.recipes[wc.recipe].reduce.params
+    return max(6000, int(1100 * getattr(params, "memory_gb", 0))) * attempt
+
+
 # paint
 
 
