@@ -346,6 +346,22 @@ def test_cooccurrence_is_the_mean_over_images_that_have_the_cluster() -> None:
     assert communities.network(share, 0.4).toarray()[0].tolist() == [0, 0.5, 0]
 
 
+@given(st.integers(2, 9), st.integers(0, 2**31))
+@settings(deadline=None, max_examples=40)
+def test_the_joining_threshold_is_the_largest_that_leaves_the_network_whole(m: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = np.triu(rng.random((m, m)) * (rng.random((m, m)) < 0.6), 1)
+    weight += weight.T
+    threshold = communities.joining(weight)
+
+    def parts(limit: float) -> int:
+        return nx.number_connected_components(nx.from_numpy_array(communities.network(weight, limit).toarray()))
+
+    assert parts(threshold) == parts(0)
+    if weight.any():
+        assert parts(threshold * (1 + 1e-6)) > parts(0)
+
+
 @needs("infomap")
 @pytest.mark.parametrize("algorithm", ["infomap", pytest.param("leiden", marks=needs("igraph"))])
 def test_parts_that_are_neighbours_become_one_cluster(algorithm: str) -> None:
@@ -362,6 +378,10 @@ def test_parts_that_are_neighbours_become_one_cluster(algorithm: str) -> None:
         assert adjusted_rand_score([0, 0, 0, 1, 1, 1], labels) == 1
         assert about["links"] == 6
     own = communities.Params(clusters=2, fine=6, algorithm=algorithm, threshold=0.9)  # type: ignore[arg-type]
+    book, about = communities.fit(x, own, 0, "cpu", images=lambda: ((eye[m], True) for m in maps))
+    assert len(book) == 2
+    assert 0.3 < about["threshold"] < 0.6  # lowered, as it would leave no link
+    own = own.model_copy(update={"clusters": None})
     with pytest.raises(NumericsError, match=r"cluster\.threshold: no two of the 6"):
         communities.fit(x, own, 0, "cpu", images=lambda: ((eye[m], True) for m in maps))
 

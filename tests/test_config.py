@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -154,6 +155,13 @@ def test_slug_is_unique_and_safe() -> None:
     assert a.slug != b.slug
     assert a.slug.startswith("vit_small_patch16_224.dino-key-sh480-")
     assert "/" not in FeatureSet(backbone="hf-hub:org/model").slug
+
+
+def test_schema_allows_what_any_method_allows() -> None:
+    for body in ({"clusters": None, "method": "leiden"}, {"clusters": 60_000}, {"fine": 15_000, "method": "spectral"}):
+        jsonschema.validate({"cluster": body}, schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"cluster": {"clusters": 1}}, schema())
 
 
 def test_schema_file_is_up_to_date() -> None:

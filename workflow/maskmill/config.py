@@ -548,6 +548,14 @@ def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     return list(model.model_fields)
 
 
+def _either(known: dict[str, Any] | None, field: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of a key that several methods have: what any of them allows."""
+    if known is None or known == field:
+        return field
+    options = known["anyOf"] if set(known) == {"anyOf"} else [known]
+    return {"anyOf": [*options, field] if field not in options else options}
+
+
 def schema() -> dict[str, Any]:
     """The JSON schema of config.yaml, with the parameters of every method of every stage."""
     body = Config.model_json_schema()
@@ -560,7 +568,8 @@ def schema() -> dict[str, Any]:
             properties[key] = {"enum": list(registry.available(stage)), "description": "the method"}
             for method in registry.available(stage):
                 own = registry.load(stage, method).Params.model_json_schema().get("properties", {})
-                properties |= {k: v for k, v in own.items() if k not in properties}
+                for name, field in own.items():
+                    properties[name] = _either(properties.get(name), field)
         body["properties"][stage] = {"type": "object", "additionalProperties": False, "properties": properties}
     body["properties"]["features"]["additionalProperties"] = FeatureSet.model_json_schema()["properties"] and {
         "type": "object",

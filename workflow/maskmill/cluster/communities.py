@@ -33,7 +33,9 @@ class Params(NodeParams):
         None, ge=2, le=2000, description="number of clusters, by bisection of the scale; null: from the data"
     )
     fine: int = Field(150, ge=2, le=2000, description="fine k-means clusters that are joined")
-    threshold: float = Field(0.09, ge=0, lt=1, description="links below this share in either direction are dropped")
+    threshold: float = Field(
+        0.09, ge=0, lt=1, description="links below it are dropped; with clusters, no more than leaves the network whole"
+    )
     distances: list[int] = Field(
         default_factory=lambda: [1], min_length=1, description="how far neighbours are apart, in cells of the map"
     )
@@ -66,7 +68,7 @@ def fit(
 
     Returns:
         a codebook of the fine centroids grouped into communities, and diagnostics: nodes, links (of the network),
-        communities (before any were merged), scale (markov time or resolution).
+        threshold, communities (before any were merged), scale (markov time or resolution).
 
     Raises:
         NumericsError: NaN or infinite values, all vectors equal, fewer distinct ones than clusters, or no links.
@@ -80,7 +82,10 @@ def fit(
     nodes = summarise(source, params, seed, device, params.clusters)
     book = Codebook(nodes.raw, nodes.counts, nodes.inertia, nodes.spherical)
     share = cooccurrence(images(), book, params.distances, params.side)  # [m, m], P(j | i)
-    links = network(share, params.threshold)
+    threshold = params.threshold
+    if params.clusters is not None:
+        threshold = min(threshold, joining(np.minimum(share, share.T)))
+    links = network(share, threshold)
     if not links.nnz:
         raise NumericsError(
             f"cluster.threshold: no two of the {len(nodes)} fine clusters occur together as often as "
@@ -98,7 +103,7 @@ def fit(
     if params.clusters is not None:
         labels = reduce_to(labels, *_apart(share, nodes.x, nodes.counts, labels), params.clusters)
     scale = scale if params.algorithm == "leiden" else 1 / scale
-    about = {"nodes": len(nodes), "links": links.nnz // 2, "communities": found, "scale": scale}
+    about = {"nodes": len(nodes), "links": links.nnz // 2, "threshold": threshold, "communities": found, "scale": scale}
     return codebook_of(nodes, np.asarray(labels), about)
 
 
@@ -172,6 +177,19 @@ def network(share: np.ndarray, threshold: float) -> Any:
     weight = np.minimum(share, share.T)
     np.fill_diagonal(weight, 0)
     return csr_array(np.where(weight >= threshold, weight, 0))
+
+
+def joining(weight: np.ndarray) -> float:
+    """The largest threshold at which the graph of weights [m, m] has as few parts as with all its links; 0 without any.
+
+    It is the lightest link of the heaviest spanning forest.
+    """
+    import numpy as np
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
+    linked = np.where(weight > 0, 2 - weight, 0)  # 0 is no link; the lightest tree of 2 - w is the heaviest of w
+    kept = minimum_spanning_tree(linked).data
+    return float(2 - kept.max()) * (1 - 1e-9) if len(kept) else 0.0
 
 
 def _apart(share: np.ndarray, x: np.ndarray, counts: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ of any size and shape, so that large classes are not split as k-means does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
@@ -27,10 +27,6 @@ class Params(NodeParams):
     resolution: float = Field(1.0, gt=0, description="without a number of clusters: larger gives more communities")
     neighbours: int = Field(15, ge=2, le=1000, description="neighbours of a node in the graph")
     trials: int = Field(5, ge=1, le=1000, description="runs of the method; the one of highest modularity is kept")
-    fine: int = Field(5000, ge=2, le=20_000, description="nodes of the graph")
-    fine_by: Literal["kmeans", "sample"] = Field(
-        "sample", description="nodes are points drawn at random (they follow the density), or k-means centroids"
-    )
 
     @model_validator(mode="after")
     def _sound(self) -> Params:
