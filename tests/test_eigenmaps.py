@@ -233,6 +233,8 @@ def test_files_do_not_depend_on_shards_or_threads(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one[name], many[name])
     run.transform(whole, tmp_path / "one.safetensors", params, tmp_path / "out.zarr", 1)
     run.transform(parts[3], tmp_path / "many.safetensors", params, tmp_path / "a.zarr", 2)
+    with pytest.raises(NumericsError, match=r"a fit on 300 vectors of length 12 needs about .* 0 vectors fit"):
+        run.fit([whole], params | {"memory_gb": 0.5}, 0, tmp_path / "x.safetensors", 1)
     out = Ragged(tmp_path / "out.zarr", "features")
     assert (out.depth, out.grid.tolist()) == (5, [[10, 10]] * 6)
     np.testing.assert_array_equal(out["a"], Ragged(tmp_path / "a.zarr")["a"])

@@ -34,14 +34,7 @@ def sample(
     if not parts or not sum(map(len, parts)):
         raise NumericsError("reduce: there are no vectors to fit on; check that the cut finds segments")
     count = sum(map(len, parts))
-    bytes_a_row = need(parts[0].shape[1])
-    room = memory_gb * 2**30 - BASE_BYTES
-    if count * bytes_a_row > room:
-        raise NumericsError(
-            f"reduce.max_fit_points: a fit on {count} vectors of length {parts[0].shape[1]} needs about "
-            f"{(count * bytes_a_row + BASE_BYTES) / 2**30:.1f} GiB and reduce.memory_gb is {memory_gb:g}; "
-            f"{max(0, int(room / bytes_a_row))} vectors fit"
-        )
+    check_memory(count, parts[0].shape[1], need(parts[0].shape[1]), memory_gb)
     x = np.concatenate(parts).astype(np.float32, copy=False)
     if not np.isfinite(x).all():
         raise NumericsError("reduce: the vectors hold NaN or infinite values; check the features that made them")
@@ -56,6 +49,17 @@ def sample(
     if len(first) < count:
         print(f"reduce: {count - len(first)} of {count} vectors repeat others and count once", file=sys.stderr)
     return x if len(first) == count else x[first]
+
+
+def check_memory(count: int, d: int, bytes_a_row: float, memory_gb: float) -> None:
+    """Refuse a fit on `count` vectors of length d that needs more than `memory_gb` GiB (NumericsError)."""
+    room = memory_gb * 2**30 - BASE_BYTES
+    if count * bytes_a_row > room:
+        raise NumericsError(
+            f"reduce.max_fit_points: a fit on {count} vectors of length {d} needs about "
+            f"{(count * bytes_a_row + BASE_BYTES) / 2**30:.1f} GiB and reduce.memory_gb is {memory_gb:g}; "
+            f"{max(0, int(room / bytes_a_row))} vectors fit"
+        )
 
 
 def numba_threads() -> None:

@@ -22,6 +22,7 @@ from maskmill.errors import ConfigError, NumericsError
 from maskmill.neighbours import Points
 
 MAX_FIT_POINTS = 100_000
+KEPT_POINTS = 10_000  # of which `kept` is counted
 ALL_PAIRS = 5000  # points up to which the package compares all pairs, in memory
 
 
@@ -126,12 +127,13 @@ def _tensors(found: Any, x: np.ndarray, params: Params) -> tuple[dict[str, np.nd
         "offset": offset.astype(np.float64),
     }
     sizes = model["levels"].max(axis=0) + 1
+    some = slice(None, None, -(-len(x) // KEPT_POINTS))
     diagnostics = {
         "distinct": float(len(x)),
         "levels": float(len(sizes)),
         "finest": float(sizes[0]),
         "coarsest": float(sizes[-1]),
-        "kept": float((_anchor(x, prepare(model, params)) == group).mean()),
+        "kept": float((_anchor(x[some], prepare(model, params)) == group[some]).mean()),
     }
     return model, diagnostics
 

@@ -103,7 +103,7 @@ def _connected(points: Points, k: int, dimensions: int, seed: int, exact: int) -
 
 def row_bytes(d: int, params: Params) -> float:
     """Memory of the fit a vector of length d: measured, see docs/reduce.md."""
-    return 20.0 * d + 80.0 * params.neighbours + 8.0 * max(4 * params.dimensions, 60) + 24.0 * params.dimensions
+    return 20.0 * d + 120.0 * params.neighbours + 8.0 * max(4 * params.dimensions, 60) + 24.0 * params.dimensions
 
 
 def symmetrised(found: np.ndarray) -> sp.csr_array:

@@ -6,6 +6,7 @@ self-supervised tokens for spherical k-means.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -20,7 +21,7 @@ MAX_FIT_POINTS = 1_000_000
 class Params(Model):
     """Parameters of PCA."""
 
-    dimensions: int = Field(64, ge=1, description="number of principal components kept")
+    dimensions: int = Field(64, ge=1, description="principal components kept, fewer where there is no more variance")
     whiten: float = Field(0.5, ge=0, le=0.5, description="components are scaled by eigenvalue ** -whiten")
     center: bool = Field(True, description="subtract the mean of the fitted vectors")
     normalise: bool = Field(True, description="scale the reduced vectors to unit length")
@@ -41,7 +42,8 @@ def fit(
         and diagnostics: points, rank, explained (share of the variance that is kept).
 
     Raises:
-        NumericsError: NaN, no points, or fewer than `dimensions` directions with any variance.
+        NumericsError: NaN, no points, or all points equal. Where they vary in fewer than `dimensions` directions, all
+            of these are kept and a warning says so.
     """
     from maskmill.blocks import one_thread
 
@@ -51,12 +53,15 @@ def fit(
             moment, mean = moment + np.outer(mean, mean), np.zeros_like(mean)
         variance, vectors = _eigen(moment)  # [d], [d, d] columns
     rank = int((variance > variance[0] * len(mean) * np.finfo(np.float32).eps ** 1.5).sum()) if variance[0] > 0 else 0
-    if params.dimensions > rank:
-        raise NumericsError(
-            f"reduce.dimensions: {params.dimensions} is more than the {rank} directions in which the {count} vectors "
-            f"of length {len(mean)} vary; " + (f"set reduce.dimensions to {rank} or less" if rank else "all are equal")
+    if not rank:
+        raise NumericsError(f"reduce: the {count} vectors of length {len(mean)} are all equal; check the features")
+    k = min(params.dimensions, rank)
+    if k < params.dimensions:  # a handful of images must not stop a recipe that is made for thousands
+        print(
+            f"reduce: warning: {count} vectors of length {len(mean)} vary in {rank} directions only; "
+            f"keeping {rank} of the {params.dimensions} that reduce.dimensions asks for",
+            file=sys.stderr,
         )
-    k = params.dimensions
     components = vectors[:, :k].T
     signs = np.sign(components[np.arange(k), np.abs(components).argmax(axis=1)])
     model = {

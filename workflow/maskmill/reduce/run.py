@@ -33,13 +33,18 @@ def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out:
     import torch
 
     from maskmill.blocks import by_id
+    from maskmill.reduce._graph import check_memory
     from maskmill.sampling import sample_rows
 
     torch.set_num_threads(threads)
     module, own = _method(params)
     opened = [Ragged(path) for path in stores]
     limit = int(params["max_fit_points"] or module.MAX_FIT_POINTS)
-    if sum(int(store.offsets[-1]) for store in opened) > limit:
+    total = sum(int(store.offsets[-1]) for store in opened)
+    if hasattr(module, "row_bytes"):  # before anything is read
+        d = next((store.depth or 1 for store in opened), 1)
+        check_memory(min(total, limit), d, module.row_bytes(d, own), own.memory_gb)
+    if total > limit:
         sample = sample_rows(opened, limit, seed)
 
         def blocks() -> Iterator[np.ndarray]:
