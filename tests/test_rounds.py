@@ -11,7 +11,7 @@ import torch
 
 from maskmill.artefact import Provenance, read_tensors, write_tensors
 from maskmill.errors import NumericsError, StoreError
-from maskmill.rounds import _data, _train
+from maskmill.rounds import _data, _losses, _train
 from maskmill.rounds._net import Head
 from maskmill.rounds.infer import Student
 from maskmill.rounds.run import predict, train
@@ -69,8 +69,11 @@ def write_world(root: Path, shards: list[list[str]], masks: dict[str, np.ndarray
     return {"features": {name: paths[name] for name in ("a", "b")}, "masks": paths["masks"]}
 
 
-def fit(world: dict[str, Any], out: Path, threads: int = 1, seed: int = 0, **override: Any) -> Path:
-    train(world["features"], world["masks"], SMALL | override, 1, seed, 2, out, threads, "cpu")
+def fit(
+    world: dict[str, Any], out: Path, threads: int = 1, seed: int = 0, checkpoint: int = 0, **override: Any
+) -> Path:
+    params = SMALL | override
+    train(world["features"], world["masks"], params, 1, seed, 2, out, threads, "cpu", checkpoint_steps=checkpoint)
     return out
 
 
@@ -141,7 +144,7 @@ def test_ignored_cells_take_no_part(tmp_path: Path) -> None:
     np.testing.assert_allclose(shares[0, 1], [0.25, 0, 0])
     logits = torch.randn(1, 3, 1, 2, generator=torch.Generator().manual_seed(0))
     target = torch.from_numpy(shares).permute(2, 0, 1)[None]
-    loss = _train.soft_cross_entropy(logits, target, torch.ones(3), 0.0)
+    loss, _ = _losses.cross_entropy(logits, target, torch.ones(3), Params(), 0.0)
     logp = logits.log_softmax(1)
     assert float(loss) == pytest.approx(float(-0.75 * logp[0, 1, 0, 0] - 0.25 * logp[0, 0, 0, 1]), rel=1e-6)
 
@@ -151,7 +154,7 @@ def test_label_smoothing_is_that_of_torch() -> None:
     logits = torch.randn(2, 5, 3, 4, generator=generator)
     label = torch.randint(5, (2, 3, 4), generator=generator)
     target = torch.nn.functional.one_hot(label, 5).permute(0, 3, 1, 2).float()
-    got = _train.soft_cross_entropy(logits, target, torch.ones(5), 0.1) / 24
+    got = _losses.cross_entropy(logits, target, torch.ones(5), Params(), 0.1)[0] / 24
     expected = torch.nn.functional.cross_entropy(logits, label, label_smoothing=0.1)
     assert float(got) == pytest.approx(float(expected), rel=1e-5)
 

@@ -247,6 +247,8 @@ def rounds_train(
     out: Out,
     round: Annotated[int, typer.Option(min=1)] = 1,
     seed: Seed = 0,
+    timing: Annotated[Path | None, typer.Option(help="JSON to write: how fast the training was")] = None,
+    checkpoint_steps: Annotated[int, typer.Option(min=0, help="0: a checkpoint only on SIGTERM or SIGUSR1")] = 0,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
@@ -256,7 +258,10 @@ def rounds_train(
 
     stores = {name: _shard_files(folder, manifest) for name, folder in _pairs(features).items()}
     clusters = len(read(codebook).centroids)
-    train(stores, _shard_files(masks, manifest), _json(params), round, seed, clusters, out, threads, device)
+    train(
+        stores, _shard_files(masks, manifest), _json(params), round, seed, clusters, out, threads, device,
+        timing=timing, checkpoint_steps=checkpoint_steps,
+    )  # fmt: skip
 
 
 @rounds_app.command("predict")

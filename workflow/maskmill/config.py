@@ -124,6 +124,9 @@ class Rounds(Model):
 
     count: int = Field(0, ge=0, le=20, description="number of rounds")
     features: list[str] = Field(default_factory=lambda: ["grouping", "semantic"], description="what the student sees")
+    checkpoint_steps: int = Field(
+        100, ge=0, description="steps between two checkpoints of a training; 0: only on SIGTERM or SIGUSR1"
+    )
 
 
 class ScoreSize(Model):

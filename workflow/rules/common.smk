@@ -195,6 +195,15 @@ def paint_sources(wc):
 # rounds
 
 
+def rounds_params(wc):
+    """The section without what no student depends on: more rounds or other checkpoints retrain nothing."""
+    body = RUN.recipes[wc.recipe].stage("rounds").as_dict()
+    return keys(
+        "rounds",
+        {k: v for k, v in body.items() if k not in ("count", "checkpoint_steps")},
+    )
+
+
 def masks_before(wc):
     """The masks of the round before, of every shard."""
     folder = f"results/recipes/{wc.recipe}/seed{wc.seed}/round{int(wc.round) - 1}/masks"

@@ -7,7 +7,8 @@ rule rounds_train:
         features=student_inputs,
         masks=masks_before,
     output:
-        "results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
+        student="results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
+        timing="results/recipes/{recipe}/seed{seed}/round{round}/training.json",
     log:
         "logs/rounds_train/{recipe}/seed{seed}/round{round}.log",
     benchmark:
@@ -16,15 +17,19 @@ rule rounds_train:
     resources:
         mem_mb=lambda wc, attempt: 8000 * attempt,
         runtime=lambda wc, attempt: 240 * attempt,
+        checkpoint_steps=lambda wc: (
+            RUN.recipes[wc.recipe].rounds.settings.checkpoint_steps
+        ),
     params:
-        rounds=section("rounds"),
+        rounds=rounds_params,
         sources=student_sources,
         before=lambda wc: int(wc.round) - 1,
     shell:
         "maskmill rounds train {params.sources} --manifest {input.manifest} --codebook {input.codebook}"
         " --masks results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{params.before}/masks"
         " --params {params.rounds:q} --round {wildcards.round} --seed {wildcards.seed}"
-        " --out {output} --threads {threads} &> {log}"
+        " --out {output.student} --timing {output.timing} --checkpoint-steps {resources.checkpoint_steps}"
+        " --threads {threads} &> {log}"
 
 
 rule rounds_predict:

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskmill.artefact import Provenance, read_tensors, write_tensors
+from maskmill.artefact import Provenance, json_hash, read_tensors, write_json, write_tensors
 from maskmill.config import METHOD_KEY, validate
 from maskmill.device import pick
 from maskmill.errors import StoreError
 from maskmill.masks import ignore_value, mask_dtype
 from maskmill.progress import track
 from maskmill.registry import load
+from maskmill.rounds._checkpoint import Keeper
 from maskmill.rounds.infer import FORMAT, Student
 from maskmill.store import Ragged, RaggedWriter
+
+if TYPE_CHECKING:
+    import torch
 
 
 def train(
@@ -30,6 +34,8 @@ def train(
     out: str | Path,
     threads: int = 1,
     device: str = "auto",
+    timing: str | Path | None = None,
+    checkpoint_steps: int = 0,
 ) -> None:
     """Train the student of round `round` >= 1 on the masks of round - 1.
 
@@ -39,14 +45,19 @@ def train(
         params: the flat `rounds` section.
         clusters: k; the student has k + 1 classes, 0 is background.
         out: safetensors: projections, head, loss of every step; metadata that suffices to predict on new images.
+        timing: JSON of seconds, images a second and the share of time waiting for data. It is a file of its own,
+            so that the student is the same bytes on every machine.
+        checkpoint_steps: steps between two checkpoints; 0 writes one only when SIGTERM or SIGUSR1 comes.
 
     Raises:
         NumericsError: nothing but ignore in the masks, constant features, or a loss that is not finite.
         StoreError: an image of the masks is missing in a feature set.
+        StoppedError: a signal came; the checkpoint is written, and the same call goes on from it.
     """
     import torch
 
     from maskmill.rounds._data import Images
+    from maskmill.rounds._job import Job
 
     features = {name: features[name] for name in sorted(features)}  # the student's order, whatever the caller's
     torch.set_num_threads(1)  # parallel work is split by hand, so that no sum depends on the number of threads
@@ -54,13 +65,7 @@ def train(
     body = {key: value for key, value in params.items() if key in method.Params.model_fields}
     settings = validate(method.Params, body, "--params", "rounds")
     key = _round_seed(seed, round)
-    images = Images(features, masks, clusters + 1, settings.cache_mib)  # type: ignore[attr-defined]
-    images.fit_projections(settings.dimensions, settings.max_fit_points, key)  # type: ignore[attr-defined]
-    tensors, diagnostics = method.fit(images, clusters + 1, settings, key, pick(device), threads)
-    for name, projection in images.projections.items():
-        tensors |= {f"{name}.mean": projection.mean, f"{name}.weight": projection.weight}
-    tensors["loss"] = np.array(diagnostics.pop("loss"), np.float32)
-    tensors["cells"] = images.counts
+    place = pick(device)
     spec = {
         "format": FORMAT,
         "rounds": dict(params),
@@ -68,10 +73,29 @@ def train(
         "seed": seed,
         "clusters": clusters,
         "features": {name: _made_by(paths) for name, paths in features.items()},
-        "diagnostics": diagnostics,
     }
     hashes = [Ragged(path).hash for paths in (*features.values(), masks) for path in paths]
-    write_tensors(out, tensors, Provenance.of("rounds", spec, hashes))
+    keeper = Keeper.beside(out, _training_key(spec, hashes, place), checkpoint_steps)
+    images = Images(features, masks, clusters + 1, settings.cache_mib)  # type: ignore[attr-defined]
+    images.fit_projections(settings.dimensions, settings.max_fit_points, key)  # type: ignore[attr-defined]
+    tensors, diagnostics = method.fit(images, settings, Job(clusters + 1, key, place, threads, keeper))
+    for name, projection in images.projections.items():
+        tensors |= {f"{name}.mean": projection.mean, f"{name}.weight": projection.weight}
+    tensors["loss"] = np.array(diagnostics.pop("loss"), np.float32)
+    tensors["cells"] = images.counts
+    taken = diagnostics.pop("timing")
+    made = Provenance.of("rounds", spec | {"diagnostics": diagnostics}, hashes)
+    if timing is not None:
+        write_json(timing, taken | {"device": place.type, "threads": threads}, made)
+    write_tensors(out, tensors, made)
+    keeper.clear()
+
+
+def _training_key(spec: Mapping[str, Any], hashes: Sequence[str], place: torch.device) -> str:
+    """What a training's numbers depend on: parameters, inputs, code, and what computes them."""
+    import torch
+
+    return json_hash([Provenance.of("rounds", spec, hashes).hash, place.type, torch.__version__])
 
 
 def predict(

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from maskmill.config import Model
+from maskmill.rounds._settings import Training
 
 if TYPE_CHECKING:
     import torch
 
     from maskmill.rounds._data import Images
+    from maskmill.rounds._job import Job
 
 
-class Params(Model):
+class Params(Training):
     """Settings of the token head and of its training."""
 
     dimensions: int = Field(64, ge=1, le=4096, description="principal components kept of each feature set")
@@ -46,20 +47,18 @@ class Params(Model):
     cache_mib: int = Field(2048, ge=0, description="memory for aligned features; images beyond it are read again")
 
 
-def fit(
-    images: Images, classes: int, params: Params, seed: int, device: torch.device, threads: int
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Train a head; (its tensors, diagnostics with the loss of every step).
+def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Train a head; (its tensors, diagnostics with the loss of every step and the timing).
 
-    The result depends on the seed and on the content of the images, not on `threads`: a step is always split into the
-    same micro-batches, each computed by one thread, and their gradients are added in order.
+    The result depends on the seed and on the content of the images, not on the threads: a step is always split into
+    the same micro-batches, each computed by one thread, and their gradients are added in order.
 
     Raises:
-        NumericsError: no image has a known cell, or the loss is not finite.
+        NumericsError: no image has a known cell, or the loss is not finite. StoppedError: SIGTERM or SIGUSR1 came.
     """
     from maskmill.rounds._train import train_head
 
-    return train_head(images, classes, params, seed, device, threads)
+    return train_head(images, params, job)
 
 
 def build(inputs: int, classes: int, params: Params) -> torch.nn.Module:

@@ -1,0 +1,31 @@
+"""What a training is given besides its data and its method's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maskmill.rounds._checkpoint import Keeper
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        classes: k + 1, background first. seed: of this round. threads: CPU threads, results do not depend on them.
+        keeper: where checkpoints go. before: tensors of the student to go on from; empty for fresh weights.
+    """
+
+    classes: int
+    seed: int
+    device: torch.device
+    threads: int = 1
+    keeper: Keeper = field(default_factory=Keeper)
+    before: Mapping[str, np.ndarray] = field(default_factory=dict)
