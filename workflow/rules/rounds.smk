@@ -2,10 +2,9 @@
 # round 0 is paint, round r reads round r - 1.
 rule rounds_train:
     input:
+        unpack(rounds_inputs),
         manifest=ancient("results/inputs/manifest.parquet"),
         codebook="results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
-        features=student_inputs,
-        masks=masks_before,
     output:
         student="results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
         timing="results/recipes/{recipe}/seed{seed}/round{round}/training.json",
@@ -22,25 +21,26 @@ rule rounds_train:
         ),
     params:
         rounds=rounds_params,
-        sources=student_sources,
-        before=lambda wc: int(wc.round) - 1,
+        sources=rounds_sources,
     shell:
         "maskmill rounds train {params.sources} --manifest {input.manifest} --codebook {input.codebook}"
-        " --masks results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{params.before}/masks"
         " --params {params.rounds:q} --round {wildcards.round} --seed {wildcards.seed}"
         " --out {output.student} --timing {output.timing} --checkpoint-steps {resources.checkpoint_steps}"
         " --threads {threads} &> {log}"
 
 
+# The masks of a round are complete: no cell is ignore. How sure each cell is lies beside them, for `rounds.confidence`.
 rule rounds_predict:
     input:
+        unpack(predict_inputs),
         student="results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
-        features=lambda wc: [
-            f"results/features/{s}/{wc.shard}.zarr"
-            for s in student_features(wc.recipe).values()
-        ],
     output:
-        directory("results/recipes/{recipe}/seed{seed}/round{round}/masks/{shard}.zarr"),
+        masks=directory(
+            "results/recipes/{recipe}/seed{seed}/round{round}/masks/{shard}.zarr"
+        ),
+        confidence=directory(
+            "results/recipes/{recipe}/seed{seed}/round{round}/confidence/{shard}.zarr"
+        ),
     log:
         "logs/rounds_predict/{recipe}/seed{seed}/round{round}/{shard}.log",
     benchmark:
@@ -56,4 +56,4 @@ rule rounds_predict:
         sources=student_sources,
     shell:
         "maskmill rounds predict {params.sources} --shard {wildcards.shard} --student {input.student}"
-        " --out {output} --threads {threads} &> {log}"
+        " --out {output.masks} --confidence {output.confidence} --threads {threads} &> {log}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,19 @@ from maskmill.rounds._checkpoint import Keeper
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a student may look at: stored features, or the photos of the manifest and the weights of an encoder.
+
+    Attributes:
+        features: {name: feature stores of all shards}, by name.
+    """
+
+    features: Mapping[str, Sequence[str | Path]] = field(default_factory=dict)
+    manifest: str | Path | None = None
+    weights: str | Path | None = None
 
 
 @dataclass(frozen=True)
