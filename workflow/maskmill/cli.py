@@ -252,12 +252,16 @@ def rounds_train(
     assignments: Annotated[Path | None, typer.Option(help="images surest: folder of assignments")] = None,
     round: Annotated[int, typer.Option(min=1)] = 1,
     seed: Seed = 0,
+    gpus: Annotated[int, typer.Option(min=0, help="several: one process each, through torchrun")] = 0,
     timing: Annotated[Path | None, typer.Option(help="JSON to write: how fast the training was")] = None,
     checkpoint_steps: Annotated[int, typer.Option(min=0, help="0: a checkpoint only on SIGTERM or SIGUSR1")] = 0,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
     """Train a student on the masks of the round before."""
+    if gpus > 1 and "WORLD_SIZE" not in os.environ:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+        os.execv(sys.executable, [*launch, "-m", "maskmill.cli", *sys.argv[1:]])
     from maskmill.codebook import read
     from maskmill.rounds.run import History, Sources, train
 
@@ -426,3 +430,7 @@ def main() -> None:
     except MemoryError:
         print("error: out of memory; give the job more (resources: mem_mb) or lower its batch_size", file=sys.stderr)
         sys.exit(1)
+
+
+if __name__ == "__main__":  # torchrun starts it this way
+    main()

@@ -16,6 +16,7 @@ rule rounds_train:
     resources:
         mem_mb=lambda wc, attempt: 8000 * attempt,
         runtime=lambda wc, attempt: 240 * attempt,
+        gpu=0,
         checkpoint_steps=lambda wc: (
             RUN.recipes[wc.recipe].rounds.settings.checkpoint_steps
         ),
@@ -26,7 +27,7 @@ rule rounds_train:
         "maskmill rounds train {params.sources} --manifest {input.manifest} --codebook {input.codebook}"
         " --params {params.rounds:q} --round {wildcards.round} --seed {wildcards.seed}"
         " --out {output.student} --timing {output.timing} --checkpoint-steps {resources.checkpoint_steps}"
-        " --threads {threads} &> {log}"
+        " --gpus {resources.gpu} --threads {threads} &> {log}"
 
 
 # The masks of a round are complete: no cell is ignore. How sure each cell is lies beside them, for `rounds.confidence`.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskmill.rounds._checkpoint import Keeper
+from maskmill.rounds._parallel import Team
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ class Job:
     Attributes:
         classes: k + 1, background first. seed: of this round. threads: CPU threads, results do not depend on them.
         keeper: where checkpoints go. before: tensors of the student to go on from; empty for fresh weights.
+        team: the processes that share the work.
     """
 
     classes: int
@@ -43,3 +45,4 @@ class Job:
     threads: int = 1
     keeper: Keeper = field(default_factory=Keeper)
     before: Mapping[str, np.ndarray] = field(default_factory=dict)
+    team: Team = field(default_factory=Team)

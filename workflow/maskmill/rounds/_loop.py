@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import nn
 from maskmill.errors import NumericsError, UserError
 from maskmill.progress import track
 from maskmill.rounds._checkpoint import Checkpoint, Keeper, Signals, pack, signals_noted, unpack
+from maskmill.rounds._parallel import Team
 
 CLIP = 1.0  # largest norm of a step's gradient
 
@@ -37,6 +38,7 @@ class Task:
         gradients: batch -> its mean loss; sets `.grad` of every parameter that learns.
         rate: step -> factor of the optimiser's own learning rate.
         ema: decay of the moving average, 0 for none. images: a step, for the throughput.
+        team: the processes that compute a step together.
     """
 
     network: nn.Module
@@ -47,6 +49,7 @@ class Task:
     steps: int
     images: int
     ema: float = 0.0
+    team: Team = field(default_factory=Team)
 
 
 @dataclass
@@ -85,10 +88,11 @@ def _run(task: Task, keeper: Keeper, label: str, signals: Signals) -> Trained:
         _move(average, task, step)
         clock["seconds"] = before + time.monotonic() - started
         step = len(losses)
-        if keeper.due(step) or (signals.name and step < task.steps):
+        stopping = task.team.any(bool(signals.name)) and step < task.steps
+        if task.team.leads and (stopping or keeper.due(step)):
             _save(task, keeper, average, losses, clock)
-        if signals.name and step < task.steps:
-            raise StoppedError(_stopped(signals.name, step, task.steps, keeper))
+        if stopping:
+            raise StoppedError(_stopped(signals.name or "a signal", step, task.steps, keeper))
     return Trained(losses, average or task.network.state_dict(), _summary(task, clock, len(losses)))
 
 
@@ -180,6 +184,8 @@ def _summary(task: Task, clock: dict[str, float], steps: int) -> dict[str, float
         "waiting_share": round(clock["waiting"] / seconds, 4),
     }
     speed = f"{timing['images_per_second']:.1f} images/s"
+    if not task.team.leads:
+        return timing
     print(
         f"rounds: {steps} steps of {task.images} images in {seconds:.1f} s, {speed}, "
         f"{100 * timing['waiting_share']:.1f} % of the time waiting for data",

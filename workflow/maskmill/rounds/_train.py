@@ -18,6 +18,7 @@ from maskmill.rounds._data import Images
 from maskmill.rounds._job import Job
 from maskmill.rounds._loop import Task, run
 from maskmill.rounds._losses import LOSSES
+from maskmill.rounds._parallel import Team, Work, set_gradients, single_threaded
 from maskmill.rounds.token_head import Params, build
 from maskmill.sampling import rng
 
@@ -39,16 +40,22 @@ def train_head(images: Images, params: Params, job: Job) -> tuple[dict[str, np.n
     head = head.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(head.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
     weights = torch.from_numpy(class_weights(images.counts, params.balance)).to(job.device)
-    with _single_threaded(job.device, job.threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
+
+    def batches_from(step: int) -> Iterator[list[Ready]]:
+        return ahead(images, itertools.islice(batches(images, params, inputs, job.seed), step, None), team)
+
+    work, learning, team = _work(head, weights, params, job.device), list(head.parameters()), job.team
+    with single_threaded(job.device, job.threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
         task = Task(
             head,
             optimiser,
-            batches=lambda step: ahead(images, itertools.islice(batches(images, params, inputs, job.seed), step, None)),
-            gradients=lambda batch: _gradients(head, batch, weights, params, job.device, pool),
+            batches=batches_from,
+            gradients=lambda batch: set_gradients(learning, batch, work, pool, team),
             rate=lambda step: _rate(step, params.steps),
             steps=params.steps,
             images=params.batch_size,
             ema=params.ema,
+            team=team,
         )
         trained = run(task, job.keeper)
     absent = torch.from_numpy(images.counts == 0)
@@ -64,11 +71,11 @@ def _head(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value for name, value in tensors.items() if name.startswith("head.")}
 
 
-def ahead(images: Images, steps: Iterator[list[Draw]]) -> Iterator[list[Ready]]:
-    """The micro-batches of every step, made ready by one thread while the step before is computed."""
+def ahead(images: Images, steps: Iterator[list[Draw]], team: Team) -> Iterator[list[Ready]]:
+    """This process's micro-batches of every step, made ready by one thread while the step before is computed."""
 
     def make(draws: list[Draw]) -> list[Ready]:
-        return [(*collate(images, chosen), keep) for chosen, keep in draws]
+        return [(*collate(images, chosen), keep) for chosen, keep in team.share(draws)]
 
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         waiting = deque(pool.submit(make, draws) for draws in itertools.islice(steps, 2))
@@ -115,17 +122,9 @@ def class_weights(counts: np.ndarray, balance: float) -> np.ndarray:
     return (weights / (weights * share).sum()).astype(np.float32)
 
 
-def _gradients(
-    head: nn.Module,
-    batch: list[Ready],
-    weights: torch.Tensor,
-    params: Params,
-    device: torch.device,
-    pool: ThreadPoolExecutor,
-) -> float:
-    """Set the gradients of one step; the mean loss over the cells of the batch that count."""
-    parameters = list(head.parameters())
-    loss_of = LOSSES[params.loss]
+def _work(head: nn.Module, weights: torch.Tensor, params: Params, device: torch.device) -> Work:
+    """The function of one micro-batch: sum of losses, weight, gradients."""
+    parameters, loss_of = list(head.parameters()), LOSSES[params.loss]
 
     def work(ready: Ready) -> tuple[float, float, tuple[torch.Tensor, ...]]:
         x, valid, target, keep = (torch.from_numpy(array).to(device) for array in ready)
@@ -135,14 +134,7 @@ def _gradients(
         loss, cells = loss_of(logits, target, weights, params, params.label_smoothing)
         return float(loss.detach()), float(cells), torch.autograd.grad(loss, parameters)
 
-    results = list(pool.map(work, batch))
-    total = max(sum(cells for _, cells, _ in results), 1e-6)
-    for i, parameter in enumerate(parameters):
-        gradient = results[0][2][i]
-        for _, _, gradients in results[1:]:
-            gradient = gradient + gradients[i]
-        parameter.grad = gradient / total
-    return sum(loss for loss, _, _ in results) / total
+    return work
 
 
 def _rate(step: int, steps: int) -> float:
@@ -151,25 +143,3 @@ def _rate(step: int, steps: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-class _single_threaded:  # noqa: N801 (a context manager, used like a function)
-    """A pool of `threads` workers whose torch operations run on one thread each, so that sums never depend on it.
-
-    On CUDA there is one worker, and cuDNN is held to its deterministic kernels.
-    """
-
-    def __init__(self, device: torch.device, threads: int) -> None:
-        self.workers = 1 if device.type == "cuda" else max(1, threads)
-
-    def __enter__(self) -> ThreadPoolExecutor:
-        self.before = torch.get_num_threads(), torch.backends.cudnn.deterministic
-        torch.set_num_threads(1)
-        torch.backends.cudnn.deterministic = True
-        self.pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
-        return self.pool
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown()
-        torch.set_num_threads(self.before[0])
-        torch.backends.cudnn.deterministic = self.before[1]

@@ -25,6 +25,7 @@ from maskmill.registry import load
 from maskmill.rounds._checkpoint import Keeper
 from maskmill.rounds._job import Sources
 from maskmill.rounds._logic import IMAGES, MATCH, START, History, kept_ids, overlap, rename
+from maskmill.rounds._parallel import Team, join, leave
 from maskmill.rounds.infer import FORMAT, Student
 from maskmill.sampling import rng
 from maskmill.store import Ragged, RaggedWriter
@@ -93,29 +94,36 @@ def train(
         "features": {name: _made_by(paths) for name, paths in sources.features.items()},
     }
     hashes = _hashes(sources, masks, history)
+    team, device = join(device)
     if logic.stop > 0 and history.earlier and history.student is not None:
         changed = changed_share(history.earlier, masks)
         if changed < logic.stop:
-            _hand_on(history.student, changed, round, hashes, out, timing)
+            if team.leads:
+                _hand_on(history.student, changed, round, hashes, out, timing)
             return
     place = pick(device)
-    keeper = Keeper.beside(out, _training_key(spec, hashes, place), checkpoint_steps)
+    keeper = Keeper.beside(out, _training_key(spec, hashes, place, team), checkpoint_steps)
     chosen = IMAGES[logic.images](logic, round, history)
     taught = Masks(
         masks, clusters + 1, round=round, chosen=chosen, sure=history.confidence, confidence=logic.confidence
     )
-    job = Job(clusters + 1, _round_seed(seed, round), place, threads, keeper, START[logic.start](history))
+    before = START[logic.start](history)
+    job = Job(clusters + 1, _round_seed(seed, round), place, threads, keeper, before, team)
     data = method.data(sources, taught, settings, job)
     tensors, diagnostics = method.fit(data, settings, job)
     tensors["loss"] = np.array(diagnostics.pop("loss"), np.float32)
     tensors["cells"] = taught.counts
     taken = diagnostics.pop("timing")
+    spec["diagnostics"] = diagnostics
     tensors = _agree(method, data, taught, tensors, spec, job, MATCH[logic.match])
-    made = Provenance.of("rounds", spec | {"diagnostics": diagnostics}, hashes)
-    if timing is not None:
-        write_json(timing, taken | {"device": place.type, "threads": threads}, made)
-    write_tensors(out, tensors, made)
-    keeper.clear()
+    leave(team)
+    if team.leads:
+        made = Provenance.of("rounds", spec, hashes)
+        if timing is not None:
+            how = {"device": place.type, "threads": threads, "processes": team.size}
+            write_json(timing, taken | how, made)
+        write_tensors(out, tensors, made)
+        keeper.clear()
 
 
 def _settings(params: Mapping[str, Any]) -> tuple[Any, Any, Rounds]:
@@ -188,11 +196,11 @@ def _agree(
     return rename(tensors, method.CLASSIFIER, match(overlap(pairs, taught.classes)))
 
 
-def _training_key(spec: Mapping[str, Any], hashes: Sequence[str], place: torch.device) -> str:
+def _training_key(spec: Mapping[str, Any], hashes: Sequence[str], place: torch.device, team: Team) -> str:
     """What a training's numbers depend on: parameters, inputs, code, and what computes them."""
     import torch
 
-    return json_hash([Provenance.of("rounds", spec, hashes).hash, place.type, torch.__version__])
+    return json_hash([Provenance.of("rounds", spec, hashes).hash, place.type, team.size, torch.__version__])
 
 
 def predict(
