@@ -12,9 +12,10 @@ rule rounds_train:
         "logs/rounds_train/{recipe}/seed{seed}/round{round}.log",
     benchmark:
         "benchmarks/rounds_train/{recipe}/seed{seed}/round{round}.tsv"
-    threads: 2
+    threads: lambda wc: 8 if RUN.recipes[wc.recipe].photos else 2
     resources:
-        mem_mb=lambda wc, attempt: 8000 * attempt,
+        mem_mb=lambda wc, attempt: (16000 if RUN.recipes[wc.recipe].photos else 8000)
+        * attempt,
         runtime=lambda wc, attempt: 240 * attempt,
         gpu=0,
         checkpoint_steps=lambda wc: (
