@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +291,31 @@ def test_a_student_of_photos_wants_photos(world: dict[str, Any], student: Path, 
     assert Student.load(student).photos
     with pytest.raises(StoreError, match="sees photos; give --manifest"):
         predict(student, {"a": world["masks"][0]}, tmp_path / "m.zarr", device="cpu")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_leaves_a_checkpoint(
+    world: dict[str, Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    """SLURM signals every process of a step, the decoding workers too."""
+    out = tmp_path / "out/student.safetensors"
+    arguments = [
+        "rounds", "train", "--manifest", str(world["manifest"]), "--weights", str(world["weights"]), "--codebook",
+        str(world["root"] / "book.safetensors"), "--masks", str(world["root"] / "full"), "--params",
+        json.dumps(SMALL | {"steps": 60}), "--out", str(out), "--device", "cpu", "--threads", "2",
+        "--checkpoint-steps", "3",
+    ]  # fmt: skip
+    code = f"import sys; sys.argv = ['maskmill', *{arguments!r}]; from maskmill.cli import main; main()"
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not checkpoints(out.parent) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, error
+    assert "run the same command again to go on" in error.strip().splitlines()[-1]
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "goes on after step" in again.stderr
+    whole = fit(world, tmp_path / "whole.safetensors", steps=60)
+    assert out.read_bytes() == whole.read_bytes()

@@ -158,6 +158,21 @@ def test_pooling_crops_needs_photos_and_weights_but_no_stored_tokens(finished: P
     (finished / "config.yaml").write_text(yaml.safe_dump(config))
 
 
+def test_students_on_photos_need_weights_and_no_stored_tokens(finished: Path) -> None:
+    """Other checkpoints or more rounds retrain no student; another student trains on photos, through its encoder."""
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    more = config | {"rounds": config["rounds"] | {"count": 3, "checkpoint_steps": 7}}
+    assert jobs(snakemake(finished, more, "--dry-run"))["rounds_train"] == 1
+    photos = config | {"rounds": {"count": 2, "student": "deeplabv3plus", "encoder": "semantic", "steps": 5}}
+    planned = snakemake(finished, photos, "--dry-run")
+    assert jobs(planned)["rounds_train"] == 2
+    trained = [line for line in planned.stdout.splitlines() if "maskmill rounds train" in line] or [planned.stdout]
+    assert "efficientnet_lite0.safetensors" in trained[0]
+    logic = config | {"rounds": config["rounds"] | {"start": "continue", "stop": 0.01, "confidence": 0.5}}
+    assert jobs(snakemake(finished, logic, "--dry-run"))["rounds_train"] == 2
+    (finished / "config.yaml").write_text(yaml.safe_dump(config))
+
+
 def test_added_image_reuses_the_shards_that_did_not_change(finished: Path, photos: Path, tmp_path: Path) -> None:
     work, images = tmp_path / "grown", tmp_path / "images"
     shutil.copytree(finished / "resources", work / "resources")

@@ -88,11 +88,14 @@ def _run(task: Task, keeper: Keeper, label: str, signals: Signals) -> Trained:
         _move(average, task, step)
         clock["seconds"] = before + time.monotonic() - started
         step = len(losses)
-        stopping = task.team.any(bool(signals.name)) and step < task.steps
-        if task.team.leads and (stopping or keeper.due(step)):
+        if task.team.any(bool(signals.name)):
+            break
+        if task.team.leads and keeper.due(step):
             _save(task, keeper, average, losses, clock)
-        if stopping:
-            raise StoppedError(_stopped(signals.name or "a signal", step, task.steps, keeper))
+    if len(losses) < task.steps:
+        if task.team.leads:
+            _save(task, keeper, average, losses, clock)
+        raise StoppedError(_stopped(signals.name or "a signal", len(losses), task.steps, keeper))
     return Trained(losses, average or task.network.state_dict(), _summary(task, clock, len(losses)))
 
 

@@ -160,7 +160,7 @@ def train_network(photos: Photos, params: Params, job: Job) -> tuple[dict[str, n
     def batches(start: int) -> Iterator[list[Crops]]:
         plan = Plan(len(photos.rows), params, job.seed, start, job.team)
         workers = reader_count(len(plan), job.threads, job.device)
-        return (crops for _, crops in read_ahead(plan, read, workers))
+        return (crops for _, crops in read_ahead(plan, read, workers, deaf=True))
 
     with single_threaded(job.device, job.threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
         work = _work(network, learning, weights, facts, params, job)
