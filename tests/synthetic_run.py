@@ -38,12 +38,14 @@ def build(
     regions: bool = True,
     photos: int = 12,
     tokens: int = TOKENS,
+    objects: bool = False,
 ) -> dict[str, Any]:
     """Write `root`/results and `root`/benchmarks and return the report's plan.
 
     Args:
         ids: image ids, default `set/image-000 ...`. photos: distinct photo files that the images share.
         regions: False leaves every image without a segment. tokens: longer side of the token grids.
+        objects: with labels, also scores of objects without classes.
     """
     results = root / "results"
     names = sorted(ids) if ids is not None else [f"set{i % 2}/image-{i:06d}" for i in range(images)]
@@ -58,10 +60,10 @@ def build(
         scenes = {names[i]: (i % len(files) if regions else None, _grid(sizes[i], tokens)) for i in mine}
         _shard(results, shard, scenes, clusters, seeds)
     if labelled:
-        _scores(results, seeds, clusters, len(names))
+        _scores(results, seeds, clusters, len(names), objects)
     if benchmarks:
         _benchmarks(root / "benchmarks", list(dict.fromkeys(shards)), seeds)
-    return plan(seeds, clusters)
+    return plan(seeds, clusters) | ({"objects": True} if objects else {})
 
 
 def plan(seeds: Sequence[int], clusters: int) -> dict[str, Any]:
@@ -226,14 +228,30 @@ def _masks(path: Path, names: list[str], masks: list[np.ndarray], clusters: int,
             out.append(name, mask)
 
 
-def _scores(results: Path, seeds: Sequence[int], clusters: int, images: int) -> None:
+def _scores(results: Path, seeds: Sequence[int], clusters: int, images: int, objects: bool) -> None:
     for recipe, rounds in (("kmeans", 0), ("comus", 2)):
         for seed in seeds:
             for r in range(rounds + 1):
                 base = {"kmeans": 0.21, "comus": 0.44}[recipe] + 0.02 * r + 0.01 * seed
                 scores = [_score(name, base, images) for name in PROTOCOLS]
                 body = {"recipe": recipe, "seed": seed, "round": r, "clusters": clusters, "scores": scores}
+                if objects and recipe == "comus":
+                    body["saliency"] = [_saliency(0.6 + 0.02 * r + 0.01 * seed, images)]
                 write_json(results / f"recipes/{recipe}/seed{seed}/round{r}/scores.json", body)
+
+    if objects:
+        entry = {"corloc": 0.7, "box_ap50": 0.31, "mask_ap50": 0.29, "mbo": 0.41, "images": images, "objects": 17}
+        entry["protocol"] = {"name": "objects", "rules": {"corloc": "in words"}, "min_area": 0.0}
+        body = {"recipe": "comus", "ranking": "confidence", "scores": [entry, _saliency(0.55, images)]}
+        write_json(results / "recipes/comus/objects.json", body)
+
+
+def _saliency(base: float, images: int) -> dict[str, Any]:
+    protocol = {"name": "saliency", "rules": {"iou": "in words"}, "min_area": 0.0}
+    return {
+        "protocol": protocol, "iou": base, "accuracy": base + 0.2, "maxf": base + 0.1, "mae": 1 - base,
+        "images": images,
+    }  # fmt: skip
 
 
 def _score(name: str, base: float, images: int) -> dict[str, Any]:

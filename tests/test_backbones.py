@@ -72,6 +72,53 @@ def test_facets_are_those_of_the_block(facet: str, part: int, layer: int) -> Non
     torch.testing.assert_close(cls, expected[:, 0], atol=1e-5, rtol=1e-5)
 
 
+def true_attention(model: Any, images: torch.Tensor, layer: int) -> torch.Tensor:
+    """Attention of the cls token over the patches [b, heads, h*w], adding up to one, by timm's own block."""
+    attention, seen = model.blocks[layer].attn, []
+    attention.fused_attn = False
+    hook = attention.attn_drop.register_forward_pre_hook(lambda _m, args: seen.append(args[0].clone()))
+    model.forward_features(normalised(images))
+    hook.remove()
+    weights = seen[0][:, :, 0, -64:]  # [b, heads, T, T] to the cls token's row, patches only
+    return weights / weights.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("registers", [0, 3])
+@pytest.mark.parametrize("rule", ["subtract", "keep"])
+@pytest.mark.parametrize("layer", [-1, 1])
+def test_query_and_keys_give_the_attention_of_the_cls_token(layer: int, rule: str, registers: int) -> None:
+    from maskmill.cut.attention import cls_logits, softmax
+
+    model, images = small_vit(reg_tokens=registers), pictures()
+    with torch.no_grad():
+        model.blocks[layer].attn.qkv.weight *= 10  # or the attention is even
+    one = backbone(model, facet="key", layer=layer, key_bias=rule)
+    tokens, cls, query = one.outputs(images)
+    assert one.heads == 4
+    assert query is not None
+    with torch.no_grad():
+        expected = true_attention(model, images, layer).numpy()
+    for i in range(2):
+        found = softmax(cls_logits(tokens[i].flatten(0, 1).numpy(), query[i].reshape(4, 12).numpy()))
+        np.testing.assert_allclose(found, expected[i], atol=1e-6)
+    assert expected.std(-1).max() > 5e-3  # of a mean of 1 / 64: not even
+    assert torch.equal(one.forward(images)[0], tokens)
+    assert torch.equal(one.forward(images)[1], cls)
+
+
+def test_no_query_where_it_would_not_be_the_attention() -> None:
+    images = pictures()
+    for facet in ("token", "query", "value"):
+        one = backbone(small_vit(), facet=facet)
+        assert (one.heads, one.outputs(images)[2]) == (None, None)
+    for options in ({"class_token": False, "global_pool": "avg"}, {"qk_norm": True}):
+        one = backbone(small_vit(**options), facet="key")
+        assert (one.heads, one.outputs(images)[2]) == (None, None)
+    for name in ("beit_base_patch16_224", "eva02_tiny_patch14_224"):  # relative positions, rotated keys
+        model = timm.create_model(name, pretrained=False, num_classes=0, depth=1)
+        assert backbone(model, facet="key", layer=0).heads is None
+
+
 def test_token_is_the_normed_output() -> None:
     model, images = small_vit(), pictures()
     with torch.no_grad():

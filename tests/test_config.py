@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -37,6 +38,50 @@ def test_every_recipe_loads() -> None:
     for file in RECIPES.glob("*.yaml"):
         recipe = run(recipes=[file.stem]).recipes[file.stem]
         assert recipe.description, file
+
+
+def with_cut(tmp_path: Path, features: str, cut: str) -> Any:
+    """A recipe of these two lines, resolved."""
+    body = f"description: d\nfeatures: {{{features}}}\ncut: {{{cut}}}\nregions: {{features: keys, pool: mean}}\n"
+    (tmp_path / "mine.yaml").write_text(body)
+    return run(recipes=[str(tmp_path / "mine.yaml")]).recipes["mine"]
+
+
+KEYS = "keys: {backbone: vit_small_focus, facet: key}"
+COLOURS = KEYS + ", small: {backbone: colour, stride: 14}"
+
+
+def test_a_cut_may_look_at_colours(tmp_path: Path) -> None:
+    recipe = with_cut(tmp_path, COLOURS, "features: keys, colour: small, method: spectral, colour_weight: 10")
+    assert recipe.cut.settings.colour == "small"
+    assert recipe.features["small"].slug.startswith("colour-token-sq448-")
+    assert recipe.features["small"].weights_slug == "colour"
+    assert with_cut(tmp_path, KEYS, "features: keys, method: spectral").cut.settings.colour is None
+
+
+@pytest.mark.parametrize(
+    ("features", "cut", "message"),
+    [
+        (
+            COLOURS,
+            "features: keys, colour: smal, method: spectral",
+            r"cut\.colour: no feature set 'smal'.*known: small",
+        ),
+        (COLOURS, "features: keys, colour: keys, method: spectral", r"cut\.colour: no feature set 'keys' of backbone"),
+        (KEYS, "features: keys, colour: small, method: spectral", r"cut\.colour: .*add one: {backbone: colour"),
+        (COLOURS, "features: keys, colour: small, method: ncut", r"cut\.colour: method ncut does not look at colours"),
+        (
+            COLOURS,
+            "features: keys, method: spectral, colour_weight: 1",
+            r"cut\.colour: method spectral .*needs the name",
+        ),
+        (COLOURS, "features: small, method: attention", r"features\.small\.facet: 'token', but cut\.method attention"),
+        (COLOURS.replace("14}", "14, facet: key}"), "features: keys, method: ncut", r"features\.small: .*no facet"),
+    ],
+)
+def test_what_a_cut_needs_is_checked_before_any_job(tmp_path: Path, features: str, cut: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_cut(tmp_path, features, cut)
 
 
 def test_config_overrides_recipe_overrides_default() -> None:
@@ -73,7 +118,7 @@ def test_lists_from_the_command_line(value: Any) -> None:
         ({"inputs": {"shard_size": "many"}}, ["inputs.shard_size", "valid integer", "'many'"]),
         ({"inputs": 3}, ["inputs", "found 3"]),
         ({"cluster": {"clusers": 3}}, ["cluster.clusers", "did you mean 'clusters'"]),
-        ({"cluster": {"method": "kmeens"}}, ["cluster.method", "'kmeens'", "did you mean 'kmeans'", "known: kmeans"]),
+        ({"cluster": {"method": "kmeens"}}, ["cluster.method", "'kmeens'", "did you mean 'kmeans'", "known: "]),
         ({"cut": {"tau": 1.5}}, ["cut.tau", "1.5"]),
         ({"recipes": ["comuz"]}, ["no recipe 'comuz'", "did you mean 'comus'", "kmeans"]),
         ({"recipes": ["comus", "comus"]}, ["given twice"]),
@@ -110,6 +155,13 @@ def test_slug_is_unique_and_safe() -> None:
     assert a.slug != b.slug
     assert a.slug.startswith("vit_small_patch16_224.dino-key-sh480-")
     assert "/" not in FeatureSet(backbone="hf-hub:org/model").slug
+
+
+def test_schema_allows_what_any_method_allows() -> None:
+    for body in ({"clusters": None, "method": "leiden"}, {"clusters": 60_000}, {"fine": 15_000, "method": "spectral"}):
+        jsonschema.validate({"cluster": body}, schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"cluster": {"clusters": 1}}, schema())
 
 
 def test_schema_file_is_up_to_date() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maskmill.artefact import Provenance
-from maskmill.cut import ncut
+from maskmill.cut import maskcut, ncut
 from maskmill.cut.run import run
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.store import Ragged, RaggedWriter
@@ -58,7 +58,7 @@ def test_round_trip(features: Path, tmp_path: Path) -> None:
     assert store.per_image("confidence").dtype == np.float32
 
 
-@pytest.mark.parametrize("method", ["ncut", "kmeans", "grid"])
+@pytest.mark.parametrize("method", ["ncut", "maskcut", "lost", "kmeans", "grid"])
 def test_threads_do_not_change_a_byte(method: str, features: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     for threads in (1, 3):
@@ -67,6 +67,20 @@ def test_threads_do_not_change_a_byte(method: str, features: Path, tmp_path: Pat
     one, three = (Ragged(tmp_path / f"{threads}.zarr") for threads in (1, 3))
     np.testing.assert_array_equal(one.values[...], three.values[...])
     np.testing.assert_array_equal(one.per_image("confidence"), three.per_image("confidence"))
+
+
+def test_scores_of_segments_are_stored_once_an_image(features: Path, tmp_path: Path) -> None:
+    run(features, section("maskcut", masks=4), tmp_path / "cut.zarr", 5, 1)
+    store = Ragged(tmp_path / "cut.zarr", "segments")
+    scores = store.per_image("scores")
+    assert (scores.shape, scores.dtype) == ((5, 4), np.float32)
+    assert store.attrs["outcomes"] == maskcut.OUTCOMES
+    for i in range(5):
+        count = int(store[i].max())
+        assert count == store.per_image("masks")[i]
+        assert not scores[i, count:].any()
+        if count:
+            assert store.per_image("confidence")[i] == scores[i, 0] > 0
 
 
 def test_a_result_depends_on_the_image_not_on_its_shard(features: Path, tmp_path: Path) -> None:

@@ -81,6 +81,17 @@ def test_every_image_gets_its_own_features(rows: list[Row], weights: Path, tmp_p
         assert store.per_image("original")[i].tolist() == [row.height, row.width]
         np.testing.assert_allclose(store[row.id], tokens[0], atol=2e-3, rtol=2e-3)
         np.testing.assert_allclose(store.per_image("cls")[i], cls[0], atol=2e-3, rtol=2e-3)
+        query = backbone.outputs(torch.from_numpy(np.array(image))[None])[2]
+        assert query is not None
+        np.testing.assert_allclose(store.per_image("cls_query")[i], query[0], atol=2e-3, rtol=2e-3)
+    assert store.attrs["heads"] == 3
+    assert store.per_image("cls_query").dtype == np.float16
+
+
+def test_only_keys_have_the_query_of_the_cls_token(rows: list[Row], weights: Path, tmp_path: Path) -> None:
+    store = extract(rows[:2], weights, tmp_path / "f.zarr", CHOSEN.model_copy(update={"facet": "token"}))
+    assert store.per_image_names == ["cls", "original", "size"]
+    assert "heads" not in store.attrs
 
 
 def test_batches_have_one_size_and_depend_on_the_shard_only(rows: list[Row]) -> None:

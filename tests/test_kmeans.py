@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from maskmill import codebook as books
@@ -18,6 +20,7 @@ from maskmill.cluster._cpu import CpuEngine
 from maskmill.cluster._points import prepare
 from maskmill.cluster._seeds import plus_plus
 from maskmill.cluster._torch import TorchEngine
+from maskmill.cluster._two_level import allot
 from maskmill.cluster.kmeans import Params, fit
 from maskmill.errors import NumericsError, StoreError
 from maskmill.store import RaggedWriter
@@ -193,12 +196,56 @@ def test_bad_points_name_the_way_out() -> None:
         books.scores(np.zeros((2, 5), np.float32), book)
 
 
+@pytest.mark.parametrize("spherical", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 3000])
+def test_one_cluster_is_the_mean(spherical: bool, n: int) -> None:
+    x = (np.random.default_rng(0).standard_normal((n, 7)) + 1).astype(np.float32)
+    book, diagnostics = fit(x, Params(clusters=1, spherical=spherical), 0, "cpu")
+    mean = (x / np.linalg.norm(x, axis=1, keepdims=True) if spherical else x).mean(0)
+    expected = mean / np.linalg.norm(mean) if spherical else mean
+    np.testing.assert_allclose(book.centroids, expected[None], atol=1e-5)
+    assert diagnostics["converged"]
+    labels, _ = books.assign(x, book)
+    assert not np.asarray(labels).any()
+
+
 def test_rare_points_outside_the_seed_sample_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """All but three of 30 000 points are the same; the seed sample alone cannot give four clusters."""
     x = np.zeros((30_000, 3), np.float32) + np.float32(0.5)
     x[[11, 222, 3333]] = np.eye(3) * 9
     book, _ = fit(x, Params(clusters=4, spherical=False, restarts=1), 0, "cpu")
     assert book.counts.tolist() == [29_997, 1, 1, 1]
+
+
+@given(st.lists(st.tuples(st.floats(0, 9), st.integers(0, 9)), min_size=1, max_size=9), st.integers(9, 60))
+@settings(deadline=None, max_examples=60)
+def test_seeds_are_allotted_in_proportion_within_bounds(groups: list[tuple[float, int]], total: int) -> None:
+    mass, sizes = np.array([m for m, _ in groups]), np.array([n for _, n in groups])
+    shares = allot(mass, sizes, total)
+    assert (shares <= sizes).all()
+    assert ((shares > 0) == (sizes > 0)).all()
+    assert shares.sum() == min(total, sizes.sum())
+    assert allot(np.array([3.0, 1, 0]), np.array([50, 50, 50]), 21).tolist() == [15, 5, 1]
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_two_levels_of_seeds_are_about_as_good(spherical: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = blobs(6000, 8, 40, 5, spread=0.5)
+    params = Params(clusters=150, spherical=spherical, restarts=2)
+    flat, _ = fit(x, params, 0, "cpu")
+    monkeypatch.setattr(_lloyd, "TWO_LEVEL", 100)
+    two, _ = fit(x, params, 0, "cpu")
+    again, _ = fit(x, params, 0, "cpu")
+    assert not np.array_equal(flat.centroids, two.centroids)
+    np.testing.assert_array_equal(two.centroids, again.centroids)
+    assert two.inertia < 1.03 * flat.inertia
+    few = np.repeat(blobs(150, 8, 3, 1), 4, axis=0)  # as many distinct points as clusters
+    book, _ = fit(few, params, 0, "cpu")
+    assert book.inertia == pytest.approx(0, abs=1e-3)
+    with pytest.raises(NumericsError, match="151 clusters for 150 distinct vectors"):
+        fit(few, Params(clusters=151, spherical=spherical), 0, "cpu")
+    with pytest.raises(NumericsError, match="clusters for 1 distinct vectors"):
+        fit(np.ones((500, 3), np.float32), params, 0, "cpu")
 
 
 def test_seeds_are_distinct_and_follow_the_squared_distance() -> None:

@@ -83,7 +83,7 @@ def test_labels_of_regions() -> None:
 
 
 def test_an_image_without_segments_is_unknown() -> None:
-    mask = paint_regions(np.zeros((3, 4), np.uint8), np.zeros(256, np.uint8), 5, 2)
+    mask = paint_regions(np.zeros((3, 4), np.uint8), np.zeros(256, np.uint8), 5, (6, 8))
     assert mask.shape == (6, 8)
     assert (mask == 255).all()
 
@@ -179,3 +179,15 @@ def test_scores_of_more_classes_than_a_block() -> None:
     np.testing.assert_array_equal(interpolate.upsample_scores(scores, 3), fine.argmax(0))
     ties = np.zeros((150, 2, 2), np.float32)
     assert (interpolate.upsample_scores(ties, 2) == 0).all()
+
+
+def test_noise_is_ignored_in_tokens_and_not_kept_in_regions(tmp_path: Path) -> None:
+    book = codebook.Codebook(np.eye(3, dtype=np.float32), np.ones(2, np.int64), 0.0, True, group=np.array([0, 1, -1]))
+    codebook.write(tmp_path / "b.safetensors", book)
+    tokens = np.eye(3, dtype=np.float32)[[0, 1, 2, 2]].reshape(2, 2, 3)
+    with RaggedWriter(tmp_path / "s0.zarr", "features", depth=3, dtype="float16") as out:
+        out.append("a", tokens)
+    run_tokens(tmp_path / "s0.zarr", tmp_path / "b.safetensors", PARAMS | {"upsample": 1}, tmp_path / "m.zarr")
+    assert Ragged(tmp_path / "m.zarr", "masks")["a"].squeeze().tolist() == [[1, 2], [255, 255]]
+    limits = np.array([0.5, 0.5])
+    assert region_labels([(1, 0, 0.1), (2, -1, 0.1)], limits, 2, 255)[:3].tolist() == [0, 1, 255]

@@ -109,3 +109,17 @@ def test_an_image_without_features_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="zebra"):
         run(tmp_path / "s.zarr", tmp_path / "f.zarr", {"pool": "mean"}, tmp_path / "t.parquet", tmp_path / "v.zarr")
     assert not (tmp_path / "t.parquet").exists()
+
+
+@pytest.mark.parametrize("field", ["confidence", "scores"])
+def test_a_region_has_its_own_score_where_the_cut_has_one(field: str, tmp_path: Path) -> None:
+    segments = np.zeros((4, 6), np.uint8)
+    segments[:2, :2], segments[2:, 3:] = 1, 2
+    scores = {"scores": np.float32([0.9, 0.2, 0.0])} if field == "scores" else {}
+    with RaggedWriter(tmp_path / "f.zarr", "features", depth=2) as out:
+        out.append("a", np.ones((4, 6, 2), np.float32))
+    with RaggedWriter(tmp_path / "s.zarr", "segments", dtype="uint8") as out:
+        out.append("a", segments, confidence=np.float32(0.5), **scores)
+    run(tmp_path / "s.zarr", tmp_path / "f.zarr", {"pool": "mean"}, tmp_path / "t.parquet", tmp_path / "v.zarr")
+    expected = [0.9, 0.2] if scores else [0.5, 0.5]
+    np.testing.assert_allclose(read_table(tmp_path / "t.parquet")["score"].to_numpy(), expected)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import synthetic_run
 
+from maskmill.artefact import write_json
 from maskmill.errors import StoreError
 from maskmill.masks import to_size
-from maskmill.report import _facts, _pictures, _sample, _scores, _timing, _typical
+from maskmill.report import _facts, _objects, _pictures, _sample, _scores, _timing, _typical
 from maskmill.report.run import run
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -108,6 +109,35 @@ def test_scores_have_mean_spread_and_best_and_never_share_a_table(made: tuple[Pa
     assert "21.5 ± 0.7" in tables[0]
 
 
+def test_objects_have_their_own_tables_with_the_rounds_below_the_cut(tmp_path: Path) -> None:
+    html = report(tmp_path, synthetic_run.build(tmp_path, images=4, objects=True))
+    check(html)
+    objects, foreground = re.findall(r"<table>.*?</table>", html, re.S)[3:5]
+    assert re.findall(r'<th scope="col"[^>]*>([^<]*)', objects) == [
+        "Recipe", "Step", "CorLoc", "mBO", "Box AP50", "Mask AP50",
+    ]  # fmt: skip
+    assert text_of(objects).split()[-6:] == ["comus", "cut", "70.0", "41.0", "31.0", "29.0"]
+    assert re.findall(r"<td>(.*?)</td>", foreground) == ["cut", "round 0", "round 1", "round 2"]
+    last = foreground.split("<tr")[-1]
+    assert "64.5 ± 0.7" in last  # (0.64 + 0.65) / 2
+    assert last.count(" best<") == 4  # the smallest MAE is the best one
+    assert "35.5 ± 0.7" in last
+    assert "CorLoc rule" in html
+    plan = synthetic_run.plan((0, 1), 6)  # objects switched off again: what an earlier run left is not shown
+    assert "CorLoc" not in report(tmp_path, plan)
+
+
+def test_object_protocols_that_differ_are_apart() -> None:
+    def file(recipe: str, ignore: int) -> dict[str, Any]:
+        rule = {"name": "saliency", "ignore": [ignore], "rules": {}}
+        return {"recipe": recipe, "scores": [{"protocol": rule, "iou": 0.5, "mae": None, "images": 3}]}
+
+    made = _objects.boards([file("a", 255), file("b", 0), file("c", 255)], [])
+    assert [[row.recipe for row in board.rows] for board in made] == [["a", "c"], ["b"]]
+    assert [cell.text for cell in made[0].rows[0].cells] == ["50.0", "–"]
+    assert not any(cell.best for row in made[0].rows for cell in row.cells)
+
+
 def test_no_labels_no_scores_but_facts(tmp_path: Path) -> None:
     html = report(tmp_path, synthetic_run.build(tmp_path, images=4, labelled=False, seeds=(3,)))
     text = text_of(check(html) and html)
@@ -161,6 +191,19 @@ def test_gallery_and_crops_can_be_switched_off(tmp_path: Path) -> None:
     check(html)
     assert "report.gallery is 0" in html
     assert '<li class="row"' not in html
+
+
+def test_scores_of_the_clustering_are_shown_over_the_seeds(tmp_path: Path) -> None:
+    plan = synthetic_run.build(tmp_path, images=3)
+    assert plan["seeds"] == [0, 1]
+    for seed, silhouette in ((0, 0.5), (1, 0.25)):
+        body = {"silhouette": silhouette, "labels": [0, 0, 1, 1, 2, 2] if seed else [2, 2, 0, 0, 1, 1]}
+        folder = tmp_path / f"results/recipes/comus/seed{seed}/cluster"
+        write_json(folder / "selection.json", body)
+    html = report(tmp_path, plan)
+    check(html)
+    assert '<td class="n">0.38 ± 0.18</td><td class="n">1.00</td>' in html
+    assert html.count('<td class="n">–</td><td class="n">–</td>') >= 2  # later rounds, and recipes without the file
 
 
 def test_photo_that_has_moved_is_grey_and_named(tmp_path: Path) -> None:

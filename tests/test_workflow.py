@@ -7,6 +7,7 @@ a whole run takes about a minute.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -22,12 +23,15 @@ import pytest
 import yaml
 from PIL import Image
 
+from maskmill.store import Ragged
+
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "features": {
         "grouping": {"size": {"square": 224}},
         "semantic": {"size": {"square": 128}},
     },
+    "reduce": {"method": "pca", "dimensions": 4},  # a dozen regions vary in fewer directions than COMUS keeps
     "cluster": {"clusters": 3},
     "rounds": {"count": 2, "steps": 60},
     "inputs": {"shard_size": 6},
@@ -110,7 +114,8 @@ def digest(folder: Path) -> str:
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run of both recipes with labels, never interrupted."""
     work = tmp_path_factory.mktemp("finished")
-    done = snakemake(work, SMALL | {"images": str(photos / "images"), "labels": str(photos / "labels")})
+    config = {"images": str(photos / "images"), "labels": str(photos / "labels"), "evaluate": {"objects": True}}
+    done = snakemake(work, SMALL | config)
     assert done.returncode == 0, done.stdout + done.stderr
     return work
 
@@ -127,6 +132,61 @@ def test_both_recipes_reach_the_report(finished: Path) -> None:
     assert mask.mode == "P"
     assert json.loads((export / "coco.json").read_text())["images"]
     assert (export / "clusters.csv").read_text().count("\n") >= 3
+
+
+def test_objects_are_scored_where_there_is_a_cut(finished: Path, tmp_path: Path) -> None:
+    recipes = finished / "results/recipes"
+    assert not (recipes / "kmeans/objects.json").exists()
+    objects, foreground = json.loads((recipes / "comus/objects.json").read_text())["scores"]
+    assert (objects["images"], objects["objects"]) == (12, 12)
+    assert {"corloc", "box_ap50", "mask_ar100", "mbo"} <= set(objects)
+    painted = json.loads((recipes / "comus/seed0/round2/scores.json").read_text())["saliency"]
+    assert painted[0]["protocol"] == foreground["protocol"]
+    assert "saliency" not in json.loads((recipes / "kmeans/seed0/round0/scores.json").read_text())
+    html = (finished / "results/report.html").read_text()
+    assert "CorLoc" in html
+    assert "max F" in html
+    out = tmp_path / "objects.json"
+    line = json.dumps({"objects": {"metrics": "corloc,ap,mbo,saliency"}})
+    run = subprocess.run(
+        ["maskmill", "evaluate", "objects", "--cut", str(recipes / "comus/cut"), "--params", line, "--recipe", "comus",
+         "--manifest", str(finished / "results/inputs/manifest.parquet"), "--out", str(out)],
+        capture_output=True, text=True, check=False, env=environment(),
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert json.loads(out.read_text())["scores"] == [objects, foreground]
+
+
+def test_what_objects_depend_on_runs_again_and_nothing_else(finished: Path) -> None:
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    fewer = jobs(snakemake(finished, config | {"evaluate": {"objects": {"min_area": 0.01}}}, "--dry-run"))
+    assert fewer["evaluate_objects"] == 1
+    assert fewer["evaluate"] == 3  # comus, rounds 0, 1, 2; masks of kmeans have no background
+    assert not {"inputs", "cut", "regions", "cluster_fit", "paint", "rounds_train"} & set(fewer)
+    off = jobs(snakemake(finished, config | {"evaluate": {}}, "--dry-run"))
+    assert "evaluate_objects" not in off
+    assert "report" in off
+    (finished / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_object_discovery_reaches_the_report(photos: Path, finished: Path, tmp_path: Path) -> None:
+    """lost, tokencut and maskcut: every object is of class 1, with the score of its own cut."""
+    work = tmp_path / "objects"
+    shutil.copytree(finished / "resources", work / "resources")
+    small = {"grouping": {"size": {"square": 224}}}
+    config = {"recipes": ["lost", "tokencut", "maskcut"], "features": small, "images": str(photos / "images")}
+    done = snakemake(work, config | {"report": {"gallery": 4, "typical": 2}})
+    assert done.returncode == 0, done.stdout + done.stderr
+    html = (work / "results/report.html").read_text()
+    for recipe in config["recipes"]:
+        assert recipe in html
+        export = work / f"results/recipes/{recipe}/seed0/export"
+        coco = json.loads((export / "coco.json").read_text())
+        assert [category["id"] for category in coco["categories"]] == [1]
+        assert {annotation["category_id"] for annotation in coco["annotations"]} == {1}
+        found = {value for mask in export.glob("masks/**/*.png") for value in np.unique(np.asarray(Image.open(mask)))}
+        assert found <= {0, 1, 255}
+        assert 1 in found
 
 
 def test_nothing_to_do_after_success(finished: Path, photos: Path) -> None:
@@ -225,6 +285,21 @@ def test_run_without_labels_has_no_evaluate(photos: Path, tmp_path: Path) -> Non
     assert (tmp_path / "w/results/report.html").stat().st_size > 10_000
 
 
+def test_cuts_by_colour_reach_the_report(photos: Path, tmp_path: Path) -> None:
+    """A cut with a second feature set, and one whose tokens come without a network."""
+    recipe = yaml.safe_load((ROOT / "recipes/dsm.yaml").read_text())
+    recipe["features"]["small"] = {"backbone": "colour", "stride": 14, "size": {"square": 224}}
+    recipe["cut"] |= {"colour": "small", "colour_weight": 10, "segments": 4}
+    (tmp_path / "coloured.yaml").write_text(yaml.safe_dump(recipe))
+    config = SMALL | {"images": str(photos / "images"), "recipes": [str(tmp_path / "coloured.yaml"), "ncut_color"]}
+    config |= {"rounds": {"count": 0}, "features": SMALL["features"] | {"colour": {"size": {"long_side": 160}}}}
+    done = snakemake(tmp_path / "w", config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    html = (tmp_path / "w/results/report.html").read_text()
+    assert "coloured" in html
+    assert "ncut_color" in html
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -261,3 +336,33 @@ def test_dry_run_and_lint(tmp_path: Path) -> None:
     dry = snakemake(tmp_path / "w", {"recipes": ["kmeans", "comus"]}, "--dry-run")
     assert dry.returncode == 0, dry.stdout + dry.stderr
     assert {"inputs", "weights"} & set(jobs(dry))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("igraph") is None, reason="needs the package igraph")
+def test_the_number_of_clusters_may_come_from_the_data(photos: Path, tmp_path: Path) -> None:
+    """Two seeds, whose numbers may differ, from clustering to report and export; noise is ignored in masks."""
+    head = yaml.safe_load((ROOT / "recipes/kmeans.yaml").read_text()) | {"reduce": {"method": "pca", "dimensions": 6}}
+    methods = {
+        "found": {"method": "leiden", "neighbours": 8},
+        "dense": {"method": "hdbscan", "min_cluster_size": 6, "min_samples": 3, "noise": "ignore"},
+    }
+    for name, cluster in methods.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(head | {"cluster": cluster}))
+    own = {"recipes": [str(tmp_path / f"{name}.yaml") for name in methods], "seeds": [0, 1]}
+    config = BASELINE | own | {"images": str(photos / "images"), "labels": str(photos / "labels"), "cluster": {}}
+    done = snakemake(tmp_path / "work", config | {"inputs": {"shard_size": 100}})
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = tmp_path / "work/results/recipes"
+    for name in methods:
+        for seed in (0, 1):
+            selection = json.loads((results / name / f"seed{seed}/cluster/selection.json").read_text())
+            masks = Ragged(next((results / name / f"seed{seed}/round0/masks").glob("*.zarr")), "masks")
+            values = np.unique(np.concatenate([mask.ravel() for _, mask in masks.images()]))
+            assert masks.attrs["clusters"] == selection["clusters"] >= 2
+            assert set(values[values < 255]) <= set(range(1, selection["clusters"] + 1))
+            assert (255 in values) == (name == "dense")
+    html = (tmp_path / "work/results/report.html").read_text()
+    assert "found" in html
+    assert "dense" in html
+    table = (results / "found/seed0/export/clusters.csv").read_text().splitlines()
+    assert len(table) == 2 + json.loads((results / "found/seed0/cluster/selection.json").read_text())["clusters"]

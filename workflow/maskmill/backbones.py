@@ -1,4 +1,7 @@
-"""Backbones by name: any timm ViT or CNN behind one call, `forward(images) -> (tokens, cls)`."""
+"""Backbones by name: any timm ViT or CNN behind one call, `forward(images) -> (tokens, cls)`.
+
+`colour`, which is no network, has the same face (see maskmill.colour).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskmill import colour
 from maskmill.config import FeatureSet
 from maskmill.errors import ConfigError, WeightsError
 
@@ -50,6 +54,7 @@ class Backbone:
         stride: pixels a token. multiple: image sides must be multiples of it. depth: length of a token.
         mean, std: of the input normalisation, per channel, for RGB in 0..1; `forward` applies it.
         digest: sha256 of the weights, for provenance.
+        heads: attention heads behind the third of `outputs`; None where it has none.
     """
 
     def __init__(
@@ -63,11 +68,13 @@ class Backbone:
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1)
         self.is_vit = hasattr(model, "blocks") and hasattr(getattr(model, "patch_embed", None), "grid_size")
         self._facet: _Facet | None = None
+        self.heads: int | None = None
         self._norm = True
         if self.is_vit:
             self._positions = _Positions(self.model)
             if feature_set.facet in FACETS:
                 self._facet = _Facet(self.model, feature_set)
+                self.heads = self._facet.heads
             self.stride = int(model.patch_embed.patch_size[0])
             side = self.stride * 2 if self._positions.dynamic else int(model.patch_embed.img_size[0])
         elif feature_set.facet != "token":
@@ -89,6 +96,17 @@ class Backbone:
         attention, all heads side by side, keys less their bias unless `key_bias: keep`. `cls` is the cls token of the
         same facet and block, or the mean over the tokens of a network without one. Blocks after it are not computed.
         """
+        tokens, cls, _ = self.outputs(images)
+        return tokens, cls
+
+    def outputs(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The two of `forward`, and the query of the cls token [b, d] float32, all heads side by side, bias included.
+
+        Together with keys the query gives the attention of the cls token: softmax over the patches of
+        q . k_i / sqrt(d_head), per head. That a key lacks its bias b changes nothing, because q . b is the same
+        for every patch. None for every facet but the key, and for a network without a cls token or with attention
+        that is more than this product (`_is_plain`).
+        """
         import torch
 
         half = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
@@ -98,7 +116,7 @@ class Backbone:
             if self.is_vit:
                 self._positions.fit(x.shape[2] // self.stride, x.shape[3] // self.stride)
             with torch.autocast(self.device.type, half, enabled=self.device.type == "cuda"):
-                return self._facets(x) if self._facet else self._tokens(x)
+                return self._facets(x) if self._facet else (*self._tokens(x), None)
 
     def _tokens(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Output of the chosen block or feature level."""
@@ -109,8 +127,8 @@ class Backbone:
             return tokens, prefix[:, 0].float()
         return tokens, tokens.mean((1, 2))
 
-    def _facets(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Key, query or value of the chosen block."""
+    def _facets(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Key, query or value of the chosen block, and the cls token's query."""
         assert self._facet is not None
         h, w = x.shape[2] // self.stride, x.shape[3] // self.stride
         with self._facet.stopping():
@@ -118,7 +136,7 @@ class Backbone:
         facet = self._facet.take(int(getattr(self.model, "num_prefix_tokens", 0)) + h * w)  # [b, p + h*w, d]
         tokens = facet[:, -h * w :].reshape(len(facet), h, w, -1)
         has_cls = getattr(self.model, "cls_token", None) is not None
-        return tokens, facet[:, 0] if has_cls else tokens.mean((1, 2))
+        return tokens, facet[:, 0] if has_cls else tokens.mean((1, 2)), self._facet.cls_query()
 
     def _intermediate(self, x: torch.Tensor) -> Any:
         """The chosen level: [b, d, h, w], or ([b, d, h, w], prefix tokens [b, p, d]) where there are such tokens."""
@@ -213,23 +231,26 @@ class _Facet:
         self.set = feature_set
         _check_layer(feature_set, len(model.blocks), "blocks")
         attention = getattr(model.blocks[feature_set.layer], "attn", None)
-        self.weight, self.bias = self._projection(attention)
+        self.weight, self.bias = self._projection(attention, feature_set.facet)
         if feature_set.facet == "key" and feature_set.key_bias == "subtract":
             self.bias = None
+        has_query = feature_set.facet == "key" and _is_plain(model, attention)
+        self.query = self._projection(attention, "query") if has_query else None
+        self.heads = int(attention.num_heads) if has_query else None  # type: ignore[union-attr]
         self.seen: torch.Tensor | None = None
         self.active = False
         attention.register_forward_pre_hook(self._see, with_kwargs=True)  # type: ignore[union-attr]
 
-    def _projection(self, attention: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight [d, c] and bias [d] of the facet."""
-        letter = self.set.facet[0]  # timm names the parts q, k, v
+    def _projection(self, attention: Any, facet: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight [d, c] and bias [d] of a facet."""
+        letter = facet[0]  # timm names the parts q, k, v
         fused, single = getattr(attention, "qkv", None), getattr(attention, f"{letter}_proj", None)
         if fused is None and single is None:
             raise self._unsupported()
         if fused is None:
             return single.weight, single.bias  # type: ignore[union-attr]
         third = fused.weight.shape[0] // 3
-        part = slice(FACETS[self.set.facet] * third, (FACETS[self.set.facet] + 1) * third)
+        part = slice(FACETS[facet] * third, (FACETS[facet] + 1) * third)
         biases = [fused.bias[part]] if fused.bias is not None else []
         own = getattr(attention, f"{letter}_bias", None)  # EVA, BEiT: biases beside a projection without
         biases += [own] if own is not None else []
@@ -258,6 +279,14 @@ class _Facet:
             raise self._unsupported()
         return linear(self.seen, self.weight, self.bias).float()
 
+    def cls_query(self) -> torch.Tensor | None:
+        """The query of the first token [b, d], float32, of what `take` has seen."""
+        from torch.nn.functional import linear
+
+        if self.query is None or self.seen is None:
+            return None
+        return linear(self.seen[:, 0], *self.query).float()
+
     def _unsupported(self) -> ConfigError:
         return ConfigError(
             f"features.<name>.facet: {self.set.backbone} has no {self.set.facet} a token "
@@ -265,7 +294,24 @@ class _Facet:
         )
 
 
-def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> Backbone:
+def _is_plain(model: Any, attention: Any) -> bool:
+    """True where the first token is a cls token whose attention is the softmax of q . k / sqrt(d_head), no more.
+
+    Rotated or normalised queries and keys and relative positions make it more: BEiT, EVA-02, DINOv3, ...
+    """
+    if getattr(model, "cls_token", None) is None or getattr(model, "rope", None) is not None:
+        return False
+    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+    if any(norm is not None and type(norm).__name__ != "Identity" for norm in norms):
+        return False
+    if any(getattr(attention, name, None) is not None for name in ("relative_position_bias_table", "rel_pos", "rope")):
+        return False
+    heads, scale = getattr(attention, "num_heads", 0), getattr(attention, "scale", None)
+    width = model.embed_dim // max(1, heads)
+    return bool(heads) and scale is not None and abs(float(scale) * width**0.5 - 1) < 1e-6
+
+
+def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> Backbone | colour.Colour:
     """A backbone from its weights file (see maskmill.weights).
 
     Raises:
@@ -283,6 +329,8 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> 
         raise WeightsError(f"{weights}: no such file; run snakemake, its rule `weights` makes it") from None
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise WeightsError(f"{weights}: not a weights file of maskmill ({error}); delete it and run again") from None
+    if facts["architecture"] == colour.NAME:
+        return colour.Colour(feature_set, device, facts.get("sha256", ""))
     model = _create(timm, facts["architecture"], feature_set)
     wanted = model.state_dict()
     unfit = [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]

@@ -14,19 +14,18 @@ from maskmill.store import Ragged
 
 A = TypeVar("A")
 B = TypeVar("B")
+READ_CHUNKS = 4  # chunks a read: 16 MiB
 
 
 def by_id(stores: Sequence[Ragged], rows: int = 8192) -> Iterator[np.ndarray]:
     """All rows of `stores` in blocks of `rows` rows [rows, d] float32, images in the order of their ids.
 
-    The blocks do not depend on how the images are spread over the stores. One block and one image are held.
+    The blocks do not depend on how the images are spread over the stores. One block and one read are held.
     """
-    places = sorted((image_id, s, i) for s, store in enumerate(stores) for i, image_id in enumerate(store.ids))
     parts: list[np.ndarray] = []
     held = 0
-    for _, s, i in places:
-        store = stores[s]
-        part = store.rows(int(store.offsets[i]), int(store.offsets[i + 1]))
+    for store, start, stop in _runs(stores):
+        part = store.rows(start, stop)
         while held + len(part) >= rows:
             parts.append(part[: rows - held])
             part = part[rows - held :]
@@ -37,6 +36,24 @@ def by_id(stores: Sequence[Ragged], rows: int = 8192) -> Iterator[np.ndarray]:
             held += len(part)
     if parts:
         yield np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def _runs(stores: Sequence[Ragged]) -> Iterator[tuple[Ragged, int, int]]:
+    """Store, first and last row of the images in the order of their ids; neighbours in a store are read at once.
+
+    A chunk holds several images: image by image, it would be decoded several times.
+    """
+    places = sorted((image_id, s, i) for s, store in enumerate(stores) for i, image_id in enumerate(store.ids))
+    k = 0
+    while k < len(places):
+        _, s, first = places[k]
+        store, last, limit = stores[s], first + 1, READ_CHUNKS * stores[s].values.chunks[0]
+        k += 1
+        while (
+            k < len(places) and places[k][1:] == (s, last) and store.offsets[last + 1] - store.offsets[first] <= limit
+        ):
+            last, k = last + 1, k + 1
+        yield store, int(store.offsets[first]), int(store.offsets[last])
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ app = typer.Typer(
 reduce_app = typer.Typer(help="reduce: vectors -> fewer dimensions.", no_args_is_help=True)
 cluster_app = typer.Typer(help="cluster: vectors -> codebook, assignments.", no_args_is_help=True)
 rounds_app = typer.Typer(help="rounds: masks -> student -> masks.", no_args_is_help=True)
-evaluate_app = typer.Typer(help="evaluate: masks or features + labels -> scores.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="evaluate: masks, segments or features + labels -> scores.", no_args_is_help=True)
 for name, group in {
     "reduce": reduce_app,
     "cluster": cluster_app,
@@ -129,13 +129,16 @@ def cut(
     features: Annotated[Path, typer.Option(help="feature store of one shard")],
     params: Params,
     out: Out,
+    manifest: Annotated[Path | None, typer.Option(help="with refine: results/inputs/manifest.parquet")] = None,
     seed: Seed = 0,
     threads: Threads = 1,
+    device: Device = "auto",
+    colour: Annotated[Path | None, typer.Option(help="store of the colour feature set that cut.colour names")] = None,
 ) -> None:
     """cut: tokens of each image -> segments and a confidence."""
     from maskmill.cut.run import run
 
-    run(features, _json(params), out, seed, threads)
+    run(features, _json(params), out, seed, threads, device, colour=colour, manifest=manifest)
 
 
 @app.command()
@@ -196,11 +199,12 @@ def cluster_fit(
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "auto",
+    selection: Annotated[Path | None, typer.Option(help="JSON of scores without labels to write")] = None,
 ) -> None:
     """Fit a codebook on the vectors of all shards."""
     from maskmill.cluster.run import fit
 
-    fit(_shard_files(vectors, manifest), _json(params), seed, out, threads, device)
+    fit(_shard_files(vectors, manifest), _json(params), seed, out, threads, device, selection)
 
 
 @cluster_app.command("map")
@@ -230,9 +234,9 @@ def paint(
     from maskmill.paint.run import run_regions, run_tokens
 
     if vectors is not None:
-        run_tokens(vectors, codebook, _json(params), out)
+        run_tokens(vectors, codebook, _json(params), out, manifest)
     elif segments is not None and assignments is not None:
-        run_regions(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out)
+        run_regions(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out, manifest)
     else:
         raise ConfigError("maskmill paint: give --vectors, or --segments and --assignments")
 
@@ -272,7 +276,7 @@ def rounds_train(
     history = History(before, files(confidence), files(earlier), files(assignments, "parquet"))
     train(
         Sources(stores, manifest if weights else None, weights), files(masks), _json(params), round, seed,
-        len(read(codebook).centroids), out, threads, device,
+        len(read(codebook)), out, threads, device,
         history=history, timing=timing, checkpoint_steps=checkpoint_steps,
     )  # fmt: skip
 
@@ -311,6 +315,20 @@ def evaluate_masks(
     from maskmill.evaluate.run import run
 
     run(_shard_files(masks, manifest), manifest, _json(params), out, recipe, seed, round)
+
+
+@evaluate_app.command("objects")
+def evaluate_objects(
+    cut: Annotated[Path, typer.Option(help="folder of segments")],
+    manifest: ManifestFile,
+    params: Params,
+    recipe: Annotated[str, typer.Option()],
+    out: Out,
+) -> None:
+    """Score the segments of one recipe's cut against labelled objects, without classes."""
+    from maskmill.evaluate.run_objects import run
+
+    run(_shard_files(cut, manifest), manifest, _json(params), out, recipe)
 
 
 @evaluate_app.command("probe")

@@ -1,4 +1,8 @@
-"""The codebook: the centroids of a clustering, how it is stored, and how vectors are scored against it."""
+"""The codebook: the centroids of a clustering, how it is stored, and how vectors are scored against it.
+
+One rule for every method: a vector belongs to the cluster of its nearest centroid. k-means has one centroid a cluster;
+other methods have several fine centroids a cluster (`group`), and may call some of them noise.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,17 @@ OWN = ("centroids", "counts", "inertia", "spherical")
 
 @dataclass(frozen=True)
 class Codebook:
-    """The centroids of one clustering, largest cluster first.
+    """The centroids of one clustering of k clusters, largest cluster first.
 
     Attributes:
-        centroids: [k, d] float32, of unit length when spherical.
+        centroids: [m, d] float32, of unit length when spherical; m = k unless there is a `group`.
         counts: [k] int64, points of the fit in each cluster.
         inertia: sum over the points of the fit of `assign`'s distance.
         spherical: cosine (True) or Euclidean geometry.
         diagnostics: named numbers of the fit, stored beside the centroids.
         hash: hash of what made the codebook (of a codebook that was read).
+        group: [m] int32, the cluster 0..k-1 of each centroid, ascending, and last those of noise as -1; None: the
+            centroids are the clusters.
     """
 
     centroids: np.ndarray
@@ -34,9 +40,16 @@ class Codebook:
     spherical: bool
     diagnostics: Mapping[str, np.ndarray] = field(default_factory=dict)
     hash: str = ""
+    group: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.centroids)
+        """Number of clusters k, noise not counted."""
+        return len(self.counts)
+
+    @property
+    def noise(self) -> bool:
+        """True when some centroids stand for noise."""
+        return self.group is not None and bool(len(self.group)) and int(self.group[-1]) < 0
 
 
 def write(path: str | Path, codebook: Codebook, provenance: Provenance | None = None) -> None:
@@ -47,6 +60,8 @@ def write(path: str | Path, codebook: Codebook, provenance: Provenance | None = 
         "inertia": np.array(codebook.inertia, dtype=np.float64),
         "spherical": np.array(codebook.spherical, dtype=np.uint8),
     }
+    if codebook.group is not None:
+        tensors["group"] = codebook.group.astype(np.int32)
     write_tensors(path, dict(codebook.diagnostics) | tensors, provenance)
 
 
@@ -56,23 +71,29 @@ def read(path: str | Path) -> Codebook:
     missing = [name for name in OWN if name not in tensors]
     if missing:
         raise StoreError(f"{path}: not a codebook (no {', '.join(missing)}); check the path")
+    group, wanted = tensors.get("group"), len(tensors["counts"])
+    rows = np.arange(wanted) if group is None else np.where(group < 0, wanted, group)
+    if len(rows) != len(tensors["centroids"]) or (np.diff(rows, prepend=0) < 0).any() or (rows > wanted).any():
+        raise StoreError(f"{path}: a codebook whose centroids do not fit its clusters; delete it and run again")
     return Codebook(
         tensors["centroids"],
         tensors["counts"],
         float(tensors["inertia"]),
         bool(tensors["spherical"]),
-        {name: value for name, value in tensors.items() if name not in OWN},
+        {name: value for name, value in tensors.items() if name not in (*OWN, "group")},
         str(provenance.get("hash", "")),
+        group,
     )
 
 
 def scores(x: np.ndarray, codebook: Codebook) -> np.ndarray:
-    """How well each centroid fits each vector: [m, k] float32, larger is closer.
+    """How well each cluster fits each vector: [n, k] float32, larger is closer; with noise [n, k + 1], noise last.
 
-    Cosine similarity for a spherical codebook (0 for a vector of zeros), else the negative squared distance.
+    Cosine similarity to the cluster's nearest centroid for a spherical codebook (0 for a vector of zeros), else the
+    negative squared distance.
 
     Args:
-        x: [m, d] float16 or float32.
+        x: [n, d] float16 or float32.
 
     Raises:
         NumericsError: another number of dimensions, or NaN in `x`.
@@ -97,25 +118,28 @@ def scores(x: np.ndarray, codebook: Codebook) -> np.ndarray:
         value = value.sub_(points.square().sum(1, keepdim=True)).clamp_max_(0)
     if not bool(torch.isfinite(value).all()):
         raise NumericsError("vectors hold NaN or infinite values; check the features or the reduction that made them")
-    return value.numpy()
+    if codebook.group is None:
+        return value.numpy()
+    starts = np.flatnonzero(np.diff(codebook.group, prepend=-2))
+    return np.asarray(np.maximum.reduceat(value.numpy(), starts, axis=1))
 
 
 def assign(x: np.ndarray, codebook: Codebook) -> tuple[np.ndarray, np.ndarray]:
-    """The closest centroid of each vector and the distance to it.
+    """The cluster of the closest centroid of each vector and the distance to that centroid.
 
     Args:
-        x: [m, d] float16 or float32; never more than BLOCK_BYTES of scores are held.
+        x: [n, d] float16 or float32; never more than BLOCK_BYTES of scores are held.
 
     Returns:
-        labels [m] int32 (the lower one of equals) and distances [m] float32: 1 - cosine for a spherical codebook,
-        else the squared Euclidean distance.
+        labels [n] int32 (the lower one of equals, -1 for noise) and distances [n] float32: 1 - cosine for a spherical
+        codebook, else the squared Euclidean distance.
     """
     labels, distances = np.zeros(len(x), np.int32), np.zeros(len(x), np.float32)
-    step = max(1, BLOCK_BYTES // (4 * len(codebook)))
+    step = max(1, BLOCK_BYTES // (4 * len(codebook.centroids)))
     for start in range(0, len(x), step):
         value = scores(x[start : start + step], codebook)
         best = value.argmax(axis=1)
-        labels[start : start + step] = best
+        labels[start : start + step] = np.where(best < len(codebook), best, -1)
         closest = np.take_along_axis(value, best[:, None], 1)[:, 0]
         distances[start : start + step] = np.maximum(1 - closest, 0) if codebook.spherical else -closest
     return labels, distances

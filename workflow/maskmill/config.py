@@ -54,14 +54,20 @@ class Size(Model):
 class FeatureSet(Model):
     """One set of dense features, stored once and shared by every recipe that asks for the same."""
 
-    backbone: str = Field(description="a timm name, vit_small_focus, or efficientnet_lite0")
+    backbone: str = Field(description="a timm name, vit_small_focus, efficientnet_lite0, or colour")
     checkpoint: str | None = Field(None, description="local weights for a timm architecture instead of the pretrained")
     facet: Literal["token", "key", "query", "value"] = Field("token", description="what to read (CNNs: token only)")
     key_bias: Literal["subtract", "keep"] = Field("subtract", description="subtract: key - bias, needed by DINOv2")
     layer: int = Field(-1, description="ViT: block; CNN: feature level; negative counts from the end")
-    stride: int | None = Field(None, ge=1, description="CNN: output stride (dilates), default the network's own")
+    stride: int | None = Field(None, ge=1, description="CNN: output stride (dilates); colour: pixels a cell")
     size: Size = Field(default_factory=lambda: Size(square=448))
     dtype: Literal["float16", "int8"] = Field("float16", description="int8: half the disk, cosine error about 3e-5")
+
+    @model_validator(mode="after")
+    def _colour_is_no_network(self) -> FeatureSet:
+        if self.backbone == "colour" and (self.facet, self.layer, self.checkpoint) != ("token", -1, None):
+            raise ValueError("backbone colour has no facet, layer or checkpoint; leave them out")
+        return self
 
     @property
     def slug(self) -> str:
@@ -86,10 +92,56 @@ class Inputs(Model):
     max_images: int | None = Field(None, ge=1, description="keep this many, evenly spread over the sorted ids")
 
 
+class Refine(Model):
+    """How masks are fitted to the edges of the photo: a method of `maskmill.refine`, by name or with parameters.
+
+    `refine: crf` and `refine: {method: crf, xy_std: 67}` are both valid; parameters are the method's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    method: str = Field("none", description="none, crf, guided or bilateral")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        """The flat section with every parameter of the method."""
+        section = {"method": value or "none"} if value is None or isinstance(value, str) else value
+        if not isinstance(section, Mapping):
+            raise ValueError("give a method name, or {method: name, parameter: value}")
+        own = dict(section)
+        method, known = own.pop("method", "none"), registry.available("refine")
+        if method not in known:
+            raise ValueError(f"unknown method {method!r}{nearest(str(method), known)}; known: {', '.join(known)}")
+        model = registry.load("refine", method).Params
+        try:
+            return {"method": method} | validate(model, own, method).model_dump()
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def params(self) -> Model:
+        """The method's parameters."""
+        params: Model = registry.load("refine", self.method).Params(**(self.model_extra or {}))
+        return params
+
+    @classmethod
+    def schema_of(cls) -> dict[str, Any]:
+        """JSON schema: a name, or an object with the parameters of every method."""
+        names = {"enum": list(registry.available("refine")), "description": "the method"}
+        properties: dict[str, Any] = {"method": names}
+        for method in registry.available("refine"):
+            own = registry.load("refine", method).Params.model_json_schema().get("properties", {})
+            properties |= {k: v for k, v in own.items() if k not in properties}
+        return {"anyOf": [names, {"type": "object", "additionalProperties": False, "properties": properties}]}
+
+
 class Cut(Model):
     """cut: which feature set is grouped, and by which method."""
 
     features: str = Field("grouping", description="name of a feature set of the recipe")
+    colour: str | None = Field(None, description="name of a second feature set, of backbone colour, on the same grid")
+    refine: Refine = Field(default_factory=Refine, description="fit the segments to the photo's edges")
+    refine_cells: int = Field(8, ge=1, le=16, description="with refine: segment cells a token side")
 
 
 class Regions(Model):
@@ -102,7 +154,9 @@ class Regions(Model):
 class Reduce(Model):
     """reduce: what is done to the vectors before clustering."""
 
-    max_fit_points: int = Field(1_000_000, ge=2, description="fit on at most this many vectors, even over images")
+    max_fit_points: int | None = Field(
+        None, ge=2, description="fit on at most this many vectors, even over images; default: the method's (docs)"
+    )
 
 
 class Cluster(Model):
@@ -117,6 +171,7 @@ class Paint(Model):
     keep_closest: float = Field(1.0, gt=0, le=1, description="share of each cluster's regions kept, closest first")
     dropped: Literal["ignore", "background"] = Field("ignore", description="what becomes of regions not kept")
     upsample: int = Field(4, ge=1, le=16, description="mask cells a token side, bilinear on scores")
+    refine: Refine = Field(default_factory=Refine, description="fit the masks to the photo's edges")
 
 
 class Rounds(Model):
@@ -158,6 +213,25 @@ def _original(value: Any) -> Any:
 
 
 ProtocolName = Literal["hungarian_counts", "hungarian_iou", "many_to_one"]
+ObjectMetric = Literal["corloc", "ap", "mbo", "saliency"]
+
+
+class Objects(Model):
+    """evaluate.objects: the cut's segments against labelled objects, without classes."""
+
+    metrics: Annotated[list[ObjectMetric], BeforeValidator(_split)] = Field(
+        default=["corloc", "ap", "mbo", "saliency"], min_length=1
+    )
+    instances: str | None = Field(
+        None, description="folder of instance id images (0 = none); default: connected parts of each foreground class"
+    )
+    foreground: list[int] | None = Field(None, description="label ids of objects. Default: every id above 0")
+    min_area: float = Field(0.0, ge=0, lt=1, description="objects below this share of the image are void")
+
+
+def _switch(value: Any) -> Any:
+    """`objects: true` asks for all defaults, `false` for nothing."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 class Evaluate(Model):
@@ -173,6 +247,9 @@ class Evaluate(Model):
         None, description="where labels and masks meet: original (the label's own size, default) or {short_side: 320}"
     )
     linear_probe: bool = Field(False, description="also fit a linear probe on each feature set")
+    objects: Annotated[Objects | None, BeforeValidator(_switch, json_schema_input_type=bool | Objects | None)] = Field(
+        None, description="class-agnostic object metrics of the cut: true, or a mapping"
+    )
 
     @model_validator(mode="after")
     def _scored(self) -> Evaluate:
@@ -181,6 +258,18 @@ class Evaluate(Model):
             raise ValueError(f"label {both[0]} is in classes and in ignore; keep it in one of them")
         if self.classes is not None and not self.classes:
             raise ValueError("classes is empty; name label ids, or leave it out to score all of them")
+        return self
+
+    @model_validator(mode="after")
+    def _foreground(self) -> Evaluate:
+        wanted = self.objects.foreground if self.objects else None
+        if wanted is not None and not wanted:
+            raise ValueError("objects.foreground is empty; name label ids, or leave it out for every id above 0")
+        for label in wanted or ():
+            if label in self.ignore:
+                raise ValueError(f"label {label} is in objects.foreground and in ignore; keep it in one of them")
+            if self.classes is not None and label not in self.classes:
+                raise ValueError(f"label {label} of objects.foreground is not in classes, so it is void; add it there")
         return self
 
 
@@ -423,8 +512,34 @@ def _check_references(recipe: Recipe, path: Path) -> None:
         raise ConfigError(f"{path}: rounds.images: surest ranks regions, but pool: token has none; use images: all")
     if recipe.cut is None and not recipe.tokens:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method!r} needs a cut section (or use pool: token)")
+    if recipe.cut is not None:
+        _check_needs(recipe, path)
     if recipe.cut is not None and recipe.tokens:
         raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
+
+
+def _check_needs(recipe: Recipe, path: Path) -> None:
+    """The cut's method gets what it needs (see maskmill.cut._needs), and nothing that it does not know."""
+    cut = recipe.stage("cut")
+    method = registry.load("cut", str(cut.method))
+    needs = method.needs(cut.params) if hasattr(method, "needs") else ()
+    colour, chosen = cut.settings.colour, recipe.features[cut.settings.features]
+    known = [name for name, fs in recipe.features.items() if fs.backbone == "colour"]
+    if colour is not None and not hasattr(method, "needs"):
+        raise ConfigError(f"{path}: cut.colour: method {cut.method} does not look at colours; drop the key")
+    if colour is not None and colour not in known:
+        advice = f"known: {', '.join(known)}" if known else "add one: {backbone: colour, stride: ..., size: ...}"
+        raise ConfigError(f"{path}: cut.colour: no feature set {colour!r} of backbone colour; {advice}")
+    if "colour" in needs and colour is None:
+        raise ConfigError(
+            f"{path}: cut.colour: method {cut.method} with these parameters needs the name of a feature set of "
+            "backbone colour"
+        )
+    if "cls_query" in needs and chosen.facet != "key":
+        raise ConfigError(
+            f"{path}: features.{cut.settings.features}.facet: {chosen.facet!r}, but cut.method {cut.method} needs "
+            "facet: key of a ViT with a cls token"
+        )
 
 
 def validate(model: type[T], body: Any, origin: str, prefix: str = "", known: Sequence[str] | None = None) -> T:
@@ -460,17 +575,28 @@ def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     return list(model.model_fields)
 
 
+def _either(known: dict[str, Any] | None, field: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of a key that several methods have: what any of them allows."""
+    if known is None or known == field:
+        return field
+    options = known["anyOf"] if set(known) == {"anyOf"} else [known]
+    return {"anyOf": [*options, field] if field not in options else options}
+
+
 def schema() -> dict[str, Any]:
     """The JSON schema of config.yaml, with the parameters of every method of every stage."""
     body = Config.model_json_schema()
     for stage, settings in STAGE_MODEL.items():
         properties = settings.model_json_schema()["properties"]
+        if "refine" in properties:
+            properties["refine"] = Refine.schema_of()
         key = METHOD_KEY.get(stage)
         if key:
             properties[key] = {"enum": list(registry.available(stage)), "description": "the method"}
             for method in registry.available(stage):
                 own = registry.load(stage, method).Params.model_json_schema().get("properties", {})
-                properties |= {k: v for k, v in own.items() if k not in properties}
+                for name, field in own.items():
+                    properties[name] = _either(properties.get(name), field)
         body["properties"][stage] = {"type": "object", "additionalProperties": False, "properties": properties}
     body["properties"]["features"]["additionalProperties"] = FeatureSet.model_json_schema()["properties"] and {
         "type": "object",

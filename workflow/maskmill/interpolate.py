@@ -52,11 +52,14 @@ def upsample_scores(scores: np.ndarray, factor: int) -> np.ndarray:
     Args:
         scores: [k, h, w] float.
     """
-    k, h, w = scores.shape
-    size = (h * factor, w * factor)
+    return best_scores(scores, (scores.shape[1] * factor, scores.shape[2] * factor))
+
+
+def best_scores(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`upsample_scores` on a grid of any size (H, W)."""
     best = np.full(size, -np.inf, np.float32)
     label = np.zeros(size, np.int64)
-    for start in range(0, k, BLOCK):
+    for start in range(0, len(scores), BLOCK):
         fine = resize_maps(scores[start : start + BLOCK], size)
         winner = fine.argmax(axis=0)
         value = np.take_along_axis(fine, winner[None], axis=0)[0]
@@ -88,9 +91,29 @@ def upsample_labels(labels: np.ndarray, factor: int) -> np.ndarray:
 
     The boundary between two labels becomes smooth instead of a staircase; a tie goes to the lowest label.
     """
-    if factor == 1:
+    return resize_labels(labels, (labels.shape[0] * factor, labels.shape[1] * factor))
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`upsample_labels` to a grid of any size (H, W)."""
+    if labels.shape == tuple(size):
         return labels.copy()
+    present, one_hot = one_hots(labels)
+    return present[best_scores(one_hot, size)]
+
+
+def majority(labels: np.ndarray, factor: int) -> np.ndarray:
+    """Labels [h * factor, w * factor] -> [h, w]: what most of a cell is; a tie goes to the lowest label."""
+    if factor == 1:
+        return labels
+    present, maps = one_hots(labels)
+    k, height, width = maps.shape
+    shares = maps.reshape(k, height // factor, factor, width // factor, factor).sum(axis=(2, 4))
+    return present[shares.argmax(axis=0)]
+
+
+def one_hots(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct labels [k], ascending, and for each its 0/1 map: [k, h, w] float32."""
     present, index = np.unique(labels, return_inverse=True)
     index = index.reshape(labels.shape)
-    one_hot = (index[None] == np.arange(len(present))[:, None, None]).astype(np.float32)  # [present, h, w]
-    return present[upsample_scores(one_hot, factor)]
+    return present, (index[None] == np.arange(len(present))[:, None, None]).astype(np.float32)

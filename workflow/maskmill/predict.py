@@ -20,6 +20,7 @@ from maskmill.progress import track
 
 if TYPE_CHECKING:
     from maskmill.backbones import Backbone
+    from maskmill.colour import Colour
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Segmenter:
     """
 
     student: Any
-    backbones: dict[str, tuple[FeatureSet, Backbone]]
+    backbones: dict[str, tuple[FeatureSet, Backbone | Colour]]
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Segmenter:

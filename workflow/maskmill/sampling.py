@@ -29,10 +29,13 @@ def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndar
     picked: dict[tuple[int, int], np.ndarray] = {}
     for (image_id, s, i), size in zip(places, sizes, strict=True):
         picked[s, i] = _draw(int(size), quota, seed, image_id)
-    taken = dict(_gather(stores, picked))
-    parts = [taken[s, i] for _, s, i in places if len(picked[s, i])]
+    ends = np.cumsum([len(picked[s, i]) for _, s, i in places])
+    end = {(s, i): int(stop) for (_, s, i), stop in zip(places, ends, strict=True)}
     depth = next((store.depth or 1 for store in stores), 1)
-    return np.concatenate(parts)[:max_points] if parts else np.zeros((0, depth), np.float32)
+    out = np.empty((int(ends[-1]) if len(ends) else 0, depth), np.float32)
+    for place, rows in _gather(stores, picked):
+        out[end[place] - len(rows) : end[place]] = rows
+    return out[:max_points]
 
 
 def _quota(sizes: np.ndarray, max_points: int) -> int:
@@ -55,10 +58,9 @@ def _draw(size: int, quota: int, seed: int, image_id: str) -> np.ndarray:
 def _gather(
     stores: Sequence[Ragged], picked: dict[tuple[int, int], np.ndarray]
 ) -> Iterable[tuple[tuple[int, int], np.ndarray]]:
-    """Read each store once, in file order; one image in memory at a time."""
+    """Read each store once, in file order; about one chunk in memory at a time."""
     for s, store in enumerate(stores):
-        for i in range(len(store)):
+        for i, (_, values) in enumerate(store.images()):
             rows = picked[s, i]
             if len(rows):
-                start, stop = int(store.offsets[i]), int(store.offsets[i + 1])
-                yield (s, i), store.rows(start, stop)[rows].astype(np.float32)
+                yield (s, i), values.reshape(-1, values.shape[-1])[rows].astype(np.float32)

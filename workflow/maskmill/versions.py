@@ -7,11 +7,11 @@ from __future__ import annotations
 
 STAGE_VERSION: dict[str, int] = {
     "inputs": 1,
-    "features": 2,
-    "cut": 1,
+    "features": 3,
+    "cut": 2,
     "regions": 1,
     "reduce": 1,
-    "cluster": 1,
+    "cluster": 2,
     "paint": 1,
     "rounds": 1,
     "evaluate": 1,

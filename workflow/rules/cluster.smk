@@ -4,7 +4,8 @@ rule cluster_fit:
         manifest=ancient("results/inputs/manifest.parquet"),
         vectors=lambda wc: [vectors(wc.recipe, shard) for shard in shards()],
     output:
-        "results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
+        codebook="results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
+        selection="results/recipes/{recipe}/seed{seed}/cluster/selection.json",
     log:
         "logs/cluster_fit/{recipe}/seed{seed}.log",
     benchmark:
@@ -18,7 +19,7 @@ rule cluster_fit:
         folder=vectors_folder,
     shell:
         "maskmill cluster fit --vectors {params.folder} --manifest {input.manifest} --params {params.cluster:q}"
-        " --seed {wildcards.seed} --out {output} --threads {threads} &> {log}"
+        " --seed {wildcards.seed} --out {output.codebook} --selection {output.selection} --threads {threads} &> {log}"
 
 
 rule cluster_map:

@@ -17,6 +17,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 SEED = RUN.config.seeds[0]
+OBJECTS = bool(RUN.config.labels) and RUN.config.evaluate.objects is not None
 
 
 wildcard_constraints:
@@ -67,6 +68,24 @@ def stage_features(stage):
         return f"results/features/{slug(wc.recipe, name)}/{wc.shard}.zarr"
 
     return pick
+
+
+def cut_inputs(wc):
+    """The feature stores that a recipe's cut reads, for one shard: the tokens, and the colours where it has them."""
+    settings = RUN.recipes[wc.recipe].stage("cut").settings
+    names = {"features": settings.features}
+    if settings.colour is not None:
+        names["colour"] = settings.colour
+    return {
+        key: f"results/features/{slug(wc.recipe, name)}/{wc.shard}.zarr"
+        for key, name in names.items()
+    }
+
+
+def cut_colour(wc):
+    """The colours as an option of `maskmill cut`."""
+    files = cut_inputs(wc)
+    return f"--colour {files['colour']}" if "colour" in files else ""
 
 
 def raw_vectors(recipe, shard):
@@ -167,6 +186,15 @@ def regions_need(tokens, crops):
         lambda wc, attempt: (crops if RUN.recipes[wc.recipe].crops else tokens)
         * attempt
     )
+
+
+# reduce
+
+
+def reduce_memory(wc, attempt):
+    """MB of a fit: what the recipe lets it take and a tenth more, where its method has a limit."""
+    params = RUN.recipes[wc.recipe].reduce.params
+    return max(6000, int(1100 * getattr(params, "memory_gb", 0))) * attempt
 
 
 # paint
@@ -280,6 +308,31 @@ def student_sources(wc):
     )
 
 
+# evaluate
+
+
+def evaluate_keys(objects):
+    """The evaluate section as params; without its objects for what does not depend on them."""
+    leave_out = set() if objects else {"objects"}
+    return keys(
+        "evaluate", RUN.config.evaluate.model_dump(mode="json", exclude=leave_out)
+    )
+
+
+def evaluate_masks_keys(wc):
+    """Masks of a recipe with a cut have a background, so their foreground is scored where objects are."""
+    background = not RUN.recipes[wc.recipe].tokens
+    return evaluate_keys(objects=background and RUN.config.evaluate.objects is not None)
+
+
+def instances_listing(wc):
+    """Changes with the instance images, where there are any for this recipe."""
+    objects = RUN.config.evaluate.objects
+    if objects is None or objects.instances is None or RUN.recipes[wc.recipe].tokens:
+        return ""
+    return listing_fingerprint(objects.instances, None)
+
+
 # export
 
 
@@ -342,10 +395,14 @@ def export_sources(wc):
 
 def report_inputs(wc):
     """Every mask of every recipe, seed and round, the regions behind them, and the scores where labels exist."""
-    files = {"masks": [], "regions": [], "scores": [], "probes": []}
+    files = {
+        name: []
+        for name in ("masks", "regions", "scores", "objects", "probes", "selection")
+    }
     for name, recipe in RUN.recipes.items():
         base = f"results/recipes/{name}"
         for seed in RUN.config.seeds:
+            files["selection"].append(f"{base}/seed{seed}/cluster/selection.json")
             for r in range(recipe.round_count + 1):
                 files["masks"] += [
                     f"{base}/seed{seed}/round{r}/masks/{shard}.zarr"
@@ -357,6 +414,8 @@ def report_inputs(wc):
                 files["regions"] += [
                     f"{base}/seed{seed}/cluster/{shard}.parquet" for shard in shards()
                 ]
+        if OBJECTS and not recipe.tokens:
+            files["objects"].append(f"{base}/objects.json")
     if RUN.config.labels and RUN.config.evaluate.linear_probe:
         files["probes"] = [
             f"results/evaluate/probe/{features}.json" for features in RUN.feature_sets
@@ -390,4 +449,6 @@ def report_plan():
         "images": RUN.config.images,
         "labels": RUN.config.labels,
     }
+    if OBJECTS:
+        plan["objects"] = True
     return keys("report", plan | {"seeds": RUN.config.seeds, "recipes": recipes})

@@ -1,7 +1,8 @@
 # cut: tokens of one image -> segments, one job a shard.
 rule cut:
     input:
-        stage_features("cut"),
+        unpack(cut_inputs),
+        manifest=ancient("results/inputs/manifest.parquet"),
     output:
         directory("results/recipes/{recipe}/cut/{shard}.zarr"),
     log:
@@ -14,5 +15,8 @@ rule cut:
         runtime=lambda wc, attempt: 120 * attempt,
     params:
         cut=section("cut"),
+        colour=cut_colour,
     shell:
-        "maskmill cut --features {input} --params {params.cut:q} --out {output} --threads {threads} &> {log}"
+        "maskmill cut --features {input.features} {params.colour} --manifest {input.manifest}"
+        " --params {params.cut:q} --out {output}"
+        " --threads {threads} &> {log}"

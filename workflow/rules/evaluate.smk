@@ -1,4 +1,5 @@
-# evaluate: masks + labels + protocol -> scores, once a recipe, seed and round. Without labels these rules never run.
+# evaluate: masks + labels + protocol -> scores, once a recipe, seed and round; segments of a cut once a recipe.
+# Without labels these rules never run.
 rule evaluate:
     input:
         manifest="results/inputs/manifest.parquet",
@@ -21,11 +22,39 @@ rule evaluate:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
-        evaluate=keys("evaluate", RUN.config.evaluate.model_dump(mode="json")),
+        evaluate=evaluate_masks_keys,
+        listing=instances_listing,
     shell:
         "maskmill evaluate masks --manifest {input.manifest} --params {params.evaluate:q}"
         " --masks results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{wildcards.round}/masks"
         " --recipe {wildcards.recipe} --seed {wildcards.seed} --round {wildcards.round} --out {output} &> {log}"
+
+
+rule evaluate_objects:
+    input:
+        manifest="results/inputs/manifest.parquet",
+        cut=every_shard("results/recipes/{recipe}/cut/{shard}.zarr"),
+    output:
+        report(
+            "results/recipes/{recipe}/objects.json",
+            caption="../report/objects.rst",
+            category="Objects",
+            labels={"recipe": "{recipe}"},
+        ),
+    log:
+        "logs/evaluate_objects/{recipe}.log",
+    benchmark:
+        "benchmarks/evaluate_objects/{recipe}.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 3000 * attempt,
+        runtime=lambda wc, attempt: 120 * attempt,
+    params:
+        evaluate=evaluate_keys(objects=True),
+        listing=instances_listing,
+    shell:
+        "maskmill evaluate objects --manifest {input.manifest} --params {params.evaluate:q}"
+        " --cut results/recipes/{wildcards.recipe}/cut --recipe {wildcards.recipe} --out {output} &> {log}"
 
 
 rule evaluate_probe:
@@ -43,7 +72,7 @@ rule evaluate_probe:
         mem_mb=lambda wc, attempt: 6000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
-        evaluate=keys("evaluate", RUN.config.evaluate.model_dump(mode="json")),
+        evaluate=evaluate_keys(objects=False),
     shell:
         "maskmill evaluate probe --manifest {input.manifest} --features results/features/{wildcards.features}"
         " --params {params.evaluate:q} --out {output} --threads {threads} &> {log}"

@@ -11,7 +11,7 @@ rule reduce_fit:
         "benchmarks/reduce_fit/{recipe}.tsv"
     threads: 2
     resources:
-        mem_mb=lambda wc, attempt: 6000 * attempt,
+        mem_mb=reduce_memory,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
         reduce=section("reduce"),

@@ -143,7 +143,7 @@ class CpuEngine:
         drift = np.linalg.norm(centroids.astype(np.float64) - self.centroids, axis=1).astype(np.float32)
         order = np.argsort(drift)
         rest = np.full(self.k, drift[order[-1]], np.float32)
-        rest[order[-1]] = drift[order[-2]]
+        rest[order[-1]] = drift[order[-2]] if self.k > 1 else 0
         c = torch.from_numpy(centroids.astype(np.float64))
         lengths = c.square().sum(1)
         apart = torch.addmm(lengths[:, None] + lengths, c, c.T, alpha=-2).fill_diagonal_(torch.inf).amin(1)  # squared

@@ -10,6 +10,7 @@ import numpy as np
 from maskmill.blocks import one_thread
 from maskmill.cluster._points import Frame, Points, prepare
 from maskmill.cluster._seeds import complete, plus_plus
+from maskmill.cluster._two_level import two_level
 from maskmill.codebook import Codebook
 from maskmill.sampling import rng
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from maskmill.cluster.kmeans import Params, Source
 
 SEED_POINTS = 32  # points a cluster that seeds are drawn from
+TWO_LEVEL = 1000  # clusters beyond this are seeded in two levels
 LEVEL_POINTS = 25  # points a cluster at the first level
 SMALLEST_LEVEL = 10_000
 SHRINK = 4  # each level has this many times the points of the one before
@@ -102,9 +104,12 @@ def _seeds(points: Points, sample: np.ndarray, params: Params, seed: int) -> lis
     size = min(len(sample), max(8192, SEED_POINTS * params.clusters))
     rows = np.sort(rng(seed, "kmeans", "seeds").choice(len(sample), size, replace=False, shuffle=False))
     pool = np.ascontiguousarray(sample[rows])
+    if params.clusters > TWO_LEVEL:
+        found = [two_level(pool, params.clusters, params.spherical, generator) for generator in generators]
+    else:
+        found = [pool[chosen] for chosen in plus_plus(pool, params.clusters, generators)]
     starts = []
-    for chosen in plus_plus(pool, params.clusters, generators):
-        start = pool[chosen]
+    for start in found:
         starts.append(start if len(start) == params.clusters else complete(start, points.blocks(), params.clusters))
     return starts
 

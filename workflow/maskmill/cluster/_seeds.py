@@ -9,7 +9,7 @@ import torch
 
 from maskmill.errors import NumericsError
 
-GREEDY = 128  # clusters up to which several draws compete for each seed
+GREEDY = 512  # clusters up to which several draws compete for each seed
 SAME = 1e-6  # squared distances below this share of the squared lengths are rounding: the points are the same
 
 

@@ -23,7 +23,7 @@ Source = np.ndarray | Callable[[], Iterator[np.ndarray]]
 class Params(Model):
     """Parameters of k-means."""
 
-    clusters: int = Field(8, ge=2, le=65534, description="number of clusters k")
+    clusters: int = Field(8, ge=1, le=65534, description="number of clusters k; 1: every region is of one class")
     spherical: bool = Field(True, description="cosine geometry; false: Euclidean")
     restarts: int = Field(
         5, ge=1, le=1000, description="seedings tried on a sample; the best one goes on to all points"

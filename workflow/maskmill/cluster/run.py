@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from maskmill import codebook as books
 from maskmill import registry
-from maskmill.artefact import Provenance, read_table, write_table
+from maskmill.artefact import Provenance, read_table, write_json, write_table
+from maskmill.cluster._selection import measure
 from maskmill.errors import StoreError
 from maskmill.store import Ragged
 
@@ -25,12 +26,14 @@ def fit(
     out_codebook: str | Path,
     threads: int,
     device: str = "auto",
+    out_selection: str | Path | None = None,
 ) -> None:
     """Fit a codebook on at most `max_fit_points` vectors of all shards and write it as safetensors.
 
     Args:
         vector_stores: one Ragged of vectors a shard; the result does not depend on how images are spread over them.
         params: the flat `cluster` section of the recipe.
+        out_selection: JSON of scores that need no labels, to choose among clusterings.
     """
     import torch
 
@@ -39,8 +42,11 @@ def fit(
     own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
     stores = [Ragged(path) for path in vector_stores]
     limit = int(params["max_fit_points"])
-    found, _ = module.fit(_source(stores, limit, seed), own, seed, device)
+    more = {"images": _images(stores)} if getattr(module, "READS_IMAGES", False) else {}
+    found, _ = module.fit(_source(stores, limit, seed), own, seed, device, **more)
     provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, [store.hash for store in stores])
+    if out_selection is not None:
+        write_json(out_selection, measure(stores, found), provenance)
     books.write(out_codebook, found, provenance)
 
 
@@ -58,6 +64,17 @@ def _source(stores: Sequence[Ragged], limit: int, seed: int) -> Any:
         return by_id(stores, BLOCK)
 
     return blocks
+
+
+def _images(stores: Sequence[Ragged]) -> Callable[[], Iterator[tuple[np.ndarray, bool]]]:
+    """Every image's vectors [h, w, d] in the order of their ids, and whether h and w are places of tokens."""
+    places = sorted((image_id, s) for s, store in enumerate(stores) for image_id in store.ids)
+
+    def images() -> Iterator[tuple[np.ndarray, bool]]:
+        for image_id, s in places:
+            yield stores[s][image_id], stores[s].kind == "features"
+
+    return images
 
 
 def assign(vector_store: str | Path, regions_table: str | Path, codebook: str | Path, out_parquet: str | Path) -> None:

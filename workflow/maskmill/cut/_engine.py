@@ -17,6 +17,8 @@ import torch
 
 from maskmill.cut._affinity import Affinity
 
+length = torch.linalg.vector_norm  # Tensor.norm takes three times as long to get there
+
 BLOCK = 2
 MIN_STEPS = 8  # products with a block before the first look: 6 give the same masks, but lambda_3 only to 0.03
 STEPS_BETWEEN_LOOKS = 4
@@ -88,13 +90,12 @@ class _Lanczos:
         self._extend(self._random(BLOCK), 1)
         for step, size in enumerate(range(BLOCK, self.limit + 1, BLOCK), start=1):
             rest = self._step(size)
-            if step < MIN_STEPS or step % STEPS_BETWEEN_LOOKS:
+            if step < MIN_STEPS or step % STEPS_BETWEEN_LOOKS or size <= pairs:
                 continue
-            theta, ritz, residual = self._ritz(size, rest)
-            gap, wanted = theta[pairs - 1] - theta[pairs], residual[:pairs].max()
-            resolved = wanted <= min(ANGLE * (gap - residual[pairs]), LOOSEST_RESIDUAL)
+            theta, ritz, residual = ritz_pairs(self.projected[:size, :size], rest, self.noise)
             stalled = residual[: pairs + 1].max() <= STALLED * self.noise
-            if resolved or (stalled and gap <= MULTIPLE and STALLED * self.noise < MULTIPLE):
+            multiple = theta[pairs - 1] - theta[pairs] <= MULTIPLE and STALLED * self.noise < MULTIPLE
+            if resolved(theta, residual, pairs) or (stalled and multiple):
                 return self._result(theta[: pairs + 1], ritz[:, :pairs], step)
             if stalled:
                 break
@@ -124,15 +125,15 @@ class _Lanczos:
             if i:
                 vector, inside = _orthogonal(vector, self.basis[row : row + i])
                 coupling[i, :i] = inside[0].double().cpu().numpy()
-            norm = coupling[i, i] = float(vector.norm())
+            norm = coupling[i, i] = float(length(vector))
             if norm < BREAKDOWN * self.noise:
                 coupling[i, i] = 0.0
                 vector, _ = _orthogonal(self._random(1), self.basis[: row + i])
-                norm = float(vector.norm())
+                norm = float(length(vector))
             vector = vector / max(norm, 1e-30)
             if norm < CANCELLED:
                 vector, _ = _orthogonal(vector, self.basis[: row + i])
-                vector = vector / vector.norm().clamp_min(1e-30)
+                vector = vector / length(vector).clamp_min(1e-30)
             self.basis[row + i] = vector[0]
         return coupling
 
@@ -141,13 +142,6 @@ class _Lanczos:
         drawn = torch.from_numpy(self.generator.standard_normal((count, self.n)))
         vectors, _ = _orthogonal(drawn.to(self.scale), self.basis[:1])
         return vectors / vectors.norm(dim=1, keepdim=True)
-
-    def _ritz(self, size: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ritz values (descending), vectors in the Krylov basis [size, size] as columns, and residual norms."""
-        theta, ritz = np.linalg.eigh(self.projected[:size, :size])
-        theta, ritz = theta[::-1], ritz[:, ::-1]
-        residual = np.linalg.norm(rest.T @ ritz[-BLOCK:], axis=0)
-        return theta, ritz, np.maximum(residual, ROUNDING * self.noise)
 
     def _result(self, theta: np.ndarray, ritz: np.ndarray, step: int) -> Spectrum:
         """One more product gives the true residual, and a better vector.
@@ -163,18 +157,37 @@ class _Lanczos:
         images, _ = _orthogonal(images, self.basis[:1])
         smoothed = torch.where(values.abs() > 0.1, images, vectors)
         smoothed = smoothed / smoothed.norm(dim=1, keepdim=True)
-        return Spectrum(1 - theta, _fix_sign(smoothed * self.scale).float(), residual, step)
+        return Spectrum(1 - theta, fix_sign(smoothed * self.scale).float(), residual, step)
+
+
+def ritz_pairs(projected: np.ndarray, rest: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ritz values (descending), vectors in the Krylov basis [m, m] as columns, and residual norms.
+
+    Args:
+        projected: S in the Krylov basis, [m, m]. rest: coupling of its last block to the next, [b, b].
+        noise: machine epsilon of the products.
+    """
+    theta, ritz = np.linalg.eigh(projected)
+    theta, ritz = theta[::-1], ritz[:, ::-1]
+    residual = np.linalg.norm(rest.T @ ritz[-BLOCK:], axis=0)
+    return theta, ritz, np.maximum(residual, ROUNDING * noise)
+
+
+def resolved(theta: np.ndarray, residual: np.ndarray, pairs: int) -> bool:
+    """The stopping rule of `solve`."""
+    gap = theta[pairs - 1] - theta[pairs]
+    return bool(residual[:pairs].max() <= min(ANGLE * (gap - residual[pairs]), LOOSEST_RESIDUAL))
 
 
 def _orthogonal(x: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows x [b, n] less their parts along orthonormal `rows` [m, n], taken off twice; and the parts [b, m]."""
     first = x @ rows.T
-    x = x - first @ rows
+    x = torch.addmm(x, first, rows, alpha=-1)
     second = x @ rows.T
-    return x - second @ rows, first + second
+    return torch.addmm(x, second, rows, alpha=-1), first.add_(second)
 
 
-def _fix_sign(y: torch.Tensor) -> torch.Tensor:
+def fix_sign(y: torch.Tensor) -> torch.Tensor:
     """Rows with the first of their entries of the largest magnitude, up to a thousandth, made positive."""
     magnitude = y.abs()
     peak = (magnitude >= (1 - 1e-3) * magnitude.amax(1, keepdim=True)).to(torch.uint8).argmax(1, keepdim=True)
@@ -196,4 +209,4 @@ def _dense(affinity: Affinity, pairs: int) -> Spectrum:
     values[: len(theta) - 1] = 1 - theta[-2::-1]
     rows = np.ascontiguousarray((scale[:, None] * vectors[:, -2 : -2 - pairs : -1]).T)  # [k, n]
     y = torch.as_tensor(rows, dtype=torch.float32, device=affinity.degree.device)
-    return Spectrum(values, _fix_sign(y), 0.0, 0)
+    return Spectrum(values, fix_sign(y), 0.0, 0)

@@ -53,7 +53,7 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
     total = float((x - x.mean(0)).square().sum(dtype=torch.float64))
     if total <= IDENTICAL * len(x):
         return np.zeros((h, w), np.uint8), {"confidence": 0.0, "groups": 0.0, "iterations": 0.0}
-    labels, inertia, iterations = lloyd(x, _plus_plus(x, params.segments, rng(seed, image_id, "kmeans")))
+    labels, inertia, iterations = lloyd(x, plus_plus(x, params.segments, rng(seed, image_id, "kmeans")))
     segments = _by_first_token(labels.numpy()).reshape(h, w)
     explained = min(1.0, max(0.0, 1 - inertia / total))
     return segments, {"confidence": explained, "groups": float(segments.max()), "iterations": float(iterations)}
@@ -76,7 +76,7 @@ def lloyd(x: torch.Tensor, centres: torch.Tensor) -> tuple[torch.Tensor, float, 
     return labels, float(distance.sum(dtype=torch.float64)), iteration
 
 
-def _plus_plus(x: torch.Tensor, k: int, generator: np.random.Generator) -> torch.Tensor:
+def plus_plus(x: torch.Tensor, k: int, generator: np.random.Generator) -> torch.Tensor:
     """k-means++: each next centre is a token drawn with probability ~ its squared distance to the nearest so far."""
     import torch
 

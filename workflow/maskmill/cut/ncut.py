@@ -8,17 +8,18 @@ generalised eigenvector is split at its mean; the object is the connected compon
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
 from maskmill.config import Model
+from maskmill.cut._structure import OUTCOMES as OUTCOMES
+from maskmill.cut._structure import diagnostics, no_structure, without_solving
 
 if TYPE_CHECKING:
     from maskmill.cut._engine import Spectrum
-
-OUTCOMES = {"cut": 0, "one token": 1, "all joined": 2, "none joined": 3, "no unique cut": 4}
 
 
 class Params(Model):
@@ -51,49 +52,50 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
 
     from maskmill.cut._affinity import BinaryAffinity
     from maskmill.cut._engine import solve
-    from maskmill.cut._object import object_of
     from maskmill.cut._tokens import flat_tokens
     from maskmill.sampling import rng
 
     h, w = tokens.shape[:2]
-    flat = torch.from_numpy(flat_tokens(tokens, image_id))  # [n, d]
-    affinity = BinaryAffinity.of(flat, params.tau, params.eps)
-    outcome = _without_solving(h * w, affinity.density)
+    affinity = BinaryAffinity.of(torch.from_numpy(flat_tokens(tokens, image_id)), params.tau, params.eps)
+    outcome = without_solving(h * w, affinity.density)
     if outcome is not None:
-        return _no_structure(h, w, outcome, affinity.density)
+        return np.zeros((h, w), np.uint8), no_structure(OUTCOMES[outcome], affinity.density)
     spectrum = solve(affinity, 1, rng(seed, image_id, "lanczos"))
+    return _object(spectrum, affinity.density, h, w, params)
+
+
+def cut_batch(
+    tokens: np.ndarray, params: Params, seed: int, ids: Sequence[str], device: str
+) -> list[tuple[np.ndarray, dict[str, float]]]:
+    """`cut` for images of one grid, tokens [b, h, w, d], together on a device."""
+    import torch
+
+    from maskmill.cut._affinity import BinaryBatch
+    from maskmill.cut._batch import solve_batch
+    from maskmill.cut._tokens import flat_tokens
+    from maskmill.sampling import rng
+
+    h, w = tokens.shape[1:3]
+    flat = np.stack([flat_tokens(image, image_id) for image, image_id in zip(tokens, ids, strict=True)])
+    batch = BinaryBatch.of(torch.from_numpy(flat).to(device), params.tau, params.eps)
+    outcomes = [without_solving(h * w, density) for density in batch.density]
+    open_ = [i for i, outcome in enumerate(outcomes) if outcome is None]
+    spectra = solve_batch(batch.select(open_), 1, [rng(seed, ids[i], "lanczos") for i in open_]) if open_ else []
+    solved = dict(zip(open_, spectra, strict=True))
+    return [
+        (np.zeros((h, w), np.uint8), no_structure(OUTCOMES[outcome], density))
+        if outcome is not None
+        else _object(solved[i], density, h, w, params)
+        for i, (outcome, density) in enumerate(zip(outcomes, batch.density, strict=True))
+    ]
+
+
+def _object(spectrum: Spectrum, density: float, h: int, w: int, params: Params) -> tuple[np.ndarray, dict[str, float]]:
+    """The mask and the diagnostics of a solved graph."""
+    from maskmill.cut._object import object_of
+
     if spectrum.multiple:
-        return _no_structure(h, w, "no unique cut", affinity.density)
-    y = spectrum.vectors[0].double().numpy().reshape(h, w)
+        return np.zeros((h, w), np.uint8), no_structure(OUTCOMES["no unique cut"], density)
+    y = spectrum.vectors[0].double().cpu().numpy().reshape(h, w)
     found = object_of(y, component=params.component, border=params.side == "border")
-    return found.mask.astype(np.uint8), _diagnostics(spectrum, affinity.density, found.rivals)
-
-
-def confidence(lambda_2: float, lambda_3: float, density: float) -> float:
-    """How far the best cut is ahead of the next, less where tau does not fit the features: 0..1.
-
-    1 - lambda_2 / lambda_3 is 0 for two equally good cuts and for a graph without structure (both near 1), and 1 for a
-    perfect cut. The factor falls linearly to 0 as the share of joined pairs leaves 0.05..0.95.
-    """
-    ahead = 1 - lambda_2 / max(lambda_3, 1e-12)
-    return float(np.clip(ahead, 0, 1) * np.clip(min(density, 1 - density) / 0.05, 0, 1))
-
-
-def _without_solving(n: int, density: float) -> str | None:
-    """The outcome where every vector is an eigenvector, or None."""
-    if n < 2:
-        return "one token"
-    return {0.0: "none joined", 1.0: "all joined"}.get(density)
-
-
-def _no_structure(h: int, w: int, outcome: str, density: float) -> tuple[np.ndarray, dict[str, float]]:
-    values = {"lambda_2": 1.0, "lambda_3": 1.0, "gap": 0.0, "density": density, "rivals": 0.0}
-    values |= {"steps": 0.0, "residual": 0.0, "outcome": float(OUTCOMES[outcome])}
-    return np.zeros((h, w), np.uint8), {"confidence": 0.0} | values
-
-
-def _diagnostics(spectrum: Spectrum, density: float, rivals: int) -> dict[str, float]:
-    lambda_2, lambda_3 = (float(value) for value in spectrum.values)
-    values = {"confidence": confidence(lambda_2, lambda_3, density), "lambda_2": lambda_2, "lambda_3": lambda_3}
-    values |= {"gap": lambda_3 - lambda_2, "density": density, "rivals": float(rivals)}
-    return values | {"steps": float(spectrum.steps), "residual": spectrum.residual, "outcome": 0.0}
+    return found.mask.astype(np.uint8), diagnostics(spectrum, density, found.rivals)

@@ -12,27 +12,49 @@ import numpy as np
 
 from maskmill import registry
 from maskmill.artefact import Provenance
-from maskmill.config import Cut, Model, validate
+from maskmill.config import Cut, Model, Refine, validate
+from maskmill.cut._needs import Extras
+from maskmill.cut._together import cut_together
+from maskmill.device import pick
 from maskmill.errors import ConfigError
 from maskmill.progress import track
+from maskmill.refine import refine_segments
+from maskmill.refine._photos import Photos
 from maskmill.store import Ragged, RaggedWriter
 
 T = TypeVar("T")
 AHEAD = 2  # images cut ahead of the writer, per thread
 
 
-def run(features: str | Path, params: dict[str, Any], out: str | Path, seed: int, threads: int) -> None:
+def run(
+    features: str | Path,
+    params: dict[str, Any],
+    out: str | Path,
+    seed: int,
+    threads: int,
+    device: str = "auto",
+    *,
+    colour: str | Path | None = None,
+    manifest: str | Path | None = None,
+) -> None:
     """Cut every image of a feature store into a store of segments; diagnostics are stored once an image.
 
     Segments are uint8 [h, w] on the token grid, 0 = no segment. Images are independent and each is cut on one thread
     with one BLAS thread, so that the result does not depend on `threads`. Store attributes: `method`, and `outcomes`
-    (name -> code of the per-image field `outcome`) where the method has them.
+    (name -> code of the per-image field `outcome`) where the method has them. With `refine` the segments are fitted to
+    the photo: their grid and the attribute `cells` then have `refine_cells` cells for every token side, and the
+    diagnostic `unrefined` counts the segments that refinement was not allowed to change.
 
     Args:
-        params: the flat section of the recipe: `method`, `features`, and the method's own parameters.
+        params: the flat section of the recipe: `method`, `features`, `colour`, and the method's own parameters.
+        device: auto, cpu, cuda or cuda:0. On CUDA, methods with `cut_batch` cut images of one grid together.
+        colour: the feature store that `cut.colour` names, where the section has it; matched by image id.
+        manifest: where the photos are; only needed to refine.
 
     Raises:
-        ConfigError: unknown method or key, or a value out of range. StoreError: no readable feature store.
+        ConfigError: unknown method or key, or a value out of range. StoreError: no readable feature store, or it
+            lacks what the method needs (see maskmill.cut._needs).
+        DeviceError: no such device, or too little memory on it.
         NumericsError: an image with NaN or infinite tokens; nothing is written then.
     """
     import torch
@@ -40,21 +62,58 @@ def run(features: str | Path, params: dict[str, Any], out: str | Path, seed: int
     name, own = _method_params(params)
     method = registry.load("cut", name)
     store = Ragged(features, "features")
-    made = Provenance.of("cut", params | {"seed": seed}, [store.hash])
+    colours = None if colour is None else Ragged(colour, "features")
+    extras = Extras(method.needs(own) if hasattr(method, "needs") else (), store, colours)
+    inputs = [store.hash] if colours is None else [store.hash, colours.hash]
+    made = Provenance.of("cut", params | {"seed": seed}, inputs)
+    place = pick(device)
     attrs = {"method": name, "outcomes": getattr(method, "OUTCOMES", {})}
+    finish = _Refiner.of(params, manifest)
+    if finish:
+        attrs["cells"] = finish.cells
 
-    def one(i: int) -> tuple[np.ndarray, dict[str, float]]:
-        return method.cut(store[i].astype(np.float32), own, seed, store.ids[i])
+    def finished(i: int, found: tuple[np.ndarray, dict[str, Any]]) -> tuple[np.ndarray, dict[str, Any]]:
+        return finish(store.ids[i], *found) if finish else found
+
+    def one(i: int) -> tuple[np.ndarray, dict[str, Any]]:
+        return finished(i, method.cut(store[i].astype(np.float32), own, seed, store.ids[i], **extras.of(i)))
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with RaggedWriter(out, "segments", dtype="uint8", attrs=attrs, provenance=made) as writer:
-            results = track(_in_order(one, len(store), threads), len(store), "cut")
+            if place.type == "cuda" and hasattr(method, "cut_batch"):
+                found = cut_together(method, own, store, seed, str(place))
+                results = _in_order(lambda i: finished(i, found[i]), len(store), threads)
+            else:
+                results = track(_in_order(one, len(store), threads), len(store), "cut")
             for image_id, (segments, diagnostics) in zip(store.ids, results, strict=True):
                 writer.append(image_id, segments, **{key: np.float32(value) for key, value in diagnostics.items()})
     finally:
         torch.set_num_threads(before)
+
+
+class _Refiner:
+    """Fits the segments of an image to its photo."""
+
+    def __init__(self, settings: Refine, cells: int, photos: Photos) -> None:
+        self.settings, self.cells, self.photos = settings, cells, photos
+
+    @classmethod
+    def of(cls, params: dict[str, Any], manifest: str | Path | None) -> _Refiner | None:
+        """None where the section does not ask for it."""
+        shared = {key: value for key, value in params.items() if key in Cut.model_fields}
+        section = validate(Cut, shared, "--params", "cut")
+        photos = Photos.needed(section.refine, manifest, "cut")
+        return cls(section.refine, section.refine_cells, photos) if photos else None
+
+    def __call__(
+        self, image_id: str, segments: np.ndarray, diagnostics: dict[str, Any]
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        h, w = segments.shape
+        photo = self.photos.on_grid(image_id, (h * self.cells, w * self.cells))
+        refined, kept = refine_segments(segments, photo, self.settings)
+        return refined, diagnostics | {"unrefined": float(kept)}
 
 
 def _method_params(params: dict[str, Any]) -> tuple[str, Model]:

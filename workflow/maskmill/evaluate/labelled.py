@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from maskmill.errors import InputError
+from maskmill.errors import InputError, StoreError
 from maskmill.images import load_label
 from maskmill.manifest import Row, read_manifest
+from maskmill.store import Ragged
 
 
 def labelled_rows(manifest: str | Path) -> dict[str, Row]:
@@ -44,6 +45,35 @@ def read_label(row: Row) -> np.ndarray:
     if label.min() < 0 or label.max() > 65535:
         raise InputError(f"{row.label}: label ids {label.min()}..{label.max()}; ids must be in 0..65535")
     return label
+
+
+def labelled_images(stores: Sequence[Ragged], rows: Mapping[str, Row]) -> Iterator[tuple[Ragged, str, np.ndarray]]:
+    """(store, id, values) of every labelled image; a store with few of them is not read as a whole."""
+    for store in stores:
+        wanted = [image_id for image_id in store.ids if image_id in rows]
+        if 8 * len(wanted) < len(store):
+            yield from ((store, image_id, store[image_id]) for image_id in wanted)
+        else:
+            yield from ((store, image_id, values) for image_id, values in store.images() if image_id in rows)
+
+
+def check_complete(
+    rows: Mapping[str, Row], seen: Mapping[str, str], count: int, stores: Sequence[Ragged], what: str
+) -> None:
+    """Every labelled image was scored exactly once.
+
+    Raises:
+        StoreError: one has none, or more than one `what` in the stores.
+    """
+    missing = sorted(set(rows) - set(seen))
+    folder = stores[0].path.parent
+    if missing:
+        raise StoreError(
+            f"{folder}: no {what} for {len(missing)} of {len(rows)} labelled images, the first is {missing[0]!r}; "
+            "run snakemake again to make them"
+        )
+    if count != len(seen):
+        raise StoreError(f"{folder}: {count - len(seen)} images have more than one {what}; delete stale stores")
 
 
 def digest(label: np.ndarray) -> str:

@@ -7,13 +7,13 @@ which numbers may stand in one column.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.artefact import json_hash
-from maskmill.config import ScoreSize
+from maskmill.config import Evaluate, ScoreSize
 
 MATCHING = {
     "hungarian_counts": "one cluster a class, largest sum of matched pixels (ties: largest sum of IoU)",
@@ -99,3 +99,86 @@ def size_text(size: ScoreSize | None) -> str:
     if size is None:
         return "original"
     return f"short_side {size.short_side}" + (", centre crop" if size.centre_crop else "")
+
+
+class ObjectProtocol(BaseModel):
+    """One way of scoring objects or foreground, complete; comparable exactly when the hashes are equal.
+
+    It says the rules of every metric of its kind, computed or not, so that leaving one out changes no hash.
+
+    Attributes:
+        name: "objects" (segments against labelled objects) or "saliency" (foreground against background).
+        objects: what an object is. foreground: label ids of objects. min_area: smaller ones are void.
+        ignore, classes, size, images, image_list, labels: as in Protocol; classes None = no id is void for it.
+        instances: hash of the instance images' pixels, or "none".
+        rules: metric -> rule in words. prediction: what is compared, and how it meets the labels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["objects", "saliency"]
+    objects: str
+    foreground: tuple[int, ...] | Literal["every id above 0", "every instance"]
+    min_area: float
+    prediction: str
+    rules: dict[str, str]
+    size: str
+    ignore: tuple[int, ...]
+    classes: tuple[int, ...] | Literal["all"]
+    images: int
+    image_list: str
+    labels: str
+    instances: str
+
+    @property
+    def hash(self) -> str:
+        """Hash of all fields: the name of the column that a number belongs to."""
+        return json_hash(self.model_dump(mode="json"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields and the hash."""
+        return self.model_dump(mode="json") | {"hash": self.hash}
+
+
+OBJECTS = {
+    True: "instance images: each id above 0 is an object",
+    False: "each connected part (8 neighbours) of each foreground class is an object",
+}
+PREDICTION = {
+    "objects": "each segment, nearest neighbour at pixel centres, without void pixels",
+    "saliency": "union of the segments, or painted clusters; nearest neighbour at pixel centres; void pixels never"
+    " count; what a mask calls ignore is wrong",
+}
+
+
+def object_protocol(
+    name: Literal["objects", "saliency"],
+    settings: Evaluate,
+    rules: Mapping[str, str],
+    label_digests: Mapping[str, str],
+    instance_digests: Mapping[str, str],
+) -> ObjectProtocol:
+    """The protocol of `settings.objects`.
+
+    Args:
+        label_digests, instance_digests: {image id: digest of its pixels} of all scored images.
+    """
+    wanted = settings.objects
+    assert wanted is not None
+    by_id = wanted.instances is not None
+    default: Literal["every id above 0", "every instance"] = "every instance" if by_id else "every id above 0"
+    return ObjectProtocol(
+        name=name,
+        objects=OBJECTS[by_id],
+        foreground=default if wanted.foreground is None else tuple(sorted(set(wanted.foreground))),
+        min_area=wanted.min_area,
+        prediction=PREDICTION[name],
+        rules=dict(rules),
+        size=size_text(settings.size),
+        ignore=tuple(sorted(set(settings.ignore))),
+        classes="all" if settings.classes is None else tuple(sorted(set(settings.classes))),
+        images=len(label_digests),
+        image_list=json_hash(sorted(label_digests)),
+        labels=json_hash(sorted(label_digests.items())),
+        instances=json_hash(sorted(instance_digests.items())) if by_id else "none",
+    )

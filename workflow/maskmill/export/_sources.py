@@ -76,18 +76,25 @@ class Sources:
             regions: Mapping[str, Sequence[Region]] = {}
             segments: Iterator[tuple[str, np.ndarray | None]] = ((row.id, None) for row in rows)
             if self.has_regions:
-                segments = iter(self._open(_pick(self._segments, shard), "segments").images())
+                segments = in_order(self._open(_pick(self._segments, shard), "segments"), rows)
                 regions = read_regions(_pick(self._assignments, shard), _pick(self._regions, shard))
-            for row, (_, mask), (_, cut) in zip(rows, masks.images(), segments, strict=True):
+            for row, (_, mask), (_, cut) in zip(rows, in_order(masks, rows), segments, strict=True):
                 yield Item(row, mask, cut, regions.get(row.id, ()))
 
     def _open(self, path: Path, kind: str) -> Ragged:
-        """A store of exactly the shard's images, in the manifest's order."""
+        """A store of exactly the shard's images, in any order: that of features follows the sizes of the images."""
         store = Ragged(path, kind)
-        if store.ids != [row.id for row in self.manifest.of(path.stem)]:
+        if sorted(store.ids) != sorted(row.id for row in self.manifest.of(path.stem)):
             raise StoreError(f"{path}: holds other images than the manifest's shard; delete it and run snakemake again")
         self.hashes.append(store.hash)
         return store
+
+
+def in_order(store: Ragged, rows: Sequence[Row]) -> Iterator[tuple[str, np.ndarray]]:
+    """(id, values) of the store's images in the order of `rows`; in one pass where that is the store's own order."""
+    if store.ids == [row.id for row in rows]:
+        return store.images()
+    return ((row.id, store[row.id]) for row in rows)
 
 
 def _pick(paths: Mapping[str, Path], shard: str) -> Path:

@@ -17,12 +17,13 @@ from maskmill.artefact import Provenance, atomic, read_json, read_tensors, write
 from maskmill.config import Export, FeatureSet, validate
 from maskmill.errors import StoreError
 from maskmill.export._clusters import Clusters, name_of
-from maskmill.export._coco import CocoWriter, encode_all
+from maskmill.export._coco import CocoWriter
 from maskmill.export._sources import Item, Sources
 from maskmill.manifest import Row, read_manifest
 from maskmill.masks import to_size
 from maskmill.palette import IGNORE, palette
 from maskmill.progress import track
+from maskmill.rle import encode_all
 
 
 def run(
@@ -117,8 +118,8 @@ class _Folder:
             for value, rle in encode_all(mask):
                 if 0 < value < self.ignore:
                     whole.annotation(image, value, rle)
-        regions = {region.region: region for region in item.regions}
-        for region in item.regions:
+        regions = {region.region: region for region in item.regions if region.cluster >= 0}  # -1 is noise
+        for region in regions.values():
             self.table.add_region(row.id, region.cluster + 1, region.score, region.distance)
         if proposals and item.segments is not None:
             image = proposals.image(file_name(row), *size, maskmill_id=row.id)

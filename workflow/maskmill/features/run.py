@@ -21,6 +21,7 @@ from maskmill.store import RaggedWriter
 
 if TYPE_CHECKING:
     from maskmill.backbones import Backbone
+    from maskmill.colour import Colour
 
 # Mean cosine of the tokens of an image above which a graph cut sees one blob. Eight photographs and five frames of the
 # demo through the embedded ViT: keys less their bias 0.27..0.66, raw keys 0.86..0.93, nothing between.
@@ -36,12 +37,16 @@ class Batch:
 
 
 class Features(NamedTuple):
-    """What the backbone says of one image: tokens [h, w, d] and cls [d] float32, and the input size (H, W)."""
+    """What the backbone says of one image: tokens [h, w, d] and cls [d] float32, and the input size (H, W).
+
+    cls_query [d] float32 is there for the keys of a ViT (see `Backbone.outputs`).
+    """
 
     row: Row
     tokens: np.ndarray
     cls: np.ndarray
     size: tuple[int, int]
+    cls_query: np.ndarray | None = None
 
 
 def plan_batches(rows: list[Row], feature_set: FeatureSet, multiple: int, batch_size: int) -> list[Batch]:
@@ -64,7 +69,7 @@ def read_batch(batch: Batch) -> np.ndarray:
     return images
 
 
-def extract(backbone: Backbone, batches: Iterator[tuple[Batch, np.ndarray]]) -> Iterator[Features]:
+def extract(backbone: Backbone | Colour, batches: Iterator[tuple[Batch, np.ndarray]]) -> Iterator[Features]:
     """Features image by image. On a GPU the next batch is computed while this one is yielded and stored."""
     waiting: tuple[Batch, _Copy] | None = None
     for batch, images in batches:
@@ -79,32 +84,31 @@ def extract(backbone: Backbone, batches: Iterator[tuple[Batch, np.ndarray]]) -> 
 class _Copy:
     """One batch on its way: uploaded, computed and copied back without waiting for the device."""
 
-    def __init__(self, backbone: Backbone, images: np.ndarray) -> None:
+    def __init__(self, backbone: Backbone | Colour, images: np.ndarray) -> None:
         import torch
 
         self.source, self.done = torch.from_numpy(images), None
         if backbone.device.type != "cuda":
-            self.outputs = [tensor.cpu() for tensor in backbone.forward(self.source)]
+            self.outputs = [tensor.cpu() for tensor in backbone.outputs(self.source) if tensor is not None]
             return
         self.source = self.source.pin_memory()  # kept until the copy is done
-        computed = backbone.forward(self.source)
+        computed = [tensor for tensor in backbone.outputs(self.source) if tensor is not None]
         self.outputs = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in computed]
         for target, tensor in zip(self.outputs, computed, strict=True):
             target.copy_(tensor, non_blocking=True)
         self.done = torch.cuda.Event()
         self.done.record(torch.cuda.current_stream(backbone.device))
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens [b, h, w, d] and cls [b, d]."""
+    def result(self) -> list[np.ndarray]:
+        """Tokens [b, h, w, d], cls [b, d], and the cls query [b, d] where there is one."""
         if self.done is not None:
             self.done.synchronize()
-        tokens, cls = self.outputs
-        return tokens.numpy(), cls.numpy()
+        return [tensor.numpy() for tensor in self.outputs]
 
 
 def _split(batch: Batch, copy: _Copy) -> Iterator[Features]:
-    for row, tokens, cls in zip(batch.rows, *copy.result(), strict=True):
-        yield Features(row, tokens, cls, batch.size)
+    for row, tokens, cls, *query in zip(batch.rows, *copy.result(), strict=True):
+        yield Features(row, tokens, cls, batch.size, *query)
 
 
 def run(
@@ -143,26 +147,35 @@ def run(
         _write(out, images, backbone, made)
 
 
-def _write(out: Path, images: Iterator[Features], backbone: Backbone, made: Provenance) -> None:
+def _write(out: Path, images: Iterator[Features], backbone: Backbone | Colour, made: Provenance) -> None:
     chosen = backbone.set
     attrs: dict[str, Any] = {"backbone": chosen.backbone, "facet": chosen.facet, "stride": backbone.stride}
+    if backbone.heads is not None:
+        attrs["heads"] = backbone.heads
     with RaggedWriter(
         out, "features", depth=backbone.depth, dtype=chosen.dtype, attrs=attrs, provenance=made
     ) as writer:
         for image in images:
             if not writer.ids:
                 writer.attrs["mean_cosine"] = warn_saturated(image.tokens, chosen)
-            with np.errstate(over="ignore"):  # said as an error below
-                cls = image.cls.astype(np.float16 if chosen.dtype == "float16" else np.float32)
-            if not np.isfinite(cls).all() and np.isfinite(image.tokens).all():  # of bad tokens the store says more
-                raise NumericsError(f"{image.row.id}: NaN or infinite cls token of {chosen.backbone}; set dtype: int8")
+            vectors = {"cls": image.cls} | ({} if image.cls_query is None else {"cls_query": image.cls_query})
             writer.append(
                 image.row.id,
                 image.tokens,
-                cls=cls,
+                **{name: _stored(name, vector, image, chosen) for name, vector in vectors.items()},
                 size=np.array(image.size, np.int32),
                 original=np.array([image.row.height, image.row.width], np.int32),
             )
+
+
+def _stored(name: str, vector: np.ndarray, image: Features, chosen: FeatureSet) -> np.ndarray:
+    """A vector of the image in the type that it is stored in."""
+    with np.errstate(over="ignore"):  # said as an error below
+        stored = vector.astype(np.float16 if chosen.dtype == "float16" else np.float32)
+    if not np.isfinite(stored).all() and np.isfinite(image.tokens).all():  # of bad tokens the store says more
+        said = {"cls": "cls token", "cls_query": "query of the cls token"}[name]
+        raise NumericsError(f"{image.row.id}: NaN or infinite {said} of {chosen.backbone}; set dtype: int8")
+    return stored
 
 
 def warn_saturated(tokens: np.ndarray, feature_set: FeatureSet) -> float | None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from maskmill.errors import InputError
 from maskmill.images import label_size
-from maskmill.inputs._listing import walk
 from maskmill.inputs._sources import Candidate
-
-LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+from maskmill.stems import match_stems
 
 
 def match_labels(candidates: Sequence[Candidate], labels: str | None) -> dict[str, str]:
@@ -25,44 +21,13 @@ def match_labels(candidates: Sequence[Candidate], labels: str | None) -> dict[st
     """
     found = {c.id: c.label for c in candidates if c.label}
     if labels:
-        found = _from_folder(candidates, Path(labels)) | found
+        found = match_stems({c.id: c.stem for c in candidates}, Path(labels), "labels") | found
     images = {c.path for c in candidates}
     for image_id, label in found.items():
         if label in images:
             raise InputError(
                 f"{label}: the label of {image_id!r} is itself one of the images; keep labels in a folder apart"
             )
-    return found
-
-
-def _from_folder(candidates: Sequence[Candidate], folder: Path) -> dict[str, str]:
-    if not folder.is_dir():
-        raise InputError(f"labels: {str(folder)!r} is not a folder; give a folder of label images named as the images")
-    try:
-        files = [name for name, _ in walk(folder) if name.lower().endswith(LABEL_SUFFIXES)]
-    except OSError as error:
-        raise InputError(f"labels: {error.filename!r} cannot be listed ({error.strerror}); mend its rights") from None
-    stems = [str(PurePosixPath(name).with_suffix("")) for name in files]
-    by_path = dict(zip(stems, files, strict=True))
-    times = Counter(stems)
-    bare = [PurePosixPath(stem).name for stem in stems]
-    bare_times, image_times = Counter(bare), Counter(PurePosixPath(c.stem).name for c in candidates)
-    by_bare = dict(zip(bare, files, strict=True))
-    found = {}
-    for candidate in candidates:
-        name, short = by_path.get(candidate.stem), PurePosixPath(candidate.stem).name
-        if times[candidate.stem] > 1:
-            raise InputError(f"labels: {times[candidate.stem]} files of {str(folder)!r} fit {candidate.id!r}; keep one")
-        if name is None and bare_times[short] == 1 and image_times[short] == 1:
-            name = by_bare[short]
-        if name is not None:
-            found[candidate.id] = os.path.abspath(folder / name)
-    if not found:
-        example = f", such as {files[0]!r} for {candidates[0].stem!r}" if files else ""
-        raise InputError(
-            f"labels: none of the {len(files)} label files ({', '.join(LABEL_SUFFIXES)}) in {str(folder)!r} has the "
-            f"name of an image{example}"
-        )
     return found
 
 

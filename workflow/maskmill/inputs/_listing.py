@@ -7,28 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 
-
-def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result | None]]:
-    """(relative POSIX path, stat) of every visible file below a folder, in a fixed order.
-
-    Links are followed, but not in circles; a link to nothing has no stat. Raises OSError for a folder that cannot be
-    listed.
-    """
-    return _walk(os.fspath(folder), "", (os.path.realpath(folder),))
-
-
-def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result | None]]:
-    with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in found:
-        if entry.is_dir():
-            real = os.path.realpath(entry.path)
-            if real not in above:
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, real))
-        elif entry.is_file():
-            yield prefix + entry.name, entry.stat()
-        elif entry.is_symlink() and not os.path.exists(entry.path):
-            yield prefix + entry.name, None
+from maskmill.stems import walk
 
 
 def is_glob(images: str) -> bool:

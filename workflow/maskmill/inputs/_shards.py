@@ -38,8 +38,8 @@ def _starts(hashes: np.ndarray, shard_size: int) -> list[int]:
     """Where each shard starts, given the hashes [n] in the order of the ids."""
     from scipy.ndimage import minimum_filter1d
 
-    if not len(hashes):
-        return []
+    if len(hashes) <= shard_size:
+        return [0] if len(hashes) else []
     radius, least, most = int(RADIUS * shard_size), max(1, shard_size // 2), int(LONGEST * shard_size)
     # Beyond both ends lies -1: an image without a whole neighbourhood starts no shard, and end shards are not tiny.
     lowest = minimum_filter1d(hashes, 2 * radius + 1, mode="constant", cval=-1.0)

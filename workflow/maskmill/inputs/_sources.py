@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from maskmill.errors import InputError, nearest
 from maskmill.images import SUFFIXES
-from maskmill.inputs._listing import glob_files, is_glob, walk
+from maskmill.inputs._listing import glob_files, is_glob
+from maskmill.stems import walk
 
 if TYPE_CHECKING:
     import pandas as pd

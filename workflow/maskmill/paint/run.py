@@ -9,7 +9,12 @@ Rules for region recipes (COMUS, section 3.3: only the regions closest to their 
 * an image where the cut found no segment at all is ignore everywhere: nothing was proposed, which is not the same as
   an empty scene.
 
-Token recipes have no background: every cell gets the cluster of the highest score.
+Token recipes have no background: every cell gets the cluster of the highest score. Where a clustering knows noise
+(label -1), a noisy region is one that is not kept, and a cell whose best score is that of noise is ignore.
+
+With `refine` the mask is then fitted to the photo, on a grid of at least FINE cells a token side; a mask cell takes the
+label that most of it got. Cells that are ignore neither vote nor change. Token recipes refine the interpolated scores
+of the clusters that win somewhere in the image, twice the cosine as in STEGO.
 """
 
 from __future__ import annotations
@@ -22,11 +27,17 @@ from typing import Any
 import numpy as np
 
 from maskmill.artefact import Provenance, read_table
+from maskmill.config import Paint, Refine, validate
 from maskmill.errors import StoreError
-from maskmill.interpolate import upsample_labels, upsample_scores
+from maskmill.interpolate import best_scores, majority, one_hots, resize_labels, resize_maps
 from maskmill.masks import ignore_value, mask_dtype
 from maskmill.progress import track
+from maskmill.refine import refine
+from maskmill.refine._photos import Photos
 from maskmill.store import Ragged, RaggedWriter
+
+FINE = 8  # cells a token side to refine on (docs/refine.md)
+COSINES = 2.0  # logits a unit of cosine (STEGO)
 
 
 def run_regions(
@@ -35,6 +46,7 @@ def run_regions(
     codebook: str | Path,
     params: Mapping[str, Any],
     out: str | Path,
+    manifest: str | Path | None = None,
 ) -> None:
     """Paint the segments of one shard with the clusters of their regions.
 
@@ -44,7 +56,8 @@ def run_regions(
             centre is judged among all regions of its cluster, whatever the shard.
         codebook: safetensors of the clustering, for the number of clusters.
         params: the flat `paint` section.
-        out: Ragged "masks" to write, `upsample` cells a side for every token.
+        out: Ragged "masks" to write, `upsample` cells a side for every token, whatever the grid of the segments.
+        manifest: where the photos are; only needed to refine.
 
     Raises:
         StoreError: the shard's own table is not among `assignments`, or names unknown regions.
@@ -59,19 +72,34 @@ def run_regions(
     limits = distance_limits(assignments, clusters, params["keep_closest"])
     store = Ragged(segments, "segments")
     rows = _shard_rows(Path(segments), assignments)
+    cells = int(store.attrs.get("cells", 1))  # of the segments, a token side
+    settings, photos = _refinement(params, manifest)
     dropped = 0 if params["dropped"] == "background" else ignore_value(mask_dtype(clusters))
     with _writer(out, clusters, params, [store.hash, book.hash]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             table = region_labels(rows.get(image_id, []), limits, clusters, dropped)
-            writer.append(image_id, paint_regions(store[i], table, clusters, params["upsample"]))
+            tokens = [side // cells for side in store.grid[i].tolist()]
+            size = (tokens[0] * params["upsample"], tokens[1] * params["upsample"])
+            mask = paint_regions(store[i], table, clusters, size)
+            if photos:
+                step = refine_step(params["upsample"])
+                photo = photos.on_grid(image_id, (size[0] * step, size[1] * step))
+                mask = refine_mask(store[i], table, mask, photo, settings)
+            writer.append(image_id, mask)
 
 
-def run_tokens(vectors: str | Path, codebook: str | Path, params: Mapping[str, Any], out: str | Path) -> None:
+def run_tokens(
+    vectors: str | Path,
+    codebook: str | Path,
+    params: Mapping[str, Any],
+    out: str | Path,
+    manifest: str | Path | None = None,
+) -> None:
     """Paint one shard whose tokens themselves were clustered: interpolated scores, the best cluster wins.
 
     Args:
         vectors: Ragged of the (reduced) token vectors [h, w, d] that the codebook was fitted on.
-        codebook, params, out: as in `run_regions`; the masks have clusters from 1 and no background.
+        codebook, params, out, manifest: as in `run_regions`; the masks have clusters from 1 and no background.
     """
     import torch
 
@@ -80,14 +108,25 @@ def run_tokens(vectors: str | Path, codebook: str | Path, params: Mapping[str, A
     torch.set_num_threads(1)
     book = read(codebook)
     clusters = len(book)
+    dtype = mask_dtype(clusters)
     store = Ragged(vectors)
+    settings, photos = _refinement(params, manifest)
     with _writer(out, clusters, params, [store.hash, book.hash]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             tokens = store[i].astype(np.float32)  # [h, w, d]
             h, w, d = tokens.shape
-            maps = np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, clusters)
-            best = upsample_scores(np.moveaxis(maps, 2, 0), params["upsample"])
-            writer.append(image_id, (best + 1).astype(mask_dtype(clusters)))
+            maps = np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, -1)
+            maps = np.moveaxis(maps, 2, 0)
+            size = (h * params["upsample"], w * params["upsample"])
+            best = best_scores(maps, size)
+            if photos:
+                step = refine_step(params["upsample"])
+                photo = photos.on_grid(image_id, (size[0] * step, size[1] * step))
+                logits = COSINES * maps if book.spherical else in_spreads(maps)
+                best = refine_scores(logits, best, photo, settings)
+            mask = (best + 1).astype(dtype)
+            mask[best == clusters] = ignore_value(dtype)  # the score of noise comes after those of the clusters
+            writer.append(image_id, mask)
 
 
 def distance_limits(assignments: Sequence[str | Path], clusters: int, keep_closest: float) -> np.ndarray:
@@ -117,18 +156,62 @@ def region_labels(
     table = np.full(256, dropped, dtype=mask_dtype(clusters))
     table[0] = 0
     for region, cluster, distance in rows:
-        if distance <= limits[cluster]:
+        if cluster >= 0 and distance <= limits[cluster]:
             table[region] = cluster + 1
     return table
 
 
-def paint_regions(segments: np.ndarray, table: np.ndarray, clusters: int, upsample: int) -> np.ndarray:
-    """Mask [h * upsample, w * upsample] of segments [h, w] uint8; all ignore where no segment was found."""
+def paint_regions(segments: np.ndarray, table: np.ndarray, clusters: int, size: tuple[int, int]) -> np.ndarray:
+    """Mask (H, W) of segments [h, w] uint8; all ignore where no segment was found."""
     if not segments.any():
-        h, w = segments.shape
         dtype = mask_dtype(clusters)
-        return np.full((h * upsample, w * upsample), ignore_value(dtype), dtype)
-    return upsample_labels(table[segments], upsample)
+        return np.full(size, ignore_value(dtype), dtype)
+    return resize_labels(table[segments], size)
+
+
+def refine_step(upsample: int) -> int:
+    """Fine cells a side of a mask cell."""
+    return -(-FINE // upsample)
+
+
+def refine_mask(
+    segments: np.ndarray, table: np.ndarray, mask: np.ndarray, photo: np.ndarray, settings: Refine
+) -> np.ndarray:
+    """The painted mask [H, W] fitted to the photo [H * step, W * step, 3]; its ignore cells stay."""
+    void = mask == ignore_value(mask.dtype)
+    present, maps = one_hots(table[segments])
+    known = present != ignore_value(mask.dtype)
+    if void.all() or not known.any():
+        return mask
+    step = photo.shape[0] // mask.shape[0]
+    fine_void = void.repeat(step, axis=0).repeat(step, axis=1)
+    best = refine(resize_maps(maps[known], photo.shape[:2]), photo, settings, fine_void)
+    return np.where(void, mask, present[known][majority(best, step)]).astype(mask.dtype)
+
+
+def refine_scores(maps: np.ndarray, best: np.ndarray, photo: np.ndarray, settings: Refine) -> np.ndarray:
+    """Clusters [H, W] of score maps [k, h, w] fitted to the photo [H * step, W * step, 3].
+
+    `best` [H, W] is their winner before; clusters that win nowhere do not take part.
+    """
+    winners = np.unique(best)
+    found = refine(resize_maps(maps[winners], photo.shape[:2]), photo, settings)
+    return np.asarray(winners[majority(found, photo.shape[0] // best.shape[0])])
+
+
+def in_spreads(maps: np.ndarray) -> np.ndarray:
+    """Negative squared distances [k, h, w] in units of the image's mean one to the nearest centre.
+
+    Distances have no scale of their own; this makes a cluster that is as far again as the nearest one unlikely by e.
+    """
+    nearest = float(-maps.max(axis=0).mean(dtype=np.float64))
+    return maps / max(nearest, 1e-12)
+
+
+def _refinement(params: Mapping[str, Any], manifest: str | Path | None) -> tuple[Refine, Photos | None]:
+    """What is refined how, and the photos; None where nothing is."""
+    settings = validate(Paint, dict(params), "--params", "paint").refine
+    return settings, Photos.needed(settings, manifest, "paint")
 
 
 def _shard_rows(segments: Path, assignments: Sequence[str | Path]) -> dict[str, list[tuple[int, int, float]]]:

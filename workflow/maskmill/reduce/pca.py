@@ -14,6 +14,8 @@ from pydantic import Field
 from maskmill.config import Model
 from maskmill.errors import NumericsError
 
+MAX_FIT_POINTS = 1_000_000
+
 
 class Params(Model):
     """Parameters of PCA."""

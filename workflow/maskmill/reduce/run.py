@@ -38,7 +38,7 @@ def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out:
     torch.set_num_threads(threads)
     module, own = _method(params)
     opened = [Ragged(path) for path in stores]
-    limit = int(params["max_fit_points"])
+    limit = int(params["max_fit_points"] or module.MAX_FIT_POINTS)
     if sum(int(store.offsets[-1]) for store in opened) > limit:
         sample = sample_rows(opened, limit, seed)
 
@@ -74,13 +74,13 @@ def transform(store: str | Path, model: str | Path, params: Mapping[str, Any], o
     fields = {name: source.per_image(name) for name in names}
     provenance = Provenance.of("reduce", params, [source.hash, str(made_by.get("hash", ""))])
     depth = module.depth(fitted)
+    ready = module.prepare(fitted, own) if hasattr(module, "prepare") else fitted  # what needs work once, not an image
     dtype = "float16" if source.kind == "features" else "float32"
     with RaggedWriter(out, source.kind, depth=depth, dtype=dtype, attrs=source.attrs, provenance=provenance) as writer:
-        for i, image_id in track(list(enumerate(source.ids)), len(source), "reduce"):
-            values = source[i]  # [h, w, d]
+        for i, (image_id, values) in track(enumerate(source.images()), len(source), "reduce"):
             h, w, d = values.shape
             try:
-                reduced = module.transform(values.reshape(h * w, d), fitted, own).reshape(h, w, depth)
+                reduced = module.transform(values.reshape(h * w, d), ready, own).reshape(h, w, depth)
             except UserError as error:
                 raise type(error)(f"{source.path}: {image_id}: {error}") from None
             writer.append(image_id, reduced, **{name: fields[name][i] for name in names})

@@ -16,6 +16,7 @@ from maskmill.regions.crop_cls import Params, cut_crops
 
 if TYPE_CHECKING:
     from maskmill.backbones import Backbone
+    from maskmill.colour import Colour
 
 WAITING = 2**22  # pixels a crop of a batch that may wait for others of its size
 
@@ -30,7 +31,7 @@ class Segmented:
 
 
 def describe(
-    images: list[Segmented], backbone: Backbone, params: Params, batch_size: int, threads: int
+    images: list[Segmented], backbone: Backbone | Colour, params: Params, batch_size: int, threads: int
 ) -> dict[str, np.ndarray]:
     """The cls output of every segment's crop: image id -> [r, d] float32, rows as `ids`.
 
@@ -57,7 +58,7 @@ def read_crops(image: Segmented, multiple: int, params: Params, fill: np.ndarray
     return cut_crops(read_photo(image.row), image.segments, image.ids, multiple, params, fill)
 
 
-def mean_colour(backbone: Backbone) -> np.ndarray:
+def mean_colour(backbone: Backbone | Colour) -> np.ndarray:
     """The network's mean input as uint8 [3]; normalised it is zero to within half a grey level."""
     return np.round(backbone.mean.cpu().numpy().ravel() * 255).clip(0, 255).astype(np.uint8)
 
@@ -97,7 +98,9 @@ def _stack(group: list[tuple[Key, np.ndarray]]) -> tuple[list[Key], np.ndarray]:
     return [key for key, _ in group], np.stack([crop for _, crop in group])
 
 
-def _run(batches: Iterable[tuple[list[Key], np.ndarray]], backbone: Backbone) -> Iterator[tuple[Key, np.ndarray]]:
+def _run(
+    batches: Iterable[tuple[list[Key], np.ndarray]], backbone: Backbone | Colour
+) -> Iterator[tuple[Key, np.ndarray]]:
     """(key, cls [d]) of every crop."""
     import torch
 

@@ -59,7 +59,8 @@ def run(
         params: the flat `regions` section of the recipe; for `pool: crop_cls` with the key `feature_set`, the
             keys of the feature set whose backbone sees the crops.
         out_table: Parquet, one row a region in the order of the shard's images, then region id: image, region,
-            area (share of the image), box y0, x0, y1, x1 (0..1), score (the cut's confidence).
+            area (share of the image), box y0, x0, y1, x1 (0..1), score (the segment's where the cut has `scores`, else
+            the confidence of the image's cut).
         out_vectors: Ragged "vectors" float32, grid (r, 1) an image; its rows are the rows of the table.
         network: for `pool: crop_cls`.
 
@@ -80,10 +81,10 @@ def run(
     provenance = Provenance.of("regions", params, [cut.hash, source.hash])
     rows: list[tuple[Any, ...]] = []
     with RaggedWriter(out_vectors, "vectors", depth=source.depth, dtype="float32", provenance=provenance) as writer:
-        described = zip(images, source.vectors, cut.per_image("confidence"), strict=True)
-        for image, vectors, confidence in track(described, len(images), "regions"):
+        described = zip(images, source.vectors, _scores(cut), strict=True)
+        for image, vectors, scores in track(described, len(images), "regions"):
             writer.append(image.id, vectors[:, None])
-            rows += [(image.id, int(r), *area_and_box(image.segments == r), float(confidence)) for r in image.ids]
+            rows += [(image.id, int(r), *area_and_box(image.segments == r), float(scores[r - 1])) for r in image.ids]
     write_table(out_table, _table(rows), provenance)
 
 
@@ -138,6 +139,13 @@ def _from_photos(images: list[Image], params: Mapping[str, Any], own: Any, netwo
         found = describe(jobs, backbone, own, network.batch_size, network.threads)
     nothing = np.zeros((0, backbone.depth), np.float32)
     return Source(backbone.depth, backbone.digest, (found.get(image.id, nothing) for image in images))
+
+
+def _scores(cut: Ragged) -> np.ndarray:
+    """Score of segment r of image i at [i, r - 1]; the confidence of the image's cut where it scores no segments."""
+    if "scores" in cut.per_image_names:
+        return cut.per_image("scores")
+    return np.broadcast_to(cut.per_image("confidence")[:, None], (len(cut), 255))
 
 
 def keep_large(segments: np.ndarray, min_area: float) -> np.ndarray:

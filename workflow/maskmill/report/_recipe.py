@@ -15,7 +15,7 @@ from maskmill.errors import InputError
 from maskmill.images import decode
 from maskmill.masks import ignore_value
 from maskmill.palette import hexadecimal, palette
-from maskmill.report import _facts, _pictures, _scores, _typical
+from maskmill.report import _facts, _pictures, _scores, _selection, _typical
 from maskmill.report._sample import Picture, Sample, read_images
 from maskmill.store import Ragged
 
@@ -104,10 +104,10 @@ def view(
 ) -> View:
     """Everything that the page shows of one recipe; pictures are those of the first seed."""
     rounds, tokens, seed = int(body["rounds"]), bool(body["tokens"]), seeds[0]
-    store = _facts.mask_store(results, name, seed, 0, sample.shards[0]) if sample.shards else None
-    clusters = int(store.attrs["clusters"]) if store is not None else int(body["clusters"])
+    counts = [_cluster_count(results, name, s, body, sample) for s in seeds]  # some methods find the number themselves
+    clusters = counts[0]
     colours = _pictures.distinct(palette(clusters + 1))
-    facts = [_facts.measure(results, name, s, rounds, clusters, sample) for s in seeds]
+    facts = [_facts.measure(results, name, s, rounds, k, sample) for s, k in zip(seeds, counts, strict=True)]
     each = min(typical, max(3, CROPS // max(1, recipes * clusters)))
     find = _typical.fullest_windows if tokens else _typical.closest_regions
     found = find(results, name, seed, clusters, each, sample)
@@ -122,7 +122,7 @@ def view(
         tuple(rows),
         shown,
         _panels(results, name, seed, rounds, tokens, colours, sample),
-        _fact_rows(facts, clusters),
+        _fact_rows(facts, _selection.read_selection(results, name, seeds)),
         yaml.safe_dump(dict(body.get("sections") or {}), sort_keys=False, width=100).strip(),
         _hashes(results, name, seed, rounds, sample),
     )
@@ -194,22 +194,37 @@ def _shares(mask: np.ndarray) -> dict[int, float]:
     return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
 
 
-def _fact_rows(facts: Sequence[_facts.Facts], clusters: int) -> list[dict[str, str]]:
-    """Facts of every round, mean and spread over the seeds, as text."""
+def _cluster_count(results: Path, name: str, seed: int, body: Mapping[str, Any], sample: Sample) -> int:
+    """Number of clusters of a seed: that of its masks, or the planned one where there are no shards."""
+    if not sample.shards:
+        return int(body["clusters"] or 0)
+    return int(_facts.mask_store(results, name, seed, 0, sample.shards[0]).attrs["clusters"])
+
+
+def _fact_rows(facts: Sequence[_facts.Facts], selection: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Facts of every round, mean and spread over the seeds, as text; those of the clustering itself at round 0."""
     rows = []
+    clustering = _spread(_selection.silhouettes(selection), 1, 2), _spread(_selection.stability(selection), 1, 2)
+    of = _several([str(f.shares.shape[1] - 1) for f in facts])
     for r in range(len(facts[0].ignored)):
-        used = [f"{int(f.used[r])}" for f in facts]
         rows.append(
             {
                 "round": str(r),
-                "used": f"{used[0] if len(set(used)) == 1 else ' / '.join(used)} of {clusters}",
+                "used": f"{_several([str(int(f.used[r])) for f in facts])} of {of}",
                 "balance": _spread([f.balance[r] for f in facts], 1, 2),
                 "background": _spread([f.shares[r, 0] for f in facts], 100, 1, " %"),
                 "ignored": _spread([f.ignored[r] for f in facts], 100, 1, " %"),
+                "silhouette": "–" if r else clustering[0],
+                "stability": "–" if r else clustering[1],
                 "changed": _spread([f.changed[r] for f in facts], 100, 1, " %"),
             }
         )
     return rows
+
+
+def _several(values: Sequence[str]) -> str:
+    """One value where all seeds agree, else all of them."""
+    return values[0] if len(set(values)) == 1 else " / ".join(values)
 
 
 def _spread(values: Sequence[float], scale: float, digits: int, unit: str = "") -> str:

@@ -50,7 +50,7 @@ class Row:
     recipe: str
     round: int
     seeds: tuple[int, ...]
-    clusters: int | None
+    clusters: int | str | None
     cells: tuple[Cell, ...]
     classes: tuple[Cell, ...]
 
@@ -111,9 +111,9 @@ def _board(group: Sequence[tuple[tuple[str, int, int], Mapping[str, Any]]]) -> B
         mine = [(seed, score) for (a, b, seed), score in group if (a, b) == (recipe, number)]
         cells = [_cell([score.get(m) for _, score in mine], m in SHARES) for m in metrics]
         each = [_cell([(score.get("per_class") or {}).get(c) for _, score in mine], True) for c in classes]
-        rows.append(
-            Row(recipe, number, tuple(seed for seed, _ in mine), mine[0][1]["clusters"], tuple(cells), tuple(each))
-        )
+        counts = list(dict.fromkeys(score["clusters"] for _, score in mine))
+        clusters = counts[0] if len(counts) == 1 else " / ".join(map(str, counts))
+        rows.append(Row(recipe, number, tuple(seed for seed, _ in mine), clusters, tuple(cells), tuple(each)))
     protocol = dict(first["protocol"])
     name = str(protocol.pop("name", "scores"))
     comparable = name != "many_to_one" or len({row.clusters for row in rows}) == 1  # more clusters can only help there

@@ -50,8 +50,8 @@ def closest_regions(results: Path, recipe: str, seed: int, clusters: int, count:
     for shard in sample.shards:
         table = read_table(base / f"seed{seed}/cluster/{shard}.parquet", ["image", "region", "cluster", "distance"])
         label, distance = np.asarray(table["cluster"]), np.asarray(table["distance"])
-        totals += np.bincount(label, minlength=clusters)[:clusters]
-        for c in np.unique(label).tolist() if count else []:
+        totals += np.bincount(label[label >= 0], minlength=clusters)[:clusters]  # -1 is noise
+        for c in np.unique(label[label >= 0]).tolist() if count else []:
             rows = np.flatnonzero(label == c)
             rows = rows[np.argsort(distance[rows], kind="stable")[: count * SPARE]]
             mine = table.take(rows)

@@ -17,7 +17,7 @@ from typing import Any
 from maskmill import __version__
 from maskmill.artefact import atomic, json_hash
 from maskmill.errors import StoreError
-from maskmill.report import _page, _recipe, _sample, _scores, _timing
+from maskmill.report import _objects, _page, _recipe, _sample, _scores, _timing
 
 REJECTED_SHOWN = 200
 PACKAGES = ("numpy", "torch", "timm", "zarr", "pyarrow", "pillow", "scipy", "snakemake")
@@ -28,8 +28,9 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
 
     Args:
         plan: the resolved run: title, gallery, typical, images, labels, seeds, and recipes as
-            {name: {description, tokens, rounds, clusters, sections}}; optional: provenance (more lines for the
-            provenance table). Which shards there are is read from the manifest.
+            {name: {description, tokens, rounds, clusters, sections}}; optional: objects (true where objects
+            were scored), provenance (more lines for the provenance table). Which shards there are is read from the
+            manifest.
         results: the folder `results` of the run; benchmarks: where Snakemake writes its benchmark files.
         out_html: the file to write; appears when complete.
 
@@ -41,6 +42,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
     recipes: dict[str, Mapping[str, Any]] = dict(plan["recipes"])
     sample = _sample.read(results / "inputs/manifest.parquet", int(plan["gallery"]))
     scores = _scores.read_scores(results, {name: int(body["rounds"]) for name, body in recipes.items()}, seeds)
+    cuts = _objects.read(results, recipes) if plan.get("objects") else []
     jobs = _timing.read_jobs(Path(benchmarks), recipes, sample.shards)
     photos = _recipe.Photos(sample)
     views = [
@@ -57,6 +59,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
         broken=photos.broken,
         recipes=views,
         boards=_scores.boards(scores),
+        object_boards=_objects.boards(cuts, scores if plan.get("objects") else []),
         jobs=jobs,
         rejected=rejected,
         rejected_total=rejected_total,

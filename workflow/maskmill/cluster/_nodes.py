@@ -1,0 +1,181 @@
+"""Nodes: what the graph and tree methods cluster instead of all points, and the codebook that they end in.
+
+A node is a fine centroid that stands for the points nearest to it. Every method labels the nodes only; a point, of the
+fit or of any shard later, has the label of its nearest node. With at most `fine` distinct points each of them is a node
+and the methods are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from maskmill.codebook import Codebook, assign
+from maskmill.config import Model
+from maskmill.errors import NumericsError
+
+if TYPE_CHECKING:
+    from maskmill.cluster.kmeans import Source
+
+BLOCK = 16384  # rows of an array looked at together
+
+
+class NodeParams(Model):
+    """Parameters that every method on nodes has."""
+
+    fine: int = Field(1000, ge=2, le=20_000, description="nodes that stand for the points: fine centroids")
+    fine_by: Literal["kmeans", "sample"] = Field(
+        "kmeans", description="nodes are k-means centroids, or points drawn at random (they follow the density)"
+    )
+    spherical: bool = Field(True, description="cosine geometry; false: Euclidean")
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of a set of points.
+
+    Attributes:
+        raw: [m, d] float32 distinct centroids, of unit length when spherical.
+        x: [m, d] float32, the same made ready: of unit length, or centred and scaled.
+        counts: [m] int64, points nearest to each.
+        inertia: sum of the points' distances to their nodes, as `codebook.assign` measures them.
+    """
+
+    raw: np.ndarray
+    x: np.ndarray
+    counts: np.ndarray
+    inertia: float
+    spherical: bool
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+
+def summarise(source: Source, params: NodeParams, seed: int, device: str, clusters: int | None = None) -> Nodes:
+    """Nodes of points that are in memory [n, d] or come in blocks.
+
+    Raises:
+        NumericsError: NaN, no points, all points equal, or fewer distinct ones than `clusters`.
+    """
+    from maskmill.blocks import one_thread
+    from maskmill.cluster._points import prepare
+
+    few = _distinct(_blocks(source), params.fine)
+    raw, counts, inertia = few if few is not None else _many(source, params, seed, device)
+    with one_thread() as threads:
+        x = prepare(raw, params.spherical, threads).array
+    assert x is not None
+    kept = counts > 0
+    if params.spherical:
+        kept &= np.linalg.norm(x, axis=1) > 0.5  # a vector of zeros has no direction, and is no node
+        raw = x
+    if kept.sum() < (clusters or 2):
+        raise _too_few(int(kept.sum()), clusters)
+    return Nodes(raw[kept], x[kept], counts[kept], inertia, params.spherical)
+
+
+def _too_few(found: int, clusters: int | None) -> NumericsError:
+    if found < 2:
+        return NumericsError(
+            "cluster: all vectors are equal, there is nothing to cluster; check the features or the reduction"
+        )
+    return NumericsError(
+        f"cluster.clusters: {clusters} clusters for {found} distinct vectors; set cluster.clusters to {found} or less, "
+        "or use more images"
+    )
+
+
+def _blocks(source: Source) -> Iterator[np.ndarray]:
+    if not isinstance(source, np.ndarray):
+        return source()
+    return (source[start : start + BLOCK] for start in range(0, len(source), BLOCK))
+
+
+def _distinct(blocks: Iterator[np.ndarray], limit: int) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """The distinct points in order and how often each is there; None as soon as they are more than `limit`."""
+    known: dict[bytes, int] = {}
+    rows: list[np.ndarray] = []
+    counts: list[int] = []
+    for block in blocks:
+        for row in block.astype(np.float32) + np.float32(0):  # + 0 makes -0 equal to 0
+            place = known.setdefault(row.tobytes(), len(rows))
+            if place == limit:
+                return None
+            if place == len(rows):
+                rows.append(row)
+                counts.append(0)
+            counts[place] += 1
+    if not rows:
+        raise NumericsError("cluster: there are no vectors to cluster; check that the cut finds segments (cut.method)")
+    return np.stack(rows), np.array(counts, np.int64), 0.0
+
+
+def _many(source: Source, params: NodeParams, seed: int, device: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """Centroids [m, d], counts [m] and inertia of more points than nodes."""
+    from maskmill.cluster import kmeans
+
+    if params.fine_by == "kmeans":
+        own = kmeans.Params(clusters=params.fine, spherical=params.spherical, restarts=1, tolerance=1e-3)
+        try:
+            book, _ = kmeans.fit(source, own, seed, device)
+        except NumericsError as error:
+            raise NumericsError(str(error).replace("cluster.clusters", "cluster.fine")) from None
+        return book.centroids, book.counts, book.inertia
+    raw = _draw(source, params.fine, seed)
+    book = Codebook(_unit(raw) if params.spherical else raw, np.zeros(len(raw), np.int64), 0.0, params.spherical)
+    counts, inertia = np.zeros(len(raw), np.int64), 0.0
+    for block in _blocks(source):
+        labels, distances = assign(block, book)
+        counts += np.bincount(labels, minlength=len(raw))
+        inertia += float(distances.sum(dtype=np.float64))
+    return raw, counts, inertia
+
+
+def _draw(source: Source, size: int, seed: int) -> np.ndarray:
+    """`size` points drawn without replacement, without repeats, in order [m, d] float32."""
+    from maskmill.sampling import rng
+
+    total = sum(len(block) for block in _blocks(source))
+    rows = np.sort(rng(seed, "cluster", "nodes").choice(total, size, replace=False, shuffle=False))
+    parts, start = [], 0
+    for block in _blocks(source):
+        inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(block))] - start
+        parts.append(block[inside].astype(np.float32))
+        start += len(block)
+    drawn = np.concatenate(parts)
+    return drawn[np.sort(np.unique(drawn, axis=0, return_index=True)[1])]
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def codebook_of(nodes: Nodes, labels: np.ndarray, diagnostics: Mapping[str, Any]) -> tuple[Codebook, dict[str, Any]]:
+    """The codebook of labelled nodes [m] (-1: noise), clusters by size, equals by their first node."""
+    points, heads = cluster_sizes(nodes, labels)
+    order = np.lexsort([heads, -points])
+    rank = np.append(np.argsort(order), len(order))  # the last is noise
+    group = rank[labels]
+    rows = np.lexsort([np.arange(len(nodes)), -nodes.counts, group])
+    stored = {key: np.atleast_1d(np.asarray(value, dtype=np.float64)) for key, value in diagnostics.items()}
+    sorted_group = np.where(group[rows] == len(order), -1, group[rows]).astype(np.int32)
+    book = Codebook(
+        nodes.raw[rows], points[order], nodes.inertia, nodes.spherical,
+        stored | {"node_counts": nodes.counts[rows].astype(np.float64)}, group=sorted_group,
+    )  # fmt: skip
+    return book, dict(diagnostics)
+
+
+def cluster_sizes(nodes: Nodes, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points [k] int64 and the first node [k] of each cluster 0..k-1; noise is left out."""
+    inside = labels >= 0
+    k = int(labels.max()) + 1
+    points = np.zeros(k, np.int64)
+    np.add.at(points, labels[inside], nodes.counts[inside])
+    heads = np.full(k, len(labels))
+    np.minimum.at(heads, labels[inside], np.flatnonzero(inside))
+    return points, heads

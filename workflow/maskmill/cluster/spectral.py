@@ -1,0 +1,97 @@
+"""Normalised spectral clustering of the nodes' nearest-neighbour graph.
+
+Ng, Jordan and Weiss, On spectral clustering (2001), with the weights of Zelnik-Manor and Perona (2004): the leading
+eigenvectors of D^-1/2 W D^-1/2, rows to unit length, k-means.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
+from maskmill.codebook import Codebook
+from maskmill.errors import NumericsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    from maskmill.cluster.kmeans import Source
+
+DENSE = 3000  # nodes up to which all eigenvectors are computed
+
+
+class Params(NodeParams):
+    """Parameters of spectral clustering."""
+
+    clusters: int = Field(8, ge=2, le=1000, description="number of clusters k, and of eigenvectors")
+    neighbours: int = Field(15, ge=2, le=1000, description="neighbours of a node in the graph")
+    restarts: int = Field(10, ge=1, le=1000, description="seedings of k-means on the eigenvectors")
+    fine: int = Field(2000, ge=2, le=20_000, description="nodes of the graph")
+    fine_by: Literal["kmeans", "sample"] = Field(
+        "sample", description="nodes are points drawn at random (they follow the density), or k-means centroids"
+    )
+
+    @model_validator(mode="after")
+    def _enough(self) -> Params:
+        if self.fine < self.clusters:
+            raise ValueError(f"fine must be at least clusters ({self.clusters})")
+        return self
+
+
+def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tuple[Codebook, dict[str, Any]]:
+    """Cluster points; see `kmeans.fit` for the arguments. Every node weighs the same.
+
+    Returns:
+        a codebook of the nodes grouped into clusters, and diagnostics: nodes, eigenvalues (of the normalised weights,
+        largest first; as many 1s as the graph has parts).
+
+    Raises:
+        NumericsError: NaN or infinite values, all vectors equal, fewer distinct ones than clusters, or eigenvectors
+            that did not converge.
+    """
+    from maskmill.blocks import one_thread
+    from maskmill.cluster import _graph, kmeans
+    from maskmill.codebook import assign
+
+    nodes = summarise(source, params, seed, device, params.clusters)
+    with one_thread():
+        values, rows = embed(_graph.affinity(nodes.x, params.neighbours), params.clusters, seed)
+    own = kmeans.Params(clusters=params.clusters, spherical=True, restarts=params.restarts)
+    book, _ = kmeans.fit(rows, own, seed, "cpu")
+    labels = _graph.numbered(assign(rows, book)[0])
+    return codebook_of(nodes, labels, {"nodes": len(nodes), "eigenvalues": values})
+
+
+def embed(weights: csr_array, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` largest eigenvalues of D^-1/2 W D^-1/2 and its eigenvectors [m, count] float32, largest first.
+
+    Args:
+        weights: W [m, m], symmetric, with no empty row.
+    """
+    import numpy as np
+    import torch
+    from scipy.sparse import diags_array
+    from scipy.sparse.linalg import ArpackError, eigsh
+
+    from maskmill.sampling import rng
+
+    scale = diags_array(1 / np.sqrt(np.asarray(weights.sum(axis=1)).ravel()))
+    normal = (scale @ weights @ scale).tocsr()
+    m = normal.shape[0]
+    if m <= max(DENSE, 3 * count):
+        values, vectors = (part.numpy() for part in torch.linalg.eigh(torch.from_numpy(normal.toarray())))
+    else:
+        try:
+            values, vectors = eigsh(normal, count, which="LA", v0=rng(seed, "cluster", "spectral").standard_normal(m))
+        except ArpackError as error:
+            raise NumericsError(
+                f"cluster: spectral: the eigenvectors of {m} nodes did not converge ({error}); set cluster.fine to "
+                f"{DENSE} or less"
+            ) from None
+    order = np.argsort(-values, kind="stable")[:count]
+    vectors = vectors[:, order]
+    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(count)])
+    return values[order], (vectors * signs).astype(np.float32)

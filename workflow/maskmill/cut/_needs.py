@@ -1,0 +1,88 @@
+"""What a cut method may ask for besides the tokens of an image.
+
+A method that wants more than `cut(tokens, params, seed, image_id)` defines
+
+    def needs(params: Params) -> tuple[Need, ...]
+
+and gets one keyword argument of that name for each:
+
+    colour      float32 [h, w, 3]: r, g, b in 0..1 of the feature set that `cut.colour` names, on the tokens' grid
+    cls_query   float32 [heads, d_head]: the query of the cls token, of the same block as the keys
+    backbone    str: the backbone behind the tokens (`colour` is no network, its tokens are r, g, b, x, y)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from maskmill.errors import NumericsError, StoreError
+from maskmill.store import Ragged
+
+Need = Literal["colour", "cls_query", "backbone"]
+
+
+class Extras:
+    """The keyword arguments of a method, image by image.
+
+    Raises:
+        StoreError: the feature set has no query of a cls token; no colour store, or one without an image of the
+            tokens, or of another grid. Said before the first image is cut.
+    """
+
+    def __init__(self, needs: tuple[Need, ...], tokens: Ragged, colour: Ragged | None) -> None:
+        self.needs, self.tokens, self.colour = needs, tokens, colour
+        self.queries = _queries(tokens) if "cls_query" in needs else None
+        if "colour" in needs:
+            _check_colour(tokens, colour)
+
+    def of(self, i: int) -> dict[str, Any]:
+        """Keyword arguments for image i of the tokens."""
+        given: dict[str, Any] = {}
+        if "colour" in self.needs and self.colour is not None:
+            given["colour"] = _finite(self.colour[self.tokens.ids[i]], self.tokens.ids[i])
+        if self.queries is not None:
+            given["cls_query"] = self.queries[i]
+        if "backbone" in self.needs:
+            given["backbone"] = str(self.tokens.attrs.get("backbone", ""))
+        return given
+
+
+def _finite(colour: np.ndarray, image_id: str) -> np.ndarray:
+    """The r, g, b of colour tokens [h, w, 5]."""
+    if not np.isfinite(colour).all():
+        raise NumericsError(f"{image_id}: its colours are NaN or infinite; delete its colour store and run again")
+    return colour[..., :3].astype(np.float32)
+
+
+def _queries(tokens: Ragged) -> np.ndarray:
+    """float32 [n, heads, d_head]."""
+    if len(tokens) and "cls_query" not in tokens.per_image_names:
+        said = f"{tokens.attrs.get('backbone')}, facet {tokens.attrs.get('facet')}"
+        raise StoreError(
+            f"{tokens.path}: has no query of a cls token ({said}); this cut needs facet: key of a ViT with a cls token "
+            "and plain attention"
+        )
+    if not len(tokens):
+        return np.zeros((0, 1, 1), np.float32)
+    queries = tokens.per_image("cls_query").astype(np.float32)  # [n, d]
+    return queries.reshape(len(queries), int(tokens.attrs["heads"]), -1)
+
+
+def _check_colour(tokens: Ragged, colour: Ragged | None) -> None:
+    if colour is None:
+        raise StoreError(f"{tokens.path}: this cut also needs the colours (maskmill cut --colour); set cut.colour")
+    if colour.attrs.get("backbone") != "colour":
+        raise StoreError(
+            f"{colour.path}: cut.colour: features of {colour.attrs.get('backbone')!r}, expected backbone: colour"
+        )
+    for i, image_id in enumerate(tokens.ids):
+        if image_id not in colour:
+            raise StoreError(f"{colour.path}: no colours of {image_id!r}; delete it and run snakemake again")
+        (h, w), (rows, columns) = tokens.grid[i], colour.grid[colour.index(image_id)]
+        if (h, w) != (rows, columns):
+            raise StoreError(
+                f"{colour.path}: cut.colour: {image_id} has {rows}x{columns} cells and {h}x{w} tokens; give the "
+                f"colour set the same size and stride: {tokens.attrs.get('stride')}"
+            )

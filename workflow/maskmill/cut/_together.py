@@ -1,0 +1,60 @@
+"""Images of one grid cut together on a GPU, for methods that have `cut_batch`."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from maskmill.config import Model
+from maskmill.errors import DeviceError
+from maskmill.progress import track
+from maskmill.store import Ragged
+
+GRAPHS_BYTES = 1 << 30  # memory of the graphs of a batch; MaskCut copies those of the images that go on
+MOST = 64  # images a batch
+
+
+def cut_together(
+    method: ModuleType, own: Model, store: Ragged, seed: int, device: str
+) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """`method.cut` of every image of a feature store, in its order. Images of one grid share a batch.
+
+    Raises:
+        DeviceError: out of GPU memory. NumericsError: an image with NaN or infinite tokens.
+    """
+    grids: dict[tuple[int, int], list[int]] = {}
+    for i, (h, w) in enumerate(store.grid.tolist()):
+        grids.setdefault((h, w), []).append(i)
+    batches = []
+    for (h, w), images in grids.items():
+        size = max(1, min(MOST, GRAPHS_BYTES // max(1, 4 * (h * w) ** 2)))
+        batches += [images[first : first + size] for first in range(0, len(images), size)]
+    found: dict[int, tuple[np.ndarray, dict[str, Any]]] = {}
+    for images in track(batches, len(batches), "cut, batches of images"):
+        tokens = np.stack([store[i].astype(np.float32) for i in images])
+        found.update(zip(images, _fit(method, tokens, own, seed, [store.ids[i] for i in images], device), strict=True))
+    return [found[i] for i in range(len(store))]
+
+
+def _fit(
+    method: ModuleType, tokens: np.ndarray, own: Model, seed: int, ids: list[str], device: str
+) -> list[tuple[np.ndarray, dict[str, Any]]]:
+    """A batch, in halves where the device's memory is too small for it: masks do not depend on the batch."""
+    import torch
+
+    try:
+        return list(method.cut_batch(tokens, own, seed, ids, device))
+    except torch.OutOfMemoryError as error:
+        if len(ids) == 1:
+            h, w = tokens.shape[1:3]
+            raise DeviceError(
+                f"{ids[0]}: out of GPU memory with {h}x{w} tokens; use --device cpu (MASKMILL_DEVICE=cpu) or smaller "
+                "images (features.<name>.size)"
+            ) from error
+    torch.cuda.empty_cache()
+    half = len(ids) // 2
+    return _fit(method, tokens[:half], own, seed, ids[:half], device) + _fit(
+        method, tokens[half:], own, seed, ids[half:], device
+    )

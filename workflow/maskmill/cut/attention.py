@@ -1,0 +1,110 @@
+"""MaskDistill's object mask: where the cls token looks, grown over similar keys.
+
+Van Gansbeke, Vandenhende, Van Gool, "Discovering object masks with transformers for unsupervised semantic
+segmentation", 2022, section 3.1. Seed = the patch that the cls token attends to most; its friends among the attended
+patches vote for every patch whose key points their way; the object is the connected component of the seed.
+
+The attention is computed from what the store holds: the keys k_i and, once an image, the query q of the cls token. The
+keys come without their bias b. That is the attention of the network over the patches, exactly: softmax of
+q . (k_i - b) is softmax of q . k_i, because q . b is the same number for every patch i.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from maskmill.config import Model
+
+if TYPE_CHECKING:
+    from maskmill.cut._needs import Need
+
+OUTCOMES = {"cut": 0, "one token": 1, "even attention": 2, "no object": 3}
+EVEN = 1e-6  # relative spread of the attention below which no patch is looked at more than another
+
+
+class Params(Model):
+    """Names of the paper where it has them."""
+
+    scores: Literal["softmax", "product"] = Field(
+        "softmax", description="a patch's rank: attention, or q . k as the published code"
+    )
+    heads: int | None = Field(None, ge=1, description="only the first so many heads (published: 5 of 6); default all")
+    mass: float = Field(0.5, gt=0, le=1, description="softmax: share of the attention that the proposed patches hold")
+    share: float = Field(0.4, gt=0, le=1, description="largest share of the patches that are proposed")
+
+
+def needs(params: Params) -> tuple[Need, ...]:
+    """The query of the cls token."""
+    return ("cls_query",)
+
+
+def cut(
+    tokens: np.ndarray, params: Params, seed: int, image_id: str, cls_query: np.ndarray
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The object's mask (0/1 uint8 [h, w]) of keys [h, w, heads * d_head] and the query [heads, d_head].
+
+    Diagnostics:
+        confidence: attention in the mask less the mask's share of the image, 0..1. scores [1]: the same.
+        mass: attention in the mask. sources: patches that voted. outcome: see OUTCOMES; anything but 0 means: no mask,
+            confidence 0.
+
+    Raises:
+        NumericsError: a token is NaN or infinite.
+    """
+    from scipy import ndimage
+
+    from maskmill.cut._tokens import flat_tokens
+
+    h, w = tokens.shape[:2]
+    keys = flat_tokens(tokens, image_id)  # [n, d]
+    logits = cls_logits(keys, cls_query)  # [heads, n]
+    attention = softmax(logits).mean(0)
+    chosen = logits[: params.heads]
+    rank = (softmax(chosen) if params.scores == "softmax" else chosen).mean(0)
+    if h * w < 2 or np.ptp(rank) <= EVEN * np.abs(rank).max():
+        return _nothing(h, w, "one token" if h * w < 2 else "even attention")
+    proposed = propose(rank, params.share, params.mass if params.scores == "softmax" else 1.0)
+    source = proposed[keys[proposed] @ keys[proposed[0]] > 0]
+    above = (keys @ keys[source].sum(0, dtype=np.float64) > 0).reshape(h, w)
+    parts, _ = ndimage.label(above)
+    mask = parts == parts.flat[proposed[0]] if above.flat[proposed[0]] else np.zeros((h, w), bool)
+    if not mask.any() or mask.all():
+        return _nothing(h, w, "no object")
+    mass = float(attention[mask.ravel()].sum())
+    confidence = max(0.0, mass - float(mask.mean()))
+    found = {"confidence": confidence, "scores": np.array([confidence], np.float32), "mass": mass}
+    return mask.astype(np.uint8), found | {"sources": float(len(source)), "outcome": 0.0}
+
+
+def cls_logits(keys: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """Products q . k_i / sqrt(d_head) of keys [n, heads * d_head] and query [heads, d_head]: float64 [heads, n]."""
+    heads, width = query.shape
+    by_head = keys.reshape(len(keys), heads, width).astype(np.float64)
+    return np.einsum("nhd,hd->hn", by_head, query.astype(np.float64)) / np.sqrt(width)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Rows that add up to one [heads, n]."""
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def propose(rank: np.ndarray, share: float, mass: float) -> np.ndarray:
+    """Patches, best first: as few as hold `mass` of the total of rank [n], and at most `share` of all.
+
+    Equal ones in the order of the grid. The best patch is always among them.
+    """
+    order = np.argsort(-rank, kind="stable")
+    most = max(1, int(share * len(rank)))
+    if mass < 1:
+        held = np.cumsum(rank[order]) / rank.sum()
+        most = min(most, int(np.searchsorted(held, mass)) + 1)
+    return order[:most]
+
+
+def _nothing(h: int, w: int, outcome: str) -> tuple[np.ndarray, dict[str, Any]]:
+    values = {"confidence": 0.0, "scores": np.zeros(1, np.float32), "mass": 0.0, "sources": 0.0}
+    return np.zeros((h, w), np.uint8), values | {"outcome": float(OUTCOMES[outcome])}

@@ -1,0 +1,135 @@
+"""evaluate objects: segments of a recipe's cut + labels -> class-agnostic scores, once a recipe: no seed plays a part.
+
+The saliency of the painted masks of each round is counted by the same rules (`Foreground`), beside their scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskmill.artefact import Provenance, write_json
+from maskmill.config import Evaluate, validate
+from maskmill.errors import ConfigError, InputError
+from maskmill.evaluate.confusion import at_frame, frame
+from maskmill.evaluate.labelled import check_complete, labelled_images, labelled_rows
+from maskmill.evaluate.objects import METRICS, RULES, Scene
+from maskmill.evaluate.protocol import object_protocol
+from maskmill.evaluate.saliency import RULES as SALIENCY_RULES
+from maskmill.evaluate.saliency import Saliency
+from maskmill.evaluate.truth import TruthReader
+from maskmill.manifest import Row, read_manifest
+from maskmill.progress import track
+from maskmill.store import Ragged
+
+
+def run(
+    cut_stores: Sequence[str | Path], manifest: str | Path, params: Mapping[str, Any], out: str | Path, recipe: str
+) -> None:
+    """Score the segments of one recipe's cut; images without label are skipped.
+
+    Args:
+        cut_stores: Ragged "segments" of all shards, on any grid. Per-image fields: `scores` [N], the score of segment
+            i + 1 at i, else `confidence`, the score of every segment of the image, else all segments are equal.
+        manifest: results/inputs/manifest.parquet.
+        params: the `evaluate` section, with `objects`.
+        out: JSON to write: recipe, ranking (what the segments were ranked by), and `scores`, one entry for CorLoc, AP
+            and mBO and one for saliency, each with its whole protocol.
+
+    Raises:
+        ConfigError: `evaluate.objects` is off.
+        InputError: no labelled image, no object in any of them, or a label or instance image is wrong.
+        StoreError: a labelled image has no segments, or a segment has no score.
+    """
+    settings = validate(Evaluate, params, "--params", "evaluate")
+    if settings.objects is None:
+        raise ConfigError("--params: evaluate.objects: off; set it to true, or to a mapping")
+    rows = labelled_rows(manifest)
+    stores = [Ragged(path, "segments") for path in cut_stores]
+    reader = TruthReader(settings, rows, read_manifest(manifest).ids)
+    metrics = [METRICS[m]() for m in settings.objects.metrics if m in METRICS]
+    saliency = Saliency() if "saliency" in settings.objects.metrics else None
+    scores = {str(store.path): segment_scores(store) for store in stores}
+    facts, count = {"images_with_objects": 0, "objects": 0, "segments": 0}, 0
+    for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate objects"):
+        row, truth, count = rows[image_id], reader.read(rows[image_id]), count + 1
+        found = at_frame(values, *frame(row.height, row.width, settings.size))
+        scene = Scene.of(truth, found, scores[str(store.path)][1][store.index(image_id)], f"{store.path}: {image_id}")
+        for metric in metrics:
+            metric.add(image_id, scene)
+        if saliency is not None:
+            saliency.add(found > 0, truth.objects > 0, truth.void)
+        facts["images_with_objects"] += truth.count > 0
+        facts["objects"] += truth.count
+        facts["segments"] += len(scene.scores)
+    check_complete(rows, reader.labels, count, stores, "segments")
+    check_objects(facts["objects"], settings)
+    entries = []
+    if metrics:
+        rule = object_protocol("objects", settings, RULES, reader.labels, reader.instances)
+        values_of = {name: value for metric in metrics for name, value in metric.result().items()}
+        entries.append({"protocol": rule.as_dict(), **values_of, "images": rule.images, **facts})
+    if saliency is not None:
+        entries.append(_saliency_entry(saliency, settings, reader))
+    labels = [*sorted(reader.labels.items()), *sorted(reader.instances.items())]
+    made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), *(digest for _, digest in labels)])
+    ranking = sorted({name for name, _ in scores.values()})
+    write_json(out, {"recipe": recipe, "ranking": "+".join(ranking), "scores": entries}, made)
+
+
+def segment_scores(store: Ragged) -> tuple[str, np.ndarray]:
+    """What ranks the segments of a store, and their scores [images, segments]."""
+    if "scores" in store.per_image_names:
+        scores = store.per_image("scores")
+        return "scores", scores.reshape(len(scores), -1)
+    most = np.iinfo(store.values.dtype).max
+    if "confidence" in store.per_image_names:
+        return "confidence", np.broadcast_to(store.per_image("confidence")[:, None], (len(store), most))
+    return "none", np.broadcast_to(np.float32(1), (len(store), most))
+
+
+def check_objects(objects: int, settings: Evaluate) -> None:
+    """There is something to find, or an InputError that says where to look."""
+    wanted = settings.objects
+    if objects or wanted is None:
+        return
+    where = f"instance image of {wanted.instances!r}" if wanted.instances else "label"
+    asked = "" if wanted.foreground is None else f" of foreground {wanted.foreground}"
+    small = f" of at least {wanted.min_area:g} of the image" if wanted.min_area else ""
+    raise InputError(
+        f"evaluate.objects: no {where} has an object{asked}{small}; "
+        "name label ids that occur as foreground, lower min_area, or set objects: false"
+    )
+
+
+class Foreground:
+    """Saliency of the painted masks of one round: a cluster's pixels are foreground, mask value 0 is background."""
+
+    def __init__(self, settings: Evaluate, reader: TruthReader) -> None:
+        self.settings, self.reader, self.saliency = settings, reader, Saliency()
+
+    @classmethod
+    def asked(cls, settings: Evaluate, rows: Mapping[str, Row], manifest: str | Path) -> Foreground | None:
+        """One where `evaluate.objects` asks for saliency, else None."""
+        if settings.objects is None or "saliency" not in settings.objects.metrics:
+            return None
+        return cls(settings, TruthReader(settings, rows, read_manifest(manifest).ids))
+
+    def add_mask(self, row: Row, label: np.ndarray, mask: np.ndarray, clusters: int) -> None:
+        """Count one image: label [height, width] and mask [h, w], 0 background, 1..k, k + 1 predicted ignore."""
+        truth = self.reader.read(row, label)
+        found = at_frame(mask, *frame(row.height, row.width, self.settings.size))
+        wanted = truth.objects > 0
+        self.saliency.add(np.where(found > clusters, ~wanted, found > 0), wanted, truth.void)
+
+    def entry(self) -> dict[str, Any]:
+        """One entry of `saliency`."""
+        return _saliency_entry(self.saliency, self.settings, self.reader)
+
+
+def _saliency_entry(saliency: Saliency, settings: Evaluate, reader: TruthReader) -> dict[str, Any]:
+    rule = object_protocol("saliency", settings, SALIENCY_RULES, reader.labels, reader.instances)
+    return {"protocol": rule.as_dict(), **saliency.result(), "images": saliency.images}

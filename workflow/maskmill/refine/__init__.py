@@ -1,0 +1,104 @@
+"""Refinement of masks with the photo. Shared by the stages cut and paint; a method is one file of this folder.
+
+A method's `refine(logits [k, H, W], image uint8 [H, W, 3], params, void)` returns scores [k, H, W]; the best class
+wins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maskmill import registry
+
+if TYPE_CHECKING:
+    from maskmill.config import Refine
+
+KEEP_IOU = 0.5  # a segment that keeps less than this of itself is not refined (CutLER, TokenCut)
+
+
+def refine(given: np.ndarray, image: np.ndarray, settings: Refine, void: np.ndarray | int | None = None) -> np.ndarray:
+    """Labels [H, W] of the refined map; void pixels keep their label (or, with logits, their best class).
+
+    Args:
+        given: labels [H, W] of any integer type, whose classes become logits of 1 for the pixel's own and 0 for the
+            others; or logits float [k, H, W], whose indices are the labels. Logits are compared by softmax.
+        image: uint8 [H, W, 3] on the same grid.
+        settings: method and parameters.
+        void: bool [H, W], or the label that is void: such pixels are never changed and never vote.
+
+    Returns:
+        Labels of the type of `given`, int64 for logits. A tie goes to the lowest label.
+
+    Raises:
+        ValueError: shapes or types that do not fit. NumericsError: NaN or infinite logits, or see the method.
+    """
+    logits, classes, start, outside = _prepare(given, image, void)
+    if settings.method == "none" or len(classes) < 2:
+        return start
+    method = registry.load("refine", settings.method)
+    scores = method.refine(logits, image, settings.params, outside)
+    found = classes[scores.argmax(0)].astype(start.dtype)
+    return found if outside is None else np.where(outside, start, found)
+
+
+def refine_segments(
+    segments: np.ndarray, image: np.ndarray, settings: Refine, keep_iou: float = KEEP_IOU
+) -> tuple[np.ndarray, int]:
+    """Segments [h, w] (0: none) refined jointly on the image's grid [H, W], and how many were kept as they were.
+
+    A segment whose refined version has IoU below `keep_iou` with itself is left as it was: it keeps its cells as far
+    as no other segment has won them, and what it has won elsewhere goes back.
+    """
+    from maskmill.interpolate import one_hots, resize_maps
+
+    present, maps = one_hots(segments)
+    logits = resize_maps(maps, image.shape[:2])
+    before = present[logits.argmax(0)]
+    after = present[refine(logits, image, settings)]
+    if len(present) == 2 and present[0] == 0 and getattr(settings.params, "largest", False):
+        from maskmill.refine.bilateral import one_object
+
+        after = np.where(one_object(after != 0), present[1], 0)
+    kept = [s for s in present if s and _iou(before == s, after == s) < keep_iou]
+    for s in kept:
+        after = np.where((after == s) & (before != s), before, after)
+        after = np.where((before == s) & ((after == 0) | np.isin(after, kept)), s, after)
+    return after.astype(segments.dtype), len(kept)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+def _prepare(
+    given: np.ndarray, image: np.ndarray, void: np.ndarray | int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Checked: logits [k, H, W] of the classes, their labels [k], the labels before, and the void pixels."""
+    from maskmill.errors import NumericsError
+
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"the image has shape {image.shape} and type {image.dtype}, expected uint8 [H, W, 3]")
+    if given.ndim not in (2, 3) or given.shape[-2:] != image.shape[:2] or not given.size:
+        raise ValueError(f"a map of shape {given.shape} does not fit an image of {image.shape[:2]}")
+    if given.ndim == 3:
+        if not np.isfinite(given).all():
+            raise NumericsError("refine: scores are NaN or infinite; delete the feature store and run snakemake again")
+        if isinstance(void, int):
+            raise ValueError("logits have no void label; give void as a mask")
+        return given.astype(np.float32), np.arange(len(given)), given.argmax(0), _mask(void, image)
+    outside = _mask(given == void if isinstance(void, int | np.integer) else void, image)
+    classes = np.unique(given if outside is None else given[~outside])
+    logits = (given[None] == classes[:, None, None]).astype(np.float32)
+    return logits, classes, given, outside
+
+
+def _mask(void: np.ndarray | None, image: np.ndarray) -> np.ndarray | None:
+    """The void pixels, None where there are none."""
+    if void is None:
+        return None
+    void = np.asarray(void, bool)
+    if void.shape != image.shape[:2]:
+        raise ValueError(f"void of shape {void.shape} does not fit an image of {image.shape[:2]}")
+    return void if void.any() else None

@@ -1,0 +1,98 @@
+"""Objects without classes: one table a protocol, recipe x step (cut, or round of masks), mean and spread over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskmill.artefact import json_hash, read_json
+from maskmill.report._scores import Cell
+
+HEADS = {"objects": "Objects, without classes", "saliency": "Foreground, without classes"}
+TITLES = {
+    "corloc": "CorLoc",
+    "mbo": "mBO",
+    **{f"box_{name}": f"Box {name.upper()}" for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")},
+    **{f"mask_{name}": f"Mask {name.upper()}" for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")},
+    "iou": "IoU",
+    "accuracy": "Accuracy",
+    "maxf": "max F",
+    "mae": "MAE",
+}
+LOWER = ("mae",)  # the smallest is the best
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe and step: "cut", or "round 0" of its masks."""
+
+    recipe: str
+    step: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """One protocol: its settings, how many images and objects, the column heads, its rows."""
+
+    title: str
+    protocol: dict[str, Any]
+    images: int
+    objects: int | None
+    titles: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def read(results: Path, recipes: Iterable[str]) -> list[dict[str, Any]]:
+    """Every objects.json that exists, in the order of the recipes."""
+    paths = {recipe: results / f"recipes/{recipe}/objects.json" for recipe in recipes}
+    return [read_json(path) | {"recipe": recipe} for recipe, path in paths.items() if path.is_file()]
+
+
+def boards(cuts: Sequence[Mapping[str, Any]], masks: Sequence[Mapping[str, Any]]) -> list[Board]:
+    """Group scores by their whole protocol: numbers of different protocols never share a column.
+
+    Args:
+        cuts: objects.json files. masks: scores.json files; the `saliency` of their masks joins that of the cut.
+    """
+    groups: dict[str, dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
+    entries = [(file["recipe"], "cut", score) for file in cuts for score in file.get("scores", [])]
+    entries += [(f["recipe"], f"round {f['round']}", score) for f in masks for score in f.get("saliency", [])]
+    for recipe, step, score in entries:
+        group = groups.setdefault(json_hash([score["protocol"], score["images"]]), {})
+        group.setdefault((recipe, step), []).append(score)
+    made = [_board(group) for group in groups.values()]
+    return sorted(made, key=lambda board: list(HEADS.values()).index(board.title))
+
+
+def _board(group: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> Board:
+    first = next(iter(group.values()))[0]
+    names = [name for name in TITLES if any(name in score for scores in group.values() for score in scores)]
+    columns = [_column([[score.get(name) for score in scores] for scores in group.values()], name) for name in names]
+    recipes = list(dict.fromkeys(recipe for recipe, _ in group))
+    rows = [Row(*key, tuple(column[i] for column in columns)) for i, key in enumerate(group)]
+    rows.sort(key=lambda row: recipes.index(row.recipe))  # stable: the cut, then the rounds
+    protocol = dict(first["protocol"])
+    title = HEADS[protocol.pop("name")]
+    protocol |= {f"{TITLES.get(name, name)} rule": rule for name, rule in protocol.pop("rules", {}).items()}
+    heads = tuple(TITLES[name] for name in names)
+    return Board(title, protocol, int(first["images"]), first.get("objects"), heads, tuple(rows))
+
+
+def _column(values: Sequence[Sequence[float | None]], name: str) -> list[Cell]:
+    """Cells of one metric; values: [rows][seeds]. The best as printed is marked, but not where all are equal."""
+    cells = []
+    for row in values:
+        known = [value for value in row if value is not None]
+        sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
+        cells.append(Cell(float(np.mean(known)) if known else None, sd, True))
+    printed = [round(cell.mean, 4) for cell in cells if cell.mean is not None]
+    if len(set(printed)) < 2:
+        return cells
+    top = min(printed) if name in LOWER else max(printed)
+    return [Cell(c.mean, c.sd, True, round(math.nan if c.mean is None else c.mean, 4) == top) for c in cells]
