@@ -177,3 +177,23 @@ def test_loading_a_config_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_student_on_photos_needs_its_encoder_and_no_features() -> None:
+    recipe = run(recipes=["comus"], rounds={"student": "deeplabv3plus", "features": ["nothing"]}).recipes["comus"]
+    assert recipe.photos
+    assert recipe.rounds.params.encoder == "semantic"
+    assert not run(recipes=["comus"]).recipes["comus"].photos
+    with pytest.raises(ConfigError, match=r"rounds\.encoder: no feature set 'semantics' \(did you mean 'semantic'\?\)"):
+        run(recipes=["comus"], rounds={"student": "deeplabv3plus", "encoder": "semantics"})
+
+
+def test_the_surest_images_need_regions(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "features: {semantic: {backbone: efficientnet_lite0}}\n"
+        "regions: {features: semantic, pool: token}\n"
+        "rounds: {count: 1, features: [semantic], images: surest}\n"
+    )
+    with pytest.raises(ConfigError, match=r"own\.yaml: rounds\.images: surest ranks regions, but pool: token has none"):
+        run(recipes=[str(own)])

@@ -11,10 +11,11 @@ import torch
 
 from maskmill.artefact import Provenance, read_tensors, write_tensors
 from maskmill.errors import NumericsError, StoreError
-from maskmill.rounds import _data, _train
+from maskmill.rounds import _data, _losses, _train
+from maskmill.rounds._masks import Masks
 from maskmill.rounds._net import Head
 from maskmill.rounds.infer import Student
-from maskmill.rounds.run import predict, train
+from maskmill.rounds.run import Sources, predict, train
 from maskmill.rounds.token_head import Params
 from maskmill.store import Ragged, RaggedWriter
 
@@ -69,8 +70,12 @@ def write_world(root: Path, shards: list[list[str]], masks: dict[str, np.ndarray
     return {"features": {name: paths[name] for name in ("a", "b")}, "masks": paths["masks"]}
 
 
-def fit(world: dict[str, Any], out: Path, threads: int = 1, seed: int = 0, **override: Any) -> Path:
-    train(world["features"], world["masks"], SMALL | override, 1, seed, 2, out, threads, "cpu")
+def fit(
+    world: dict[str, Any], out: Path, threads: int = 1, seed: int = 0, checkpoint: int = 0, **override: Any
+) -> Path:
+    params = SMALL | override
+    sources = Sources(world["features"])
+    train(sources, world["masks"], params, 1, seed, 2, out, threads, "cpu", checkpoint_steps=checkpoint)
     return out
 
 
@@ -85,7 +90,7 @@ def student(world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_the_student_is_better_than_its_noisy_teacher(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
-    predict(student, {name: paths[0] for name, paths in world["features"].items()}, tmp_path / "m.zarr", 1, "cpu")
+    predict(student, {name: paths[0] for name, paths in world["features"].items()}, tmp_path / "m.zarr", device="cpu")
     masks = Ragged(tmp_path / "m.zarr", "masks")
     assert masks.ids == IDS
     assert masks.attrs == {"clusters": 2, "ignore": 255, "round": 1}
@@ -125,7 +130,7 @@ def test_a_student_file_is_all_that_inference_needs(world: dict[str, Any], stude
     assert logits.shape == (3, 2 * truth.shape[0], 2 * truth.shape[1])
     assert logits.dtype == np.float32
     np.testing.assert_array_equal(logits.argmax(0), model.mask(stored))
-    predict(student, {name: paths[0] for name, paths in world["features"].items()}, tmp_path / "m.zarr", 1, "cpu")
+    predict(student, {name: paths[0] for name, paths in world["features"].items()}, tmp_path / "m.zarr", device="cpu")
     np.testing.assert_array_equal(Ragged(tmp_path / "m.zarr")["img03"], model.mask(stored))
     loss = read_tensors(student)[0]["loss"]
     assert len(loss) == SMALL["steps"]
@@ -141,7 +146,7 @@ def test_ignored_cells_take_no_part(tmp_path: Path) -> None:
     np.testing.assert_allclose(shares[0, 1], [0.25, 0, 0])
     logits = torch.randn(1, 3, 1, 2, generator=torch.Generator().manual_seed(0))
     target = torch.from_numpy(shares).permute(2, 0, 1)[None]
-    loss = _train.soft_cross_entropy(logits, target, torch.ones(3), 0.0)
+    loss, _ = _losses.cross_entropy(logits, target, torch.ones(3), Params(), 0.0)
     logp = logits.log_softmax(1)
     assert float(loss) == pytest.approx(float(-0.75 * logp[0, 1, 0, 0] - 0.25 * logp[0, 0, 0, 1]), rel=1e-6)
 
@@ -151,7 +156,7 @@ def test_label_smoothing_is_that_of_torch() -> None:
     logits = torch.randn(2, 5, 3, 4, generator=generator)
     label = torch.randint(5, (2, 3, 4), generator=generator)
     target = torch.nn.functional.one_hot(label, 5).permute(0, 3, 1, 2).float()
-    got = _train.soft_cross_entropy(logits, target, torch.ones(5), 0.1) / 24
+    got = _losses.cross_entropy(logits, target, torch.ones(5), Params(), 0.1)[0] / 24
     expected = torch.nn.functional.cross_entropy(logits, label, label_smoothing=0.1)
     assert float(got) == pytest.approx(float(expected), rel=1e-5)
 
@@ -178,7 +183,7 @@ def test_nothing_known_is_an_error_with_a_way_out(tmp_path: Path) -> None:
 def test_images_with_nothing_known_are_left_out(tmp_path: Path) -> None:
     masks = {i: np.full((4, 4), 255 if i < "img02" else 1, np.uint8) for i in IDS[:4]}
     world = write_world(tmp_path, [IDS[:1], IDS[1:4]], masks)
-    images = _data.Images(world["features"], world["masks"], 3, 0)
+    images = _data.Images(world["features"], Masks(world["masks"], 3), 0)
     assert images.ids == ["img02", "img03"]
     np.testing.assert_array_equal(images.counts, [0, 32, 0])
 
@@ -203,7 +208,7 @@ def test_missing_features_are_named(world: dict[str, Any], student: Path, tmp_pa
     with pytest.raises(StoreError, match="feature set 'a': holds no image"):
         fit(partial, tmp_path / "s.safetensors")
     with pytest.raises(StoreError, match="needs a, b; missing: b"):
-        predict(student, {"a": world["features"]["a"][0]}, tmp_path / "m.zarr", 1, "cpu")
+        predict(student, {"a": world["features"]["a"][0]}, tmp_path / "m.zarr", device="cpu")
     with pytest.raises(StoreError, match="features of 10 channels for a student made for 12"):
         Student.load(student).mask({"a": scene("img01")[1]["b"], "b": scene("img01")[1]["b"]})
     with pytest.raises(StoreError, match="missing: b"):
@@ -268,7 +273,7 @@ def test_class_weights() -> None:
 
 
 def test_every_image_once_an_epoch(world: dict[str, Any]) -> None:
-    images = _data.Images(world["features"], world["masks"], 3, 0)
+    images = _data.Images(world["features"], Masks(world["masks"], 3), 0)
     steps = list(_train.batches(images, Params(steps=4, batch_size=6), 5, 0))
     drawn = [i for step in steps for chosen, _ in step for i in chosen]
     assert sorted(drawn[:12]) == sorted(drawn[12:]) == list(range(12))
@@ -278,7 +283,7 @@ def test_every_image_once_an_epoch(world: dict[str, Any]) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_learns_the_same_rule(world: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "s.safetensors"
-    train(world["features"], world["masks"], SMALL, 1, 0, 2, out, 1, "cuda")
+    train(Sources(world["features"]), world["masks"], SMALL, 1, 0, 2, out, 1, "cuda")
     model = Student.load(out, "cuda")
     right = [(model.mask(scene(i)[1])[::2, ::2] == scene(i)[0]).mean() for i in IDS]
     assert np.mean(right) > 0.93

@@ -31,6 +31,7 @@ SMALL = {
         "grouping": {"size": {"square": 224}},
         "semantic": {"size": {"square": 128}},
     },
+    "reduce": {"method": "pca", "dimensions": 4},  # a dozen regions vary in fewer directions than COMUS keeps
     "cluster": {"clusters": 3},
     "rounds": {"count": 2, "steps": 60},
     "inputs": {"shard_size": 6},
@@ -214,6 +215,21 @@ def test_pooling_crops_needs_photos_and_weights_but_no_stored_tokens(finished: P
     planned = snakemake(tmp_path, crops, "--dry-run")
     assert "features=efficientnet_lite0" not in planned.stdout + planned.stderr
     assert "resources/weights/efficientnet_lite0.safetensors" in planned.stdout + planned.stderr
+    (finished / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_students_on_photos_need_weights_and_no_stored_tokens(finished: Path) -> None:
+    """Other checkpoints or more rounds retrain no student; another student trains on photos, through its encoder."""
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    more = config | {"rounds": config["rounds"] | {"count": 3, "checkpoint_steps": 7}}
+    assert jobs(snakemake(finished, more, "--dry-run"))["rounds_train"] == 1
+    photos = config | {"rounds": {"count": 2, "student": "deeplabv3plus", "encoder": "semantic", "steps": 5}}
+    planned = snakemake(finished, photos, "--dry-run")
+    assert jobs(planned)["rounds_train"] == 2
+    trained = [line for line in planned.stdout.splitlines() if "maskmill rounds train" in line] or [planned.stdout]
+    assert "efficientnet_lite0.safetensors" in trained[0]
+    logic = config | {"rounds": config["rounds"] | {"start": "continue", "stop": 0.01, "confidence": 0.5}}
+    assert jobs(snakemake(finished, logic, "--dry-run"))["rounds_train"] == 2
     (finished / "config.yaml").write_text(yaml.safe_dump(config))
 
 

@@ -243,40 +243,62 @@ def paint(
 
 @rounds_app.command("train")
 def rounds_train(
-    features: Named,
     manifest: ManifestFile,
     codebook: Annotated[Path, typer.Option()],
     masks: Annotated[Path, typer.Option(help="folder of the masks of the round before")],
     params: Params,
     out: Out,
+    features: Named = [],  # noqa: B006 (typer's way of saying: none by default)
+    weights: Annotated[Path | None, typer.Option(help="students on photos: weights of their encoder")] = None,
+    before: Annotated[Path | None, typer.Option(help="start continue, stop: student of the round before")] = None,
+    confidence: Annotated[Path | None, typer.Option(help="confidence: folder of the round before")] = None,
+    earlier: Annotated[Path | None, typer.Option(help="stop: folder of the masks of two rounds before")] = None,
+    assignments: Annotated[Path | None, typer.Option(help="images surest: folder of assignments")] = None,
     round: Annotated[int, typer.Option(min=1)] = 1,
     seed: Seed = 0,
+    gpus: Annotated[int, typer.Option(min=0, help="several: one process each, through torchrun")] = 0,
+    timing: Annotated[Path | None, typer.Option(help="JSON to write: how fast the training was")] = None,
+    checkpoint_steps: Annotated[int, typer.Option(min=0, help="0: a checkpoint only on SIGTERM or SIGUSR1")] = 0,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
     """Train a student on the masks of the round before."""
+    if gpus > 1 and "WORLD_SIZE" not in os.environ:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+        os.execv(sys.executable, [*launch, "-m", "maskmill.cli", *sys.argv[1:]])
     from maskmill.codebook import read
-    from maskmill.rounds.run import train
+    from maskmill.rounds.run import History, Sources, train
 
-    stores = {name: _shard_files(folder, manifest) for name, folder in _pairs(features).items()}
-    clusters = len(read(codebook))
-    train(stores, _shard_files(masks, manifest), _json(params), round, seed, clusters, out, threads, device)
+    def files(folder: Path | None, suffix: str = "zarr") -> list[Path]:
+        return _shard_files(folder, manifest, suffix) if folder else []
+
+    stores = {name: files(folder) for name, folder in _pairs(features).items()}
+    history = History(before, files(confidence), files(earlier), files(assignments, "parquet"))
+    train(
+        Sources(stores, manifest if weights else None, weights), files(masks), _json(params), round, seed,
+        len(read(codebook)), out, threads, device,
+        history=history, timing=timing, checkpoint_steps=checkpoint_steps,
+    )  # fmt: skip
 
 
 @rounds_app.command("predict")
 def rounds_predict(
-    features: Named,
     shard: Annotated[str, typer.Option()],
     student: Annotated[Path, typer.Option()],
     out: Out,
+    features: Named = [],  # noqa: B006
+    manifest: Annotated[Path | None, typer.Option(help="students on photos: results/inputs/manifest.parquet")] = None,
+    confidence: Annotated[Path | None, typer.Option(help="also write how sure each mask cell is")] = None,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
     """Predict the masks of one shard with a trained student."""
+    from maskmill.manifest import read_manifest
     from maskmill.rounds.run import predict
 
     stores = {name: folder / f"{shard}.zarr" for name, folder in _pairs(features).items()}
-    predict(student, stores, out, threads, device)
+    view = read_manifest(manifest).of(shard) if manifest else stores
+    predict(student, view, out, confidence, threads, device)
 
 
 @evaluate_app.command("masks")
@@ -426,3 +448,7 @@ def main() -> None:
     except MemoryError:
         print("error: out of memory; give the job more (resources: mem_mb) or lower its batch_size", file=sys.stderr)
         sys.exit(1)
+
+
+if __name__ == "__main__":  # torchrun starts it this way
+    main()

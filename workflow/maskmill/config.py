@@ -179,6 +179,25 @@ class Rounds(Model):
 
     count: int = Field(0, ge=0, le=20, description="number of rounds")
     features: list[str] = Field(default_factory=lambda: ["grouping", "semantic"], description="what the student sees")
+    images: Literal["all", "surest"] = Field(
+        "all", description="surest: round 1 learns from a share of the images only"
+    )
+    share: float = Field(
+        0.5, gt=0, le=1, description="images surest: this share, closest to their centres, feeds round 1"
+    )
+    confidence: float = Field(
+        0.0, ge=0, lt=1, description="predicted cells whose softmax maximum is below it are ignore for the next round"
+    )
+    start: Literal["fresh", "continue"] = Field("fresh", description="continue: from the student of the round before")
+    match: Literal["none", "hungarian"] = Field(
+        "none", description="hungarian: class ids follow the masks that the student was trained on, by overlap"
+    )
+    stop: float = Field(
+        0.0, ge=0, lt=1, description="a share of changed cells below it ends training: the student is handed on"
+    )
+    checkpoint_steps: int = Field(
+        100, ge=0, description="steps between two checkpoints of a training; 0: only on SIGTERM or SIGUSR1"
+    )
 
 
 class ScoreSize(Model):
@@ -322,6 +341,11 @@ class Recipe(BaseModel):
     def crops(self) -> bool:
         """True when segments are described by crops of the photos instead of stored tokens."""
         return self.regions.method == "crop_cls"
+
+    @property
+    def photos(self) -> bool:
+        """True when the student sees photos, through an encoder, instead of stored features."""
+        return bool(registry.load("rounds", self.rounds.method or "token_head").PHOTOS)
 
     @property
     def round_count(self) -> int:
@@ -475,14 +499,17 @@ def _check_references(recipe: Recipe, path: Path) -> None:
     if recipe.cut is not None:
         wanted["cut"] = [recipe.cut.settings.features]
     if recipe.round_count:
-        wanted["rounds"] = list(recipe.rounds.settings.features)
+        wanted["rounds"] = [recipe.rounds.params.encoder] if recipe.photos else list(recipe.rounds.settings.features)
     for stage, names in wanted.items():
         for name in names:
             if name not in recipe.features:
+                key = "encoder" if stage == "rounds" and recipe.photos else "features"
                 hint = nearest(name, recipe.features)
                 raise ConfigError(
-                    f"{path}: {stage}.features: no feature set {name!r}{hint}; known: {', '.join(recipe.features)}"
+                    f"{path}: {stage}.{key}: no feature set {name!r}{hint}; known: {', '.join(recipe.features)}"
                 )
+    if recipe.round_count and recipe.rounds.settings.images == "surest" and recipe.tokens:
+        raise ConfigError(f"{path}: rounds.images: surest ranks regions, but pool: token has none; use images: all")
     if recipe.cut is None and not recipe.tokens:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method!r} needs a cut section (or use pool: token)")
     if recipe.cut is not None:

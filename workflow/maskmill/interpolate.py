@@ -68,6 +68,24 @@ def best_scores(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return label
 
 
+def upsample_softmax(logits: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """`upsample_scores` of logits [k, h, w], and the softmax of the winner, float32 of the same size."""
+    k, h, w = logits.shape
+    size = (h * factor, w * factor)
+    best = np.full(size, -np.inf, np.float32)
+    label, total = np.zeros(size, np.int64), np.zeros(size, np.float32)  # total: sum of exp(logit - best)
+    for start in range(0, k, BLOCK):
+        fine = resize_maps(logits[start : start + BLOCK], size)
+        winner = fine.argmax(axis=0)
+        value = np.take_along_axis(fine, winner[None], axis=0)[0]
+        better = value > best
+        label[better] = winner[better] + start
+        top = np.maximum(best, value)
+        total = total * np.exp(best - top) + np.exp(fine - top).sum(axis=0)
+        best = top
+    return label, 1 / total
+
+
 def upsample_labels(labels: np.ndarray, factor: int) -> np.ndarray:
     """Labels [h, w] -> [h * factor, w * factor] of the same type: the label with most bilinear weight.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -38,12 +39,15 @@ def _changed(row: Row, what: str) -> InputError:
     return InputError(f"{row.path}: {what}; it changed since the inputs were checked: mend it and run snakemake again")
 
 
-def read_ahead(items: Sequence[T], read: Callable[[T], R], workers: int) -> Iterator[tuple[T, R]]:
+def read_ahead(
+    items: Sequence[T], read: Callable[[T], R], workers: int, *, deaf: bool = False
+) -> Iterator[tuple[T, R]]:
     """(item, read(item)) in order; each worker process keeps two ahead, so memory does not grow with the shard.
 
     `read` is pickled where processes are not forked: a function of a module, or a partial of one. Its InputError is
     raised here. Arrays come through pipes: shared memory is often 64 MB in containers, and a batch is milliseconds
-    either way.
+    either way. Workers that are `deaf` outlive SIGTERM and SIGUSR1, which SLURM sends to every process of a job, so
+    that the caller can finish what it does; they end with the caller.
     """
     from torch.utils.data import DataLoader
 
@@ -53,6 +57,7 @@ def read_ahead(items: Sequence[T], read: Callable[[T], R], workers: int) -> Iter
         collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
+        worker_init_fn=_ignore_signals if deaf else None,
     )
     for item, value in zip(items, loader, strict=True):
         if isinstance(value, _Bad):
@@ -81,6 +86,11 @@ class _Reader(Generic[T, R]):
             return self.read(self.items[i])
         except InputError as error:
             return _Bad(str(error))
+
+
+def _ignore_signals(_worker: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_it_is(value: Any) -> Any:

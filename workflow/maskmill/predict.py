@@ -29,7 +29,7 @@ class Segmenter:
 
     Attributes:
         student: a loaded `maskmill.rounds.infer.Student`.
-        backbones: name -> (feature set, backbone).
+        backbones: name -> (feature set, backbone); none where the student sees the image itself.
     """
 
     student: Any
@@ -63,6 +63,8 @@ class Segmenter:
         """Mask [H, W] (0 background, 1..k clusters) of an image uint8 [H, W, 3], at its size."""
         import torch
 
+        if self.student.photos:
+            return to_size(self.student.mask(image), (image.shape[0], image.shape[1]))
         tokens = {}
         for name, (chosen, backbone) in self.backbones.items():
             size = target_size(image.shape[0], image.shape[1], chosen.size, backbone.multiple)

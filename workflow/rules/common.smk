@@ -108,7 +108,9 @@ def vectors_folder(wc):
 
 
 def student_features(recipe):
-    """Name -> folder slug of the feature sets that a recipe's student sees."""
+    """Name -> folder slug of the feature sets that a recipe's student sees; none where it sees photos."""
+    if RUN.recipes[recipe].photos:
+        return {}
     return {
         name: slug(recipe, name)
         for name in RUN.recipes[recipe].rounds.settings.features
@@ -223,23 +225,83 @@ def paint_sources(wc):
 # rounds
 
 
-def masks_before(wc):
-    """The masks of the round before, of every shard."""
-    folder = f"results/recipes/{wc.recipe}/seed{wc.seed}/round{int(wc.round) - 1}/masks"
-    return [f"{folder}/{shard}.zarr" for shard in shards()]
+def rounds_params(wc):
+    """The section without what no student depends on: more rounds or other checkpoints retrain nothing."""
+    body = RUN.recipes[wc.recipe].stage("rounds").as_dict()
+    return keys(
+        "rounds",
+        {k: v for k, v in body.items() if k not in ("count", "checkpoint_steps")},
+    )
 
 
-def student_inputs(wc):
-    """The feature stores that the student sees, of every shard."""
-    return [
+def rounds_history(wc):
+    """What the options of round logic read of the rounds before: option of `maskmill rounds train` -> folder or file."""
+    logic, r = RUN.recipes[wc.recipe].rounds.settings, int(wc.round)
+    base = f"results/recipes/{wc.recipe}/seed{wc.seed}"
+    found = {"masks": f"{base}/round{r - 1}/masks"}
+    if r == 1 and logic.images == "surest":
+        found["assignments"] = f"{base}/cluster"
+    if r > 1 and (logic.start == "continue" or logic.stop):
+        found["before"] = f"{base}/round{r - 1}/student.safetensors"
+    if r > 1 and logic.stop:
+        found["earlier"] = f"{base}/round{r - 2}/masks"
+    if r > 1 and logic.confidence:
+        found["confidence"] = f"{base}/round{r - 1}/confidence"
+    return found
+
+
+def rounds_inputs(wc):
+    """The same as files, of every shard; and the feature stores that the student sees, or its encoder's weights."""
+    kinds = {"assignments": "parquet"}
+    files = {
+        name: (
+            place
+            if name == "before"
+            else [f"{place}/{shard}.{kinds.get(name, 'zarr')}" for shard in shards()]
+        )
+        for name, place in rounds_history(wc).items()
+    }
+    recipe = RUN.recipes[wc.recipe]
+    if recipe.photos:
+        encoder = recipe.features[recipe.rounds.params.encoder]
+        files["weights"] = f"resources/weights/{encoder.weights_slug}.safetensors"
+    files["features"] = [
         f"results/features/{s}/{shard}.zarr"
         for s in student_features(wc.recipe).values()
         for shard in shards()
     ]
+    return files
+
+
+def rounds_sources(wc):
+    """The same as options."""
+    options = [f"--{name} {place}" for name, place in rounds_history(wc).items()]
+    recipe = RUN.recipes[wc.recipe]
+    if recipe.photos:
+        encoder = recipe.features[recipe.rounds.params.encoder]
+        return " ".join(
+            options
+            + [f"--weights resources/weights/{encoder.weights_slug}.safetensors"]
+        )
+    return " ".join(options) + " " + student_sources(wc)
+
+
+def predict_inputs(wc):
+    """What a student sees of one shard: its feature stores, or the manifest of the photos."""
+    if RUN.recipes[wc.recipe].photos:
+        return {"manifest": ancient("results/inputs/manifest.parquet")}
+    return {
+        "features": [
+            f"results/features/{s}/{wc.shard}.zarr"
+            for s in student_features(wc.recipe).values()
+        ]
+    }
 
 
 def student_sources(wc):
-    """Name=folder options of the student's feature sets."""
+    """The same as options."""
+    if RUN.recipes[wc.recipe].photos:
+        return "--manifest results/inputs/manifest.parquet"
     return " ".join(
         f"--features {name}=results/features/{s}"
         for name, s in student_features(wc.recipe).items()

@@ -2,40 +2,47 @@
 # round 0 is paint, round r reads round r - 1.
 rule rounds_train:
     input:
+        unpack(rounds_inputs),
         manifest=ancient("results/inputs/manifest.parquet"),
         codebook="results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
-        features=student_inputs,
-        masks=masks_before,
     output:
-        "results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
+        student="results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
+        timing="results/recipes/{recipe}/seed{seed}/round{round}/training.json",
     log:
         "logs/rounds_train/{recipe}/seed{seed}/round{round}.log",
     benchmark:
         "benchmarks/rounds_train/{recipe}/seed{seed}/round{round}.tsv"
-    threads: 2
+    threads: lambda wc: 8 if RUN.recipes[wc.recipe].photos else 2
     resources:
-        mem_mb=lambda wc, attempt: 8000 * attempt,
+        mem_mb=lambda wc, attempt: (16000 if RUN.recipes[wc.recipe].photos else 8000)
+        * attempt,
         runtime=lambda wc, attempt: 240 * attempt,
+        gpu=0,
+        checkpoint_steps=lambda wc: (
+            RUN.recipes[wc.recipe].rounds.settings.checkpoint_steps
+        ),
     params:
-        rounds=section("rounds"),
-        sources=student_sources,
-        before=lambda wc: int(wc.round) - 1,
+        rounds=rounds_params,
+        sources=rounds_sources,
     shell:
         "maskmill rounds train {params.sources} --manifest {input.manifest} --codebook {input.codebook}"
-        " --masks results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{params.before}/masks"
         " --params {params.rounds:q} --round {wildcards.round} --seed {wildcards.seed}"
-        " --out {output} --threads {threads} &> {log}"
+        " --out {output.student} --timing {output.timing} --checkpoint-steps {resources.checkpoint_steps}"
+        " --gpus {resources.gpu} --threads {threads} &> {log}"
 
 
+# The masks of a round are complete: no cell is ignore. How sure each cell is lies beside them, for `rounds.confidence`.
 rule rounds_predict:
     input:
+        unpack(predict_inputs),
         student="results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
-        features=lambda wc: [
-            f"results/features/{s}/{wc.shard}.zarr"
-            for s in student_features(wc.recipe).values()
-        ],
     output:
-        directory("results/recipes/{recipe}/seed{seed}/round{round}/masks/{shard}.zarr"),
+        masks=directory(
+            "results/recipes/{recipe}/seed{seed}/round{round}/masks/{shard}.zarr"
+        ),
+        confidence=directory(
+            "results/recipes/{recipe}/seed{seed}/round{round}/confidence/{shard}.zarr"
+        ),
     log:
         "logs/rounds_predict/{recipe}/seed{seed}/round{round}/{shard}.log",
     benchmark:
@@ -51,4 +58,4 @@ rule rounds_predict:
         sources=student_sources,
     shell:
         "maskmill rounds predict {params.sources} --shard {wildcards.shard} --student {input.student}"
-        " --out {output} --threads {threads} &> {log}"
+        " --out {output.masks} --confidence {output.confidence} --threads {threads} &> {log}"

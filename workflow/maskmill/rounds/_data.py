@@ -7,7 +7,7 @@ sampling follow the sorted ids, so shards do not matter.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from maskmill.errors import NumericsError, StoreError
 from maskmill.interpolate import resize_maps
 from maskmill.masks import ignore_value
+from maskmill.rounds._masks import Masks
 from maskmill.sampling import rng
 from maskmill.store import Ragged
 
@@ -108,54 +109,23 @@ class Images:
 
     Args:
         features: {name: stores of all shards}; every image of the masks must be in each set.
-        masks: stores of all shards of the round before.
+        masks: what the round learns from.
 
     Attributes:
-        ids: sorted ids of the images that have at least one known mask cell.
-        counts: known mask cells of each class over all images [classes] int64.
-
-    Raises:
-        NumericsError: every cell of every mask is ignore.
+        ids, counts: as in `masks`.
     """
 
-    def __init__(
-        self,
-        features: Mapping[str, Sequence[str | Path]],
-        masks: Sequence[str | Path],
-        classes: int,
-        cache_mib: int,
-    ) -> None:
-        self.classes = classes
-        self.masks = _Shards("masks", [Ragged(path, "masks") for path in masks])
+    def __init__(self, features: Mapping[str, Sequence[str | Path]], masks: Masks, cache_mib: int) -> None:
+        self.masks, self.classes, self.ids, self.counts = masks, masks.classes, masks.ids, masks.counts
         self.features = {name: _Shards(name, [Ragged(path) for path in paths]) for name, paths in features.items()}
-        self.counts = np.zeros(classes, np.int64)
-        self.ids = sorted(self._scan())
-        if not self.ids:
-            raise NumericsError(
-                f"{Path(masks[0]).parent if masks else 'masks'}: every cell of these masks is ignore, "
-                "there is nothing to learn from; raise paint.keep_closest, or loosen the cut (cut.tau)"
-            )
         self.projections: dict[str, Projection] = {}
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._room = cache_mib << 20
         self._lock = threading.Lock()
 
-    def _scan(self) -> Iterator[str]:
-        """Count the classes and yield the images with a known cell, one shard's block in memory at a time."""
-        for store in self.masks.stores:
-            known = np.zeros(len(store), np.int64)
-            owner_ends = store.offsets[1:]
-            for start, block in store.chunks(1 << 22):
-                label = block[block != ignore_value(block.dtype)].astype(np.int64)
-                counts = np.bincount(label, minlength=self.classes)
-                if len(counts) > self.classes:
-                    raise StoreError(
-                        f"{store.path}: holds class {len(counts) - 1} of {self.classes - 1} clusters; run paint again"
-                    )
-                self.counts += counts
-                rows = np.flatnonzero(block != ignore_value(block.dtype)) + start
-                known += np.bincount(np.searchsorted(owner_ends, rows, side="right"), minlength=len(store))
-            yield from (image_id for image_id, count in zip(store.ids, known, strict=True) if count)
+    def view(self, image_id: str) -> dict[str, np.ndarray]:
+        """Stored tokens {name: [h, w, d]} of one image."""
+        return {name: shards[image_id] for name, shards in self.features.items()}
 
     def fit_projections(self, dimensions: int, max_fit_points: int, seed: int) -> None:
         """Fit each feature set's projection on an even, seeded sample of at most FIT_IMAGES images."""
@@ -180,7 +150,7 @@ class Images:
             x, mask = self._cache[i]
         else:
             image_id = self.ids[i]
-            x = align({name: shards[image_id] for name, shards in self.features.items()}, self.projections)
+            x = align(self.view(image_id), self.projections)
             x, mask = x.astype(np.float16), self.masks[image_id]
             with self._lock:  # keep what was read first: order is random, all are as good
                 if self._room >= x.nbytes + mask.nbytes and i not in self._cache:

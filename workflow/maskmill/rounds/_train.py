@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,48 +14,75 @@ import torch
 from torch import nn
 
 from maskmill.device import memory_advice
-from maskmill.errors import NumericsError
-from maskmill.progress import track
 from maskmill.rounds._data import Images
+from maskmill.rounds._job import Job
+from maskmill.rounds._loop import Task, run
+from maskmill.rounds._losses import LOSSES
+from maskmill.rounds._parallel import Team, Work, set_gradients, single_threaded
 from maskmill.rounds.token_head import Params, build
 from maskmill.sampling import rng
 
 MICRO = 4  # images of a micro-batch
 WARM_UP = 0.05  # share of the steps with a rising learning rate
 NEVER = -1e4  # bias of a class without a single cell in the masks: it is never predicted
+Ready = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # features, validity, class shares, channel mask
 Draw = tuple[list[int], np.ndarray]  # images of a micro-batch, their channel mask [n, inputs]
 
 
-def train_head(
-    images: Images, classes: int, params: Params, seed: int, device: torch.device, threads: int
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """See `token_head.fit`."""
+def train_head(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors `head.*` and diagnostics of a head trained on `images`; see `token_head.fit`."""
     inputs = sum(projection.weight.shape[1] for projection in images.projections.values())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng(seed, "weights").integers(2**62)))
-        head = build(inputs, classes, params).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        torch.manual_seed(int(rng(job.seed, "weights").integers(2**62)))
+        head = build(inputs, job.classes, params)
+    if job.before:
+        head.load_state_dict({k[len("head.") :]: torch.from_numpy(v) for k, v in _head(job.before).items()})
+    head = head.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(head.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, params.steps))
-    weights = class_weights(images.counts, params.balance)
-    losses = []
-    with _single_threaded(device, threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
-        for batch in track(batches(images, params, inputs, seed), params.steps, "train"):
-            losses.append(_step(head, images, batch, weights, params, device, pool))
-            optimiser.step()
-            schedule.step()
-            if not math.isfinite(losses[-1]):
-                raise NumericsError(
-                    f"rounds: the loss is {losses[-1]} at step {len(losses)}; lower rounds.learning_rate "
-                    f"(now {params.learning_rate})"
-                )
-    absent = torch.from_numpy(images.counts == 0).to(device)
-    with torch.no_grad():
-        head.get_parameter("classify.weight")[absent] = 0.0
-        head.get_parameter("classify.bias")[absent] = NEVER
-    tensors = {
-        f"head.{key}": value.detach().float().cpu().contiguous().numpy() for key, value in head.state_dict().items()
-    }
-    return tensors, {"loss": losses, "images": len(images), "absent": int((images.counts == 0).sum())}
+    weights = torch.from_numpy(class_weights(images.counts, params.balance)).to(job.device)
+
+    def batches_from(step: int) -> Iterator[list[Ready]]:
+        return ahead(images, itertools.islice(batches(images, params, inputs, job.seed), step, None), team)
+
+    work, learning, team = _work(head, weights, params, job.device), list(head.parameters()), job.team
+    with single_threaded(job.device, job.threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
+        task = Task(
+            head,
+            optimiser,
+            batches=batches_from,
+            gradients=lambda batch: set_gradients(learning, batch, work, pool, team),
+            rate=lambda step: _rate(step, params.steps),
+            steps=params.steps,
+            images=params.batch_size,
+            ema=params.ema,
+            team=team,
+        )
+        trained = run(task, job.keeper)
+    absent = torch.from_numpy(images.counts == 0)
+    state = {name: value.detach().float().cpu().clone() for name, value in trained.state.items()}
+    state["classify.weight"][absent] = 0.0
+    state["classify.bias"][absent] = NEVER
+    tensors = {f"head.{name}": value.contiguous().numpy() for name, value in state.items()}
+    facts = {"loss": trained.losses, "images": len(images), "absent": int(absent.sum()), "timing": trained.timing}
+    return tensors, facts
+
+
+def _head(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in tensors.items() if name.startswith("head.")}
+
+
+def ahead(images: Images, steps: Iterator[list[Draw]], team: Team) -> Iterator[list[Ready]]:
+    """This process's micro-batches of every step, made ready by one thread while the step before is computed."""
+
+    def make(draws: list[Draw]) -> list[Ready]:
+        return [(*collate(images, chosen), keep) for chosen, keep in team.share(draws)]
+
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = deque(pool.submit(make, draws) for draws in itertools.islice(steps, 2))
+        while waiting:
+            ready = waiting.popleft().result()
+            waiting.extend(pool.submit(make, draws) for draws in itertools.islice(steps, 1))
+            yield ready
 
 
 def batches(images: Images, params: Params, inputs: int, seed: int) -> Iterator[list[Draw]]:
@@ -93,56 +122,19 @@ def class_weights(counts: np.ndarray, balance: float) -> np.ndarray:
     return (weights / (weights * share).sum()).astype(np.float32)
 
 
-def soft_cross_entropy(
-    logits: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, smoothing: float
-) -> torch.Tensor:
-    """Sum over cells of - sum_c w_c t_c log p_c; smoothing moves that share of t evenly to the classes with w > 0.
+def _work(head: nn.Module, weights: torch.Tensor, params: Params, device: torch.device) -> Work:
+    """The function of one micro-batch: sum of losses, weight, gradients."""
+    parameters, loss_of = list(head.parameters()), LOSSES[params.loss]
 
-    Args:
-        logits, target: [n, classes, h, w]; target holds class shares, its sum is the known share of a cell.
-        weights: [classes].
-    """
-    logp = nn.functional.log_softmax(logits.float(), dim=1)
-    weighted = target * weights[None, :, None, None]
-    loss = -(weighted * logp).sum()
-    if smoothing > 0:
-        present = (weights > 0).float()
-        even = (logp * (present / present.sum())[None, :, None, None]).sum(dim=1)
-        loss = (1 - smoothing) * loss - smoothing * (weighted.sum(dim=1) * even).sum()
-    return loss
-
-
-def _step(
-    head: nn.Module,
-    images: Images,
-    batch: list[Draw],
-    class_weight: np.ndarray,
-    params: Params,
-    device: torch.device,
-    pool: ThreadPoolExecutor,
-) -> float:
-    """Set the gradients of one step; the mean loss over the known cells of the batch."""
-    weights = torch.from_numpy(class_weight).to(device)
-    parameters = list(head.parameters())
-
-    def work(draw: Draw) -> tuple[float, float, tuple[torch.Tensor, ...]]:
-        x, valid, target = (torch.from_numpy(array).to(device) for array in collate(images, draw[0]))
-        x = x * torch.from_numpy(draw[1])[:, :, None, None].to(device)
+    def work(ready: Ready) -> tuple[float, float, tuple[torch.Tensor, ...]]:
+        x, valid, target, keep = (torch.from_numpy(array).to(device) for array in ready)
+        x = x * keep[:, :, None, None]
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = head(x.contiguous(memory_format=torch.channels_last), valid)
-        loss = soft_cross_entropy(logits, target, weights, params.label_smoothing)
-        cells = float((target * weights[None, :, None, None]).sum())
-        return float(loss.detach()), cells, torch.autograd.grad(loss, parameters)
+        loss, cells = loss_of(logits, target, weights, params, params.label_smoothing)
+        return float(loss.detach()), float(cells), torch.autograd.grad(loss, parameters)
 
-    results = list(pool.map(work, batch))
-    total = max(sum(cells for _, cells, _ in results), 1e-6)
-    for i, parameter in enumerate(parameters):
-        gradient = results[0][2][i]
-        for _, _, gradients in results[1:]:
-            gradient = gradient + gradients[i]
-        parameter.grad = gradient / total
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    return sum(loss for loss, _, _ in results) / total
+    return work
 
 
 def _rate(step: int, steps: int) -> float:
@@ -151,25 +143,3 @@ def _rate(step: int, steps: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-class _single_threaded:  # noqa: N801 (a context manager, used like a function)
-    """A pool of `threads` workers whose torch operations run on one thread each, so that sums never depend on it.
-
-    On CUDA there is one worker, and cuDNN is held to its deterministic kernels.
-    """
-
-    def __init__(self, device: torch.device, threads: int) -> None:
-        self.workers = 1 if device.type == "cuda" else max(1, threads)
-
-    def __enter__(self) -> ThreadPoolExecutor:
-        self.before = torch.get_num_threads(), torch.backends.cudnn.deterministic
-        torch.set_num_threads(1)
-        torch.backends.cudnn.deterministic = True
-        self.pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
-        return self.pool
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown()
-        torch.set_num_threads(self.before[0])
-        torch.backends.cudnn.deterministic = self.before[1]

@@ -1,4 +1,4 @@
-"""A trained student, read from its file alone, applied to the feature sets of one image."""
+"""A trained student, read from its file alone, applied to one image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from maskmill.artefact import read_tensors
 from maskmill.config import validate
 from maskmill.errors import StoreError
-from maskmill.interpolate import resize_maps, upsample_scores
+from maskmill.interpolate import resize_maps, upsample_scores, upsample_softmax
 from maskmill.masks import mask_dtype
 from maskmill.registry import load
 
@@ -22,22 +22,22 @@ FORMAT = "maskmill-student-1"
 
 
 class Student:
-    """A token head with the projections of its feature sets.
+    """A student of any method.
+
+    What it sees of an image is its `view`: {feature set: tokens [h, w, d]}, or, where `photos` is true, the photo
+    itself, uint8 RGB [H, W, 3].
 
     >>> student = Student.load("results/recipes/comus/seed0/round2/student.safetensors")
     >>> mask = student.mask({"grouping": tokens, "semantic": other})        # [h, w, d] each
 
     Attributes:
         clusters: number of clusters k; classes are background and clusters 1..k.
+        photos: whether it sees photos instead of features.
         features: names of the feature sets, in order. feature_params: how each set was made, as far as its store said.
-        upsample: mask cells a token side. spec: everything the file's metadata says.
+        upsample: mask cells a side for each of its logits. spec: everything the file's metadata says.
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], spec: Mapping[str, Any], device: torch.device) -> None:
-        import torch
-
-        from maskmill.rounds._data import Projection
-
         self.spec, self.device = dict(spec), device
         self.clusters = int(spec["clusters"])
         self.features: list[str] = list(spec["features"])
@@ -46,16 +46,9 @@ class Student:
         method = load("rounds", section["student"])
         fields = {key: value for key, value in section.items() if key in method.Params.model_fields}
         params = validate(method.Params, fields, "student", "rounds")
+        self.photos = bool(method.PHOTOS)
         self.upsample = int(params.upsample)  # type: ignore[attr-defined]
-        self.projections = {
-            name: Projection(tensors[f"{name}.mean"], tensors[f"{name}.weight"]) for name in self.features
-        }
-        inputs = sum(projection.weight.shape[1] for projection in self.projections.values())
-        self.head = method.build(inputs, self.clusters + 1, params)
-        prefix = "head."
-        state = {key[len(prefix) :]: torch.from_numpy(v) for key, v in tensors.items() if key.startswith(prefix)}
-        self.head.load_state_dict(state)
-        self.head.eval().to(device)
+        self.model = method.load(tensors, spec, params, device)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Student:
@@ -76,22 +69,16 @@ class Student:
             reason = str(error).splitlines()[0]
             raise StoreError(f"{path}: the student does not fit its own metadata ({reason}); train it again") from error
 
-    def token_logits(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Logits [k + 1, h, w] float32 on the finest token grid of {name: tokens [h, w, d]}."""
-        import torch
-
-        from maskmill.rounds._data import align
-
-        x = torch.from_numpy(align(features, self.projections)[None]).to(self.device)
-        with torch.inference_mode():
-            valid = torch.ones((1, 1, *x.shape[2:]), device=self.device)
-            return self.head(x, valid)[0].float().cpu().numpy()
-
-    def logits(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Logits [k + 1, H, W] float32, bilinear, `upsample` cells a token side."""
-        maps = self.token_logits(features)
+    def logits(self, view: Any) -> np.ndarray:
+        """Logits [k + 1, H, W] float32, bilinear, at the size of the mask."""
+        maps = self.model.logits(view)
         return resize_maps(maps, (maps.shape[1] * self.upsample, maps.shape[2] * self.upsample))
 
-    def mask(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+    def mask(self, view: Any) -> np.ndarray:
         """Mask [H, W] of the best class: 0 background, 1..k clusters."""
-        return upsample_scores(self.token_logits(features), self.upsample).astype(mask_dtype(self.clusters))
+        return upsample_scores(self.model.logits(view), self.upsample).astype(mask_dtype(self.clusters))
+
+    def sure_mask(self, view: Any) -> tuple[np.ndarray, np.ndarray]:
+        """`mask`, and how sure each of its cells is: the softmax of the best class in steps of 1/255, uint8 [H, W]."""
+        label, best = upsample_softmax(self.model.logits(view), self.upsample)
+        return label.astype(mask_dtype(self.clusters)), np.floor(best * 255).clip(0, 255).astype(np.uint8)

@@ -12,21 +12,27 @@ marked ignore take no part. Every round starts from fresh weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
 
-from maskmill.config import Model
+from maskmill.rounds._settings import Training
 
 if TYPE_CHECKING:
     import torch
 
     from maskmill.rounds._data import Images
+    from maskmill.rounds._job import Job, Sources
+    from maskmill.rounds._masks import Masks
+    from maskmill.rounds._predictor import TokenPredictor
+
+PHOTOS = False  # sees stored features
+CLASSIFIER = ("head.classify.weight", "head.classify.bias")  # tensors with a row a class
 
 
-class Params(Model):
+class Params(Training):
     """Settings of the token head and of its training."""
 
     dimensions: int = Field(64, ge=1, le=4096, description="principal components kept of each feature set")
@@ -46,20 +52,43 @@ class Params(Model):
     cache_mib: int = Field(2048, ge=0, description="memory for aligned features; images beyond it are read again")
 
 
-def fit(
-    images: Images, classes: int, params: Params, seed: int, device: torch.device, threads: int
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Train a head; (its tensors, diagnostics with the loss of every step).
+def data(sources: Sources, masks: Masks, params: Params, job: Job) -> Images:
+    """Aligned features and targets; the projections are those of the student to go on from, or fitted here."""
+    from maskmill.rounds._data import Images
+    from maskmill.rounds._predictor import projections_of
 
-    The result depends on the seed and on the content of the images, not on `threads`: a step is always split into the
-    same micro-batches, each computed by one thread, and their gradients are added in order.
+    images = Images(sources.features, masks, params.cache_mib)
+    if job.before:
+        images.projections = projections_of(job.before, list(sources.features))
+    else:
+        images.fit_projections(params.dimensions, params.max_fit_points, job.seed)
+    return images
+
+
+def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Train a head; (its tensors, diagnostics with the loss of every step and the timing).
+
+    The result depends on the seed and on the content of the images, not on the threads: a step is always split into
+    the same micro-batches, each computed by one thread, and their gradients are added in order.
 
     Raises:
-        NumericsError: no image has a known cell, or the loss is not finite.
+        NumericsError: the loss is not finite. StoppedError: SIGTERM or SIGUSR1 came.
     """
     from maskmill.rounds._train import train_head
 
-    return train_head(images, classes, params, seed, device, threads)
+    tensors, diagnostics = train_head(images, params, job)
+    for name, projection in images.projections.items():
+        tensors |= {f"{name}.mean": projection.mean, f"{name}.weight": projection.weight}
+    return tensors, diagnostics
+
+
+def load(
+    tensors: Mapping[str, np.ndarray], spec: Mapping[str, Any], params: Params, device: torch.device
+) -> TokenPredictor:
+    """The trained head, from what its file holds."""
+    from maskmill.rounds._predictor import TokenPredictor
+
+    return TokenPredictor(tensors, spec, params, device)
 
 
 def build(inputs: int, classes: int, params: Params) -> torch.nn.Module:
@@ -69,4 +98,4 @@ def build(inputs: int, classes: int, params: Params) -> torch.nn.Module:
     return Head(inputs, params.hidden, params.layers, classes)
 
 
-__all__: Sequence[str] = ("Params", "build", "fit")
+__all__: Sequence[str] = ("CLASSIFIER", "PHOTOS", "Params", "build", "data", "fit", "load")

@@ -1,0 +1,198 @@
+"""The training loop of every student: steps, moving average, checkpoints, signals, time spent waiting for data.
+
+A student brings a network, an optimiser, its batches from any step on, and a function that sets the gradients of one
+batch. Batches must be a function of the step alone, so that a training that stopped goes on exactly as if it had not.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from maskmill.errors import NumericsError, UserError
+from maskmill.progress import track
+from maskmill.rounds._checkpoint import Checkpoint, Keeper, Signals, pack, signals_noted, unpack
+from maskmill.rounds._parallel import Team
+
+CLIP = 1.0  # largest norm of a step's gradient
+
+
+class StoppedError(UserError):
+    """The training was told to stop; its checkpoint is written."""
+
+
+@dataclass
+class Task:
+    """What a student trains.
+
+    Attributes:
+        batches: step -> iterator over the batches of this step and the following ones.
+        gradients: batch -> its mean loss; sets `.grad` of every parameter that learns.
+        rate: step -> factor of the optimiser's own learning rate.
+        ema: decay of the moving average, 0 for none. images: a step, for the throughput.
+        team: the processes that compute a step together.
+    """
+
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    batches: Callable[[int], Iterator[Any]]
+    gradients: Callable[[Any], float]
+    rate: Callable[[int], float]
+    steps: int
+    images: int
+    ema: float = 0.0
+    team: Team = field(default_factory=Team)
+
+
+@dataclass
+class Trained:
+    """Result of `run`: the loss of every step, the final state (averaged where asked for), and the time it took."""
+
+    losses: list[float]
+    state: dict[str, torch.Tensor]
+    timing: dict[str, float]
+
+
+def run(task: Task, keeper: Keeper, label: str = "train") -> Trained:
+    """Train, from the keeper's checkpoint where there is one.
+
+    Raises:
+        NumericsError: the loss or a gradient is not finite; the last checkpoint stays.
+        StoppedError: SIGTERM or SIGUSR1 came; a checkpoint was written.
+    """
+    with signals_noted() as signals:
+        return _run(task, keeper, label, signals)
+
+
+def _run(task: Task, keeper: Keeper, label: str, signals: Signals) -> Trained:
+    rates = [group["lr"] for group in task.optimiser.param_groups]
+    average = {name: value.detach().clone() for name, value in task.network.state_dict().items()} if task.ema else {}
+    losses, clock = _restore(task, keeper, average)
+    batches = _timed(task.batches(len(losses)), clock)
+    started, before = time.monotonic(), clock["seconds"]
+    for batch in track(batches, task.steps - len(losses), label):
+        step = len(losses)
+        for group, rate in zip(task.optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * task.rate(step)
+        losses.append(task.gradients(batch))
+        _check(task, losses, keeper)
+        task.optimiser.step()
+        _move(average, task, step)
+        clock["seconds"] = before + time.monotonic() - started
+        step = len(losses)
+        if task.team.any(bool(signals.name)):
+            break
+        if task.team.leads and keeper.due(step):
+            _save(task, keeper, average, losses, clock)
+    if len(losses) < task.steps:
+        if task.team.leads:
+            _save(task, keeper, average, losses, clock)
+        raise StoppedError(_stopped(signals.name or "a signal", len(losses), task.steps, keeper))
+    return Trained(losses, average or task.network.state_dict(), _summary(task, clock, len(losses)))
+
+
+def _stopped(name: str, step: int, steps: int, keeper: Keeper) -> str:
+    if keeper.path is None:
+        return f"rounds: stopped by {name} after step {step} of {steps}; there is no checkpoint, training starts again"
+    return (
+        f"rounds: stopped by {name} after step {step} of {steps}, checkpoint in {keeper.path}; "
+        "run the same command again to go on"
+    )
+
+
+def _check(task: Task, losses: list[float], keeper: Keeper) -> None:
+    """Clip the gradient; a loss or gradient that is not finite ends the training before it reaches the weights."""
+    learning = [p for p in task.network.parameters() if p.requires_grad]
+    norm = float(nn.utils.clip_grad_norm_(learning, CLIP))
+    if math.isfinite(losses[-1]) and math.isfinite(norm):
+        return
+    what = f"the loss is {losses[-1]}" if not math.isfinite(losses[-1]) else f"the gradient is {norm}"
+    kept = keeper.path is not None and keeper.path.exists()
+    last = f"; the checkpoint of the last good state is kept in {keeper.path}" if kept else ""
+    rate = task.optimiser.defaults["lr"]
+    raise NumericsError(f"rounds: {what} at step {len(losses)}; lower rounds.learning_rate (now {rate}){last}")
+
+
+def _move(average: dict[str, torch.Tensor], task: Task, step: int) -> None:
+    """One step of the moving average; its decay rises to `ema`, so that the first weights are soon forgotten."""
+    if not average:
+        return
+    decay = min(task.ema, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for name, value in task.network.state_dict().items():
+            if value.is_floating_point():
+                average[name].lerp_(value, 1 - decay)
+            else:
+                average[name].copy_(value)
+
+
+def _save(task: Task, keeper: Keeper, average: dict[str, torch.Tensor], losses: list[float], clock: Any) -> None:
+    optimiser = {
+        f"{index}.{name}": value
+        for index, values in task.optimiser.state_dict()["state"].items()
+        for name, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+    groups = {"network": task.network.state_dict(), "optimiser": optimiser, "average": average}
+    tensors = pack(groups) | {"losses": np.array(losses, np.float64)}
+    keeper.save(Checkpoint(len(losses), tensors, {"clock": dict(clock)}))
+
+
+def _restore(task: Task, keeper: Keeper, average: dict[str, torch.Tensor]) -> tuple[list[float], dict[str, float]]:
+    """Put network, optimiser and average where they were; (losses so far, clock)."""
+    found = keeper.load()
+    if found is None:
+        return [], {"seconds": 0.0, "waiting": 0.0}
+    for target, group in ((task.network.state_dict(), "network"), (average, "average")):
+        for name, value in unpack(found.tensors, group).items():
+            target[name].copy_(torch.from_numpy(value))  # in place: the memory layout stays, and with it every sum
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = [p for group in task.optimiser.param_groups for p in group["params"]]
+    for name, value in unpack(found.tensors, "optimiser").items():
+        index, key = name.split(".", 1)
+        saved = torch.from_numpy(value)
+        if saved.shape == parameters[int(index)].shape:
+            saved = torch.empty_like(parameters[int(index)]).copy_(saved)
+        state.setdefault(int(index), {})[key] = saved
+    task.optimiser.load_state_dict(task.optimiser.state_dict() | {"state": state})
+    print(f"rounds: goes on after step {found.step} of {task.steps} ({keeper.path})", file=sys.stderr, flush=True)
+    return [float(loss) for loss in found.tensors["losses"]], dict(found.facts["clock"])
+
+
+def _timed(batches: Iterator[Any], clock: dict[str, float]) -> Iterator[Any]:
+    """The batches; the time until each is there is added to the clock."""
+    while True:
+        start = time.monotonic()
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        clock["waiting"] += time.monotonic() - start
+        yield batch
+
+
+def _summary(task: Task, clock: dict[str, float], steps: int) -> dict[str, float]:
+    seconds = max(clock["seconds"], 1e-9)
+    timing = {
+        "seconds": round(seconds, 3),
+        "images_per_second": round(steps * task.images / seconds, 3),
+        "waiting_share": round(clock["waiting"] / seconds, 4),
+    }
+    speed = f"{timing['images_per_second']:.1f} images/s"
+    if not task.team.leads:
+        return timing
+    print(
+        f"rounds: {steps} steps of {task.images} images in {seconds:.1f} s, {speed}, "
+        f"{100 * timing['waiting_share']:.1f} % of the time waiting for data",
+        file=sys.stderr,
+        flush=True,
+    )
+    return timing
