@@ -279,11 +279,12 @@ def rounds_sources(wc):
     recipe = RUN.recipes[wc.recipe]
     if recipe.photos:
         encoder = recipe.features[recipe.rounds.params.encoder]
-        return " ".join(
-            options
-            + [f"--weights resources/weights/{encoder.weights_slug}.safetensors"]
+        options.append(
+            f"--weights resources/weights/{encoder.weights_slug}.safetensors"
         )
-    return " ".join(options) + " " + student_sources(wc)
+    else:
+        options.append(student_sources(wc))
+    return " ".join(options)
 
 
 def predict_inputs(wc):
