@@ -437,6 +437,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="print the 
 
 def main() -> None:
     """Run the command line; a UserError is one line on stderr and exit code 1."""
+    # Idle OpenMP threads sleep instead of spinning: on shared cores a waiting job must not slow its neighbours down.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:
