@@ -304,7 +304,7 @@ def test_cuts_by_colour_reach_the_report(photos: Path, tmp_path: Path) -> None:
     ("keys", "message"),
     [
         ({"imges": "x"}, "did you mean 'images'"),
-        ({"cluster": {"clusters": 1}}, "cluster.clusters"),
+        ({"cluster": {"clusters": 0}}, "cluster.clusters"),
         ({"recipes": ["kmeens"]}, "did you mean 'kmeans'"),
     ],
 )
