@@ -6,14 +6,13 @@ one thread, so that any number of threads gives the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 
 from maskmill.blocks import ordered
+from maskmill.jit import compiler
 
 PRODUCT_BYTES = 512 << 10  # products held at once by a thread: about its L2 cache
 SUM_BYTES = 256 << 20  # float64 sums of all parts together
@@ -22,12 +21,7 @@ PLAIN_STEPS = 4  # and are left out for this many steps
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
-def _compile(function: Callable[..., Any]) -> Any:
-    """numba.njit, with the compiled code kept on disk where there is a writable place for it."""
-    try:
-        return numba.njit(nogil=True, cache=True, fastmath=FAST)(function)
-    except RuntimeError:  # numba found no writable cache folder
-        return numba.njit(nogil=True, fastmath=FAST)(function)
+_compile = compiler(fastmath=FAST)
 
 
 @_compile

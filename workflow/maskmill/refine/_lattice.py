@@ -13,15 +13,14 @@ a linear key. Vertices are numbered as they are first met, so that neighbours in
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 from numba import int32, int64
 
 from maskmill.errors import NumericsError
+from maskmill.jit import compiler
 
 DEPTH = 5  # dimensions of the feature
 MARGIN = 32  # lattice units around the features: room for the vertices of the outermost and for their neighbours
@@ -32,13 +31,7 @@ FAST = {"contract", "reassoc", "nsz", "nnan"}  # what it takes to vectorise sums
 _F = np.float32
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """numba.njit, with the compiled code kept on disk where there is a writable place for it."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": FAST}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # numba found no writable cache folder
-        return numba.njit(**options)(function)
+compiled = compiler(error_model="numpy", fastmath=FAST)
 
 
 @dataclass(frozen=True)
