@@ -59,9 +59,9 @@ def _json(text: str) -> dict[str, Any]:
 
 def _shard_files(folder: Path, manifest: Path, suffix: str = "zarr") -> list[Path]:
     """One file a shard of the manifest; files of shards that no longer exist are not read."""
-    from maskmill.manifest import read_manifest
+    from maskmill.manifest import read_shards
 
-    return [folder / f"{shard}.{suffix}" for shard in read_manifest(manifest).shards]
+    return [folder / f"{shard}.{suffix}" for shard in read_shards(manifest)]
 
 
 def _pairs(features: list[str]) -> dict[str, Path]:

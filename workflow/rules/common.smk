@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 from maskmill.config import RECIPE_STAGES, load
 from maskmill.errors import UserError
 from maskmill.inputs._listing import listing_fingerprint
-from maskmill.manifest import read_manifest
+from maskmill.manifest import read_shards
 from maskmill.versions import STAGE_VERSION
 
 try:
@@ -40,14 +40,14 @@ def section(stage):
 
 
 @cache
-def _manifest(path, mtime_ns):
-    return read_manifest(path)
+def _shards(path, mtime_ns):
+    return read_shards(path)
 
 
 def shards():
     """The shards of the manifest; waits for the checkpoint."""
     path = checkpoints.inputs.get().output.manifest
-    return _manifest(str(path), os.stat(path).st_mtime_ns).shards
+    return _shards(str(path), os.stat(path).st_mtime_ns)
 
 
 def every_shard(pattern):
