@@ -26,9 +26,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All rows, sorted by id."""
+    """All rows, sorted by id; `path` is where they were read, for messages."""
 
     rows: tuple[Row, ...]
+    path: str = "the manifest"
 
     @cached_property
     def shards(self) -> list[str]:
@@ -39,6 +40,15 @@ class Manifest:
     def by_id(self) -> dict[str, Row]:
         """Row by image id."""
         return {row.id: row for row in self.rows}
+
+    def row(self, image_id: str) -> Row:
+        """The row of an image; an id that the manifest does not have is a StoreError."""
+        try:
+            return self.by_id[image_id]
+        except KeyError:
+            raise StoreError(
+                f"{self.path}: holds no image {image_id!r}; run snakemake again, the images have changed"
+            ) from None
 
     @property
     def ids(self) -> list[str]:
@@ -62,7 +72,8 @@ class Manifest:
 def read_manifest(path: str | Path) -> Manifest:
     """Read results/inputs/manifest.parquet; raises StoreError where it is missing, truncated or foreign."""
     table = read_table(path, _COLUMNS)
-    return Manifest(tuple(Row(*values) for values in zip(*(table[c].to_pylist() for c in _COLUMNS), strict=True)))
+    columns = (table[c].to_pylist() for c in _COLUMNS)
+    return Manifest(tuple(Row(*values) for values in zip(*columns, strict=True)), str(path))
 
 
 def read_shards(path: str | Path) -> list[str]:

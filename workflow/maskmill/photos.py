@@ -36,7 +36,9 @@ def read_photo(row: Row) -> np.ndarray:
 
 
 def _changed(row: Row, what: str) -> InputError:
-    return InputError(f"{row.path}: {what}; it changed since the inputs were checked: mend it and run snakemake again")
+    return InputError(
+        f"{row.path}: {what}; it changed since the inputs were checked: restore the file and run snakemake again"
+    )
 
 
 def read_ahead(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from maskmill.config import Refine
-from maskmill.errors import ConfigError, InputError, StoreError
+from maskmill.errors import ConfigError
 
 
 class Photos:
@@ -23,7 +23,7 @@ class Photos:
 
         if manifest is None:
             raise ConfigError(f"{where}.refine: needs the photos; give --manifest, or set {where}.refine: none")
-        self.path, self._rows = manifest, read_manifest(manifest).by_id
+        self._manifest = read_manifest(manifest)
 
     @classmethod
     def needed(cls, settings: Refine, manifest: str | Path | None, where: str) -> Photos | None:
@@ -34,14 +34,9 @@ class Photos:
         """The photo uint8 [H, W, 3] squeezed to `size`.
 
         Raises:
-            StoreError: unknown id. InputError: the file does not decode any more.
+            StoreError: unknown id. InputError: the file changed since the inputs were checked.
         """
-        from maskmill.images import decode, resize
+        from maskmill.images import resize
+        from maskmill.photos import read_photo
 
-        row = self._rows.get(image_id)
-        if row is None:
-            raise StoreError(f"{self.path}: holds no image {image_id!r}; run snakemake again, the images have changed")
-        try:
-            return resize(decode(row.path), size)
-        except (InputError, OSError) as error:
-            raise InputError(f"{row.path}: {error}; restore the file, or run snakemake again") from None
+        return resize(read_photo(self._manifest.row(image_id)), size)

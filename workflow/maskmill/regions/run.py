@@ -129,11 +129,11 @@ def _from_photos(images: list[Image], params: Mapping[str, Any], own: Any, netwo
 
     torch.set_num_threads(network.threads)
     place = pick(network.device)
-    by_id = read_manifest(network.manifest).by_id
-    absent = [image.id for image in images if image.id not in by_id]
-    if absent:
-        raise StoreError(f"{network.manifest}: no image {absent[0]!r}; run snakemake again, the images have changed")
-    jobs = [Segmented(by_id[image.id], image.segments, image.ids) for image in images if len(image.ids)]
+    manifest = read_manifest(network.manifest)
+    rows = [manifest.row(image.id) for image in images]
+    jobs = [
+        Segmented(row, image.segments, image.ids) for row, image in zip(rows, images, strict=True) if len(image.ids)
+    ]
     with memory_advice("batch_size", network.batch_size, "lower regions.longest or regions.size"):
         backbone = load(network.weights, FeatureSet.model_validate(params["feature_set"]), place)
         found = describe(jobs, backbone, own, network.batch_size, network.threads)

@@ -47,14 +47,9 @@ class Photos:
         if sources.manifest is None or sources.weights is None:
             raise ConfigError("rounds.student: deeplabv3plus sees photos; give --manifest and --weights")
         masks.hold(params.cache_mib)
-        by_id = read_manifest(sources.manifest).by_id
-        absent = [image_id for image_id in masks.ids if image_id not in by_id]
-        if absent:
-            raise StoreError(
-                f"{sources.manifest}: no image {absent[0]!r}; run snakemake again, the images have changed"
-            )
+        manifest = read_manifest(sources.manifest)
         self.masks, self.weights = masks, sources.weights
-        self.rows: list[Row] = [by_id[image_id] for image_id in masks.ids]
+        self.rows: list[Row] = [manifest.row(image_id) for image_id in masks.ids]
         self._row = {row.id: row for row in self.rows}
 
     def view(self, image_id: str) -> np.ndarray:
