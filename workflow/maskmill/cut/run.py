@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from maskmill import registry
 from maskmill.artefact import Provenance
+from maskmill.blocks import one_thread, ordered
 from maskmill.config import Cut, Model, Refine, validate
 from maskmill.cut._needs import Extras
 from maskmill.cut._together import cut_together
@@ -21,9 +19,6 @@ from maskmill.progress import track
 from maskmill.refine import refine_segments
 from maskmill.refine._photos import Photos
 from maskmill.store import Ragged, RaggedWriter
-
-T = TypeVar("T")
-AHEAD = 2  # images cut ahead of the writer, per thread
 
 
 def run(
@@ -57,8 +52,6 @@ def run(
         DeviceError: no such device, or too little memory on it.
         NumericsError: an image with NaN or infinite tokens; nothing is written then.
     """
-    import torch
-
     name, own = _method_params(params)
     method = registry.load("cut", name)
     store = Ragged(features, "features")
@@ -78,19 +71,14 @@ def run(
     def one(i: int) -> tuple[np.ndarray, dict[str, Any]]:
         return finished(i, method.cut(store[i].astype(np.float32), own, seed, store.ids[i], **extras.of(i)))
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with RaggedWriter(out, "segments", dtype="uint8", attrs=attrs, provenance=made) as writer:
-            if place.type == "cuda" and hasattr(method, "cut_batch"):
-                found = cut_together(method, own, store, seed, str(place))
-                results = _in_order(lambda i: finished(i, found[i]), len(store), threads)
-            else:
-                results = track(_in_order(one, len(store), threads), len(store), "cut")
-            for image_id, (segments, diagnostics) in zip(store.ids, results, strict=True):
-                writer.append(image_id, segments, **{key: np.float32(value) for key, value in diagnostics.items()})
-    finally:
-        torch.set_num_threads(before)
+    with one_thread(), RaggedWriter(out, "segments", dtype="uint8", attrs=attrs, provenance=made) as writer:
+        if place.type == "cuda" and hasattr(method, "cut_batch"):
+            found = cut_together(method, own, store, seed, str(place))
+            results = ordered(lambda i: finished(i, found[i]), range(len(store)), threads)
+        else:
+            results = track(ordered(one, range(len(store)), threads), len(store), "cut")
+        for image_id, (segments, diagnostics) in zip(store.ids, results, strict=True):
+            writer.append(image_id, segments, **{key: np.float32(value) for key, value in diagnostics.items()})
 
 
 class _Refiner:
@@ -124,22 +112,3 @@ def _method_params(params: dict[str, Any]) -> tuple[str, Model]:
     model = registry.load("cut", name).Params
     own = {key: value for key, value in params.items() if key != "method" and key not in Cut.model_fields}
     return name, validate(model, own, "--params", "cut")
-
-
-def _in_order(one: Callable[[int], T], count: int, threads: int) -> Iterator[T]:
-    """one(0), one(1), ... in order, computed on `threads` threads at most a few ahead of the reader."""
-    if threads <= 1:
-        yield from map(one, range(count))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[T]] = deque()
-        try:
-            for i in range(count):
-                waiting.append(pool.submit(one, i))
-                if len(waiting) > AHEAD * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from maskmill.artefact import Provenance, json_hash, read_tensors, write_json, write_tensors
+from maskmill.blocks import ordered
 from maskmill.config import METHOD_KEY, Rounds, validate
 from maskmill.device import pick
 from maskmill.errors import NumericsError, StoreError
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 LOOK = 16  # images that a new student is looked at on
 MATCHED = 512  # images on which class ids are matched
-T = TypeVar("T")
 Views = Mapping[str, str | Path] | Sequence[Row]
 
 
@@ -234,7 +233,7 @@ def predict(
         masks = stack.enter_context(RaggedWriter(out, "masks", dtype=dtype.name, attrs=attrs, provenance=made))
         if confidence is not None:
             sure = stack.enter_context(RaggedWriter(confidence, "confidence", dtype="uint8", provenance=made))
-        found = _each(one, ids, 1 if model.device.type == "cuda" else threads)
+        found = ordered(one, ids, 1 if model.device.type == "cuda" else threads)
         for image_id, (mask, best) in track(zip(ids, found, strict=True), len(ids), "predict"):
             masks.append(image_id, mask)
             if best is not None:
@@ -261,14 +260,6 @@ def _views(
         return {name: stores[name][image_id] for name in model.features}
 
     return stores[model.features[0]].ids, see, [store.hash for store in stores.values()]
-
-
-def _each(one: Callable[[str], T], ids: Sequence[str], threads: int) -> Iterator[T]:
-    """one(id) in order; a bounded number of images ahead of the writer."""
-    ahead = 8 * threads
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(ids), ahead):
-            yield from pool.map(one, ids[start : start + ahead])
 
 
 def _made_by(paths: Sequence[str | Path]) -> dict[str, Any]:
