@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from maskmill.codebook import Codebook, assign
 from maskmill.config import Model
@@ -32,6 +32,18 @@ class NodeParams(Model):
         "kmeans", description="nodes are k-means centroids, or points drawn at random (they follow the density)"
     )
     spherical: bool = Field(True, description="cosine geometry; false: Euclidean")
+
+
+class CountedParams(NodeParams):
+    """Parameters of methods on nodes that are told how many clusters to make."""
+
+    clusters: int = Field(8, ge=2, le=10_000, description="number of clusters k")
+
+    @model_validator(mode="after")
+    def _enough(self) -> CountedParams:
+        if self.fine < self.clusters:
+            raise ValueError(f"fine must be at least clusters ({self.clusters})")
+        return self
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,7 @@ def _distinct(blocks: Iterator[np.ndarray], limit: int) -> tuple[np.ndarray, np.
 def _many(source: Source, params: NodeParams, seed: int, device: str) -> tuple[np.ndarray, np.ndarray, float]:
     """Centroids [m, d], counts [m] and inertia of more points than nodes."""
     from maskmill.cluster import kmeans
+    from maskmill.neighbours import unit_rows
 
     if params.fine_by == "kmeans":
         own = kmeans.Params(clusters=params.fine, spherical=params.spherical, restarts=1, tolerance=1e-3)
@@ -126,7 +139,7 @@ def _many(source: Source, params: NodeParams, seed: int, device: str) -> tuple[n
             raise NumericsError(str(error).replace("cluster.clusters", "cluster.fine")) from None
         return book.centroids, book.counts, book.inertia
     raw = _draw(source, params.fine, seed)
-    book = Codebook(_unit(raw) if params.spherical else raw, np.zeros(len(raw), np.int64), 0.0, params.spherical)
+    book = Codebook(unit_rows(raw) if params.spherical else raw, np.zeros(len(raw), np.int64), 0.0, params.spherical)
     counts, inertia = np.zeros(len(raw), np.int64), 0.0
     for block in _blocks(source):
         labels, distances = assign(block, book)
@@ -148,10 +161,6 @@ def _draw(source: Source, size: int, seed: int) -> np.ndarray:
         start += len(block)
     drawn = np.concatenate(parts)
     return drawn[np.sort(np.unique(drawn, axis=0, return_index=True)[1])]
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
 def codebook_of(nodes: Nodes, labels: np.ndarray, diagnostics: Mapping[str, Any]) -> tuple[Codebook, dict[str, Any]]:

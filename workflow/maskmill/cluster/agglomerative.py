@@ -8,29 +8,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
+from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
 from maskmill.codebook import Codebook
 
 if TYPE_CHECKING:
     from maskmill.cluster.kmeans import Source
 
 
-class Params(NodeParams):
+class Params(CountedParams):
     """Parameters of over-clustering and merging."""
 
-    clusters: int = Field(8, ge=2, le=10_000, description="number of clusters k")
     fine: int = Field(200, ge=2, le=10_000, description="fine centroids that are merged")
     linkage: Literal["average", "ward"] = Field(
         "average", description="average: mean distance of two clusters; ward: growth of the sum of squares"
     )
-
-    @model_validator(mode="after")
-    def _enough(self) -> Params:
-        if self.fine < self.clusters:
-            raise ValueError(f"fine must be at least clusters ({self.clusters})")
-        return self
 
 
 def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tuple[Codebook, dict[str, Any]]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
+from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
 from maskmill.codebook import Codebook
 from maskmill.errors import NumericsError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DENSE = 3000  # nodes up to which all eigenvectors are computed
 
 
-class Params(NodeParams):
+class Params(CountedParams):
     """Parameters of spectral clustering."""
 
     clusters: int = Field(8, ge=2, le=1000, description="number of clusters k, and of eigenvectors")
@@ -33,12 +33,6 @@ class Params(NodeParams):
     fine_by: Literal["kmeans", "sample"] = Field(
         "sample", description="nodes are points drawn at random (they follow the density), or k-means centroids"
     )
-
-    @model_validator(mode="after")
-    def _enough(self) -> Params:
-        if self.fine < self.clusters:
-            raise ValueError(f"fine must be at least clusters ({self.clusters})")
-        return self
 
 
 def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tuple[Codebook, dict[str, Any]]:
