@@ -6,12 +6,14 @@ The results do not depend on the number of threads. Distances are Euclidean, or 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import scipy.sparse as sp
 
 from maskmill.errors import NumericsError
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 Metric = Literal["euclidean", "cosine"]
 EXACT_POINTS = 50_000  # up to here the neighbours of the points among themselves are exact
@@ -43,18 +45,22 @@ class Points:
         return len(self.ready)
 
     def prepare(self, x: np.ndarray) -> np.ndarray:
-        """Vectors [m, d] in the form of `ready`."""
+        """Vectors [m, d] in the form of `ready`; NaN, infinite values and another length are a NumericsError."""
         if x.shape[1] != len(self.centre):
             raise NumericsError(
                 f"reduce: vectors of length {x.shape[1]} do not fit a model of {len(self.centre)}; "
                 "they must come from the features that the model was fitted on"
             )
-        if self.metric == "euclidean":
-            return np.ascontiguousarray(x.astype(np.float32) - self.centre)
         x = x.astype(np.float32)
-        norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64)).astype(np.float32)
-        with np.errstate(invalid="ignore"):  # NaN and infinite values are the caller's to report
-            return np.ascontiguousarray(x / np.maximum(norms, np.finfo(np.float32).tiny)[:, None])
+        with np.errstate(invalid="ignore"):  # said as an error below
+            if self.metric == "euclidean":
+                ready = x - self.centre
+            else:
+                norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64)).astype(np.float32)
+                ready = x / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+        if not np.isfinite(ready).all():
+            raise NumericsError("reduce: the vectors hold NaN or infinite values; check the features that made them")
+        return np.ascontiguousarray(ready)
 
     def nearest(self, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest points of each prepared vector x [m, d], exact up to ties within float32 rounding.
@@ -89,6 +95,7 @@ class Points:
 
     def reached(self, x: np.ndarray, radius: np.ndarray) -> sp.csr_array:
         """Which points have each prepared vector x [m, d] within their radius [n]: ones in a sparse [m, n]."""
+        import scipy.sparse as sp
         import torch
 
         from maskmill.blocks import one_thread, ordered
@@ -166,3 +173,8 @@ class Points:
 
             parts = list(ordered(block, range(0, len(self), step), threads))
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Rows [m, d] of unit length; a row of zeros stays zero."""
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)

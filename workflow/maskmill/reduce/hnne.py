@@ -19,7 +19,7 @@ from pydantic import Field
 
 from maskmill.config import Model
 from maskmill.errors import ConfigError, NumericsError
-from maskmill.neighbours import Points
+from maskmill.neighbours import Points, unit_rows
 
 MAX_FIT_POINTS = 100_000
 KEPT_POINTS = 10_000  # of which `kept` is counted
@@ -154,8 +154,6 @@ def prepare(model: Mapping[str, np.ndarray], params: Params) -> Fitted:
 def _anchor(x: np.ndarray, fitted: Fitted) -> np.ndarray:
     """The nearest anchor [m] of each vector [m, d]."""
     ready = fitted.anchors.prepare(x)
-    if not np.isfinite(ready).all():
-        raise NumericsError("reduce: the vectors hold NaN or infinite values; check the features that made them")
     return fitted.anchors.nearest(ready, 1)[0][:, 0]
 
 
@@ -169,7 +167,7 @@ def transform(x: np.ndarray, fitted: Fitted, params: Params) -> np.ndarray:
     y = x.astype(np.float64) @ model["components"].T - model["offset"]  # [m, k]
     y = model["places"][at] + (y - model["centres"][at]) * model["scale"][at, None]
     if params.normalise:
-        y /= np.maximum(np.linalg.norm(y, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        y = unit_rows(y)
     return y.astype(np.float32)
 
 

@@ -15,15 +15,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import scipy.sparse as sp
 from pydantic import Field
 
 from maskmill.config import Model
 from maskmill.errors import NumericsError
-from maskmill.neighbours import EXACT_POINTS, Points
+from maskmill.neighbours import EXACT_POINTS, Points, unit_rows
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 MAX_FIT_POINTS = 20_000
 USABLE = 0.01  # eigenvalues of the random walk below this can not be divided by
@@ -108,6 +110,8 @@ def row_bytes(d: int, params: Params) -> float:
 
 def symmetrised(found: np.ndarray) -> sp.csr_array:
     """W = (C + C^T) / 2 of the 0/1 graph C of neighbours [n, k], itself the first, without the diagonal."""
+    import scipy.sparse as sp
+
     n, k = found.shape
     rows = np.repeat(np.arange(n), k - 1)
     graph = sp.csr_array((np.full(n * (k - 1), 0.5), (rows, found[:, 1:].ravel())), shape=(n, n))
@@ -144,14 +148,12 @@ def transform(x: np.ndarray, fitted: Fitted, params: Params) -> np.ndarray:
         NumericsError: vectors of another length, or NaN.
     """
     ready = fitted.points.prepare(x)
-    if not np.isfinite(ready).all():
-        raise NumericsError("reduce: the vectors hold NaN or infinite values; check the features that made them")
     found, distances = fitted.points.nearest(ready, fitted.neighbours)
     y = extend(found, fitted.points.reached(ready, fitted.radius), fitted.extended)
     same = distances[:, 0] == 0
     y[same] = fitted.places[found[same, 0]]
     if params.normalise:
-        y /= np.maximum(np.linalg.norm(y, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        y = unit_rows(y)
     return y.astype(np.float32)
 
 

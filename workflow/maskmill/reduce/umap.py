@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from maskmill.config import Model
 from maskmill.errors import ConfigError, NumericsError
-from maskmill.neighbours import EXACT_POINTS, Points
+from maskmill.neighbours import EXACT_POINTS, Points, unit_rows
 
 MAX_FIT_POINTS = 100_000
 
@@ -160,15 +160,13 @@ def transform(x: np.ndarray, fitted: Fitted, params: Params) -> np.ndarray:
         NumericsError: vectors of another length, or NaN.
     """
     ready = fitted.points.prepare(x)
-    if not np.isfinite(ready).all():
-        raise NumericsError("reduce: the vectors hold NaN or infinite values; check the features that made them")
     found, distances = fitted.points.nearest(ready, params.neighbours)
     y = fitted.embedding[found[:, 0]].copy()
     new = np.flatnonzero(distances[:, 0] > 0)  # a copy of a fitted vector takes its place
     if len(new):
         y[new] = place(found[new], distances[new], fitted, params)
     if params.normalise:
-        y /= np.maximum(np.linalg.norm(y, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        y = unit_rows(y)
     return y
 
 
