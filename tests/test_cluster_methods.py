@@ -25,8 +25,9 @@ from maskmill import registry
 from maskmill.artefact import read_json
 from maskmill.cluster import _graph, _linkage, _selection, communities, run, spectral
 from maskmill.cluster._nodes import NodeParams, Nodes, codebook_of, summarise
-from maskmill.config import load, validate
+from maskmill.config import validate
 from maskmill.errors import ConfigError, NumericsError, StoreError
+from maskmill.recipes import load
 from maskmill.report._selection import stability
 from maskmill.store import RaggedWriter
 

@@ -12,8 +12,10 @@ import jsonschema
 import pytest
 import yaml
 
-from maskmill.config import FeatureSet, Size, load, schema
+from maskmill.config import FeatureSet, Size
 from maskmill.errors import ConfigError
+from maskmill.recipes import load
+from maskmill.schema import schema
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
@@ -171,7 +173,7 @@ def test_schema_file_is_up_to_date() -> None:
 
 def test_loading_a_config_imports_nothing_heavy() -> None:
     code = (
-        "import sys, yaml; from maskmill.config import load;"
+        "import sys, yaml; from maskmill.recipes import load;"
         f"load(yaml.safe_load(open({str(ROOT / 'config.yaml')!r})), {str(RECIPES)!r});"
         "print([m for m in ('torch', 'timm', 'zarr', 'dask', 'scipy', 'sklearn') if m in sys.modules])"
     )
@@ -181,9 +183,9 @@ def test_loading_a_config_imports_nothing_heavy() -> None:
 
 def test_a_student_on_photos_needs_its_encoder_and_no_features() -> None:
     recipe = run(recipes=["comus"], rounds={"student": "deeplabv3plus", "features": ["nothing"]}).recipes["comus"]
-    assert recipe.photos
+    assert recipe.photos(1)
     assert recipe.rounds.params.encoder == "semantic"
-    assert not run(recipes=["comus"]).recipes["comus"].photos
+    assert not run(recipes=["comus"]).recipes["comus"].photos(1)
     with pytest.raises(ConfigError, match=r"rounds\.encoder: no feature set 'semantics' \(did you mean 'semantic'\?\)"):
         run(recipes=["comus"], rounds={"student": "deeplabv3plus", "encoder": "semantics"})
 
@@ -197,3 +199,84 @@ def test_the_surest_images_need_regions(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"own\.yaml: rounds\.images: surest ranks regions, but pool: token has none"):
         run(recipes=[str(own)])
+
+
+CHAIN = """
+features:
+  grouping: {backbone: vit_small_focus, facet: key}
+  semantic: {backbone: efficientnet_lite0}
+cut: {features: grouping, method: ncut}
+regions: {features: semantic}
+rounds:
+  count: 3
+  student: token_head
+  steps: 50
+  from_round:
+    2: {student: deeplabv3plus, encoder: semantic, steps: 500}
+    3: {loss: ohem, refine: crf}
+presets:
+  small: {rounds: {steps: 5}, cluster: {clusters: 3}, features: {semantic: {size: {square: 64}}}}
+  other:
+    cluster: {clusters: 4}
+    features: {extra: {backbone: colour, stride: 8}}
+    rounds: {from_round: {3: {steps: 7}}}
+"""
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> str:
+    (tmp_path / "chain.yaml").write_text(CHAIN)
+    return str(tmp_path / "chain.yaml")
+
+
+def test_rounds_change_from_a_round_on(chain: str) -> None:
+    recipe = run(recipes=[chain]).recipes["chain"]
+    assert [recipe.rounds_at(r).method for r in (1, 2, 3, 9)] == ["token_head", *["deeplabv3plus"] * 3]
+    assert [recipe.rounds_at(r).params.steps for r in (1, 2, 3)] == [50, 500, 500]
+    assert [recipe.rounds_at(r).params.loss for r in (1, 2, 3)] == ["ce", "ce", "ohem"]
+    assert [recipe.rounds_at(r).settings.refine.method for r in (1, 2, 3)] == ["none", "none", "crf"]
+    assert [recipe.photos(r) for r in (1, 2, 3)] == [False, True, True]
+    changes = recipe.sections()["rounds"]["from_round"]
+    assert changes[2]["student"] == "deeplabv3plus"
+    assert set(changes[3]) == {"loss", "refine"}
+
+
+def test_overrides_hold_in_every_round_that_knows_them(chain: str) -> None:
+    recipe = run(recipes=[chain], rounds={"steps": 9, "hidden": 8, "encoder": "semantic"}).recipes["chain"]
+    assert [recipe.rounds_at(r).params.steps for r in (1, 2, 3)] == [9, 9, 9]
+    assert recipe.rounds_at(1).params.hidden == 8
+    recipe = run(recipes=[chain], rounds={"from_round": {3: {"steps": 9}}}).recipes["chain"]
+    assert [recipe.rounds_at(r).params.steps for r in (1, 2, 3)] == [50, 500, 9]
+    one = run(recipes=[chain], rounds={"student": "token_head"}).recipes["chain"]
+    assert [one.rounds_at(r).method for r in (1, 2, 3)] == ["token_head"] * 3
+    assert one.rounds_at(3).params.loss == "ce"  # a parameter of the student that is no more
+
+
+def test_presets_lie_between_recipe_and_run(chain: str) -> None:
+    small = run(recipes=["kmeans", chain], preset="small").recipes
+    assert small["chain"].cluster.params.clusters == 3
+    assert [small["chain"].rounds_at(r).params.steps for r in (1, 2, 3)] == [5, 5, 5]
+    assert small["chain"].features["semantic"].size == Size(square=64)
+    assert small["kmeans"].cluster.params.clusters == run(recipes=["kmeans"]).recipes["kmeans"].cluster.params.clusters
+    both = run(recipes=[chain], preset="small,other").recipes["chain"]
+    assert both.cluster.params.clusters == 4
+    assert both.features["extra"].backbone == "colour"
+    assert [both.rounds_at(r).params.steps for r in (1, 2, 3)] == [5, 5, 7]
+    assert run(recipes=[chain], preset="small", cluster={"clusters": 9}).recipes["chain"].cluster.params.clusters == 9
+
+
+@pytest.mark.parametrize(
+    ("keys", "parts"),
+    [
+        ({"preset": "smal"}, ["preset", "'smal'", "did you mean 'small'", "known: other, small"]),
+        ({"rounds": {"from_round": {1: {}}}}, ["rounds.from_round.1", "greater than or equal to 2"]),
+        ({"rounds": {"from_round": {2: {"stepz": 1}}}}, ["rounds.from_round.2.stepz", "did you mean 'steps'"]),
+        ({"rounds": {"from_round": {2: {"count": 1}}}}, ["from_round.2.count", "beside from_round"]),
+        ({"rounds": {"from_round": {2: {"encoder": "semantics"}}}}, ["rounds.encoder", "did you mean 'semantic'"]),
+    ],
+)
+def test_errors_in_presets_and_later_rounds(chain: str, keys: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run(**({"recipes": [chain]} | keys))
+    for part in parts:
+        assert part in str(caught.value), str(caught.value)

@@ -157,15 +157,17 @@ def test_interpolation_agrees_with_torch(source: int, factor: int) -> None:
 
 
 def test_upsampling_a_constant_map_and_straight_edges_is_exact() -> None:
-    np.testing.assert_array_equal(interpolate.upsample_labels(np.full((3, 2), 7, np.uint8), 5), np.full((15, 10), 7))
+    np.testing.assert_array_equal(
+        interpolate.resize_labels(np.full((3, 2), 7, np.uint8), (15, 10)), np.full((15, 10), 7)
+    )
     halves = np.array([[4, 9], [4, 9]], np.uint16)
-    fine = interpolate.upsample_labels(halves, 4)
+    fine = interpolate.resize_labels(halves, (8, 8))
     assert fine.dtype == np.uint16
     np.testing.assert_array_equal(fine, np.repeat([[4] * 4 + [9] * 4], 8, 0))
 
 
 def test_upsampling_rounds_a_corner() -> None:
-    fine = interpolate.upsample_labels(np.array([[0, 0], [0, 1]], np.uint8), 8)
+    fine = interpolate.resize_labels(np.array([[0, 0], [0, 1]], np.uint8), (16, 16))
     assert fine[-1, -1] == 1
     assert fine[8, 8] == 0  # weight of the 1 there: (9/16)^2 < 1/2
     assert fine[9, 9] == 0  # (11/16)^2

@@ -16,6 +16,7 @@ from maskmill.cut.run import run as run_cut
 from maskmill.errors import ConfigError, InputError, StoreError
 from maskmill.paint.run import run_regions, run_tokens
 from maskmill.regions.run import run as run_regions_stage
+from maskmill.rounds.run import Sources, predict, train
 from maskmill.store import Ragged, RaggedWriter
 
 SIZES = {"a": (96, 112), "b": (112, 96)}  # pixels; tokens are 16 of them
@@ -163,6 +164,29 @@ def test_token_recipes_refine_their_scores(spherical: bool, features: Path, mani
         before, after = (iou(found[method][image_id] == 1, disc(image_id)) for method in ("none", "crf"))
         assert found["crf"][image_id].shape == found["none"][image_id].shape
         assert after > max(before, 0.93)
+
+
+def test_a_students_masks_follow_the_photo(features: Path, manifest: Path, tmp_path: Path) -> None:
+    with RaggedWriter(tmp_path / "t.zarr", "masks", dtype="uint8", attrs={"clusters": 1, "ignore": 255}) as out:
+        for image_id in SIZES:
+            out.append(image_id, segments_of(image_id))
+    section = {"student": "token_head", "dimensions": 2, "hidden": 8, "steps": 60, "upsample": 4}
+    student = tmp_path / "student.safetensors"
+    train(Sources({"x": [features]}), [tmp_path / "t.zarr"], section, 1, 0, 1, student)
+    for method in ("none", "crf"):
+        places = (tmp_path / f"{method}.zarr", tmp_path / f"{method}_sure.zarr")
+        predict(student, {"x": features}, *places, params={"refine": {"method": method}}, manifest=manifest)
+    plain, masks = (Ragged(tmp_path / f"{method}.zarr", "masks") for method in ("none", "crf"))
+    before_sure, sure = (Ragged(tmp_path / f"{method}_sure.zarr", "confidence") for method in ("none", "crf"))
+    for image_id in SIZES:
+        before, after = (iou(store[image_id] == 1, disc(image_id)) for store in (plain, masks))
+        assert after > before + 0.02
+        same = plain[image_id] == masks[image_id]
+        assert not same.all()
+        assert abs(sure[image_id].astype(int) - before_sure[image_id])[same].max() <= 1  # rounded down
+        assert sure[image_id][~same].max() < 128  # of two classes the other one was surer
+    with pytest.raises(ConfigError, match=r"rounds\.refine: needs the photos"):
+        predict(student, {"x": features}, tmp_path / "no.zarr", params={"refine": "crf"})
 
 
 def test_errors_name_the_way_out(features: Path, manifest: Path, tmp_path: Path) -> None:

@@ -289,7 +289,7 @@ def test_two_processes_give_one_student(world: dict[str, Any], tmp_path: Path) -
 
 def test_a_student_of_photos_wants_photos(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
     assert Student.load(student).photos
-    with pytest.raises(StoreError, match="sees photos; give --manifest"):
+    with pytest.raises(StoreError, match="sees photos; leave out --features"):
         predict(student, {"a": world["masks"][0]}, tmp_path / "m.zarr", device="cpu")
 
 

@@ -42,7 +42,9 @@ ManifestFile = Annotated[Path, typer.Option("--manifest", help="results/inputs/m
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads")]
 Device = Annotated[str, typer.Option("--device", envvar="MASKMILL_DEVICE", help="auto, cpu, cuda or cuda:0")]
 Seed = Annotated[int, typer.Option("--seed", min=0)]
-Named = Annotated[list[str], typer.Option("--features", help="NAME=FOLDER, once a feature set")]
+Named = Annotated[
+    list[str], typer.Option("--features", help="NAME=FOLDER, once a feature set; none: the student sees photos")
+]
 
 
 def _json(text: str) -> dict[str, Any]:
@@ -285,9 +287,10 @@ def rounds_train(
 def rounds_predict(
     shard: Annotated[str, typer.Option()],
     student: Annotated[Path, typer.Option()],
+    manifest: ManifestFile,
+    params: Params,
     out: Out,
     features: Named = [],  # noqa: B006
-    manifest: Annotated[Path | None, typer.Option(help="students on photos: results/inputs/manifest.parquet")] = None,
     confidence: Annotated[Path | None, typer.Option(help="also write how sure each mask cell is")] = None,
     threads: Threads = 1,
     device: Device = "auto",
@@ -297,8 +300,8 @@ def rounds_predict(
     from maskmill.rounds.run import predict
 
     stores = {name: folder / f"{shard}.zarr" for name, folder in _pairs(features).items()}
-    view = read_manifest(manifest).of(shard) if manifest else stores
-    predict(student, view, out, confidence, threads, device)
+    view = stores or read_manifest(manifest).of(shard)
+    predict(student, view, out, confidence, threads, device, params=_json(params), manifest=manifest)
 
 
 @evaluate_app.command("masks")
@@ -360,6 +363,7 @@ def export(
     student: Annotated[Path | None, typer.Option(help="the last student")] = None,
     weights: Annotated[Path | None, typer.Option(help="folder of backbone weights, copied beside the student")] = None,
     scores: Annotated[Path | None, typer.Option(help="scores.json of this round: names of the clusters")] = None,
+    refine: Annotated[str, typer.Option(help="the last round's refine section as JSON, for `maskmill predict`")] = "{}",
     seed: Seed = 0,
     round: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -373,6 +377,7 @@ def export(
         _shard_files(masks, manifest), manifest, files(cut, "zarr"), files(assignments, "parquet"),
         files(regions, "parquet"), _json(params), out, recipe, seed, round,
         scores=scores, student=student, feature_sets=json.loads(feature_sets), weights=weights,
+        refine=json.loads(refine),
     )  # fmt: skip
 
 
@@ -411,7 +416,7 @@ def schema(
 ) -> None:
     """Write the JSON schema of config.yaml for editors."""
     from maskmill.artefact import write_json
-    from maskmill.config import schema as body
+    from maskmill.schema import schema as body
 
     write_json(out, body())
 

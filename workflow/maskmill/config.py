@@ -1,17 +1,14 @@
-"""The one typed source of the configuration: models, loading, errors with the nearest key, JSON schema.
+"""The one typed source of the configuration: the model of every section, and errors with the nearest key.
 
-`load` turns the dictionary that Snakemake read into a `Run`: every recipe resolved (defaults < recipe < sections of
-config.yaml) and validated before any job starts. Importing this module imports no torch, so it is cheap in every job.
+`maskmill.recipes` resolves a whole run from them. Importing this module imports no torch, so it is cheap in every job.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from maskmill import registry
@@ -21,7 +18,6 @@ from maskmill.errors import ConfigError, nearest
 # The key of a stage's section that names its method, where the stage has methods.
 METHOD_KEY = {"cut": "method", "regions": "pool", "reduce": "method", "cluster": "method", "rounds": "student"}
 T = TypeVar("T", bound=BaseModel)
-RECIPE_STAGES = ("cut", "regions", "reduce", "cluster", "paint", "rounds")
 
 
 class Model(BaseModel):
@@ -192,12 +188,24 @@ class Rounds(Model):
     match: Literal["none", "hungarian"] = Field(
         "none", description="hungarian: class ids follow the masks that the student was trained on, by overlap"
     )
+    refine: Refine = Field(default_factory=Refine, description="fit the predicted masks to the photo's edges")
     stop: float = Field(
         0.0, ge=0, lt=1, description="a share of changed cells below it ends training: the student is handed on"
+    )
+    from_round: dict[Annotated[int, Field(ge=2, le=20)], dict[str, Any]] = Field(
+        default_factory=dict, description="{2: {...}}: keys of this section that hold from that round on"
     )
     checkpoint_steps: int = Field(
         100, ge=0, description="steps between two checkpoints of a training; 0: only on SIGTERM or SIGUSR1"
     )
+
+    @model_validator(mode="after")
+    def _later(self) -> Rounds:
+        for start, section in self.from_round.items():
+            for key in ("count", "checkpoint_steps", "from_round"):
+                if key in section:
+                    raise ValueError(f"from_round.{start}.{key} holds for all rounds; give it beside from_round")
+        return self
 
 
 class ScoreSize(Model):
@@ -288,76 +296,15 @@ class Report(Model):
     typical: int = Field(8, ge=0, le=64, description="regions shown a cluster")
 
 
-STAGE_MODEL: dict[str, type[Model]] = {
-    "cut": Cut, "regions": Regions, "reduce": Reduce, "cluster": Cluster, "paint": Paint, "rounds": Rounds,
-}  # fmt: skip
-STAGE_DEFAULT = {"regions": "mean", "reduce": "none", "cluster": "kmeans", "rounds": "token_head"}
-
-
-class Stage(BaseModel):
-    """A stage of a resolved recipe: its shared settings, its method's name and its method's parameters."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-    name: str
-    settings: Any
-    method: str | None = None
-    params: Any = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The flat section, as in YAML; what the stage's rule puts into `params`."""
-        body = self.settings.model_dump(mode="json")
-        if self.method is not None:
-            body |= {METHOD_KEY[self.name]: self.method} | self.params.model_dump(mode="json")
-        return body
-
-
-class Recipe(BaseModel):
-    """A resolved recipe."""
-
-    model_config = ConfigDict(frozen=True)
-    name: str
-    description: str
-    features: dict[str, FeatureSet]
-    cut: Stage | None
-    regions: Stage
-    reduce: Stage
-    cluster: Stage
-    paint: Stage
-    rounds: Stage
-
-    def stage(self, name: str) -> Stage:
-        """The stage section by name; a recipe without cut has none."""
-        value = getattr(self, name)
-        if value is None:
-            raise ConfigError(f"recipe {self.name}: has no {name} section")
-        return value
-
-    @property
-    def tokens(self) -> bool:
-        """True when tokens are clustered directly, without cut and regions."""
-        return self.regions.method == "token"
-
-    @property
-    def crops(self) -> bool:
-        """True when segments are described by crops of the photos instead of stored tokens."""
-        return self.regions.method == "crop_cls"
-
-    @property
-    def photos(self) -> bool:
-        """True when the student sees photos, through an encoder, instead of stored features."""
-        return bool(registry.load("rounds", self.rounds.method or "token_head").PHOTOS)
-
-    @property
-    def round_count(self) -> int:
-        return int(self.rounds.settings.count)
-
-
 class Config(Model):
     """The keys of config.yaml. Stage sections given here override every recipe."""
 
     images: str = Field("demo", description="folder, glob, CSV/Parquet manifest, video, or demo")
     labels: str | None = Field(None, description="folder of label PNGs with the same stems; optional everywhere")
     recipes: Annotated[list[str], BeforeValidator(_split)] = Field(default_factory=lambda: ["kmeans", "comus"])
+    preset: Annotated[list[str], BeforeValidator(_split)] = Field(
+        default_factory=list, description="names of presets of the recipes, for example small; later ones lie on top"
+    )
     seeds: Annotated[list[int], BeforeValidator(_split)] = Field(default_factory=lambda: [0], min_length=1)
     inputs: Inputs = Field(default_factory=Inputs)
     features: dict[str, dict[str, Any]] = Field(default_factory=dict, description="overrides by feature set name")
@@ -370,176 +317,6 @@ class Config(Model):
     evaluate: Evaluate = Field(default_factory=Evaluate)
     export: Export = Field(default_factory=Export)
     report: Report = Field(default_factory=Report)
-
-
-class RecipeFile(Model):
-    """The keys of a recipe file."""
-
-    description: str = ""
-    features: dict[str, dict[str, Any]]
-    cut: dict[str, Any] | None = None
-    regions: dict[str, Any] = Field(default_factory=dict)
-    reduce: dict[str, Any] = Field(default_factory=dict)
-    cluster: dict[str, Any] = Field(default_factory=dict)
-    paint: dict[str, Any] = Field(default_factory=dict)
-    rounds: dict[str, Any] | None = None
-
-
-class Run(BaseModel):
-    """A whole run, resolved and validated."""
-
-    model_config = ConfigDict(frozen=True)
-    config: Config
-    recipes: dict[str, Recipe]
-
-    @property
-    def feature_sets(self) -> dict[str, FeatureSet]:
-        """Every feature set of the run by its slug; recipes that ask for the same share it."""
-        return {fs.slug: fs for recipe in self.recipes.values() for fs in recipe.features.values()}
-
-
-def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str = "config.yaml") -> Run:
-    """Validate a configuration and resolve its recipes.
-
-    Raises:
-        ConfigError: one line with origin, key, value, and the nearest known key or the allowed range.
-    """
-    checked = validate(Config, config, origin)
-    recipes = {}
-    for given in checked.recipes:
-        recipe = resolve_recipe(given, checked, Path(recipe_folder), origin)
-        if recipe.name in recipes:
-            raise ConfigError(f"{origin}: recipes: {recipe.name!r} is given twice; keep one")
-        recipes[recipe.name] = recipe
-    if not recipes:
-        raise ConfigError(f"{origin}: recipes: empty; name at least one, for example recipes: [kmeans]")
-    return Run(config=checked, recipes=recipes)
-
-
-def resolve_recipe(given: str, config: Config, folder: Path, origin: str) -> Recipe:
-    """One recipe by name or path: read, merged with the run's overrides, validated."""
-    path = _recipe_path(given, folder, origin)
-    try:
-        body = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    file = validate(RecipeFile, body, str(path))
-    for name in config.features:
-        if not any(name in _feature_names(other, folder, origin) for other in config.recipes):
-            raise ConfigError(f"{origin}: features.{name}: no recipe of this run has a feature set of this name")
-    features = {}
-    for name, section in file.features.items():
-        merged = dict(section) | config.features.get(name, {})
-        features[name] = validate(
-            FeatureSet, merged, _origin(path, origin, name in config.features), f"features.{name}"
-        )
-    stages: dict[str, Any] = {}
-    for stage in RECIPE_STAGES:
-        base, override = getattr(file, stage), getattr(config, stage)
-        if base is None:  # a recipe without cut or rounds is not given any by the run's overrides
-            stages[stage] = None if stage == "cut" else _stage(stage, {}, {}, path, origin)
-        else:
-            stages[stage] = _stage(stage, base, override, path, origin)
-    recipe = Recipe(name=path.stem, description=file.description, features=features, **stages)
-    _check_references(recipe, path)
-    return recipe
-
-
-def _recipe_path(given: str, folder: Path, origin: str) -> Path:
-    path = Path(given) if given.endswith((".yaml", ".yml")) else folder / f"{given}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in folder.glob("*.yaml"))
-        hint = nearest(given, known)
-        raise ConfigError(
-            f"{origin}: recipes: no recipe {given!r}{hint}; known: {', '.join(known)}, or a path to a .yaml"
-        )
-    return path
-
-
-def _feature_names(given: str, folder: Path, origin: str) -> Sequence[str]:
-    body = yaml.safe_load(_recipe_path(given, folder, origin).read_text()) or {}
-    return list(body.get("features") or {})
-
-
-def _origin(path: Path, origin: str, overridden: bool) -> str:
-    return f"{path} with {origin}" if overridden else str(path)
-
-
-def _stage(name: str, base: Mapping[str, Any], override: Mapping[str, Any], path: Path, origin: str) -> Stage:
-    """A stage section. When the override names another method, the parameters of the recipe's method do not apply."""
-    settings_model = STAGE_MODEL[name]
-    key = METHOD_KEY.get(name)
-    where = _origin(path, origin, bool(override))
-    base = dict(base)
-    if key and override.get(key, base.get(key)) != base.get(key):
-        base = {k: v for k, v in base.items() if k in settings_model.model_fields}
-    merged = base | dict(override)
-    if key is None:
-        return Stage(name=name, settings=validate(settings_model, merged, where, name))
-    method = merged.pop(key, STAGE_DEFAULT.get(name))
-    if not isinstance(method, str):
-        known = ", ".join(registry.available(name))
-        raise ConfigError(f"{where}: {name}.{key}: {method!r} is not a method name; known: {known}")
-    try:
-        params_model = registry.load(name, method).Params
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    common = {k: v for k, v in merged.items() if k in settings_model.model_fields}
-    own = {k: v for k, v in merged.items() if k not in common}
-    known_keys = [key, *settings_model.model_fields, *params_model.model_fields]
-    settings = validate(settings_model, common, where, name, known_keys)
-    return Stage(
-        name=name, settings=settings, method=method, params=validate(params_model, own, where, name, known_keys)
-    )
-
-
-def _check_references(recipe: Recipe, path: Path) -> None:
-    """Every feature set that a stage names exists; regions of segments need a cut."""
-    wanted = {"regions": [recipe.regions.settings.features]}
-    if recipe.cut is not None:
-        wanted["cut"] = [recipe.cut.settings.features]
-    if recipe.round_count:
-        wanted["rounds"] = [recipe.rounds.params.encoder] if recipe.photos else list(recipe.rounds.settings.features)
-    for stage, names in wanted.items():
-        for name in names:
-            if name not in recipe.features:
-                key = "encoder" if stage == "rounds" and recipe.photos else "features"
-                hint = nearest(name, recipe.features)
-                raise ConfigError(
-                    f"{path}: {stage}.{key}: no feature set {name!r}{hint}; known: {', '.join(recipe.features)}"
-                )
-    if recipe.round_count and recipe.rounds.settings.images == "surest" and recipe.tokens:
-        raise ConfigError(f"{path}: rounds.images: surest ranks regions, but pool: token has none; use images: all")
-    if recipe.cut is None and not recipe.tokens:
-        raise ConfigError(f"{path}: regions.pool: {recipe.regions.method!r} needs a cut section (or use pool: token)")
-    if recipe.cut is not None:
-        _check_needs(recipe, path)
-    if recipe.cut is not None and recipe.tokens:
-        raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
-
-
-def _check_needs(recipe: Recipe, path: Path) -> None:
-    """The cut's method gets what it needs (see maskmill.cut._needs), and nothing that it does not know."""
-    cut = recipe.stage("cut")
-    method = registry.load("cut", str(cut.method))
-    needs = method.needs(cut.params) if hasattr(method, "needs") else ()
-    colour, chosen = cut.settings.colour, recipe.features[cut.settings.features]
-    known = [name for name, fs in recipe.features.items() if fs.backbone == "colour"]
-    if colour is not None and not hasattr(method, "needs"):
-        raise ConfigError(f"{path}: cut.colour: method {cut.method} does not look at colours; drop the key")
-    if colour is not None and colour not in known:
-        advice = f"known: {', '.join(known)}" if known else "add one: {backbone: colour, stride: ..., size: ...}"
-        raise ConfigError(f"{path}: cut.colour: no feature set {colour!r} of backbone colour; {advice}")
-    if "colour" in needs and colour is None:
-        raise ConfigError(
-            f"{path}: cut.colour: method {cut.method} with these parameters needs the name of a feature set of "
-            "backbone colour"
-        )
-    if "cls_query" in needs and chosen.facet != "key":
-        raise ConfigError(
-            f"{path}: features.{cut.settings.features}.facet: {chosen.facet!r}, but cut.method {cut.method} needs "
-            "facet: key of a ViT with a cls token"
-        )
 
 
 def validate(model: type[T], body: Any, origin: str, prefix: str = "", known: Sequence[str] | None = None) -> T:
@@ -573,36 +350,3 @@ def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
             return []
         model = models[0]  # of `Size | None` as well
     return list(model.model_fields)
-
-
-def _either(known: dict[str, Any] | None, field: dict[str, Any]) -> dict[str, Any]:
-    """The JSON schema of a key that several methods have: what any of them allows."""
-    if known is None or known == field:
-        return field
-    options = known["anyOf"] if set(known) == {"anyOf"} else [known]
-    return {"anyOf": [*options, field] if field not in options else options}
-
-
-def schema() -> dict[str, Any]:
-    """The JSON schema of config.yaml, with the parameters of every method of every stage."""
-    body = Config.model_json_schema()
-    for stage, settings in STAGE_MODEL.items():
-        properties = settings.model_json_schema()["properties"]
-        if "refine" in properties:
-            properties["refine"] = Refine.schema_of()
-        key = METHOD_KEY.get(stage)
-        if key:
-            properties[key] = {"enum": list(registry.available(stage)), "description": "the method"}
-            for method in registry.available(stage):
-                own = registry.load(stage, method).Params.model_json_schema().get("properties", {})
-                for name, field in own.items():
-                    properties[name] = _either(properties.get(name), field)
-        body["properties"][stage] = {"type": "object", "additionalProperties": False, "properties": properties}
-    body["properties"]["features"]["additionalProperties"] = FeatureSet.model_json_schema()["properties"] and {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": FeatureSet.model_json_schema(ref_template="#/$defs/{model}")["properties"],
-    }
-    body.setdefault("$defs", {})["Size"] = Size.model_json_schema()
-    body["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    return body

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from maskmill.config import Run, load
 from maskmill.errors import UserError
+from maskmill.recipes import Run, load
 
 PACKAGES = ("snakemake", "torch", "timm", "zarr", "dask", "numpy", "scipy", "pydantic")
 LOW_DISK_GIB = 5.0

@@ -86,16 +86,26 @@ def upsample_softmax(logits: np.ndarray, factor: int) -> tuple[np.ndarray, np.nd
     return label, 1 / total
 
 
-def upsample_labels(labels: np.ndarray, factor: int) -> np.ndarray:
-    """Labels [h, w] -> [h * factor, w * factor] of the same type: the label with most bilinear weight.
-
-    The boundary between two labels becomes smooth instead of a staircase; a tie goes to the lowest label.
-    """
-    return resize_labels(labels, (labels.shape[0] * factor, labels.shape[1] * factor))
+def softmax_at(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Softmax [H, W] float32 of the class `label` [H, W] in logits [k, h, w], interpolated to its grid."""
+    best = np.full(label.shape, -np.inf, np.float32)
+    total, chosen = np.zeros(label.shape, np.float32), np.zeros(label.shape, np.float32)
+    for start in range(0, len(logits), BLOCK):
+        fine = resize_maps(logits[start : start + BLOCK], label.shape)
+        top = np.maximum(best, fine.max(axis=0))
+        total = total * np.exp(best - top) + np.exp(fine - top).sum(axis=0)
+        best = top
+        inside = (label >= start) & (label < start + len(fine))
+        own = np.take_along_axis(fine, np.where(inside, label - start, 0)[None], axis=0)[0]
+        chosen[inside] = own[inside]
+    return np.asarray(np.exp(chosen - best) / total)
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`upsample_labels` to a grid of any size (H, W)."""
+    """Labels [h, w] -> [H, W] of the same type: the label with most bilinear weight.
+
+    The boundary between two labels becomes smooth instead of a staircase; a tie goes to the lowest label.
+    """
     if labels.shape == tuple(size):
         return labels.copy()
     present, one_hot = one_hots(labels)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from maskmill.artefact import atomic, read_json
-from maskmill.config import FeatureSet, validate
+from maskmill.config import FeatureSet, Refine, validate
 from maskmill.errors import InputError, StoreError
 from maskmill.images import SUFFIXES, decode, resize, target_size
 from maskmill.masks import to_size
@@ -30,10 +30,12 @@ class Segmenter:
     Attributes:
         student: a loaded `maskmill.rounds.infer.Student`.
         backbones: name -> (feature set, backbone); none where the student sees the image itself.
+        refine: how masks are fitted to the image, as in the round that trained the student.
     """
 
     student: Any
     backbones: dict[str, tuple[FeatureSet, Backbone | Colour]]
+    refine: Refine
 
     @classmethod
     def load(cls, folder: Path, device: str = "auto") -> Segmenter:
@@ -54,23 +56,32 @@ class Segmenter:
         place = pick(device)
         student = Student.load(folder / "student.safetensors", str(place))
         backbones = {}
-        for name, body in read_json(folder / "features.json")["features"].items():
+        about = read_json(folder / "features.json")
+        for name, body in about["features"].items():
             chosen = validate(FeatureSet, body, str(folder / "features.json"), name)
             backbones[name] = (chosen, load(folder / "weights" / f"{chosen.weights_slug}.safetensors", chosen, place))
-        return cls(student, backbones)
+        refine = validate(Refine, about.get("refine", {}), str(folder / "features.json"), "refine")
+        return cls(student, backbones, refine)
 
     def mask(self, image: np.ndarray) -> np.ndarray:
         """Mask [H, W] (0 background, 1..k clusters) of an image uint8 [H, W, 3], at its size."""
+        view = image if self.student.photos else self._tokens(image)
+        if self.refine.method == "none":
+            mask = self.student.mask(view)
+        else:
+            mask, _ = self.student.refined_mask(view, image, self.refine)
+        return to_size(mask, (image.shape[0], image.shape[1]))
+
+    def _tokens(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """What the student sees of the image: {feature set: tokens [h, w, d]}."""
         import torch
 
-        if self.student.photos:
-            return to_size(self.student.mask(image), (image.shape[0], image.shape[1]))
         tokens = {}
         for name, (chosen, backbone) in self.backbones.items():
             size = target_size(image.shape[0], image.shape[1], chosen.size, backbone.multiple)
             batch = torch.from_numpy(resize(image, size).copy())[None]
             tokens[name] = backbone.forward(batch)[0][0].cpu().numpy()  # [h, w, d]
-        return to_size(self.student.mask(tokens), (image.shape[0], image.shape[1]))
+        return tokens
 
 
 def predict(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from maskmill.config import RECIPE_STAGES, load
+from maskmill.recipes import load
 from maskmill.errors import UserError
 from maskmill.inputs._listing import listing_fingerprint
 from maskmill.manifest import read_shards
@@ -107,14 +107,12 @@ def vectors_folder(wc):
     return os.path.dirname(vectors(wc.recipe, "s0"))
 
 
-def student_features(recipe):
-    """Name -> folder slug of the feature sets that a recipe's student sees; none where it sees photos."""
-    if RUN.recipes[recipe].photos:
+def student_features(recipe, r):
+    """Name -> folder slug of the feature sets that a recipe's student of round r sees; none where it sees photos."""
+    if RUN.recipes[recipe].photos(r):
         return {}
-    return {
-        name: slug(recipe, name)
-        for name in RUN.recipes[recipe].rounds.settings.features
-    }
+    names = RUN.recipes[recipe].rounds_at(r).settings.features
+    return {name: slug(recipe, name) for name in names}
 
 
 # inputs
@@ -226,17 +224,26 @@ def paint_sources(wc):
 
 
 def rounds_params(wc):
-    """The section without what no student depends on: more rounds or other checkpoints retrain nothing."""
-    body = RUN.recipes[wc.recipe].stage("rounds").as_dict()
-    return keys(
-        "rounds",
-        {k: v for k, v in body.items() if k not in ("count", "checkpoint_steps")},
-    )
+    """The round's section without what no student depends on: more rounds or other checkpoints retrain nothing."""
+    body = RUN.recipes[wc.recipe].rounds_at(int(wc.round)).as_dict()
+    others = ("count", "checkpoint_steps", "from_round", "refine")
+    return keys("rounds", {k: v for k, v in body.items() if k not in others})
+
+
+def predict_params(wc):
+    """What prediction depends on besides its student."""
+    return keys("rounds", {"refine": round_refine(wc.recipe, int(wc.round))})
+
+
+def round_refine(recipe, r):
+    """How the masks of round r are fitted to the photos."""
+    return RUN.recipes[recipe].rounds_at(r).settings.refine.model_dump(mode="json")
 
 
 def rounds_history(wc):
     """What the options of round logic read of the rounds before: option of `maskmill rounds train` -> folder or file."""
-    logic, r = RUN.recipes[wc.recipe].rounds.settings, int(wc.round)
+    r = int(wc.round)
+    logic = RUN.recipes[wc.recipe].rounds_at(r).settings
     base = f"results/recipes/{wc.recipe}/seed{wc.seed}"
     found = {"masks": f"{base}/round{r - 1}/masks"}
     if r == 1 and logic.images == "surest":
@@ -261,51 +268,47 @@ def rounds_inputs(wc):
         )
         for name, place in rounds_history(wc).items()
     }
-    recipe = RUN.recipes[wc.recipe]
-    if recipe.photos:
-        encoder = recipe.features[recipe.rounds.params.encoder]
-        files["weights"] = f"resources/weights/{encoder.weights_slug}.safetensors"
+    if RUN.recipes[wc.recipe].photos(int(wc.round)):
+        files["weights"] = encoder_weights(wc)
     files["features"] = [
         f"results/features/{s}/{shard}.zarr"
-        for s in student_features(wc.recipe).values()
+        for s in student_features(wc.recipe, int(wc.round)).values()
         for shard in shards()
     ]
     return files
 
 
+def encoder_weights(wc):
+    """The weights that the encoder of a student on photos starts from."""
+    recipe = RUN.recipes[wc.recipe]
+    encoder = recipe.features[recipe.rounds_at(int(wc.round)).params.encoder]
+    return f"resources/weights/{encoder.weights_slug}.safetensors"
+
+
 def rounds_sources(wc):
     """The same as options."""
     options = [f"--{name} {place}" for name, place in rounds_history(wc).items()]
-    recipe = RUN.recipes[wc.recipe]
-    if recipe.photos:
-        encoder = recipe.features[recipe.rounds.params.encoder]
-        options.append(
-            f"--weights resources/weights/{encoder.weights_slug}.safetensors"
-        )
-    else:
-        options.append(student_sources(wc))
+    if RUN.recipes[wc.recipe].photos(int(wc.round)):
+        options.append(f"--weights {encoder_weights(wc)}")
+    options.append(student_sources(wc))
     return " ".join(options)
 
 
 def predict_inputs(wc):
-    """What a student sees of one shard: its feature stores, or the manifest of the photos."""
-    if RUN.recipes[wc.recipe].photos:
-        return {"manifest": ancient("results/inputs/manifest.parquet")}
+    """The feature stores that a student sees of one shard; none where it sees the photos of the manifest."""
     return {
         "features": [
             f"results/features/{s}/{wc.shard}.zarr"
-            for s in student_features(wc.recipe).values()
+            for s in student_features(wc.recipe, int(wc.round)).values()
         ]
     }
 
 
 def student_sources(wc):
     """The same as options."""
-    if RUN.recipes[wc.recipe].photos:
-        return "--manifest results/inputs/manifest.parquet"
     return " ".join(
         f"--features {name}=results/features/{s}"
-        for name, s in student_features(wc.recipe).items()
+        for name, s in student_features(wc.recipe, int(wc.round)).items()
     )
 
 
@@ -363,7 +366,7 @@ def export_inputs(wc):
         files["weights"] = sorted(
             {
                 f"resources/weights/{recipe.features[n].weights_slug}.safetensors"
-                for n in student_features(wc.recipe)
+                for n in student_features(wc.recipe, recipe.round_count)
             }
         )
     if RUN.config.labels:
@@ -382,7 +385,6 @@ def export_sources(wc):
         options += [
             f"--student {base}/seed{wc.seed}/round{recipe.round_count}/student.safetensors"
         ]
-    if recipe.round_count:
         options.append("--weights resources/weights")
     if RUN.config.labels:
         options.append(
@@ -437,11 +439,7 @@ def report_plan():
                     n: fs.model_dump(mode="json", exclude_none=True)
                     for n, fs in recipe.features.items()
                 },
-                **{
-                    s: recipe.stage(s).as_dict()
-                    for s in RECIPE_STAGES
-                    if getattr(recipe, s) is not None
-                },
+                **recipe.sections(),
             },
         }
         for name, recipe in RUN.recipes.items()

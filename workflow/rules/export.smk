@@ -22,9 +22,12 @@ rule export:
                 for name, fs in RUN.recipes[wc.recipe].features.items()
             }
         ),
+        refine=lambda wc: json.dumps(
+            round_refine(wc.recipe, RUN.recipes[wc.recipe].round_count)
+        ),
         last=lambda wc: RUN.recipes[wc.recipe].round_count,
     shell:
         "maskmill export {params.sources} --manifest {input.manifest} --params {params.export:q}"
         " --masks results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{params.last}/masks"
-        " --feature-sets {params.features:q} --recipe {wildcards.recipe} --seed {wildcards.seed}"
+        " --feature-sets {params.features:q} --refine {params.refine:q} --recipe {wildcards.recipe} --seed {wildcards.seed}"
         " --round {params.last} --out {output} &> {log}"

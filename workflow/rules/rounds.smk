@@ -12,9 +12,11 @@ rule rounds_train:
         "logs/rounds_train/{recipe}/seed{seed}/round{round}.log",
     benchmark:
         "benchmarks/rounds_train/{recipe}/seed{seed}/round{round}.tsv"
-    threads: lambda wc: 8 if RUN.recipes[wc.recipe].photos else 2
+    threads: lambda wc: 8 if RUN.recipes[wc.recipe].photos(int(wc.round)) else 2
     resources:
-        mem_mb=lambda wc, attempt: (16000 if RUN.recipes[wc.recipe].photos else 8000)
+        mem_mb=lambda wc, attempt: (
+            16000 if RUN.recipes[wc.recipe].photos(int(wc.round)) else 8000
+        )
         * attempt,
         runtime=lambda wc, attempt: 240 * attempt,
         gpu=0,
@@ -35,6 +37,7 @@ rule rounds_train:
 rule rounds_predict:
     input:
         unpack(predict_inputs),
+        manifest=ancient("results/inputs/manifest.parquet"),
         student="results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
     output:
         masks=directory(
@@ -54,8 +57,8 @@ rule rounds_predict:
         mem_mb=lambda wc, attempt: 4000 * attempt,
         runtime=lambda wc, attempt: 60 * attempt,
     params:
-        version=STAGE_VERSION["rounds"],
+        rounds=predict_params,
         sources=student_sources,
     shell:
-        "maskmill rounds predict {params.sources} --shard {wildcards.shard} --student {input.student}"
+        "maskmill rounds predict {params.sources} --manifest {input.manifest} --params {params.rounds:q} --shard {wildcards.shard} --student {input.student}"
         " --out {output.masks} --confidence {output.confidence} --threads {threads} &> {log}"

@@ -42,6 +42,7 @@ def run(
     student: str | Path | None = None,
     feature_sets: Mapping[str, Mapping[str, Any]] | None = None,
     weights: str | Path | None = None,
+    refine: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one folder of files for other tools; it appears when complete.
 
@@ -55,6 +56,7 @@ def run(
             the student sees are written there.
         weights: folder of backbone weights; those of the student's feature sets are copied, so that `student/` is all
             that `maskmill predict` needs on another machine.
+        refine: how masks of the last round were fitted to the photos; `maskmill predict` does the same.
 
     Raises:
         StoreError: an image of the manifest has no mask, or the artefacts do not belong together.
@@ -70,7 +72,9 @@ def run(
                 out.add(item)
         out.table.write(folder / "clusters.csv", classes, iou)
         if student is not None:
-            _copy_student(Path(student), feature_sets or {}, weights, folder / "student", about)
+            _copy_student(
+                Path(student), feature_sets or {}, weights, folder / "student", about | {"refine": dict(refine or {})}
+            )
         made = Provenance.of("export", dict(params) | about, sources.hashes)
         write_json(folder / "export.json", about, made)
 

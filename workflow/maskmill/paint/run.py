@@ -12,7 +12,7 @@ Rules for region recipes (COMUS, section 3.3: only the regions closest to their 
 Token recipes have no background: every cell gets the cluster of the highest score. Where a clustering knows noise
 (label -1), a noisy region is one that is not kept, and a cell whose best score is that of noise is ignore.
 
-With `refine` the mask is then fitted to the photo, on a grid of at least FINE cells a token side; a mask cell takes the
+With `refine` the mask is then fitted to the photo, on a grid of at least 8 cells a token side; a mask cell takes the
 label that most of it got. Cells that are ignore neither vote nor change. Token recipes refine the interpolated scores
 of the clusters that win somewhere in the image, twice the cosine as in STEGO.
 """
@@ -34,9 +34,9 @@ from maskmill.masks import ignore_value, mask_dtype
 from maskmill.progress import track
 from maskmill.refine import refine
 from maskmill.refine._photos import Photos
+from maskmill.refine._scores import refine_scores, refine_step
 from maskmill.store import Ragged, RaggedWriter
 
-FINE = 8  # cells a token side to refine on (docs/refine.md)
 COSINES = 2.0  # logits a unit of cosine (STEGO)
 
 
@@ -169,11 +169,6 @@ def paint_regions(segments: np.ndarray, table: np.ndarray, clusters: int, size: 
     return resize_labels(table[segments], size)
 
 
-def refine_step(upsample: int) -> int:
-    """Fine cells a side of a mask cell."""
-    return -(-FINE // upsample)
-
-
 def refine_mask(
     segments: np.ndarray, table: np.ndarray, mask: np.ndarray, photo: np.ndarray, settings: Refine
 ) -> np.ndarray:
@@ -187,16 +182,6 @@ def refine_mask(
     fine_void = void.repeat(step, axis=0).repeat(step, axis=1)
     best = refine(resize_maps(maps[known], photo.shape[:2]), photo, settings, fine_void)
     return np.where(void, mask, present[known][majority(best, step)]).astype(mask.dtype)
-
-
-def refine_scores(maps: np.ndarray, best: np.ndarray, photo: np.ndarray, settings: Refine) -> np.ndarray:
-    """Clusters [H, W] of score maps [k, h, w] fitted to the photo [H * step, W * step, 3].
-
-    `best` [H, W] is their winner before; clusters that win nowhere do not take part.
-    """
-    winners = np.unique(best)
-    found = refine(resize_maps(maps[winners], photo.shape[:2]), photo, settings)
-    return np.asarray(winners[majority(found, photo.shape[0] // best.shape[0])])
 
 
 def in_spreads(maps: np.ndarray) -> np.ndarray:

@@ -37,6 +37,11 @@ class Photos:
             StoreError: unknown id. InputError: the file changed since the inputs were checked.
         """
         from maskmill.images import resize
+
+        return resize(self.photo(image_id), size)
+
+    def photo(self, image_id: str) -> np.ndarray:
+        """The photo as it is, uint8 RGB [H, W, 3]; raises as `on_grid`."""
         from maskmill.photos import read_photo
 
-        return resize(read_photo(self._manifest.row(image_id)), size)
+        return read_photo(self._manifest.row(image_id))

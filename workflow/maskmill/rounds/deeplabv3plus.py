@@ -39,7 +39,7 @@ class Params(Training):
     encoder: str = Field("semantic", description="feature set that names the encoder's backbone (a CNN)")
     unfrozen: int = Field(1, ge=0, le=16, description="last feature levels of the encoder that learn; 0: none")
     output_stride: Literal[8, 16, 32] = Field(8, description="pixels a cell of the encoder's last level (dilates)")
-    width: int = Field(256, ge=16, le=2048, multiple_of=16, description="channels of pyramid and decoder")
+    width: int = Field(256, ge=32, le=2048, multiple_of=16, description="channels of pyramid and decoder")
     steps: int = Field(5000, ge=1, description="optimiser steps a round")
     batch_size: int = Field(96, ge=1, description="crops a step")
     crop: int = Field(224, ge=32, le=2048, multiple_of=32, description="side of a training crop in pixels")

@@ -11,12 +11,16 @@ import numpy as np
 from maskmill.artefact import read_tensors
 from maskmill.config import validate
 from maskmill.errors import StoreError
-from maskmill.interpolate import resize_maps, upsample_scores, upsample_softmax
+from maskmill.images import resize
+from maskmill.interpolate import resize_maps, softmax_at, upsample_scores, upsample_softmax
 from maskmill.masks import mask_dtype
+from maskmill.refine._scores import refine_scores, refine_step
 from maskmill.registry import load
 
 if TYPE_CHECKING:
     import torch
+
+    from maskmill.config import Refine
 
 FORMAT = "maskmill-student-1"
 
@@ -81,4 +85,21 @@ class Student:
     def sure_mask(self, view: Any) -> tuple[np.ndarray, np.ndarray]:
         """`mask`, and how sure each of its cells is: the softmax of the best class in steps of 1/255, uint8 [H, W]."""
         label, best = upsample_softmax(self.model.logits(view), self.upsample)
-        return label.astype(mask_dtype(self.clusters)), np.floor(best * 255).clip(0, 255).astype(np.uint8)
+        return label.astype(mask_dtype(self.clusters)), _in_steps(best)
+
+    def refined_mask(self, view: Any, photo: np.ndarray, settings: Refine) -> tuple[np.ndarray, np.ndarray]:
+        """`sure_mask` fitted to the edges of the photo uint8 [*, *, 3].
+
+        How sure a cell is stays what the student said of the class that the cell has now.
+        """
+        maps = self.model.logits(view)
+        best = upsample_scores(maps, self.upsample)
+        step = 1 if self.photos else refine_step(self.upsample)
+        photo = resize(photo, (best.shape[0] * step, best.shape[1] * step))
+        label = refine_scores(maps, best, photo, settings)
+        return label.astype(mask_dtype(self.clusters)), _in_steps(softmax_at(maps, label))
+
+
+def _in_steps(share: np.ndarray) -> np.ndarray:
+    """A share in steps of 1/255, rounded down, uint8."""
+    return np.floor(share * 255).clip(0, 255).astype(np.uint8)

@@ -21,6 +21,7 @@ from maskmill.manifest import Row
 from maskmill.masks import ignore_value, mask_dtype
 from maskmill.photos import read_photo
 from maskmill.progress import track
+from maskmill.refine._photos import Photos
 from maskmill.registry import load
 from maskmill.rounds._checkpoint import Keeper
 from maskmill.rounds._job import Sources
@@ -209,12 +210,17 @@ def predict(
     confidence: str | Path | None = None,
     threads: int = 1,
     device: str = "auto",
+    *,
+    params: Mapping[str, Any] | None = None,
+    manifest: str | Path | None = None,
 ) -> None:
     """Masks of one shard by a trained student; Ragged "masks" with clusters from 1, background 0, no ignore.
 
     Args:
         view: the shard's feature stores {name: path}, or the rows of the manifest for a student that sees photos.
         confidence: Ragged "confidence" to write beside: for each mask cell the softmax of its class * 255, uint8.
+        params: keys of the `rounds` section that prediction depends on: `refine`.
+        manifest: where the photos are; only needed to refine.
     """
     import torch
 
@@ -224,9 +230,15 @@ def predict(
     ids, see, hashes = _views(model, view, student)
     dtype = mask_dtype(model.clusters)
     attrs = {"clusters": model.clusters, "ignore": ignore_value(dtype), "round": int(model.spec["round"])}
-    made = Provenance.of("rounds", {"predict": model.spec["round"]}, [provenance["hash"], *hashes])
+    section = {key: value for key, value in (params or {}).items() if key in Rounds.model_fields}
+    settings = validate(Rounds, section, "--params", "rounds").refine
+    photos = Photos.needed(settings, manifest, "rounds")
+    how = {"predict": model.spec["round"], "refine": settings.model_dump()}
+    made = Provenance.of("rounds", how, [provenance["hash"], *hashes])
 
     def one(image_id: str) -> tuple[np.ndarray, np.ndarray | None]:
+        if photos:
+            return model.refined_mask(see(image_id), photos.photo(image_id), settings)
         return model.sure_mask(see(image_id)) if confidence is not None else (model.mask(see(image_id)), None)
 
     with contextlib.ExitStack() as stack:
@@ -236,7 +248,7 @@ def predict(
         found = ordered(one, ids, 1 if model.device.type == "cuda" else threads)
         for image_id, (mask, best) in track(zip(ids, found, strict=True), len(ids), "predict"):
             masks.append(image_id, mask)
-            if best is not None:
+            if confidence is not None and best is not None:
                 sure.append(image_id, best)
 
 
@@ -246,7 +258,7 @@ def _views(
     """Ids of the shard, what the student sees of each, and the hashes of what that is read from."""
     if model.photos:
         if isinstance(view, Mapping):
-            raise StoreError(f"{student}: sees photos; give --manifest")
+            raise StoreError(f"{student}: sees photos; leave out --features")
         rows = {row.id: row for row in view}
         return list(rows), lambda image_id: read_photo(rows[image_id]), []
     if not isinstance(view, Mapping):
