@@ -195,6 +195,37 @@ def reduce_memory(wc, attempt):
     return max(6000, int(1100 * getattr(params, "memory_gb", 0))) * attempt
 
 
+# foreground
+
+
+def foreground_keys(recipe, job):
+    """The part of the section that one kind of job depends on: another threshold counts and fits nothing again."""
+    body = RUN.recipes[recipe].stage("foreground").as_dict()
+    fit, choose = ("clusters", "max_fit_points"), ("threshold",)
+    if job == "fit":
+        own = {k: body[k] for k in fit} | {"kmeans": STAGE_VERSION["cluster"]}
+    elif job == "choose":
+        own = {k: body[k] for k in choose}
+    else:
+        own = {k: v for k, v in body.items() if k not in (*fit, *choose, "features")}
+    return keys("foreground", own)
+
+
+def foreground_codebook(wc):
+    """Which tokens are foreground, where the recipe asks for it."""
+    if RUN.recipes[wc.recipe].foreground is None:
+        return {}
+    base = f"results/recipes/{wc.recipe}/seed{wc.seed}/foreground"
+    return {"foreground": f"{base}/codebook.safetensors"}
+
+
+def foreground_option(wc):
+    """The same as an option of `maskmill cluster fit` and `maskmill paint`."""
+    return " ".join(
+        f"--{name} {file}" for name, file in foreground_codebook(wc).items()
+    )
+
+
 # paint
 
 
@@ -203,7 +234,8 @@ def paint_inputs(wc):
     base = f"results/recipes/{wc.recipe}"
     files = {"codebook": f"{base}/seed{wc.seed}/cluster/codebook.safetensors"}
     if RUN.recipes[wc.recipe].tokens:
-        return files | {"vectors": vectors(wc.recipe, wc.shard)}
+        files["vectors"] = vectors(wc.recipe, wc.shard)
+        return files | foreground_codebook(wc)
     return files | {
         "segments": f"{base}/cut/{wc.shard}.zarr",
         "assignments": [
@@ -216,7 +248,7 @@ def paint_sources(wc):
     """The same as options of `maskmill paint`."""
     base = f"results/recipes/{wc.recipe}"
     if RUN.recipes[wc.recipe].tokens:
-        return f"--vectors {vectors(wc.recipe, wc.shard)}"
+        return f"--vectors {vectors(wc.recipe, wc.shard)} {foreground_option(wc)}"
     return f"--segments {base}/cut/{wc.shard}.zarr --assignments {base}/seed{wc.seed}/cluster"
 
 
@@ -324,15 +356,19 @@ def evaluate_keys(objects):
 
 
 def evaluate_masks_keys(wc):
-    """Masks of a recipe with a cut have a background, so their foreground is scored where objects are."""
-    background = not RUN.recipes[wc.recipe].tokens
+    """Where a recipe's masks have a background, their foreground is scored if objects are."""
+    background = RUN.recipes[wc.recipe].background
     return evaluate_keys(objects=background and RUN.config.evaluate.objects is not None)
 
 
 def instances_listing(wc):
     """Changes with the instance images, where there are any for this recipe."""
     objects = RUN.config.evaluate.objects
-    if objects is None or objects.instances is None or RUN.recipes[wc.recipe].tokens:
+    if (
+        objects is None
+        or objects.instances is None
+        or not RUN.recipes[wc.recipe].background
+    ):
         return ""
     return listing_fingerprint(objects.instances, None)
 

@@ -9,7 +9,8 @@ Rules for region recipes (COMUS, section 3.3: only the regions closest to their 
 * an image where the cut found no segment at all is ignore everywhere: nothing was proposed, which is not the same as
   an empty scene.
 
-Token recipes have no background: every cell gets the cluster of the highest score. Where a clustering knows noise
+In token recipes every cell gets the cluster of the highest score. They have no background, unless the stage foreground
+says which tokens are: then the background is one more score map (see `with_background`). Where a clustering knows noise
 (label -1), a noisy region is one that is not kept, and a cell whose best score is that of noise is ignore.
 
 With `refine` the mask is then fitted to the photo, on a grid of at least 8 cells a token side; a mask cell takes the
@@ -22,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +37,9 @@ from maskmill.refine import refine
 from maskmill.refine._photos import Photos
 from maskmill.refine._scores import refine_scores, refine_step
 from maskmill.store import Ragged, RaggedWriter
+
+if TYPE_CHECKING:
+    from maskmill.codebook import Codebook
 
 COSINES = 2.0  # logits a unit of cosine (STEGO)
 
@@ -94,39 +98,69 @@ def run_tokens(
     params: Mapping[str, Any],
     out: str | Path,
     manifest: str | Path | None = None,
+    foreground: str | Path | None = None,
 ) -> None:
     """Paint one shard whose tokens themselves were clustered: interpolated scores, the best cluster wins.
 
     Args:
         vectors: Ragged of the (reduced) token vectors [h, w, d] that the codebook was fitted on.
         codebook, params, out, manifest: as in `run_regions`; the masks have clusters from 1 and no background.
+        foreground: codebook of background (0) and foreground (1) for the same vectors: with it they have one.
     """
     import torch
 
-    from maskmill.codebook import read, scores
+    from maskmill.codebook import read
 
     torch.set_num_threads(1)
     book = read(codebook)
+    ground = read(foreground) if foreground is not None else None
+    made_of = [book.hash] + ([ground.hash] if ground is not None else [])
     clusters = len(book)
     dtype = mask_dtype(clusters)
     store = Ragged(vectors)
     settings, photos = _refinement(params, manifest)
-    with _writer(out, clusters, params, [store.hash, book.hash]) as writer:
+    with _writer(out, clusters, params, [store.hash, *made_of]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             tokens = store[i].astype(np.float32)  # [h, w, d]
-            h, w, d = tokens.shape
-            maps = np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, -1)
-            maps = np.moveaxis(maps, 2, 0)
-            size = (h * params["upsample"], w * params["upsample"])
+            size = (tokens.shape[0] * params["upsample"], tokens.shape[1] * params["upsample"])
+            maps = score_maps(tokens, book)
+            logits = as_logits(maps, book) if photos or ground is not None else maps
+            if ground is not None:
+                maps = logits = with_background(logits, as_logits(score_maps(tokens, ground), ground))
             best = best_scores(maps, size)
             if photos:
                 step = refine_step(params["upsample"])
                 photo = photos.on_grid(image_id, (size[0] * step, size[1] * step))
-                logits = COSINES * maps if book.spherical else in_spreads(maps)
                 best = refine_scores(logits, best, photo, settings)
-            mask = (best + 1).astype(dtype)
-            mask[best == clusters] = ignore_value(dtype)  # the score of noise comes after those of the clusters
+            label = best if ground is not None else best + 1
+            mask = label.astype(dtype)
+            mask[label > clusters] = ignore_value(dtype)  # the score of noise comes after those of the clusters
             writer.append(image_id, mask)
+
+
+def score_maps(tokens: np.ndarray, book: Codebook) -> np.ndarray:
+    """How well each cluster fits each token [h, w, d]: float32 [k, h, w], see `codebook.scores`."""
+    from maskmill.codebook import scores
+
+    h, w, d = tokens.shape
+    return np.moveaxis(np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, -1), 2, 0)
+
+
+def as_logits(maps: np.ndarray, book: Codebook) -> np.ndarray:
+    """Scores [k, h, w] on the scale of logits."""
+    return COSINES * maps if book.spherical else in_spreads(maps)
+
+
+def with_background(logits: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """Logits of the background, then those of the clusters: float32 [1 + k, h, w].
+
+    The background's is its own; the best cluster of a token has that of the foreground, and the others are as far below
+    it as before. A token is thus background where that is nearer than the foreground, else of its best cluster.
+
+    Args:
+        logits: of the clusters [k, h, w]. ground: of background and foreground [2, h, w].
+    """
+    return np.concatenate([ground[:1], ground[1:] + logits - logits.max(axis=0)])
 
 
 def distance_limits(assignments: Sequence[str | Path], clusters: int, keep_closest: float) -> np.ndarray:
