@@ -7,10 +7,14 @@ the same number for every patch i.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from maskmill.errors import StoreError
-from maskmill.store import Ragged
+
+if TYPE_CHECKING:
+    from maskmill.store import Ragged
 
 EVEN = 1e-6  # relative spread of the attention below which no patch is looked at more than another
 

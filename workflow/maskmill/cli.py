@@ -218,7 +218,7 @@ def foreground_fit(
 @foreground_app.command("count")
 def foreground_count(
     vectors: Annotated[Path, typer.Option(help="token store of one shard")],
-    keys: Annotated[Path, typer.Option(help="feature store of the same shard: keys of a ViT")],
+    features: Annotated[Path, typer.Option(help="feature store of the same shard: keys of a ViT")],
     codebook: Annotated[Path, typer.Option(help="the fine clusters")],
     params: Params,
     out: Out,
@@ -226,7 +226,7 @@ def foreground_count(
     """Count how precisely the fine clusters of one shard lie in the foreground masks of its images."""
     from maskmill.foreground.run import count
 
-    count(vectors, keys, codebook, _json(params), out)
+    count(vectors, features, codebook, _json(params), out)
 
 
 @foreground_app.command("choose")

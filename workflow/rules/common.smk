@@ -248,7 +248,8 @@ def paint_sources(wc):
     """The same as options of `maskmill paint`."""
     base = f"results/recipes/{wc.recipe}"
     if RUN.recipes[wc.recipe].tokens:
-        return f"--vectors {vectors(wc.recipe, wc.shard)} {foreground_option(wc)}"
+        option = f"--vectors {vectors(wc.recipe, wc.shard)}"
+        return f"{option} {foreground_option(wc)}".strip()
     return f"--segments {base}/cut/{wc.shard}.zarr --assignments {base}/seed{wc.seed}/cluster"
 
 

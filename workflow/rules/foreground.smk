@@ -25,7 +25,7 @@ rule foreground_fit:
 rule foreground_count:
     input:
         vectors=lambda wc: vectors(wc.recipe, wc.shard),
-        keys=stage_features("foreground"),
+        features=stage_features("foreground"),
         codebook="results/recipes/{recipe}/seed{seed}/foreground/fine.safetensors",
     output:
         "results/recipes/{recipe}/seed{seed}/foreground/{shard}.safetensors",
@@ -40,7 +40,7 @@ rule foreground_count:
     params:
         foreground=lambda wc: foreground_keys(wc.recipe, "count"),
     shell:
-        "maskmill foreground count --vectors {input.vectors} --keys {input.keys} --codebook {input.codebook}"
+        "maskmill foreground count --vectors {input.vectors} --features {input.features} --codebook {input.codebook}"
         " --params {params.foreground:q} --out {output} &> {log}"
 
 

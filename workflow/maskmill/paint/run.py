@@ -10,8 +10,10 @@ Rules for region recipes (COMUS, section 3.3: only the regions closest to their 
   an empty scene.
 
 In token recipes every cell gets the cluster of the highest score. They have no background, unless the stage foreground
-says which tokens are: then the background is one more score map (see `with_background`). Where a clustering knows noise
-(label -1), a noisy region is one that is not kept, and a cell whose best score is that of noise is ignore.
+knows it: then a cell is 0 where the score of the background is the highest of both sides, and else of its best cluster.
+Two steps, because among many clusters of nearly equal scores a single background would win too often in a refinement.
+Where a clustering knows noise (label -1), a noisy region is one that is not kept, and a cell whose best score is that
+of noise is ignore.
 
 With `refine` the mask is then fitted to the photo, on a grid of at least 8 cells a token side; a mask cell takes the
 label that most of it got. Cells that are ignore neither vote nor change. Token recipes refine the interpolated scores
@@ -123,44 +125,38 @@ def run_tokens(
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             tokens = store[i].astype(np.float32)  # [h, w, d]
             size = (tokens.shape[0] * params["upsample"], tokens.shape[1] * params["upsample"])
-            maps = score_maps(tokens, book)
-            logits = as_logits(maps, book) if photos or ground is not None else maps
-            if ground is not None:
-                maps = logits = with_background(logits, as_logits(score_maps(tokens, ground), ground))
-            best = best_scores(maps, size)
-            if photos:
-                step = refine_step(params["upsample"])
-                photo = photos.on_grid(image_id, (size[0] * step, size[1] * step))
-                best = refine_scores(logits, best, photo, settings)
-            label = best if ground is not None else best + 1
-            mask = label.astype(dtype)
-            mask[label > clusters] = ignore_value(dtype)  # the score of noise comes after those of the clusters
+            step = refine_step(params["upsample"])
+            photo = photos.on_grid(image_id, (size[0] * step, size[1] * step)) if photos else None
+            outside = None if ground is None else best_labels(tokens, ground, size, photo, settings) == 0
+            best = best_labels(tokens, book, size, photo, settings, outside)
+            mask = (best + 1).astype(dtype)
+            mask[best == clusters] = ignore_value(dtype)  # the score of noise comes after those of the clusters
+            if outside is not None:
+                mask[outside] = 0
             writer.append(image_id, mask)
 
 
-def score_maps(tokens: np.ndarray, book: Codebook) -> np.ndarray:
-    """How well each cluster fits each token [h, w, d]: float32 [k, h, w], see `codebook.scores`."""
+def best_labels(
+    tokens: np.ndarray,
+    book: Codebook,
+    size: tuple[int, int],
+    photo: np.ndarray | None,
+    settings: Refine,
+    void: np.ndarray | None = None,
+) -> np.ndarray:
+    """Cluster of every mask cell [H, W] int64 (k is noise) by interpolated scores of tokens [h, w, d].
+
+    Args:
+        photo: uint8 [H * step, W * step, 3] to refine with. void: bool [H, W], cells that have no say in that.
+    """
     from maskmill.codebook import scores
 
     h, w, d = tokens.shape
-    return np.moveaxis(np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, -1), 2, 0)
-
-
-def as_logits(maps: np.ndarray, book: Codebook) -> np.ndarray:
-    """Scores [k, h, w] on the scale of logits."""
-    return COSINES * maps if book.spherical else in_spreads(maps)
-
-
-def with_background(logits: np.ndarray, ground: np.ndarray) -> np.ndarray:
-    """Logits of the background, then those of the clusters: float32 [1 + k, h, w].
-
-    The background's is its own; the best cluster of a token has that of the foreground, and the others are as far below
-    it as before. A token is thus background where that is nearer than the foreground, else of its best cluster.
-
-    Args:
-        logits: of the clusters [k, h, w]. ground: of background and foreground [2, h, w].
-    """
-    return np.concatenate([ground[:1], ground[1:] + logits - logits.max(axis=0)])
+    maps = np.moveaxis(np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, -1), 2, 0)
+    best = best_scores(maps, size)
+    if photo is None:
+        return best
+    return refine_scores(COSINES * maps if book.spherical else in_spreads(maps), best, photo, settings, void)
 
 
 def distance_limits(assignments: Sequence[str | Path], clusters: int, keep_closest: float) -> np.ndarray:
