@@ -13,7 +13,7 @@ from maskmill.store import Ragged
 class ForegroundTokens(Ragged):
     """A Ragged of tokens without those whose nearest fine centroid is background: image i is [r, 1, d], r may be 0.
 
-    One pass over the store when it is opened; a bit of memory a token. Rows are read in runs of whole images.
+    One pass over the store when it is opened; a byte of memory a token. Rows are read in runs of whole images.
 
     Attributes:
         offsets, grid: of what is left.
