@@ -93,7 +93,7 @@ class Recipe(BaseModel):
     @property
     def crops(self) -> bool:
         """True when segments are described by crops of the photos instead of stored tokens."""
-        return self.regions.method == "crop_cls"
+        return self.regions.method in ("crop_cls", "crop_mean")
 
     @property
     def round_count(self) -> int:
