@@ -59,6 +59,24 @@ def command(work: Path, *options: str, profile: Path | None = None) -> list[str]
     return [*started, *where, *options]
 
 
+def site(folder: Path, resources: dict[str, dict[str, Any]]) -> Path:
+    """The SLURM profile as a site would change it: its partitions, threads that its nodes have, quicker checks.
+
+    The site is that of slurm_cluster.py.
+    """
+    profile = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text())
+    profile["default-resources"]["slurm_partition"] = "main"
+    profile["set-threads"] = {"features": 2, "rounds_train": 2}
+    for rule in ("features", "rounds_train", "cluster_fit"):
+        profile["set-resources"][rule]["slurm_partition"] = "gpu"
+    for rule, values in resources.items():
+        profile["set-resources"][rule] = profile["set-resources"].get(rule, {}) | values
+    profile |= {"slurm-init-seconds-before-status-checks": 7, "latency-wait": 20}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "profile.yaml").write_text(yaml.safe_dump(profile))
+    return folder
+
+
 def environment() -> dict[str, str]:
     return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
