@@ -89,16 +89,27 @@ def test_commands_that_fail_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         slurm.ask(["false"])
 
 
-def test_a_local_run_goes_on_where_slurm_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fail(*_: object) -> None:
+def test_a_local_run_goes_on_where_slurm_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And it does not even ask where no job was ever submitted."""
+    asked = []
+
+    def fail(folder: Path) -> None:
+        asked.append(folder)
         raise UserError("no controller")
 
     submits = type("Settings", (), {"__module__": "snakemake_executor_plugin_slurm"})()
     monkeypatch.setattr(slurm, "cancel_orphans", fail)
     monkeypatch.setattr(slurm.shutil, "which", lambda _: "/usr/bin/squeue")
     slurm.before_first_job(tmp_path, None)
+    assert asked == []
+    (tmp_path / ".snakemake/slurm_logs").mkdir(parents=True)
+    slurm.before_first_job(tmp_path, None)
+    assert "looking for SLURM jobs of an earlier run: no controller" in capsys.readouterr().err
     with pytest.raises(UserError, match="no controller"):
         slurm.before_first_job(tmp_path, submits)
+    assert asked == [tmp_path] * 2
 
 
 @pytest.mark.parametrize(("arrays", "limit", "fits"), [("cut", 5999, False), ("cut", 6000, True), (None, 1, True)])

@@ -136,7 +136,7 @@ def watch_preempted(folder: Path, seconds: float, ask: Ask = ask) -> threading.E
 
 
 def before_first_job(folder: Path, executor: object) -> None:
-    """What a driver does first: cancel orphans where there is a SLURM; where it submits to it, watch for pre-emption.
+    """What a driver does first: cancel orphans of SLURM runs; where it submits to SLURM, watch for pre-emption.
 
     Args:
         executor: the settings of Snakemake's executor; those of the SLURM plugin say how often to look.
@@ -144,16 +144,15 @@ def before_first_job(folder: Path, executor: object) -> None:
     Raises:
         UserError: see `cancel_orphans`; a local run goes on where SLURM does not answer.
     """
-    submits = type(executor).__module__.startswith("snakemake_executor_plugin_slurm")
-    if shutil.which("squeue") is None:
-        return
-    try:
+    if type(executor).__module__.startswith("snakemake_executor_plugin_slurm"):
         cancel_orphans(folder)
-        if submits:
-            watch_preempted(folder, float(getattr(executor, "init_seconds_before_status_checks", None) or 40))
-    except UserError:
-        if submits:
-            raise
+        watch_preempted(folder, float(getattr(executor, "init_seconds_before_status_checks", None) or 40))
+    # squeue without its cluster takes a minute to say so: a local run asks only where there was a SLURM run before
+    elif (folder / ".snakemake/slurm_logs").is_dir() and shutil.which("squeue"):
+        try:
+            cancel_orphans(folder)
+        except UserError as error:
+            print(f"looking for SLURM jobs of an earlier run: {error}", file=sys.stderr, flush=True)
 
 
 def arrays_fit(executor: object, limit: int, shards: int, sets: int) -> None:
