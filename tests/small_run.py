@@ -71,7 +71,7 @@ def site(folder: Path, resources: dict[str, dict[str, Any]]) -> Path:
         profile["set-resources"][rule]["slurm_partition"] = "gpu"
     for rule, values in resources.items():
         profile["set-resources"][rule] = profile["set-resources"].get(rule, {}) | values
-    profile |= {"slurm-init-seconds-before-status-checks": 10, "latency-wait": 20}
+    profile |= {"slurm-init-seconds-before-status-checks": 3, "latency-wait": 20}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "profile.yaml").write_text(yaml.safe_dump(profile))
     return folder
