@@ -44,6 +44,10 @@ rule all:
     localrule: True
 
 
+onstart:
+    guarded(slurm.before_first_job, Path.cwd(), workflow.executor_settings)
+
+
 onsuccess:
     print(f"Report: {os.path.abspath('results/report.html')}")
 

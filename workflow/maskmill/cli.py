@@ -508,6 +508,15 @@ def main() -> None:
     except MemoryError:
         print("error: out of memory; give the job more (resources: mem_mb) or lower its batch_size", file=sys.stderr)
         sys.exit(1)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # torch raises it wherever the main process happens to be
+            raise
+        print(
+            f"error: a process that decoded images died ({str(error).splitlines()[0]}), most likely for want of memory;"
+            " give the job more (resources: mem_mb) or fewer threads, and run the same command again",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 if __name__ == "__main__":  # torchrun starts it this way

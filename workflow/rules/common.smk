@@ -5,17 +5,23 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from maskmill import slurm
 from maskmill.recipes import load
 from maskmill.errors import UserError
 from maskmill.inputs._listing import listing_fingerprint
 from maskmill.manifest import read_shards
 from maskmill.versions import STAGE_VERSION
 
-try:
-    RUN = load(config, Path(workflow.basedir) / "recipes")
-except UserError as error:
-    raise WorkflowError(str(error)) from None
 
+def guarded(function, *arguments):
+    """Its result; an error meant for the user stops the run as one line."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+RUN = guarded(load, config, Path(workflow.basedir) / "recipes")
 SEED = RUN.config.seeds[0]
 OBJECTS = bool(RUN.config.labels) and RUN.config.evaluate.objects is not None
 
@@ -47,7 +53,12 @@ def _shards(path, mtime_ns):
 def shards():
     """The shards of the manifest; waits for the checkpoint."""
     path = checkpoints.inputs.get().output.manifest
-    return _shards(str(path), os.stat(path).st_mtime_ns)
+    found = _shards(str(path), os.stat(path).st_mtime_ns)
+    sets = max(len(RUN.feature_sets), len(RUN.recipes) * len(RUN.config.seeds))
+    guarded(
+        slurm.arrays_fit, workflow.executor_settings, workflow.nodes, len(found), sets
+    )
+    return found
 
 
 def every_shard(pattern):
