@@ -63,7 +63,7 @@ rule foreground_choose:
         runtime=lambda wc, attempt: 30 * attempt,
     params:
         foreground=lambda wc: foreground_keys(wc.recipe, "choose"),
-        folder="results/recipes/{recipe}/seed{seed}/foreground",
     shell:
-        "maskmill foreground choose --counts {params.folder} --codebook {input.codebook} --manifest {input.manifest}"
+        "maskmill foreground choose --codebook {input.codebook}"
+        " --counts results/recipes/{wildcards.recipe}/seed{wildcards.seed}/foreground --manifest {input.manifest}"
         " --params {params.foreground:q} --out {output} &> {log}"
