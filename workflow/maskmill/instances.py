@@ -1,8 +1,8 @@
 """Instances of an image: binary masks that may overlap, each with a class and a score; and the store of a shard.
 
-Layout of the store (a `Ragged` of kind "instances"): the rows of an image are its masks one below the other, eight cells
-of a row packed into a byte: [n * h, ceil(w / 8)]. The per-image field `size` is (h, w); the store's attribute `found`
-lists (class, score) of every instance of every image. Overlapping masks are kept as they are.
+Layout of the store (a `Ragged` of kind "instances"): the rows of an image are its masks one below the other, eight
+cells of a row packed into a byte: [n * h, ceil(w / 8)]. The per-image field `size` is (h, w); the store's attribute
+`found` lists (class, score) of every instance of every image. Overlapping masks are kept as they are.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import StoreError
-from maskmill.evaluate.objects import annotations, boxes
+from maskmill.evaluate.objects import boxes, coded
 from maskmill.evaluate.truth import Truth
 from maskmill.instances import mask_iou
 
@@ -70,7 +70,7 @@ class Layers:
 
     def coded_objects(self) -> list[dict[str, Any]]:
         """COCO's RLE, box (x, y, width, height) and area of every object."""
-        return annotations(self.objects, self.object_boxes)
+        return coded(self.objects, self.object_boxes)
 
     def coded_segments(self) -> list[dict[str, Any]]:
         """The same of every instance, with its score."""
@@ -89,9 +89,9 @@ def layer_boxes(masks: np.ndarray) -> np.ndarray:
     """Box [m, 4] int64 (y0, x0, y1, x1, half open) of each of masks [m, H, W], none empty."""
     if not len(masks):
         return np.zeros((0, 4), np.int64)
-    sides = []
+    low, high = [], []
     for axis in (2, 1):  # rows, then columns
-        line = masks.any(axis=axis)
-        sides.append((line.argmax(axis=1), line.shape[1] - line[:, ::-1].argmax(axis=1)))
-    (y0, y1), (x0, x1) = sides
-    return np.stack([y0, x0, y1, x1], axis=1).astype(np.int64)
+        line = np.asarray(masks.any(axis=axis))
+        low.append(line.argmax(axis=1))
+        high.append(line.shape[1] - line[:, ::-1].argmax(axis=1))
+    return np.stack([*low, *high], axis=1).astype(np.int64)

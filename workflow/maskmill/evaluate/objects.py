@@ -1,7 +1,7 @@
 """Class-agnostic object metrics: CorLoc, mBO, and AP/AR by COCO's rules, image by image.
 
-Segments of a cut are a map, so they do not overlap; objects likewise. Predicted instances may overlap, and are scored as
-they are (`maskmill.evaluate.layers`). Void pixels are cut out of both before anything is
+Segments of a cut are a map, so they do not overlap; objects likewise. Predicted instances may overlap, and are scored
+as they are (`maskmill.evaluate.layers`). Void pixels are cut out of both before anything is
 measured: a segment that lies wholly in void is no prediction. Boxes are the extents of what is left, in whole pixels,
 half open, so that their areas and IoU are exact integers.
 
@@ -101,11 +101,11 @@ class Scene:
 
     def coded_objects(self) -> list[dict[str, Any]]:
         """COCO's RLE, box (x, y, width, height) and area of every object."""
-        return annotations(self.objects, self.object_boxes)
+        return coded(self.objects, self.object_boxes)
 
     def coded_segments(self) -> list[dict[str, Any]]:
         """The same of every segment, with its score."""
-        found = annotations(self.segments, self.segment_boxes)
+        found = coded(self.segments, self.segment_boxes)
         return [body | {"score": float(score)} for body, score in zip(found, self.scores, strict=True)]
 
 
@@ -146,15 +146,15 @@ class Seen(Protocol):
     """Objects and what was found in one image, without void, best first, as the metrics look at it; see `Scene`."""
 
     @property
-    def objects(self) -> np.ndarray: ...  # noqa: D102
+    def objects(self) -> np.ndarray: ...
     @property
-    def mask_iou(self) -> np.ndarray: ...  # noqa: D102
+    def mask_iou(self) -> np.ndarray: ...
     @property
-    def object_boxes(self) -> np.ndarray: ...  # noqa: D102
+    def object_boxes(self) -> np.ndarray: ...
     @property
-    def segment_boxes(self) -> np.ndarray: ...  # noqa: D102
-    def coded_objects(self) -> list[dict[str, Any]]: ...  # noqa: D102
-    def coded_segments(self) -> list[dict[str, Any]]: ...  # noqa: D102
+    def segment_boxes(self) -> np.ndarray: ...
+    def coded_objects(self) -> list[dict[str, Any]]: ...
+    def coded_segments(self) -> list[dict[str, Any]]: ...
 
 
 class Metric(Protocol):
@@ -238,7 +238,7 @@ class Coded:
     found: list[dict[str, Any]]
 
 
-def annotations(ids: np.ndarray, extents: np.ndarray) -> list[dict[str, Any]]:
+def coded(ids: np.ndarray, extents: np.ndarray) -> list[dict[str, Any]]:
     """COCO's RLE, box (x, y, width, height) and area of ids 1..n of ids [H, W], in their order."""
     from pycocotools import mask as codec
 

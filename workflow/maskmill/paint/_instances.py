@@ -25,9 +25,9 @@ def run_instances(
 ) -> None:
     """Write the regions of one shard with the clusters that they belong to, by the rules of `run_regions`.
 
-    A kept region is an instance of its cluster with score 1. What `dropped: ignore` leaves out is void: one mask of class
-    VOID an image. What `dropped: background` leaves out is not there. `paint.refine` does not apply: it fits all masks of
-    an image together, `cut.refine` each segment.
+    A kept region is an instance of its cluster with score 1. What `dropped: ignore` leaves out is void: one mask of
+    class VOID an image. What `dropped: background` leaves out is not there. `paint.refine` does not apply: it fits all
+    masks of an image together, `cut.refine` each segment.
 
     Args:
         segments, assignments, codebook, params: as in `run_regions`.

@@ -1,4 +1,4 @@
-"""What the instance network sees in training: crops with their instances, copy-paste, and a class for every location."""
+"""What the instance network sees in training: crops with their instances, copy-paste, a class for each location."""
 
 from __future__ import annotations
 
@@ -106,9 +106,7 @@ def side_of(params: Params, shape: Shape) -> int:
     return max(1, round(params.crop / shape.multiple)) * shape.multiple
 
 
-def read_crop(
-    photos: InstancePhotos, image: int, params: Params, shape: Shape, generator: np.random.Generator
-) -> Crop:
+def read_crop(photos: InstancePhotos, image: int, params: Params, shape: Shape, generator: np.random.Generator) -> Crop:
     """One crop; with the chance `copy_paste` objects of another photo lie over it."""
     side = side_of(params, shape)
     pixels, found = cut_crop(photos, image, side, params, generator)
@@ -154,9 +152,9 @@ def paste(
 ) -> tuple[np.ndarray, Instances]:
     """Lay some objects of a smaller picture over a picture, at a random place (CutLER's copy-paste).
 
-    Of k objects a number from 1 to k - 1 is drawn (1 of one). An object that would cover half of an existing one or more
-    is left out; what is pasted is carved out of the existing ones, and those of which nothing is left are gone. Void is
-    carved as well, but shields nothing.
+    Of k objects a number from 1 to k - 1 is drawn (1 of one). An object that would cover half of an existing one or
+    more is left out; what is pasted is carved out of the existing ones, and those of which nothing is left are gone.
+    Void is carved as well, but shields nothing.
 
     Args:
         pixels: [S, S, 3] with `found` [n, S, S]. source: [s, s, 3] with `objects` [m, s, s], s <= S.
@@ -172,11 +170,11 @@ def paste(
     masks[:, y : y + part, x : x + part] = chosen.masks
     real = found.masks[found.labels != VOID]
     both = np.array([(real & mask).sum(axis=(1, 2)) for mask in masks]).reshape(count, len(real))
-    hides = (both >= COVERED * real.sum(axis=(1, 2))).any(axis=1)
+    hides = np.asarray((both >= COVERED * real.sum(axis=(1, 2))).any(axis=1))
     masks, chosen = masks[~hides], chosen.take(~hides)
     over = masks.any(axis=0)
     carved = Instances(found.masks & ~over, found.labels, found.scores)
-    carved = carved.take(carved.masks.any(axis=(1, 2)))
+    carved = carved.take(np.asarray(carved.masks.any(axis=(1, 2))))
     canvas = pixels.copy()
     place = canvas[y : y + part, x : x + part]
     inside = over[y : y + part, x : x + part]
@@ -196,10 +194,10 @@ def assign(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class and owner of every location, both int64 [L]; see `Crop`.
 
-    An object belongs to the grids whose cells it spans 2 to 7 times (the finest takes all smaller, the coarsest all larger
-    ones). There its locations are those whose centre lies in the box of 0.3 times its own sides around its centre of
-    mass, at most three a side, and always the one that holds this centre. Where two objects claim a location, the
-    smaller one has it.
+    An object belongs to the grids whose cells it spans 2 to 7 times (the finest takes all smaller, the coarsest all
+    larger ones). There its locations are those whose centre lies in the box of 0.3 times its own sides around its
+    centre of mass, at most three a side, and always the one that holds this centre. Where two objects claim a
+    location, the smaller one has it.
     """
     strides = shape.strides
     sizes = grid_sizes(side, side, strides)

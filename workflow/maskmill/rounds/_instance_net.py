@@ -1,9 +1,10 @@
 """A network for instances without proposals: every location of a grid says a class and makes a mask of its own.
 
-After CondInst (Tian et al., ECCV 2020): a location's kernel holds the weights of a small network that turns mask features
-and the coordinates relative to this location into one mask. No box, no pooling of regions, no compiled operator. The
-encoder is a timm CNN with levels of stride 4, 8, 16 and 32, joined top down, or a plain ViT with a pyramid made from its
-last tokens (as in ViTDet, Li et al., ECCV 2022), whose masks get their edges from a small stem on the pixels.
+After CondInst (Tian et al., ECCV 2020): a location's kernel holds the weights of a small network that turns mask
+features and the coordinates relative to this location into one mask. No box, no pooling of regions, no compiled
+operator. The encoder is a timm CNN with levels of stride 4, 8, 16 and 32, joined top down, or a plain ViT with a
+pyramid made from its last tokens (as in ViTDet, Li et al., ECCV 2022), whose masks get their edges from a small stem
+on the pixels.
 
 All norms are over groups of channels of one image, and the encoder's batch norms keep their statistics: an image gives
 the same numbers in any batch.

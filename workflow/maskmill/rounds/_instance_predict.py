@@ -10,8 +10,9 @@ import torch
 
 from maskmill.config import validate
 from maskmill.images import resize, target_size
-from maskmill.instances import Instances, ranked
+from maskmill.instances import Instances, mask_iou, paint, ranked
 from maskmill.interpolate import resize_maps
+from maskmill.masks import mask_dtype
 from maskmill.rounds._instance_net import InstanceNet, masks_of
 from maskmill.rounds._instance_train import build, state_of
 from maskmill.rounds._pixels import normalise
@@ -19,6 +20,7 @@ from maskmill.rounds.instance import Params
 
 CANDIDATES = 300  # locations of an image whose masks are looked at, at most
 SIGMA = 2.0  # of matrix NMS (SOLOv2)
+CERTAIN = (0.51, 0.999)  # of what is painted, when it becomes logits: the painted class stays the best one
 
 
 class InstancePredictor:
@@ -27,10 +29,10 @@ class InstancePredictor:
     def __init__(
         self, tensors: Mapping[str, np.ndarray], spec: Mapping[str, Any], params: Params, device: torch.device
     ) -> None:
-        self.params, self.device = params, device
+        self.params, self.device, self.clusters = params, device, int(spec["clusters"])
         self.size = validate(type(params.size), params.size.model_dump(), "student", "size")
         self.facts = spec["diagnostics"]["encoder"]
-        network = build(self.facts["architecture"], int(spec["clusters"]) + 1, params)
+        network = build(self.facts["architecture"], self.clusters + 1, params)
         network.load_state_dict(state_of(tensors))
         self.network: InstanceNet = network.eval().to(device)
 
@@ -49,6 +51,18 @@ class InstancePredictor:
             chosen = torch.from_numpy(keep).to(self.device)
             maps = torch.sigmoid(masks_of(features, kernels[chosen], found.places[chosen])).cpu().numpy()
         return decode(maps, best[chosen].cpu().numpy(), label[chosen].cpu().numpy() + 1, params)
+
+    def paint(self, found: Instances) -> tuple[np.ndarray, np.ndarray]:
+        """Mask and how sure each cell is; see `maskmill.instances.paint`."""
+        return paint(found, self.params.paint_score, mask_dtype(self.clusters))
+
+    def logits(self, found: Instances) -> np.ndarray:
+        """Log probabilities [k + 1, h, w] float32 whose best class is the painted mask, as refinement wants them."""
+        mask, sure = self.paint(found)
+        own = sure.clip(*CERTAIN)
+        others = (1 - own) / self.clusters
+        classes = np.arange(self.clusters + 1)[:, None, None]
+        return np.log(np.where(mask[None] == classes, own[None], others[None])).astype(np.float32)
 
 
 def candidates(scores: np.ndarray, least: float) -> np.ndarray:
@@ -88,8 +102,6 @@ def matrix_nms(masks: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> np.
     Args:
         masks: bool [m, h, w], best first.
     """
-    from maskmill.instances import mask_iou
-
     if not len(masks):
         return scores
     same = labels[:, None] == labels[None]

@@ -1,4 +1,4 @@
-"""What a later round learns from: the old instances that no sure prediction replaces, and these predictions (CutLER)."""
+"""What a later round learns from: sure predictions, and the old instances that none of them replaces (CutLER)."""
 
 from __future__ import annotations
 

@@ -64,8 +64,7 @@ def _shape(encoder: Any) -> Shape | None:
     patches = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
     if hasattr(encoder, "blocks") and patches is not None and getattr(encoder, "dynamic_img_size", False):
         depth = len(encoder.blocks)
-        levels = (max(0, depth * 2 // 3 - 1), depth - 1)
-        return Shape(levels, (int(encoder.embed_dim),) * 2, int(patches[0]))
+        return Shape((max(0, depth * 2 // 3 - 1), depth - 1), (int(encoder.embed_dim),) * 2, int(patches[0]))
     seen = [tuple(level.shape) for level in intermediates(encoder, torch.zeros(1, 3, PROBE, PROBE))]
     last = {PROBE // shape[2]: i for i, shape in enumerate(seen) if shape[2]}
     if not set(CNN_STRIDES) <= set(last):
@@ -199,7 +198,9 @@ def loss_of(
         known = torch.from_numpy(~crop.void).to(logits.device).float()
         losses = mask_loss(masks, objects[owner[some]], known)
         total = total + params.mask_weight * losses.sum() * (count / len(some))
-    return total + 0.0 * (features.sum() + kernels.sum()), count  # every parameter has a gradient, also in a crop without objects
+    return total + 0.0 * (
+        features.sum() + kernels.sum()
+    ), count  # every parameter has a gradient, also in a crop without objects
 
 
 def _optimiser(network: InstanceNet, params: Params) -> torch.optim.Optimizer:

@@ -1,13 +1,13 @@
 """Instances by self-training: a network without proposals, trained on the objects that the cut found (CutLER).
 
-Sources: CutLER (Wang et al., CVPR 2023) for DropLoss, copy-paste and what is kept from round to round; the network is that
-of CondInst (Tian et al., ECCV 2020) and the suppression of doubles that of SOLOv2 (Wang et al., NeurIPS 2020) instead of
-CutLER's Cascade Mask R-CNN. MaskDistill (Van Gansbeke et al., 2022) trains a class-aware detector on one object an image
-and paints its detections: `paint_score: 0.9`, then a round of deeplabv3plus. With `clusters: 1` the student is CutLER's,
-class-agnostic; with k clusters every instance has a class.
+Sources: CutLER (Wang et al., CVPR 2023) for DropLoss, copy-paste and what is kept from round to round; the network is
+that of CondInst (Tian et al., ECCV 2020) and the suppression of doubles that of SOLOv2 (Wang et al., NeurIPS 2020)
+instead of CutLER's Cascade Mask R-CNN. MaskDistill (Van Gansbeke et al., 2022) trains a class-aware detector on one
+object an image and paints its detections: `paint_score: 0.9`, then a round of deeplabv3plus. With `clusters: 1` the
+student is CutLER's, class-agnostic; with k clusters every instance has a class.
 
-The encoder is any timm CNN or plain ViT, named by a feature set of the recipe (`encoder`): its backbone and checkpoint are
-used, not its size. `docs/rounds.md` says where this departs from the papers.
+The encoder is any timm CNN or plain ViT, named by a feature set of the recipe (`encoder`): its backbone and checkpoint
+are used, not its size. `docs/rounds.md` says where this departs from the papers.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ class Params(Model):
         (0.3, 1.0), description="from and to: side of that photo, as a share of crop (CutLER: 0.5, 1 in self-training)"
     )
     drop_loss: float | None = Field(
-        0.01, ge=0, lt=1, description="a location whose mask overlaps no object by more is no background; 0 or null: off"
+        0.01,
+        ge=0,
+        lt=1,
+        description="locations whose mask overlaps no object by more are no background; 0: off",
     )
     alpha: float = Field(0.25, gt=0, lt=1, description="focal loss: weight of objects; background has 1 - alpha")
     gamma: float = Field(2.0, ge=0, le=10, description="focal loss: locations weigh (1 - p) ** gamma")
