@@ -23,11 +23,7 @@ rule paint:
 
 rule paint_instances:
     input:
-        codebook="results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
-        segments="results/recipes/{recipe}/cut/{shard}.zarr",
-        assignments=every_shard(
-            "results/recipes/{recipe}/seed{seed}/cluster/{shard}.parquet"
-        ),
+        unpack(paint_inputs),
         manifest=ancient("results/inputs/manifest.parquet"),
     output:
         directory("results/recipes/{recipe}/seed{seed}/round0/instances/{shard}.zarr"),
@@ -41,7 +37,7 @@ rule paint_instances:
         runtime=lambda wc, attempt: 60 * attempt,
     params:
         paint=section("paint"),
+        sources=paint_sources,
     shell:
-        "maskmill paint --instances --segments {input.segments}"
-        " --assignments results/recipes/{wildcards.recipe}/seed{wildcards.seed}/cluster --codebook {input.codebook}"
+        "maskmill paint --instances {params.sources} --codebook {input.codebook}"
         " --manifest {input.manifest} --params {params.paint:q} --out {output} &> {log}"
