@@ -41,7 +41,8 @@ def test_locations_stand_for_the_object_around_whose_centre_they_lie() -> None:
     parts = np.split(owner, [256, 320])
     grids = [part.reshape(n, n) for part, n in zip(parts, (16, 8, 4), strict=True)]
     # The large one spans 10 cells of the first grid (too many), 5 of the second, 2.5 of the third.
-    assert np.argwhere(grids[1] == 0).tolist() == [[3, 3]]  # centre 14 cells = 3.5: +-12 px reach no other centre
+    around = [[y, x] for y in (2, 3, 4) for x in (2, 3, 4)]  # its centre is that of [3, 3]; 16 px reach the next ones
+    assert np.argwhere(grids[1] == 0).tolist() == around
     assert np.argwhere(grids[2] == 0).tolist() == [[1, 1]]
     assert not (grids[0] == 0).any()
     assert np.argwhere(grids[0] == 1).tolist() == [[14, 14]]  # the small one: 2.5 cells of the first

@@ -21,7 +21,7 @@ from maskmill.rounds.instance import Params
 from maskmill.sampling import rng
 
 COVERED = 0.5  # a pasted object that covers this share of an existing one is not pasted
-CENTRE = 0.3  # share of an object's sides around its centre of mass whose locations stand for it
+CENTRE = 0.4  # share of an object's sides around its centre of mass whose locations stand for it
 SIZES = (2.0, 7.0)  # cells of a grid: objects from and to this size (root of box area) belong to it
 LEAST = 0.5  # share of a mask cell that an object covers where the cell is the object's
 NEITHER = -1  # class of a location that is neither object nor background
@@ -195,7 +195,7 @@ def assign(
     """Class and owner of every location, both int64 [L]; see `Crop`.
 
     An object belongs to the grids whose cells it spans 2 to 7 times (the finest takes all smaller, the coarsest all
-    larger ones). There its locations are those whose centre lies in the box of 0.3 times its own sides around its
+    larger ones). There its locations are those whose centre lies in the box of 0.4 times its own sides around its
     centre of mass, at most three a side, and always the one that holds this centre. Where two objects claim a
     location, the smaller one has it.
     """
