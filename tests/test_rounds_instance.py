@@ -164,7 +164,7 @@ def by_hand(parts: tuple[Any, ...], crop: Crop, params: Params) -> float:
         maps = masks_of(features, kernels[i : i + 1], places[i : i + 1])[0]
         found = (maps[1::2, 1::2] > 0).numpy()
         overlaps = [(found & m[1::2, 1::2]).sum() / max(1, (found | m[1::2, 1::2]).sum()) for m in crop.masks]
-        counts = t > 0 or not params.drop_loss or max(overlaps, default=1) > params.drop_loss
+        counts = t > 0 or not params.drop_loss or max(overlaps, default=0) > params.drop_loss
         if counts and t != NEITHER:
             weight = params.alpha if t else 1 - params.alpha
             total -= float(weight * (1 - p[i, t]) ** params.gamma * p[i, t].log())
@@ -191,6 +191,11 @@ def test_the_loss_of_a_crop_by_its_formula(drop_loss: float | None) -> None:
     total, count = loss_of(features, logits, kernels, places, crop, params)
     assert count == 2
     assert float(total) == pytest.approx(by_hand((features, logits, kernels, places), crop, params), rel=1e-5)
+    bare = crop_of(masks[:0], [0, 0, 0, NEITHER, 0, 0, 0, 0], [-1] * 8)  # no object: nothing is known to be background
+    alone, none = loss_of(features, logits, kernels, places, bare, params)
+    assert none == 0
+    assert float(alone) == pytest.approx(by_hand((features, logits, kernels, places), bare, params), rel=1e-5)
+    assert (float(alone) == 0) == bool(drop_loss)
     if drop_loss:
         whole, same = loss_of(features, logits, kernels, places, crop, params.model_copy(update={"drop_loss": None}))
         assert same == count

@@ -33,7 +33,9 @@ def kept_by_drop_loss(overlap: torch.Tensor, target: torch.Tensor, threshold: fl
 
 
 def best_overlap(logits: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
-    """Largest IoU [L] of the masks of L locations (logits [L, h, w] above 0) with objects [m, h, w] 0/1."""
+    """Largest IoU [L] of the masks of L locations (logits [L, h, w] above 0) with objects [m, h, w] 0/1; 0 of none."""
+    if not len(objects):
+        return logits.new_zeros(len(logits))
     masks = (logits > 0).flatten(1).float()
     flat = objects.flatten(1).float()
     both = masks @ flat.T

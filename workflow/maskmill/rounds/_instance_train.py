@@ -185,7 +185,7 @@ def loss_of(
     target, owner = (torch.from_numpy(array).to(logits.device) for array in (crop.target, crop.owner))
     objects = torch.from_numpy(crop.masks).to(logits.device).float()
     classes = focal_of(logits[None], target[None], params.alpha, params.gamma)[0]
-    if params.drop_loss and len(objects):
+    if params.drop_loss:
         with torch.no_grad():
             coarse = masks_of(features, kernels, places, COARSE)
             overlap = best_overlap(coarse, objects[:, COARSE // 2 :: COARSE, COARSE // 2 :: COARSE])
