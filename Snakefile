@@ -23,6 +23,7 @@ include: "workflow/rules/features.smk"
 include: "workflow/rules/cut.smk"
 include: "workflow/rules/regions.smk"
 include: "workflow/rules/reduce.smk"
+include: "workflow/rules/foreground.smk"
 include: "workflow/rules/cluster.smk"
 include: "workflow/rules/paint.smk"
 include: "workflow/rules/rounds.smk"
@@ -41,6 +42,10 @@ rule all:
             seed=RUN.config.seeds[:1],
         ),
     localrule: True
+
+
+onstart:
+    guarded(slurm.before_first_job, Path.cwd(), workflow.executor_settings)
 
 
 onsuccess:

@@ -86,6 +86,48 @@ def test_what_a_cut_needs_is_checked_before_any_job(tmp_path: Path, features: st
         with_cut(tmp_path, features, cut)
 
 
+def test_token_recipes_have_a_background_where_they_have_a_foreground(tmp_path: Path) -> None:
+    both = run(recipes=["kmeans", "comus"], foreground={"mass": 0.5}).recipes
+    assert both["kmeans"].foreground is None  # the run's section gives no foreground to a recipe without
+    assert (both["kmeans"].background, both["comus"].background) == (False, True)
+    (tmp_path / "own.yaml").write_text(
+        f"features: {{{KEYS}, semantic: {{backbone: efficientnet_lite0}}}}\n"
+        "regions: {features: semantic, pool: token}\nforeground: {features: keys, mass: 0.7}\n"
+    )
+    own = run(recipes=[str(tmp_path / "own.yaml")], foreground={"mass": 0.5, "clusters": 30}).recipes["own"]
+    assert own.background
+    assert own.sections()["foreground"] == {
+        "features": "keys", "clusters": 30, "threshold": None, "max_fit_points": 500_000, "method": "attention",
+        "sigma": 0.6, "mass": 0.5, "least": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("regions", "foreground", "message"),
+    [
+        ("pool: token", "{features: keyz}", r"foreground\.features: no feature set 'keyz' \(did you mean 'keys'\?\)"),
+        (
+            "pool: token",
+            "{features: small}",
+            r"features\.small\.facet: 'token', but foreground\.method attention needs facet: key of a ViT with a cls",
+        ),
+        ("pool: token", "{features: keys, mas: 1}", r"foreground\.mas: unknown key \(did you mean 'mass'\?\)"),
+        ("pool: token", "{features: keys, threshold: 2}", r"foreground\.threshold: .*found 2"),
+        ("pool: token", "{features: keys, method: atention}", r"foreground\.method.*did you mean 'attention'"),
+        ("pool: mean", "{features: keys}", r"foreground: regions\.pool: 'mean' has a background from its cut"),
+    ],
+)
+def test_what_a_foreground_needs_is_checked_before_any_job(
+    tmp_path: Path, regions: str, foreground: str, message: str
+) -> None:
+    cut = "cut: {features: keys, method: ncut}\n" if "mean" in regions else ""
+    (tmp_path / "own.yaml").write_text(
+        f"features: {{{COLOURS}}}\n{cut}regions: {{features: small, {regions}}}\nforeground: {foreground}\n"
+    )
+    with pytest.raises(ConfigError, match=message):
+        run(recipes=[str(tmp_path / "own.yaml")])
+
+
 def test_config_overrides_recipe_overrides_default() -> None:
     recipe = run(recipes=["comus"], cluster={"clusters": 30}).recipes["comus"]
     assert recipe.cluster.params.clusters == 30

@@ -23,6 +23,7 @@ from maskmill.config import FeatureSet, Size, validate
 from maskmill.errors import ConfigError, DeviceError, InputError, NumericsError, StoreError
 from maskmill.images import decode, resize
 from maskmill.manifest import Row
+from maskmill.regions import crop_mean
 from maskmill.regions._crops import batched
 from maskmill.regions.crop_cls import Crop, Params, cut_crops, open_mask, plan_crop
 from maskmill.regions.run import Network, run
@@ -266,6 +267,30 @@ def test_filled_and_resized_by_hand(shard: Path, weights: dict[str, Path]) -> No
     filled = np.where(inside[..., None], pixels, np.array([128, 102, 76], np.uint8))  # 255 * (0.5, 0.4, 0.3)
     backbone = load(weights[VIT], chosen, torch.device("cpu"))
     np.testing.assert_allclose(store["c"][0, 0], by_hand(backbone, resize(filled, (48, 48))), atol=2e-5, rtol=1e-4)
+
+
+def test_mean_under_the_segment_by_hand(shard: Path, weights: dict[str, Path]) -> None:
+    chosen = FeatureSet(backbone="resnet10t", stride=16)
+    size = Size(square=64)  # 4 x 4 tokens
+    store = pooled(shard, weights["resnet10t"], section(chosen, pool="crop_mean", size=size.model_dump()))
+    pixels = decode(shard / "c.png")[:52]  # of 5 x 7 segments on 64 x 64 pixels
+    tokens = load(weights["resnet10t"], chosen, torch.device("cpu")).forward(
+        torch.from_numpy(resize(np.ascontiguousarray(pixels), (64, 64)).copy())[None]
+    )[0][0]
+    share = np.zeros((4, 4))
+    for y in range(64):
+        for x in range(64):
+            row, column = (y + 0.5) * 52 / 64, x + 0.5  # the crop is 52 pixels high
+            share[y // 16, x // 16] += segments_of("c")[int(row * 5 / 64), int(column * 7 / 64)] == 4
+    expected = (tokens.numpy() * share[..., None]).sum((0, 1)) / share.sum()
+    assert 0 < share.sum() < 64 * 64
+    np.testing.assert_allclose(store["c"][0, 0], expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_crop_without_a_pixel_of_its_segment_counts_whole() -> None:
+    tokens = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    np.testing.assert_allclose(crop_mean.pool(tokens, np.zeros((4, 4), np.uint8)), tokens.mean((0, 1)))
+    np.testing.assert_allclose(crop_mean.pool(tokens, np.eye(2, dtype=np.uint8)), (tokens[0, 0] + tokens[1, 1]) / 2)
 
 
 def test_the_table_keeps_the_segments_own_box(shard: Path, weights: dict[str, Path]) -> None:

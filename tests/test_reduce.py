@@ -127,3 +127,20 @@ def test_files_do_not_depend_on_shards(tmp_path: Path, dtype: str, limit: int) -
     write_tensors(tmp_path / "x.safetensors", {"x": np.zeros(2)})
     with pytest.raises(StoreError, match="not a model"):
         run.transform(whole, tmp_path / "x.safetensors", params, tmp_path / "out.zarr", 1)
+
+
+def test_standardised_components_are_those_of_scaled_data() -> None:
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    x = data(offset=3.0) * np.geomspace(1, 1000, 12, dtype="f4")
+    x[:, 5] = 7  # a constant dimension has no say
+    params = Params(dimensions=4, whiten=0, standardise=True, normalise=False)
+    model, diagnostics = fit(lambda: blocks(x), params, 0)
+    scaled = StandardScaler().fit_transform(x.astype(np.float64))
+    expected = PCA(4, svd_solver="full").fit(scaled)
+    np.testing.assert_allclose(model["variance"], expected.explained_variance_ * (1 - 1 / len(x)), rtol=1e-4)
+    assert diagnostics["explained"] == pytest.approx(expected.explained_variance_ratio_.sum(), rel=1e-4)
+    y = expected.transform(scaled)
+    got = transform(x, model, params)
+    np.testing.assert_allclose(got * np.sign((got * y).sum(0)), y, atol=1e-2)

@@ -166,6 +166,22 @@ def test_token_recipes_refine_their_scores(spherical: bool, features: Path, mani
         assert after > max(before, 0.93)
 
 
+def test_the_background_of_a_token_recipe_follows_the_photo(features: Path, manifest: Path, tmp_path: Path) -> None:
+    centres = np.array([[1, 0.1], [0.9, 0.4]], np.float32)
+    codebook.write(tmp_path / "book.safetensors", codebook.Codebook(centres, np.ones(2, np.int64), 0.0, False))
+    sides = np.array([[-1, 0.1], [1, 0.1]], np.float32)  # background, foreground
+    codebook.write(tmp_path / "ground.safetensors", codebook.Codebook(sides, np.ones(2, np.int64), 0.0, True))
+    files = tmp_path / "book.safetensors", tmp_path / "ground.safetensors"
+    found = {}
+    for method in ("none", "crf"):
+        params = PAINT | {"refine": {"method": method}}
+        run_tokens(features, files[0], params, tmp_path / f"{method}.zarr", manifest, files[1])
+        found[method] = Ragged(tmp_path / f"{method}.zarr", "masks")
+    for image_id in SIZES:
+        before, after = (iou(found[method][image_id] > 0, disc(image_id)) for method in ("none", "crf"))
+        assert after > max(before, 0.9)
+
+
 def test_a_students_masks_follow_the_photo(features: Path, manifest: Path, tmp_path: Path) -> None:
     with RaggedWriter(tmp_path / "t.zarr", "masks", dtype="uint8", attrs={"clusters": 1, "ignore": 255}) as out:
         for image_id in SIZES:

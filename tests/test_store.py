@@ -11,12 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskmill import store as store_module
-from maskmill.artefact import Provenance, atomic, read_json, read_table, read_tensors, write_json, write_tensors
+from maskmill.artefact import (
+    Provenance,
+    atomic,
+    read_json,
+    read_table,
+    read_tensors,
+    write_json,
+    write_table,
+    write_tensors,
+)
 from maskmill.errors import NumericsError, StoreError, UserError
 from maskmill.store import Ragged, RaggedWriter
 
@@ -183,3 +193,20 @@ def test_truncated_artefacts(tmp_path: Path) -> None:
             reader(tmp_path / "a.json")
         with pytest.raises(StoreError, match="no such"):
             reader(tmp_path / "absent")
+
+
+def test_a_flipped_bit_anywhere_in_tensors_or_tables_is_found(tmp_path: Path) -> None:
+    """Where a reader can be misled: the values of tensors, and the pages of a table."""
+    write_tensors(
+        tmp_path / "t", {"a": np.arange(64, dtype=np.float32), "b": np.float64(2.5)}, Provenance.of("cut", {})
+    )
+    write_table(tmp_path / "p", pa.table({"x": np.arange(1000) * 7919 % 1009, "id": [f"im{i}" for i in range(1000)]}))
+    flips = {"t": range(-8 * 33, 0), "p": range(4, 2000, 97)}
+    for name, places in flips.items():
+        body = (tmp_path / name).read_bytes()
+        for place in places:
+            damaged = bytearray(body)
+            damaged[place] ^= 1
+            (tmp_path / name).write_bytes(damaged)
+            with pytest.raises(StoreError, match=f"/{name}: .*delete it and run"):
+                (read_tensors if name == "t" else read_table)(tmp_path / name)

@@ -6,14 +6,12 @@ a whole run takes about a minute.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,102 +20,11 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from small_run import BASELINE, ROOT, SMALL, command, digest, draw, environment, jobs, snakemake
 
 from maskmill.store import Ragged
 
-ROOT = Path(__file__).parents[1]
-SMALL = {
-    "features": {
-        "grouping": {"size": {"square": 224}},
-        "semantic": {"size": {"square": 128}},
-    },
-    "reduce": {"method": "pca", "dimensions": 4},  # a dozen regions vary in fewer directions than COMUS keeps
-    "cluster": {"clusters": 3},
-    "rounds": {"count": 2, "steps": 60},
-    "inputs": {"shard_size": 6},
-    "report": {"gallery": 6, "typical": 3},
-}
-
-BASELINE = SMALL | {"recipes": ["kmeans"], "features": {"semantic": {"size": {"square": 128}}}}
-
 pytestmark = pytest.mark.slow
-
-
-def draw(path: Path, seed: int) -> np.ndarray:
-    """A photo-like picture with one textured disc or square on a gradient; returns its label (0, 1 disc, 2 square)."""
-    rng = np.random.default_rng(seed)
-    h, w = 150 + 10 * (seed % 4), 180
-    y, x = np.mgrid[:h, :w]
-    picture = np.stack([60 + 80 * y / h, 110 + 60 * x / w, 150 - 60 * y / h], -1) + rng.normal(0, 6, (h, w, 3))
-    cy, cx, r = h * rng.uniform(0.4, 0.6), w * rng.uniform(0.35, 0.65), 40
-    disc = (y - cy) ** 2 + (x - cx) ** 2 < r**2
-    square = (abs(y - cy) < r) & (abs(x - cx) < r)
-    inside = disc if seed % 2 else square
-    picture[inside] = ([220, 60, 40] if seed % 2 else [240, 220, 60]) + rng.normal(0, 12, (inside.sum(), 3))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path)
-    return np.where(inside, 1 if seed % 2 else 2, 0).astype(np.uint8)
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """images/ and labels/ of twelve pictures."""
-    folder = tmp_path_factory.mktemp("photos")
-    for i in range(12):
-        label = draw(folder / "images" / f"set {i % 2}" / f"im{i:02d}.png", i)
-        out = folder / "labels" / f"set {i % 2}" / f"im{i:02d}.png"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(label).save(out)
-    return folder
-
-
-def snakemake(work: Path, config: dict[str, Any], *options: str) -> subprocess.CompletedProcess[str]:
-    """Plain snakemake in `work`, as a user runs it."""
-    work.mkdir(parents=True, exist_ok=True)
-    (work / "config.yaml").write_text(yaml.safe_dump(config))
-    return subprocess.run(command(work, *options), capture_output=True, text=True, check=False, env=environment())
-
-
-def command(work: Path, *options: str) -> list[str]:
-    return [
-        sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(work),
-        "--profile", str(ROOT / "profiles/default"), "--cores", "2", *options,
-    ]  # fmt: skip
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-
-def jobs(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
-    """Rule -> number of jobs of the last job table that Snakemake printed."""
-    table: dict[str, int] = {}
-    for line in (done.stdout + done.stderr).splitlines():
-        words = line.split()
-        if words[:2] == ["job", "count"]:
-            table = {}
-        elif len(words) == 2 and words[1].isdigit():
-            table[words[0]] = int(words[1])
-    return table
-
-
-def digest(folder: Path) -> str:
-    """Hash of the names and bytes of every mask file of a run."""
-    total = hashlib.sha256()
-    for file in sorted(folder.glob("results/recipes/*/seed*/round*/masks/**/values/c/**/*")):
-        if file.is_file():
-            total.update(str(file.relative_to(folder)).encode() + file.read_bytes())
-    return total.hexdigest()
-
-
-@pytest.fixture(scope="session")
-def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete run of both recipes with labels, never interrupted."""
-    work = tmp_path_factory.mktemp("finished")
-    config = {"images": str(photos / "images"), "labels": str(photos / "labels"), "evaluate": {"objects": True}}
-    done = snakemake(work, SMALL | config)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return work
 
 
 def test_both_recipes_reach_the_report(finished: Path) -> None:

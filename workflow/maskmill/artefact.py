@@ -124,41 +124,62 @@ def write_table(path: str | Path, table: Any, provenance: Provenance | None = No
         metadata = dict(table.schema.metadata or {}) | {b"maskmill": json.dumps(provenance.as_dict()).encode()}
         table = table.replace_schema_metadata(metadata)
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_table(path: str | Path, columns: Sequence[str] | None = None) -> Any:
-    """Read a Parquet file as `pyarrow.Table`; a truncated or foreign file is a StoreError."""
+    """Read a Parquet file as `pyarrow.Table`; a truncated, damaged or foreign file is a StoreError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not Path(path).is_file():
         raise StoreError(f"{path}: no such table; run snakemake to make it")
     try:
-        return pq.read_table(path, columns=list(columns) if columns else None, partitioning=None)
+        wanted = list(columns) if columns else None
+        return pq.read_table(path, columns=wanted, partitioning=None, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path}: not a readable Parquet table ({error}); delete it and run snakemake again") from None
+        reason = " ".join(str(error).split())
+        raise StoreError(
+            f"{path}: not a readable Parquet table ({reason}); delete it and run snakemake again"
+        ) from None
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], provenance: Provenance | None = None) -> None:
-    """Write named NumPy arrays as safetensors; the provenance goes into the file's metadata."""
+    """Write named NumPy arrays as safetensors; the provenance and a checksum go into the file's metadata."""
     from safetensors.numpy import save_file
 
-    metadata = {"maskmill": json.dumps(provenance.as_dict())} if provenance else None
     with atomic(path) as temporary:
         arrays = {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in tensors.items()}  # keeps scalars scalar
-        save_file(arrays, str(temporary), metadata=metadata)
+        body = (provenance.as_dict() if provenance else {}) | {"blake2b": _tensors_hash(arrays)}
+        save_file(arrays, str(temporary), metadata={"maskmill": json.dumps(body)})  # one key: several have no order
+
+
+def _tensors_hash(tensors: Mapping[str, np.ndarray]) -> str:
+    """Hash of names, types, shapes and bytes: safetensors has no checksum of its own."""
+    total = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        value = np.ascontiguousarray(tensors[name])
+        total.update(f"{name}\0{value.dtype.str}\0{tensors[name].shape}\0".encode())
+        total.update(value.reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Named NumPy arrays of a safetensors file and its provenance (empty if it has none)."""
+    """Named NumPy arrays of a safetensors file and its provenance (empty if it has none).
+
+    A truncated, damaged or foreign file is a StoreError; a file without our checksum is read as it is.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {}).get("maskmill", "{}"))
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
+            provenance: dict[str, Any] = json.loads((file.metadata() or {}).get("maskmill", "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file; run snakemake to make it") from None
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise StoreError(f"{path}: not a readable safetensors file ({error}); delete it and run again") from None
+    checksum = provenance.pop("blake2b", None)
+    if checksum is not None and checksum != _tensors_hash(tensors):
+        raise StoreError(f"{path}: damaged (its checksum does not fit its content); delete it and run snakemake again")
+    return tensors, provenance

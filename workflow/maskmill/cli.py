@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from maskmill import __version__
-from maskmill.errors import ConfigError, UserError
+from maskmill.errors import ConfigError, NumericsError, UserError
 
 CORES = max(1, os.cpu_count() or 1)
 
@@ -25,11 +25,13 @@ app = typer.Typer(
     add_completion=False,
 )
 reduce_app = typer.Typer(help="reduce: vectors -> fewer dimensions.", no_args_is_help=True)
+foreground_app = typer.Typer(help="foreground: tokens -> codebook of background and foreground.", no_args_is_help=True)
 cluster_app = typer.Typer(help="cluster: vectors -> codebook, assignments.", no_args_is_help=True)
 rounds_app = typer.Typer(help="rounds: masks -> student -> masks.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="evaluate: masks, segments or features + labels -> scores.", no_args_is_help=True)
 for name, group in {
     "reduce": reduce_app,
+    "foreground": foreground_app,
     "cluster": cluster_app,
     "rounds": rounds_app,
     "evaluate": evaluate_app,
@@ -42,6 +44,7 @@ ManifestFile = Annotated[Path, typer.Option("--manifest", help="results/inputs/m
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads")]
 Device = Annotated[str, typer.Option("--device", envvar="MASKMILL_DEVICE", help="auto, cpu, cuda or cuda:0")]
 Seed = Annotated[int, typer.Option("--seed", min=0)]
+Foreground = Annotated[Path | None, typer.Option("--foreground", help="codebook of background and foreground")]
 Named = Annotated[
     list[str], typer.Option("--features", help="NAME=FOLDER, once a feature set; none: the student sees photos")
 ]
@@ -150,8 +153,8 @@ def regions(
     table: Annotated[Path, typer.Option(help="region table to write (Parquet)")],
     vectors: Annotated[Path, typer.Option(help="region vectors to write (Zarr)")],
     features: Annotated[Path | None, typer.Option(help="pool mean: feature store of the same shard")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="pool crop_cls: results/inputs/manifest.parquet")] = None,
-    weights: Annotated[Path | None, typer.Option(help="pool crop_cls: resources/weights/<name>.safetensors")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="pool crop_*: results/inputs/manifest.parquet")] = None,
+    weights: Annotated[Path | None, typer.Option(help="pool crop_*: resources/weights/<name>.safetensors")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="crops of one size at once")] = 8,
     threads: Threads = 1,
     device: Device = "auto",
@@ -192,6 +195,54 @@ def reduce_map(
     transform(vectors, model, _json(params), out, threads)
 
 
+@foreground_app.command("fit")
+def foreground_fit(
+    vectors: Annotated[Path, typer.Option(help="folder of token stores")],
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Cluster the tokens of all shards finely."""
+    from maskmill.cluster.run import fit
+    from maskmill.foreground.run import fine_params
+
+    try:
+        fit(_shard_files(vectors, manifest), fine_params(_json(params)), seed, out, threads, device)
+    except NumericsError as error:
+        raise NumericsError(str(error).replace("cluster.clusters", "foreground.clusters")) from None
+
+
+@foreground_app.command("count")
+def foreground_count(
+    vectors: Annotated[Path, typer.Option(help="token store of one shard")],
+    features: Annotated[Path, typer.Option(help="feature store of the same shard: keys of a ViT")],
+    codebook: Annotated[Path, typer.Option(help="the fine clusters")],
+    params: Params,
+    out: Out,
+) -> None:
+    """Count how precisely the fine clusters of one shard lie in the foreground masks of its images."""
+    from maskmill.foreground.run import count
+
+    count(vectors, features, codebook, _json(params), out)
+
+
+@foreground_app.command("choose")
+def foreground_choose(
+    counts: Annotated[Path, typer.Option(help="folder of the counts")],
+    codebook: Annotated[Path, typer.Option(help="the fine clusters")],
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+) -> None:
+    """Add the counts of all shards up and say which fine clusters are foreground."""
+    from maskmill.foreground.run import choose
+
+    choose(_shard_files(counts, manifest, "safetensors"), codebook, _json(params), out)
+
+
 @cluster_app.command("fit")
 def cluster_fit(
     vectors: Annotated[Path, typer.Option(help="folder of vector stores")],
@@ -202,11 +253,12 @@ def cluster_fit(
     threads: Threads = 1,
     device: Device = "auto",
     selection: Annotated[Path | None, typer.Option(help="JSON of scores without labels to write")] = None,
+    foreground: Foreground = None,
 ) -> None:
     """Fit a codebook on the vectors of all shards."""
     from maskmill.cluster.run import fit
 
-    fit(_shard_files(vectors, manifest), _json(params), seed, out, threads, device, selection)
+    fit(_shard_files(vectors, manifest), _json(params), seed, out, threads, device, selection, foreground)
 
 
 @cluster_app.command("map")
@@ -232,6 +284,7 @@ def paint(
     segments: Annotated[Path | None, typer.Option(help="region recipes: segments of the shard")] = None,
     assignments: Annotated[Path | None, typer.Option(help="region recipes: folder of assignments")] = None,
     instances: Annotated[bool, typer.Option("--instances", help="write the kept regions one by one")] = False,
+    foreground: Foreground = None,
 ) -> None:
     """paint: clusters -> pseudo-masks of round 0, or its instances."""
     from maskmill.paint._instances import run_instances
@@ -242,7 +295,7 @@ def paint(
     elif instances:
         raise ConfigError("maskmill paint --instances: give --segments and --assignments")
     elif vectors is not None:
-        run_tokens(vectors, codebook, _json(params), out, manifest)
+        run_tokens(vectors, codebook, _json(params), out, manifest, foreground)
     elif segments is not None and assignments is not None:
         run_regions(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out, manifest)
     else:
@@ -500,6 +553,15 @@ def main() -> None:
         sys.exit(1)
     except MemoryError:
         print("error: out of memory; give the job more (resources: mem_mb) or lower its batch_size", file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # torch raises it wherever the main process happens to be
+            raise
+        print(
+            f"error: a process that decoded images died ({str(error).splitlines()[0]}), most likely for want of memory;"
+            " give the job more (resources: mem_mb) or fewer threads, and run the same command again",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

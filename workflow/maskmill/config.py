@@ -16,7 +16,10 @@ from maskmill.artefact import json_hash
 from maskmill.errors import ConfigError, nearest
 
 # The key of a stage's section that names its method, where the stage has methods.
-METHOD_KEY = {"cut": "method", "regions": "pool", "reduce": "method", "cluster": "method", "rounds": "student"}
+METHOD_KEY = {
+    "cut": "method", "regions": "pool", "reduce": "method", "foreground": "method", "cluster": "method",
+    "rounds": "student",
+}  # fmt: skip
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -153,6 +156,17 @@ class Reduce(Model):
     max_fit_points: int | None = Field(
         None, ge=2, description="fit on at most this many vectors, even over images; default: the method's (docs)"
     )
+
+
+class Foreground(Model):
+    """foreground: which tokens of a recipe without a cut are foreground; only these are clustered, the rest is 0."""
+
+    features: str = Field("grouping", description="name of a feature set of the recipe with the method's evidence")
+    clusters: int = Field(200, ge=2, le=20_000, description="fine clusters of tokens, each one wholly in or out")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="a fine cluster with this mean precision is foreground; null: found by Otsu"
+    )
+    max_fit_points: int = Field(500_000, ge=2, description="fit on at most this many tokens, even over images")
 
 
 class Cluster(Model):
@@ -311,6 +325,7 @@ class Config(Model):
     cut: dict[str, Any] = Field(default_factory=dict)
     regions: dict[str, Any] = Field(default_factory=dict)
     reduce: dict[str, Any] = Field(default_factory=dict)
+    foreground: dict[str, Any] = Field(default_factory=dict)
     cluster: dict[str, Any] = Field(default_factory=dict)
     paint: dict[str, Any] = Field(default_factory=dict)
     rounds: dict[str, Any] = Field(default_factory=dict)

@@ -19,6 +19,7 @@ from maskmill.config import (
     Config,
     Cut,
     FeatureSet,
+    Foreground,
     Model,
     Paint,
     Reduce,
@@ -28,11 +29,15 @@ from maskmill.config import (
 )
 from maskmill.errors import ConfigError, nearest
 
-RECIPE_STAGES = ("cut", "regions", "reduce", "cluster", "paint", "rounds")
+RECIPE_STAGES = ("cut", "regions", "reduce", "foreground", "cluster", "paint", "rounds")
+OPTIONAL_STAGES = ("cut", "foreground")  # only in recipes that have the section
 STAGE_MODEL: dict[str, type[Model]] = {
-    "cut": Cut, "regions": Regions, "reduce": Reduce, "cluster": Cluster, "paint": Paint, "rounds": Rounds,
+    "cut": Cut, "regions": Regions, "reduce": Reduce, "foreground": Foreground, "cluster": Cluster, "paint": Paint,
+    "rounds": Rounds,
 }  # fmt: skip
-STAGE_DEFAULT = {"regions": "mean", "reduce": "none", "cluster": "kmeans", "rounds": "token_head"}
+STAGE_DEFAULT = {
+    "regions": "mean", "reduce": "none", "foreground": "attention", "cluster": "kmeans", "rounds": "token_head",
+}  # fmt: skip
 
 
 class Stage(BaseModel):
@@ -62,6 +67,7 @@ class Recipe(BaseModel):
     cut: Stage | None
     regions: Stage
     reduce: Stage
+    foreground: Stage | None = None
     cluster: Stage
     paint: Stage
     rounds: Stage
@@ -80,9 +86,14 @@ class Recipe(BaseModel):
         return self.regions.method == "token"
 
     @property
+    def background(self) -> bool:
+        """True when the masks of round 0 have a background."""
+        return not self.tokens or self.foreground is not None
+
+    @property
     def crops(self) -> bool:
         """True when segments are described by crops of the photos instead of stored tokens."""
-        return self.regions.method == "crop_cls"
+        return self.regions.method in ("crop_cls", "crop_mean")
 
     @property
     def round_count(self) -> int:
@@ -121,6 +132,7 @@ class Preset(Model):
     cut: dict[str, Any] | None = None
     regions: dict[str, Any] = Field(default_factory=dict)
     reduce: dict[str, Any] = Field(default_factory=dict)
+    foreground: dict[str, Any] | None = None
     cluster: dict[str, Any] = Field(default_factory=dict)
     paint: dict[str, Any] = Field(default_factory=dict)
     rounds: dict[str, Any] | None = None
@@ -208,7 +220,7 @@ def _resolve(path: Path, file: RecipeFile, config: Config, origin: str) -> Recip
         override = getattr(config, stage)
         where = _origin(path, origin, bool(override))
         if all(section is None for section in given):  # the run's overrides give no cut or rounds to a recipe without
-            stages[stage] = None if stage == "cut" else _stage(stage, {}, str(path))
+            stages[stage] = None if stage in OPTIONAL_STAGES else _stage(stage, {}, str(path))
             continue
         layers = [*(section for section in given if section is not None), override]
         if stage == "rounds":
@@ -298,6 +310,8 @@ def _check_references(recipe: Recipe, path: Path) -> None:
     wanted = {"regions": [recipe.regions.settings.features]}
     if recipe.cut is not None:
         wanted["cut"] = [recipe.cut.settings.features]
+    if recipe.foreground is not None:
+        wanted["foreground"] = [recipe.foreground.settings.features]
     wanted = {f"{stage}.features": names for stage, names in wanted.items()}
     for round in (1, *recipe.later) if recipe.round_count else ():
         stage = recipe.rounds_at(round)
@@ -317,6 +331,8 @@ def _check_references(recipe: Recipe, path: Path) -> None:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method!r} needs a cut section (or use pool: token)")
     if recipe.cut is not None:
         _check_needs(recipe, path)
+    if recipe.foreground is not None:
+        _check_foreground(recipe, path)
     if recipe.cut is not None and recipe.tokens:
         raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
 
@@ -341,7 +357,7 @@ def _check_needs(recipe: Recipe, path: Path) -> None:
     cut = recipe.stage("cut")
     method = registry.load("cut", str(cut.method))
     needs = method.needs(cut.params) if hasattr(method, "needs") else ()
-    colour, chosen = cut.settings.colour, recipe.features[cut.settings.features]
+    colour = cut.settings.colour
     known = [name for name, fs in recipe.features.items() if fs.backbone == "colour"]
     if colour is not None and not hasattr(method, "needs"):
         raise ConfigError(f"{path}: cut.colour: method {cut.method} does not look at colours; drop the key")
@@ -353,8 +369,26 @@ def _check_needs(recipe: Recipe, path: Path) -> None:
             f"{path}: cut.colour: method {cut.method} with these parameters needs the name of a feature set of "
             "backbone colour"
         )
-    if "cls_query" in needs and chosen.facet != "key":
+    if "cls_query" in needs:
+        _check_keys(recipe, cut, path)
+
+
+def _check_foreground(recipe: Recipe, path: Path) -> None:
+    """Tokens are clustered, and the evidence can be had from the feature set."""
+    stage = recipe.stage("foreground")
+    if not recipe.tokens:
         raise ConfigError(
-            f"{path}: features.{cut.settings.features}.facet: {chosen.facet!r}, but cut.method {cut.method} needs "
-            "facet: key of a ViT with a cls token"
+            f"{path}: foreground: regions.pool: {recipe.regions.method!r} has a background from its cut; "
+            "drop the section, or use pool: token"
+        )
+    _check_keys(recipe, stage, path)
+
+
+def _check_keys(recipe: Recipe, stage: Stage, path: Path) -> None:
+    """The feature set of a stage has keys, beside which the query of the cls token is stored."""
+    name = stage.settings.features
+    if recipe.features[name].facet != "key":
+        raise ConfigError(
+            f"{path}: features.{name}.facet: {recipe.features[name].facet!r}, but {stage.name}.method {stage.method} "
+            "needs facet: key of a ViT with a cls token"
         )

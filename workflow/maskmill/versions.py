@@ -11,6 +11,7 @@ STAGE_VERSION: dict[str, int] = {
     "cut": 2,
     "regions": 1,
     "reduce": 1,
+    "foreground": 1,
     "cluster": 2,
     "paint": 1,
     "rounds": 1,

@@ -1,6 +1,7 @@
 # cluster: fit a codebook once a seed; map regions to clusters shard by shard (paint maps tokens itself).
 rule cluster_fit:
     input:
+        unpack(foreground_codebook),
         manifest=ancient("results/inputs/manifest.parquet"),
         vectors=lambda wc: [vectors(wc.recipe, shard) for shard in shards()],
     output:
@@ -17,9 +18,11 @@ rule cluster_fit:
     params:
         cluster=section("cluster"),
         folder=vectors_folder,
+        foreground=foreground_option,
     shell:
         "maskmill cluster fit --vectors {params.folder} --manifest {input.manifest} --params {params.cluster:q}"
-        " --seed {wildcards.seed} --out {output.codebook} --selection {output.selection} --threads {threads} &> {log}"
+        " --seed {wildcards.seed} --out {output.codebook} --selection {output.selection} --threads {threads}"
+        " {params.foreground} &> {log}"
 
 
 rule cluster_map:

@@ -5,17 +5,23 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from maskmill import slurm
 from maskmill.recipes import load
 from maskmill.errors import UserError
 from maskmill.inputs._listing import listing_fingerprint
 from maskmill.manifest import read_shards
 from maskmill.versions import STAGE_VERSION
 
-try:
-    RUN = load(config, Path(workflow.basedir) / "recipes")
-except UserError as error:
-    raise WorkflowError(str(error)) from None
 
+def guarded(function, *arguments):
+    """Its result; an error meant for the user stops the run as one line."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+RUN = guarded(load, config, Path(workflow.basedir) / "recipes")
 SEED = RUN.config.seeds[0]
 OBJECTS = bool(RUN.config.labels) and RUN.config.evaluate.objects is not None
 
@@ -47,7 +53,12 @@ def _shards(path, mtime_ns):
 def shards():
     """The shards of the manifest; waits for the checkpoint."""
     path = checkpoints.inputs.get().output.manifest
-    return _shards(str(path), os.stat(path).st_mtime_ns)
+    found = _shards(str(path), os.stat(path).st_mtime_ns)
+    sets = max(len(RUN.feature_sets), len(RUN.recipes) * len(RUN.config.seeds))
+    guarded(
+        slurm.arrays_fit, workflow.executor_settings, workflow.nodes, len(found), sets
+    )
+    return found
 
 
 def every_shard(pattern):
@@ -195,6 +206,37 @@ def reduce_memory(wc, attempt):
     return max(6000, int(1100 * getattr(params, "memory_gb", 0))) * attempt
 
 
+# foreground
+
+
+def foreground_keys(recipe, job):
+    """The part of the section that one kind of job depends on: another threshold counts and fits nothing again."""
+    body = RUN.recipes[recipe].stage("foreground").as_dict()
+    fit, choose = ("clusters", "max_fit_points"), ("threshold",)
+    if job == "fit":
+        own = {k: body[k] for k in fit} | {"kmeans": STAGE_VERSION["cluster"]}
+    elif job == "choose":
+        own = {k: body[k] for k in choose}
+    else:
+        own = {k: v for k, v in body.items() if k not in (*fit, *choose, "features")}
+    return keys("foreground", own)
+
+
+def foreground_codebook(wc):
+    """Which tokens are foreground, where the recipe asks for it."""
+    if RUN.recipes[wc.recipe].foreground is None:
+        return {}
+    base = f"results/recipes/{wc.recipe}/seed{wc.seed}/foreground"
+    return {"foreground": f"{base}/codebook.safetensors"}
+
+
+def foreground_option(wc):
+    """The same as an option of `maskmill cluster fit` and `maskmill paint`."""
+    return " ".join(
+        f"--{name} {file}" for name, file in foreground_codebook(wc).items()
+    )
+
+
 # paint
 
 
@@ -203,7 +245,8 @@ def paint_inputs(wc):
     base = f"results/recipes/{wc.recipe}"
     files = {"codebook": f"{base}/seed{wc.seed}/cluster/codebook.safetensors"}
     if RUN.recipes[wc.recipe].tokens:
-        return files | {"vectors": vectors(wc.recipe, wc.shard)}
+        files["vectors"] = vectors(wc.recipe, wc.shard)
+        return files | foreground_codebook(wc)
     return files | {
         "segments": f"{base}/cut/{wc.shard}.zarr",
         "assignments": [
@@ -216,7 +259,8 @@ def paint_sources(wc):
     """The same as options of `maskmill paint`."""
     base = f"results/recipes/{wc.recipe}"
     if RUN.recipes[wc.recipe].tokens:
-        return f"--vectors {vectors(wc.recipe, wc.shard)}"
+        option = f"--vectors {vectors(wc.recipe, wc.shard)}"
+        return f"{option} {foreground_option(wc)}".strip()
     return f"--segments {base}/cut/{wc.shard}.zarr --assignments {base}/seed{wc.seed}/cluster"
 
 
@@ -379,15 +423,19 @@ def evaluate_keys(objects):
 
 
 def evaluate_masks_keys(wc):
-    """Masks of a recipe with a cut have a background, so their foreground is scored where objects are."""
-    background = not RUN.recipes[wc.recipe].tokens
+    """Where a recipe's masks have a background, their foreground is scored if objects are."""
+    background = RUN.recipes[wc.recipe].background
     return evaluate_keys(objects=background and RUN.config.evaluate.objects is not None)
 
 
 def instances_listing(wc):
     """Changes with the instance images, where there are any for this recipe."""
     objects = RUN.config.evaluate.objects
-    if objects is None or objects.instances is None or RUN.recipes[wc.recipe].tokens:
+    if (
+        objects is None
+        or objects.instances is None
+        or not RUN.recipes[wc.recipe].background
+    ):
         return ""
     return listing_fingerprint(objects.instances, None)
 

@@ -1,4 +1,4 @@
-# regions: segments + features -> region table and one vector a region, one job a shard. `pool: crop_cls` reads the photos
+# regions: segments + features -> region table and one vector a region, one job a shard. `pool: crop_*` reads the photos
 # and the weights of a backbone instead of features.
 rule regions:
     input:

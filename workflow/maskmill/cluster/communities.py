@@ -58,13 +58,20 @@ class Params(NodeParams):
 
 
 def fit(
-    source: Source, params: Params, seed: int, device: str = "auto", *, images: Images
+    source: Source,
+    params: Params,
+    seed: int,
+    device: str = "auto",
+    *,
+    images: Images,
+    foreground: Codebook | None = None,
 ) -> tuple[Codebook, dict[str, Any]]:
     """Cluster points; see `kmeans.fit` for the other arguments.
 
     Args:
         images: a function that returns an iterator over all images, in the order of their ids: vectors [h, w, d], and
             True where h and w are the places of tokens, False for a list of regions (all of which are neighbours).
+        foreground: a codebook of background (0) and foreground (1); see `cooccurrence`.
 
     Returns:
         a codebook of the fine centroids grouped into communities, and diagnostics: nodes, links (of the network),
@@ -81,7 +88,7 @@ def fit(
 
     nodes = summarise(source, params, seed, device, params.clusters)
     book = Codebook(nodes.raw, nodes.counts, nodes.inertia, nodes.spherical)
-    share = cooccurrence(images(), book, params.distances, params.side)  # [m, m], P(j | i)
+    share = cooccurrence(images(), book, params.distances, params.side, foreground)  # [m, m], P(j | i)
     threshold = params.threshold
     if params.clusters is not None:
         threshold = min(threshold, joining(np.minimum(share, share.T)))
@@ -108,11 +115,16 @@ def fit(
 
 
 def cooccurrence(
-    images: Iterator[tuple[np.ndarray, bool]], book: Codebook, distances: list[int], side: int | None
+    images: Iterator[tuple[np.ndarray, bool]],
+    book: Codebook,
+    distances: list[int],
+    side: int | None,
+    foreground: Codebook | None = None,
 ) -> np.ndarray:
     """P(j | i) [m, m] float64: of the neighbours of cluster i that are not of i, the share of j; mean over images.
 
     Only images in which i occurs count for it, each the same; an image where all of i's neighbours are i adds zeros.
+    With a `foreground` the background is one more neighbour, as in Leopart: rows add up to less than 1 by its share.
     """
     import numpy as np
 
@@ -125,11 +137,13 @@ def cooccurrence(
         if not h * w:
             continue
         labels = assign(values.reshape(h * w, d), book)[0].reshape(h, w)
-        counts = pairs(resized(labels, side), m, distances) if placed else together(labels.ravel(), m)
+        if foreground is not None:
+            labels[assign(values.reshape(h * w, d), foreground)[0].reshape(h, w) == 0] = m
+        counts = pairs(resized(labels, side), m + 1, distances) if placed else together(labels.ravel(), m + 1)
         np.fill_diagonal(counts, 0)
         rows = counts.sum(axis=1, keepdims=True)
-        total += counts / np.maximum(rows, 1)
-        occurs[np.unique(labels)] += 1
+        total += (counts / np.maximum(rows, 1))[:m, :m]
+        occurs[np.unique(labels[labels < m])] += 1
     return total / np.maximum(occurs, 1)[:, None]
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from maskmill import codebook as books
 from maskmill import registry
 from maskmill.artefact import Provenance, read_table, write_json, write_table
+from maskmill.cluster._foreground import ForegroundTokens
 from maskmill.cluster._selection import measure
-from maskmill.errors import StoreError
+from maskmill.errors import NumericsError, StoreError
 from maskmill.store import Ragged
 
 MEMORY_BYTES = 8 << 30  # vectors beyond this are streamed from disk, once an iteration
@@ -27,6 +28,7 @@ def fit(
     threads: int,
     device: str = "auto",
     out_selection: str | Path | None = None,
+    foreground: str | Path | None = None,
 ) -> None:
     """Fit a codebook on at most `max_fit_points` vectors of all shards and write it as safetensors.
 
@@ -34,20 +36,41 @@ def fit(
         vector_stores: one Ragged of vectors a shard; the result does not depend on how images are spread over them.
         params: the flat `cluster` section of the recipe.
         out_selection: JSON of scores that need no labels, to choose among clusterings.
+        foreground: codebook of background and foreground (stage foreground); only tokens of the foreground are
+            clustered.
     """
     import torch
 
     torch.set_num_threads(threads)
     module = registry.load("cluster", params["method"])
     own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
-    stores = [Ragged(path) for path in vector_stores]
+    ground = books.read(foreground) if foreground is not None else None
+    stores = _open(vector_stores, ground)
     limit = int(params["max_fit_points"])
-    more = {"images": _images(stores)} if getattr(module, "READS_IMAGES", False) else {}
+    more: dict[str, Any] = {}
+    if getattr(module, "READS_IMAGES", False):
+        more = {"images": _images([Ragged(path) for path in vector_stores]), "foreground": ground}
     found, _ = module.fit(_source(stores, limit, seed), own, seed, device, **more)
-    provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, [store.hash for store in stores])
+    made_of = [store.hash for store in stores] + ([ground.hash] if ground is not None else [])
+    provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, made_of)
     if out_selection is not None:
         write_json(out_selection, measure(stores, found), provenance)
     books.write(out_codebook, found, provenance)
+
+
+def _open(paths: Sequence[str | Path], foreground: books.Codebook | None) -> list[Ragged]:
+    """The stores of vectors; with a foreground without the tokens of the background."""
+    from maskmill.blocks import one_thread
+
+    if foreground is None:
+        return [Ragged(path) for path in paths]
+    with one_thread():
+        stores: list[Ragged] = [ForegroundTokens(path, foreground) for path in paths]
+    if not sum(int(store.offsets[-1]) for store in stores):
+        raise NumericsError(
+            "cluster: no token is foreground; lower foreground.threshold, or drop the section foreground"
+        )
+    return stores
 
 
 def _source(stores: Sequence[Ragged], limit: int, seed: int) -> Any:

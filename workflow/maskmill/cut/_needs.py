@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from maskmill.attention import cls_queries
 from maskmill.errors import NumericsError, StoreError
 from maskmill.store import Ragged
 
@@ -33,7 +34,7 @@ class Extras:
 
     def __init__(self, needs: tuple[Need, ...], tokens: Ragged, colour: Ragged | None) -> None:
         self.needs, self.tokens, self.colour = needs, tokens, colour
-        self.queries = _queries(tokens) if "cls_query" in needs else None
+        self.queries = cls_queries(tokens, "this cut") if "cls_query" in needs else None
         if "colour" in needs:
             _check_colour(tokens, colour)
 
@@ -54,20 +55,6 @@ def _finite(colour: np.ndarray, image_id: str) -> np.ndarray:
     if not np.isfinite(colour).all():
         raise NumericsError(f"{image_id}: its colours are NaN or infinite; delete its colour store and run again")
     return colour[..., :3].astype(np.float32)
-
-
-def _queries(tokens: Ragged) -> np.ndarray:
-    """float32 [n, heads, d_head]."""
-    if len(tokens) and "cls_query" not in tokens.per_image_names:
-        said = f"{tokens.attrs.get('backbone')}, facet {tokens.attrs.get('facet')}"
-        raise StoreError(
-            f"{tokens.path}: has no query of a cls token ({said}); this cut needs facet: key of a ViT with a cls token "
-            "and plain attention"
-        )
-    if not len(tokens):
-        return np.zeros((0, 1, 1), np.float32)
-    queries = tokens.per_image("cls_query").astype(np.float32)  # [n, d]
-    return queries.reshape(len(queries), int(tokens.attrs["heads"]), -1)
 
 
 def _check_colour(tokens: Ragged, colour: Ragged | None) -> None:

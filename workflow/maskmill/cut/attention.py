@@ -4,9 +4,7 @@ Van Gansbeke, Vandenhende, Van Gool, "Discovering object masks with transformers
 segmentation", 2022, section 3.1. Seed = the patch that the cls token attends to most; its friends among the attended
 patches vote for every patch whose key points their way; the object is the connected component of the seed.
 
-The attention is computed from what the store holds: the keys k_i and, once an image, the query q of the cls token. The
-keys come without their bias b. That is the attention of the network over the patches, exactly: softmax of
-q . (k_i - b) is softmax of q . k_i, because q . b is the same number for every patch i.
+The attention is computed from what the store holds, see maskmill.attention.
 """
 
 from __future__ import annotations
@@ -16,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from maskmill.attention import EVEN, cls_logits, softmax
 from maskmill.config import Model
 
 if TYPE_CHECKING:
     from maskmill.cut._needs import Need
 
 OUTCOMES = {"cut": 0, "one token": 1, "even attention": 2, "no object": 3}
-EVEN = 1e-6  # relative spread of the attention below which no patch is looked at more than another
 
 
 class Params(Model):
@@ -77,19 +75,6 @@ def cut(
     confidence = max(0.0, mass - float(mask.mean()))
     found = {"confidence": confidence, "scores": np.array([confidence], np.float32), "mass": mass}
     return mask.astype(np.uint8), found | {"sources": float(len(source)), "outcome": 0.0}
-
-
-def cls_logits(keys: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Products q . k_i / sqrt(d_head) of keys [n, heads * d_head] and query [heads, d_head]: float64 [heads, n]."""
-    heads, width = query.shape
-    by_head = keys.reshape(len(keys), heads, width).astype(np.float64)
-    return np.einsum("nhd,hd->hn", by_head, query.astype(np.float64)) / np.sqrt(width)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Rows that add up to one [heads, n]."""
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    return weights / weights.sum(1, keepdims=True)
 
 
 def propose(rank: np.ndarray, share: float, mass: float) -> np.ndarray:

@@ -9,8 +9,11 @@ Rules for region recipes (COMUS, section 3.3: only the regions closest to their 
 * an image where the cut found no segment at all is ignore everywhere: nothing was proposed, which is not the same as
   an empty scene.
 
-Token recipes have no background: every cell gets the cluster of the highest score. Where a clustering knows noise
-(label -1), a noisy region is one that is not kept, and a cell whose best score is that of noise is ignore.
+In token recipes every cell gets the cluster of the highest score. They have no background, unless the stage foreground
+knows it: then a cell is 0 where the score of the background is the highest of both sides, and else of its best cluster.
+Two steps, because among many clusters of nearly equal scores a single background would win too often in a refinement.
+Where a clustering knows noise (label -1), a noisy region is one that is not kept, and a cell whose best score is that
+of noise is ignore.
 
 With `refine` the mask is then fitted to the photo, on a grid of at least 8 cells a token side; a mask cell takes the
 label that most of it got. Cells that are ignore neither vote nor change. Token recipes refine the interpolated scores
@@ -22,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +39,9 @@ from maskmill.refine import refine
 from maskmill.refine._photos import Photos
 from maskmill.refine._scores import refine_scores, refine_step
 from maskmill.store import Ragged, RaggedWriter
+
+if TYPE_CHECKING:
+    from maskmill.codebook import Codebook
 
 COSINES = 2.0  # logits a unit of cosine (STEGO)
 
@@ -94,39 +100,63 @@ def run_tokens(
     params: Mapping[str, Any],
     out: str | Path,
     manifest: str | Path | None = None,
+    foreground: str | Path | None = None,
 ) -> None:
     """Paint one shard whose tokens themselves were clustered: interpolated scores, the best cluster wins.
 
     Args:
         vectors: Ragged of the (reduced) token vectors [h, w, d] that the codebook was fitted on.
         codebook, params, out, manifest: as in `run_regions`; the masks have clusters from 1 and no background.
+        foreground: codebook of background (0) and foreground (1) for the same vectors: with it they have one.
     """
     import torch
 
-    from maskmill.codebook import read, scores
+    from maskmill.codebook import read
 
     torch.set_num_threads(1)
     book = read(codebook)
+    ground = read(foreground) if foreground is not None else None
+    made_of = [book.hash] + ([ground.hash] if ground is not None else [])
     clusters = len(book)
     dtype = mask_dtype(clusters)
     store = Ragged(vectors)
     settings, photos = _refinement(params, manifest)
-    with _writer(out, clusters, params, [store.hash, book.hash]) as writer:
+    with _writer(out, clusters, params, [store.hash, *made_of]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             tokens = store[i].astype(np.float32)  # [h, w, d]
-            h, w, d = tokens.shape
-            maps = np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, -1)
-            maps = np.moveaxis(maps, 2, 0)
-            size = (h * params["upsample"], w * params["upsample"])
-            best = best_scores(maps, size)
-            if photos:
-                step = refine_step(params["upsample"])
-                photo = photos.on_grid(image_id, (size[0] * step, size[1] * step))
-                logits = COSINES * maps if book.spherical else in_spreads(maps)
-                best = refine_scores(logits, best, photo, settings)
+            size = (tokens.shape[0] * params["upsample"], tokens.shape[1] * params["upsample"])
+            step = refine_step(params["upsample"])
+            photo = photos.on_grid(image_id, (size[0] * step, size[1] * step)) if photos else None
+            outside = None if ground is None else best_labels(tokens, ground, size, photo, settings) == 0
+            best = best_labels(tokens, book, size, photo, settings, outside)
             mask = (best + 1).astype(dtype)
             mask[best == clusters] = ignore_value(dtype)  # the score of noise comes after those of the clusters
+            if outside is not None:
+                mask[outside] = 0
             writer.append(image_id, mask)
+
+
+def best_labels(
+    tokens: np.ndarray,
+    book: Codebook,
+    size: tuple[int, int],
+    photo: np.ndarray | None,
+    settings: Refine,
+    void: np.ndarray | None = None,
+) -> np.ndarray:
+    """Cluster of every mask cell [H, W] int64 (k is noise) by interpolated scores of tokens [h, w, d].
+
+    Args:
+        photo: uint8 [H * step, W * step, 3] to refine with. void: bool [H, W], cells that have no say in that.
+    """
+    from maskmill.codebook import scores
+
+    h, w, d = tokens.shape
+    maps = np.moveaxis(np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, -1), 2, 0)
+    best = best_scores(maps, size)
+    if photo is None:
+        return best
+    return refine_scores(COSINES * maps if book.spherical else in_spreads(maps), best, photo, settings, void)
 
 
 def distance_limits(assignments: Sequence[str | Path], clusters: int, keep_closest: float) -> np.ndarray:

@@ -24,6 +24,7 @@ class Params(Model):
     dimensions: int = Field(64, ge=1, description="principal components kept, fewer where there is no more variance")
     whiten: float = Field(0.5, ge=0, le=0.5, description="components are scaled by eigenvalue ** -whiten")
     center: bool = Field(True, description="subtract the mean of the fitted vectors")
+    standardise: bool = Field(False, description="first scale each dimension of the vectors to a variance of 1")
     normalise: bool = Field(True, description="scale the reduced vectors to unit length")
 
 
@@ -38,8 +39,9 @@ def fit(
 
     Returns:
         the model: mean [d] float32, components [k, d] float32 (orthonormal rows, the largest entry of each is
-        positive), scale [k] float32 (eigenvalue ** -whiten), variance [k] float64 (eigenvalues, largest first);
-        and diagnostics: points, rank, explained (share of the variance that is kept).
+        positive; with `standardise` then divided by each dimension's standard deviation), scale [k] float32
+        (eigenvalue ** -whiten), variance [k] float64 (eigenvalues, largest first); and diagnostics: points, rank,
+        explained (share of the variance that is kept).
 
     Raises:
         NumericsError: NaN, no points, or all points equal. Where they vary in fewer than `dimensions` directions, all
@@ -51,7 +53,9 @@ def fit(
         count, mean, moment = _moments(blocks(), threads)
         if not params.center:
             moment, mean = moment + np.outer(mean, mean), np.zeros_like(mean)
-        variance, vectors = _eigen(moment)  # [d], [d, d] columns
+        spread = np.sqrt(np.maximum(np.diag(moment), 0)) if params.standardise else np.ones(len(mean))
+        spread = np.where(spread > spread.max() * np.finfo(np.float32).eps, spread, np.inf)  # constant: no say
+        variance, vectors = _eigen(moment / np.outer(spread, spread))  # [d], [d, d] columns
     rank = int((variance > variance[0] * len(mean) * np.finfo(np.float32).eps ** 1.5).sum()) if variance[0] > 0 else 0
     if not rank:
         raise NumericsError(f"reduce: the {count} vectors of length {len(mean)} are all equal; check the features")
@@ -66,7 +70,7 @@ def fit(
     signs = np.sign(components[np.arange(k), np.abs(components).argmax(axis=1)])
     model = {
         "mean": mean.astype(np.float32),
-        "components": (components * signs[:, None]).astype(np.float32),
+        "components": (components * signs[:, None] / spread).astype(np.float32),
         "scale": (variance[:k] ** -params.whiten).astype(np.float32),
         "variance": variance[:k],
     }

@@ -1,4 +1,4 @@
-"""The engine of `crop_cls`: photos decoded once and ahead, crops of equal size batched over the images of a shard."""
+"""The engine of the poolings on crops: photos decoded once and ahead, crops of equal size batched over a shard."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from maskmill.manifest import Row
 from maskmill.photos import read_ahead, read_photo, reader_count
 from maskmill.progress import track
+from maskmill.regions import crop_mean
 from maskmill.regions.crop_cls import Params, cut_crops
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class Segmented:
 def describe(
     images: list[Segmented], backbone: Backbone | Colour, params: Params, batch_size: int, threads: int
 ) -> dict[str, np.ndarray]:
-    """The cls output of every segment's crop: image id -> [r, d] float32, rows as `ids`.
+    """The vector of every segment's crop: image id -> [r, d] float32, rows as `ids`.
+
+    It is the cls output, or with the parameters of `crop_mean` the mean of the tokens under the segment.
 
     Every photo is decoded once. A vector does not depend on the crops that share its batch, nor on the shard, but for
     the rounding of the last digits.
@@ -54,8 +57,9 @@ def describe(
 
 
 def read_crops(image: Segmented, multiple: int, params: Params, fill: np.ndarray) -> list[np.ndarray]:
-    """Decode one photo and cut out its segments, uint8 [H, W, 3] each; raises like `read_photo`."""
-    return cut_crops(read_photo(image.row), image.segments, image.ids, multiple, params, fill)
+    """Decode a photo and cut out its segments, uint8 [H, W, 3] (crop_mean: 4) each; raises like `read_photo`."""
+    masked = isinstance(params, crop_mean.Params)
+    return cut_crops(read_photo(image.row), image.segments, image.ids, multiple, params, fill, masked)
 
 
 def mean_colour(backbone: Backbone | Colour) -> np.ndarray:
@@ -101,9 +105,14 @@ def _stack(group: list[tuple[Key, np.ndarray]]) -> tuple[list[Key], np.ndarray]:
 def _run(
     batches: Iterable[tuple[list[Key], np.ndarray]], backbone: Backbone | Colour
 ) -> Iterator[tuple[Key, np.ndarray]]:
-    """(key, cls [d]) of every crop."""
+    """(key, vector [d]) of every crop: cls, or the mean under the fourth channel where there is one."""
     import torch
 
     for keys, images in batches:
-        cls = backbone.forward(torch.from_numpy(images))[1].cpu().numpy()  # [b, d]
-        yield from zip(keys, cls, strict=True)
+        tokens, cls = backbone.forward(torch.from_numpy(np.ascontiguousarray(images[..., :3])))
+        if images.shape[3] == 3:
+            vectors = cls.cpu().numpy()  # [b, d]
+        else:
+            pairs = zip(tokens.float().cpu().numpy(), images[..., 3], strict=True)
+            vectors = np.stack([crop_mean.pool(tokens_of, inside) for tokens_of, inside in pairs])
+        yield from zip(keys, vectors, strict=True)

@@ -53,7 +53,13 @@ class Crop(NamedTuple):
 
 
 def cut_crops(
-    photo: np.ndarray, segments: np.ndarray, ids: np.ndarray, multiple: int, params: Params, fill: np.ndarray
+    photo: np.ndarray,
+    segments: np.ndarray,
+    ids: np.ndarray,
+    multiple: int,
+    params: Params,
+    fill: np.ndarray,
+    masked: bool = False,
 ) -> list[np.ndarray]:
     """The crop of every segment as the backbone sees it, uint8 [H, W, 3] each.
 
@@ -61,6 +67,7 @@ def cut_crops(
         photo: uint8 RGB. segments: [h, w] integer, over the whole photo. ids: [r] of the segments to crop.
         multiple: sides of the backbone's input are whole multiples of it.
         fill: [3] uint8, the colour outside the segment with `mask: mean`.
+        masked: a fourth channel says where the segment (as it was cut) is: 255, else 0.
     """
     crops = []
     for region in ids:
@@ -70,7 +77,11 @@ def cut_crops(
         if params.mask == "mean":
             inside = _inside(mask, photo.shape[:2], crop)
             pixels = np.where(inside[..., None], pixels, fill) if inside.any() else pixels
-        crops.append(resize(np.ascontiguousarray(pixels), size))
+        seen = resize(np.ascontiguousarray(pixels), size)
+        if masked:
+            inside = _inside(segments == region, photo.shape[:2], crop, size)
+            seen = np.concatenate([seen, np.where(inside, 255, 0).astype(np.uint8)[..., None]], axis=2)
+        crops.append(seen)
     return crops
 
 
@@ -125,9 +136,13 @@ def _whole_patches(low: int, high: int, side: int, patch: int) -> tuple[int, int
     return start, start + length
 
 
-def _inside(mask: np.ndarray, photo: tuple[int, ...], crop: Crop) -> np.ndarray:
-    """Whether the centre of each pixel of the crop lies in a true cell of the mask [h, w]; bool [y1 - y0, x1 - x0]."""
+def _inside(mask: np.ndarray, photo: tuple[int, ...], crop: Crop, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Whether the centre of each pixel of the crop lies in a true cell of the mask [h, w].
+
+    bool [y1 - y0, x1 - x0], or of `size`, the crop resized.
+    """
     (h, w), (tall, wide) = mask.shape, photo[:2]
-    rows = ((np.arange(crop.y0, crop.y1) + 0.5) * h / tall).astype(np.int64)
-    columns = ((np.arange(crop.x0, crop.x1) + 0.5) * w / wide).astype(np.int64)
+    size = size or (crop.y1 - crop.y0, crop.x1 - crop.x0)
+    rows = ((crop.y0 + (np.arange(size[0]) + 0.5) * (crop.y1 - crop.y0) / size[0]) * h / tall).astype(np.int64)
+    columns = ((crop.x0 + (np.arange(size[1]) + 0.5) * (crop.x1 - crop.x0) / size[1]) * w / wide).astype(np.int64)
     return mask[rows[:, None], columns[None]]

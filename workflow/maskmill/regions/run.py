@@ -14,6 +14,7 @@ from maskmill.config import FeatureSet
 from maskmill.errors import ConfigError, StoreError
 from maskmill.store import Ragged, RaggedWriter
 
+CROPS = ("crop_cls", "crop_mean")  # poolings that look at the photos
 COLUMNS = ("image", "region", "area", "y0", "x0", "y1", "x1", "score")
 
 
@@ -56,13 +57,13 @@ def run(
     Args:
         segments: Ragged "segments" of the shard, 0 = no segment, with the per-image field confidence.
         features: Ragged "features" of the same images, for a pooling that reads them; images are matched by id.
-        params: the flat `regions` section of the recipe; for `pool: crop_cls` with the key `feature_set`, the
-            keys of the feature set whose backbone sees the crops.
+        params: the flat `regions` section of the recipe; for `pool: crop_cls` and `crop_mean` with the key
+            `feature_set`, the keys of the feature set whose backbone sees the crops.
         out_table: Parquet, one row a region in the order of the shard's images, then region id: image, region,
             area (share of the image), box y0, x0, y1, x1 (0..1), score (the segment's where the cut has `scores`, else
             the confidence of the image's cut).
         out_vectors: Ragged "vectors" float32, grid (r, 1) an image; its rows are the rows of the table.
-        network: for `pool: crop_cls`.
+        network: for `pool: crop_cls` and `crop_mean`.
 
     Raises:
         StoreError: an image of the segments has no features, or is not in the manifest. ConfigError: what the
@@ -74,7 +75,7 @@ def run(
     own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
     cut = Ragged(segments, "segments")
     images = list(_images(cut, float(params.get("min_area", 0.0))))
-    if params["pool"] == "crop_cls":
+    if params["pool"] in CROPS:
         source = _from_photos(images, params, own, network)
     else:
         source = _from_tokens(images, features, module, own)
@@ -117,7 +118,7 @@ def _from_photos(images: list[Image], params: Mapping[str, Any], own: Any, netwo
     """Vectors of the segments' crops; all of the shard are in memory before the first is written."""
     if network is None or "feature_set" not in params:
         raise ConfigError(
-            "maskmill regions: pool crop_cls looks at the photos; give --manifest, --weights, "
+            f"maskmill regions: pool {params['pool']} looks at the photos; give --manifest, --weights, "
             "and feature_set within --params"
         )
     import torch

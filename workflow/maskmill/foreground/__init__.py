@@ -1,0 +1,1 @@
+"""foreground: which fine clusters of tokens are foreground, found without labels."""

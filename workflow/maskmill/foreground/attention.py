@@ -1,0 +1,63 @@
+"""Foreground as the cls token of a ViT sees it: the tokens that hold most of its attention.
+
+Ziegler and Asano, Self-supervised learning of object parts for semantic segmentation (Leopart, 2022), section 3.3.
+Alone such a mask is noisy, parts of objects are missing and clutter is in it; it is a vote about clusters of tokens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from maskmill.attention import EVEN, cls_logits, softmax
+from maskmill.config import Model
+from maskmill.errors import NumericsError
+
+RADIUS = 3  # the Gaussian is cut off to 7x7 tokens
+
+
+class Params(Model):
+    """Parameters of the attention mask; the defaults are Leopart's."""
+
+    sigma: float = Field(
+        0.6, ge=0, le=10, description="Gaussian over the attention, in tokens, cut off to 7x7; 0: none"
+    )
+    mass: float = Field(0.6, gt=0, lt=1, description="share of the attention that the foreground holds")
+    least: int = Field(3, ge=1, description="connected parts of fewer tokens are dropped")
+
+
+def mask(keys: np.ndarray, query: np.ndarray, params: Params) -> np.ndarray | None:
+    """Foreground bool [h, w] of keys [h, w, heads * d_head] and the query [heads, d_head]; None: it looks nowhere.
+
+    The attention is the mean over heads, each of which adds up to one over the patches. Tokens of equal attention enter
+    in the order of the grid.
+
+    Raises:
+        NumericsError: a key or the query is NaN or infinite.
+    """
+    h, w, d = keys.shape
+    logits = cls_logits(keys.reshape(h * w, d), query)  # [heads, n]
+    if not np.isfinite(logits).all():
+        raise NumericsError("its keys are NaN or infinite; delete its feature store and run snakemake again")
+    return most(softmax(logits).mean(0).reshape(h, w), params)
+
+
+def most(attention: np.ndarray, params: Params) -> np.ndarray | None:
+    """The tokens of an attention [h, w] that hold `mass` of it once blurred, less small parts; None: it is even.
+
+    As few tokens as it takes. Parts are connected over 8 neighbours.
+    """
+    from scipy import ndimage
+
+    if attention.size < 2 or np.ptp(attention) <= EVEN * attention.max():
+        return None
+    if params.sigma:
+        attention = ndimage.gaussian_filter(attention, params.sigma, mode="mirror", radius=RADIUS)
+    order = np.argsort(-attention.ravel(), kind="stable")
+    held = np.cumsum(attention.ravel()[order])
+    chosen = np.zeros(attention.size, bool)
+    chosen[order[: int(np.searchsorted(held, params.mass * held[-1])) + 1]] = True
+    parts, _ = ndimage.label(chosen.reshape(attention.shape), np.ones((3, 3)))
+    large = np.bincount(parts.ravel()) >= params.least
+    large[0] = False
+    return np.asarray(large[parts])

@@ -1,0 +1,128 @@
+"""foreground: fine clusters of tokens against foreground masks -> a codebook of background and foreground. Files only.
+
+Cluster-based foreground extraction (CBFE) of Leopart. A mask of one image is noisy, but a cluster that lies inside such
+masks wherever it occurs is foreground, also where the mask misses it. Three kinds of jobs: `maskmill foreground fit`
+clusters tokens finely (spherical k-means, by the code of the stage cluster), `count` counts a shard, `choose` adds the
+counts up and draws the line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskmill import codebook as books
+from maskmill import registry
+from maskmill.artefact import Provenance, read_tensors, write_tensors
+from maskmill.attention import cls_queries
+from maskmill.errors import NumericsError, StoreError, UserError
+from maskmill.foreground._votes import Votes, lay, otsu
+from maskmill.progress import track
+from maskmill.store import Ragged
+
+OWN = ("precision", "images", "tokens")
+BACKGROUND, FOREGROUND = 0, 1  # the clusters of the codebook that `choose` writes
+
+
+def fine_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat `cluster` section that fits the fine clusters of a `foreground` section."""
+    own = {"clusters": params["clusters"], "max_fit_points": params["max_fit_points"]}
+    return {"method": "kmeans", "spherical": True, **own}
+
+
+def count(
+    vectors: str | Path, keys: str | Path, codebook: str | Path, params: Mapping[str, Any], out: str | Path
+) -> None:
+    """Count one shard: how precisely each fine cluster lies inside the foreground masks of its images.
+
+    Args:
+        vectors: Ragged of the (reduced) tokens [h, w, d] that are clustered.
+        keys: feature store of the same images, facet key of a ViT; its grid may be another one.
+        codebook: the fine clusters.
+        params: the method and its parameters.
+        out: safetensors of integers (see Votes), which add up to the same whatever the shards and their order. Images
+            where the attention is even have no foreground mask and do not count.
+
+    Raises:
+        StoreError: the keys have no query of a cls token, or lack an image.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    module = registry.load("foreground", params["method"])
+    own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
+    book, tokens, seen = books.read(codebook), Ragged(vectors), Ragged(keys)
+    queries = cls_queries(seen, f"foreground.method {params['method']}")
+    votes = Votes(len(book))
+    for image_id, values in track(tokens.images(), len(tokens), "foreground"):
+        h, w, d = values.shape
+        i = seen.index(image_id)
+        try:
+            mask = module.mask(seen[i].astype(np.float32), queries[i], own)
+        except UserError as error:
+            raise type(error)(f"{seen.path}: {image_id}: {error}") from None
+        if mask is not None:
+            votes.add(books.assign(values.reshape(h * w, d), book)[0].reshape(h, w), lay(mask, (h, w)))
+    provenance = Provenance.of("foreground", dict(params), [tokens.hash, seen.hash, book.hash])
+    write_tensors(out, {name: getattr(votes, name) for name in OWN}, provenance)
+
+
+def choose(counts: Sequence[str | Path], codebook: str | Path, params: Mapping[str, Any], out: str | Path) -> None:
+    """Add up the counts of all shards and write the fine centroids as a codebook of background (0) and foreground (1).
+
+    Args:
+        params: threshold, the mean precision from which on a cluster is foreground; None: Otsu's.
+        out: codebook; its diagnostics are precision (NaN: in no image) and images of each centroid, and threshold.
+
+    Raises:
+        NumericsError: all or no clusters are foreground, or no threshold parts them.
+    """
+    book, hashes = books.read(codebook), []
+    votes = Votes(len(book))
+    for path in counts:
+        tensors, made_by = read_tensors(path)
+        if set(tensors) != set(OWN) or len(tensors["tokens"]) != len(book):
+            raise StoreError(f"{path}: not the counts of {len(book)} fine clusters; delete it and run snakemake again")
+        for name in OWN:
+            getattr(votes, name).__iadd__(tensors[name])
+        hashes.append(str(made_by.get("hash", "")))
+    precision = votes.means()
+    threshold = draw_line(precision, params["threshold"])
+    inside = precision >= threshold  # False for NaN
+    share = votes.tokens[inside].sum() / votes.tokens.sum()
+    print(
+        f"foreground: {int(inside.sum())} of {len(book)} fine clusters, {share:.0%} of the tokens "
+        f"(precision {np.nanmin(precision):.2f} to {np.nanmax(precision):.2f}, threshold {threshold:.3f})",
+        file=sys.stderr,
+    )
+    order = np.argsort(inside, kind="stable")
+    sizes = np.array([book.counts[~inside].sum(), book.counts[inside].sum()])
+    about = {"precision": precision[order], "images": votes.images[order], "threshold": np.array([threshold])}
+    found = books.Codebook(
+        book.centroids[order], sizes, book.inertia, book.spherical, about, group=inside[order].astype(np.int32)
+    )
+    books.write(out, found, Provenance.of("foreground", dict(params), [book.hash, *hashes]))
+
+
+def draw_line(precision: np.ndarray, threshold: float | None) -> float:
+    """The threshold on precisions [k] (NaN: unknown), Otsu's where none is given; some lie on either side of it."""
+    known = precision[~np.isnan(precision)]
+    if not len(known):
+        raise NumericsError(
+            "foreground: in no image does the cls token look anywhere in particular; check foreground.features"
+        )
+    line = otsu(known) if threshold is None else threshold
+    said = f"the fine clusters lie in the foreground masks with precisions of {known.min():.3f} to {known.max():.3f}"
+    if line is None:
+        raise NumericsError(
+            f"foreground: {said}, and nothing parts them; check foreground.features, or use more images"
+        )
+    if not (known >= line).any():
+        raise NumericsError(f"foreground.threshold: {line}, but {said}: everything is background; lower it")
+    if (known >= line).all():
+        raise NumericsError(f"foreground.threshold: {line}, but {said}: everything is foreground; raise it")
+    return line
