@@ -21,6 +21,7 @@ from typing import Any
 import objects as bench
 from _photos import ROOT, WEIGHTS, data_folder
 
+from maskmill.artefact import read_json
 from maskmill.config import Evaluate
 from maskmill.cut.run import run as run_cut
 from maskmill.evaluate.run_objects import run as run_objects
@@ -32,6 +33,7 @@ from maskmill.recipes import Stage, load
 from maskmill.rounds._instance_teach import teach
 from maskmill.rounds.run import History, Sources, detect, predict, train
 from maskmill.store import Ragged, RaggedWriter
+from maskmill.weights import prepare
 
 WANTED = {"metrics": ["corloc", "ap", "mbo"], "min_area": 0.001}
 EVALUATE: dict[str, dict[str, Any]] = {
@@ -105,11 +107,11 @@ def main() -> None:
     store = bench.features(listing, folder, options.set)
     if not cut.exists():
         run_cut(store, recipe.stage("cut").as_dict(), cut, 0, 2, manifest=listing)
+    if not WEIGHTS.is_file():
+        prepare(recipe.features["grouping"], WEIGHTS)
     start(folder, listing, cut)
     wanted = EVALUATE[options.set]
     run_objects([cut], listing, wanted, folder / "objects.json", "cutler")
-    from maskmill.artefact import read_json
-
     print("| step | " + " | ".join(COLUMNS) + " | training + prediction |\n|---|" + "---:|" * (len(COLUMNS) + 1))
     print(line("cut", read_json(folder / "objects.json")["scores"][0], ""), flush=True)
     for r in range(1, options.rounds + 1):

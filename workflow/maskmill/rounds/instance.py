@@ -59,7 +59,7 @@ class Params(Model):
         lt=1,
         description="locations whose mask overlaps no object by more are no background; 0: off",
     )
-    alpha: float = Field(0.25, gt=0, lt=1, description="focal loss: weight of objects; background has 1 - alpha")
+    alpha: float = Field(0.5, gt=0, lt=1, description="focal loss: weight of objects; background has 1 - alpha")
     gamma: float = Field(2.0, ge=0, le=10, description="focal loss: locations weigh (1 - p) ** gamma")
     mask_weight: float = Field(2.0, gt=0, le=100, description="weight of dice and cross-entropy of the masks")
     optimiser: Literal["adamw", "sgd"] = Field("adamw", description="sgd: momentum 0.9")
