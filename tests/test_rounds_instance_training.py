@@ -140,6 +140,19 @@ def test_instances_of_a_shard_and_the_masks_painted_from_them(
     assert masks.attrs["round"] == 1
 
 
+def test_the_painted_masks_teach_a_student_of_masks(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
+    """MaskDistill: a detector first, then a segmenter on its masks; the confidence of the first is its scores."""
+    predict(student, read_manifest(world["manifest"]).of("0"), tmp_path / "m.zarr", tmp_path / "c.zarr", device="cpu")
+    settings = {"student": "deeplabv3plus", "steps": 40, "batch_size": 4, "crop": 64, "width": 32, "unfrozen": 5}
+    settings |= {"learning_rate": 5e-3, "size": {"short_side": 96}, "features": [], "confidence": 0.01}
+    history = History(student, [tmp_path / "c.zarr"])
+    out = tmp_path / "s.safetensors"
+    sources = Sources({}, world["manifest"], world["weights"])
+    train(sources, [tmp_path / "m.zarr"], settings, 2, 0, 2, out, 1, "cpu", history=history)
+    assert not Student.load(out).objects
+    assert Student.load(out).mask(picture(0)[0]).any()
+
+
 def test_refined_masks_keep_the_photo_s_edges(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
     rows = read_manifest(world["manifest"]).of("0")[:1]
     predict(student, rows, tmp_path / "m.zarr", params={"refine": "crf"}, manifest=world["manifest"], device="cpu")

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools import mask as codec
-from test_workflow import jobs, photos, snakemake
+from small_run import jobs, snakemake
 
 from maskmill.instances import InstanceStore
 from maskmill.rounds._instance_teach import merge
 
-__all__ = ["photos"]  # a fixture
 pytestmark = pytest.mark.slow
 ROUNDS: dict[str, Any] = {
     "count": 2, "steps": 40, "batch_size": 4, "crop": 112, "size": {"short_side": 112}, "width": 32, "keep_score": 0.2,
