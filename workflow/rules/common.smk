@@ -10,6 +10,7 @@ from maskmill.recipes import load
 from maskmill.errors import UserError
 from maskmill.inputs._listing import listing_fingerprint
 from maskmill.manifest import read_shards
+from maskmill.rounds.instance import TEACHING
 from maskmill.versions import STAGE_VERSION
 
 
@@ -265,12 +266,6 @@ def paint_sources(wc):
 
 
 # rounds
-
-TEACHING = (
-    "keep_score",
-    "merge_iou",
-)  # which instances a round learns from, not how it learns
-
 
 def rounds_params(wc):
     """The round's section without what no student depends on: more rounds or other checkpoints retrain nothing."""
