@@ -322,3 +322,17 @@ def test_errors_in_presets_and_later_rounds(chain: str, keys: dict[str, Any], pa
         run(**({"recipes": [chain]} | keys))
     for part in parts:
         assert part in str(caught.value), str(caught.value)
+
+
+def test_students_of_instances_learn_from_regions_or_from_instances(tmp_path: Path) -> None:
+    recipe = run(recipes=["cutler"]).recipes["cutler"]
+    assert [recipe.instances(r) for r in range(5)] == [False, True, True, True, False]
+    assert [recipe.rounds_at(r).params.drop_loss for r in (1, 2, 3)] == [0.01, 0, 0]
+    assert [recipe.rounds_at(r).params.keep_score for r in (2, 3)] == [0.7, 0.65]
+    tokens = (RECIPES / "kmeans.yaml").read_text() + "\nrounds: {count: 1, student: instance, encoder: semantic}\n"
+    (tmp_path / "tokens.yaml").write_text(tokens)
+    with pytest.raises(ConfigError, match=r"rounds\.student: instance learns from regions, but pool: token has none"):
+        run(recipes=[str(tmp_path / "tokens.yaml")])
+    later = {"count": 2, "student": "deeplabv3plus", "from_round": {2: {"student": "instance"}}}
+    with pytest.raises(ConfigError, match="instance in round 2 follows deeplabv3plus, which predicts no instances"):
+        run(recipes=["comus"], rounds=later)

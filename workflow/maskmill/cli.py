@@ -283,12 +283,18 @@ def paint(
     vectors: Annotated[Path | None, typer.Option(help="token recipes: vector store of the shard")] = None,
     segments: Annotated[Path | None, typer.Option(help="region recipes: segments of the shard")] = None,
     assignments: Annotated[Path | None, typer.Option(help="region recipes: folder of assignments")] = None,
+    instances: Annotated[bool, typer.Option("--instances", help="write the kept regions one by one")] = False,
     foreground: Foreground = None,
 ) -> None:
-    """paint: clusters -> pseudo-masks of round 0."""
+    """paint: clusters -> pseudo-masks of round 0, or its instances."""
+    from maskmill.paint._instances import run_instances
     from maskmill.paint.run import run_regions, run_tokens
 
-    if vectors is not None:
+    if instances and segments is not None and assignments is not None:
+        run_instances(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out)
+    elif instances:
+        raise ConfigError("maskmill paint --instances: give --segments and --assignments")
+    elif vectors is not None:
         run_tokens(vectors, codebook, _json(params), out, manifest, foreground)
     elif segments is not None and assignments is not None:
         run_regions(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out, manifest)
@@ -309,6 +315,7 @@ def rounds_train(
     confidence: Annotated[Path | None, typer.Option(help="confidence: folder of the round before")] = None,
     earlier: Annotated[Path | None, typer.Option(help="stop: folder of the masks of two rounds before")] = None,
     assignments: Annotated[Path | None, typer.Option(help="images surest: folder of assignments")] = None,
+    instances: Annotated[Path | None, typer.Option(help="student instance: folder of what it learns from")] = None,
     round: Annotated[int, typer.Option(min=1)] = 1,
     seed: Seed = 0,
     gpus: Annotated[int, typer.Option(min=0, help="several: one process each, through torchrun")] = 0,
@@ -330,10 +337,43 @@ def rounds_train(
     stores = {name: files(folder) for name, folder in _pairs(features).items()}
     history = History(before, files(confidence), files(earlier), files(assignments, "parquet"))
     train(
-        Sources(stores, manifest if weights else None, weights), files(masks), _json(params), round, seed,
+        Sources(stores, manifest if weights else None, weights, files(instances)), files(masks), _json(params), round,
+        seed,
         len(read(codebook)), out, threads, device,
         history=history, timing=timing, checkpoint_steps=checkpoint_steps,
     )  # fmt: skip
+
+
+@rounds_app.command("teach")
+def rounds_teach(
+    taught: Annotated[Path, typer.Option(help="instances of one shard that the round before learnt from")],
+    predicted: Annotated[Path, typer.Option(help="instances of the shard that it predicted")],
+    params: Params,
+    out: Out,
+    round: Annotated[int, typer.Option(min=2)] = 2,
+) -> None:
+    """Student instance: what the next round learns from, of one shard."""
+    from maskmill.config import validate
+    from maskmill.rounds import instance
+    from maskmill.rounds._instance_teach import teach
+
+    teach(taught, predicted, validate(instance.Params, _json(params), "--params", "rounds"), round, out)
+
+
+@rounds_app.command("detect")
+def rounds_detect(
+    shard: Annotated[str, typer.Option()],
+    student: Annotated[Path, typer.Option()],
+    manifest: ManifestFile,
+    out: Out,
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Predict the instances of one shard with a trained student of instances."""
+    from maskmill.manifest import read_manifest
+    from maskmill.rounds.run import detect
+
+    detect(student, read_manifest(manifest).of(shard), out, threads, device)
 
 
 @rounds_app.command("predict")
@@ -345,6 +385,7 @@ def rounds_predict(
     out: Out,
     features: Named = [],  # noqa: B006
     confidence: Annotated[Path | None, typer.Option(help="also write how sure each mask cell is")] = None,
+    instances: Annotated[Path | None, typer.Option(help="student instance: paint these of the shard")] = None,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
@@ -354,7 +395,9 @@ def rounds_predict(
 
     stores = {name: folder / f"{shard}.zarr" for name, folder in _pairs(features).items()}
     view = stores or read_manifest(manifest).of(shard)
-    predict(student, view, out, confidence, threads, device, params=_json(params), manifest=manifest)
+    predict(
+        student, view, out, confidence, threads, device, params=_json(params), manifest=manifest, instances=instances
+    )
 
 
 @evaluate_app.command("masks")
@@ -366,11 +409,13 @@ def evaluate_masks(
     out: Out,
     seed: Seed = 0,
     round: Annotated[int, typer.Option(min=0)] = 0,
+    instances: Annotated[Path | None, typer.Option(help="folder of the round's instances, where it has them")] = None,
 ) -> None:
-    """Score the masks of one recipe, seed and round by every protocol."""
+    """Score the masks of one recipe, seed and round by every protocol, and its instances as the cut's segments are."""
     from maskmill.evaluate.run import run
 
-    run(_shard_files(masks, manifest), manifest, _json(params), out, recipe, seed, round)
+    found = _shard_files(instances, manifest) if instances else []
+    run(_shard_files(masks, manifest), manifest, _json(params), out, recipe, seed, round, instances=found)
 
 
 @evaluate_app.command("objects")
@@ -417,6 +462,7 @@ def export(
     weights: Annotated[Path | None, typer.Option(help="folder of backbone weights, copied beside the student")] = None,
     scores: Annotated[Path | None, typer.Option(help="scores.json of this round: names of the clusters")] = None,
     refine: Annotated[str, typer.Option(help="the last round's refine section as JSON, for `maskmill predict`")] = "{}",
+    instances: Annotated[Path | None, typer.Option(help="folder of the last round's instances")] = None,
     seed: Seed = 0,
     round: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -430,7 +476,7 @@ def export(
         _shard_files(masks, manifest), manifest, files(cut, "zarr"), files(assignments, "parquet"),
         files(regions, "parquet"), _json(params), out, recipe, seed, round,
         scores=scores, student=student, feature_sets=json.loads(feature_sets), weights=weights,
-        refine=json.loads(refine),
+        refine=json.loads(refine), instances=files(instances, "zarr"),
     )  # fmt: skip
 
 

@@ -108,6 +108,12 @@ class Recipe(BaseModel):
         """True when the student of a round sees photos, through an encoder, instead of stored features."""
         return bool(registry.load("rounds", str(self.rounds_at(round).method)).PHOTOS)
 
+    def instances(self, round: int) -> bool:
+        """True when the student of a round learns from instances and predicts instances."""
+        if not 1 <= round <= self.round_count:
+            return False
+        return bool(getattr(registry.load("rounds", str(self.rounds_at(round).method)), "INSTANCES", False))
+
     def sections(self) -> dict[str, Any]:
         """Every stage's section as in YAML; what changes in later rounds stands under `from_round`."""
         found = {stage: self.stage(stage).as_dict() for stage in RECIPE_STAGES if getattr(self, stage) is not None}
@@ -320,6 +326,7 @@ def _check_references(recipe: Recipe, path: Path) -> None:
                 raise ConfigError(f"{path}: {key}: no feature set {name!r}{known}")
     if recipe.round_count and recipe.rounds.settings.images == "surest" and recipe.tokens:
         raise ConfigError(f"{path}: rounds.images: surest ranks regions, but pool: token has none; use images: all")
+    _check_instances(recipe, path)
     if recipe.cut is None and not recipe.tokens:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method!r} needs a cut section (or use pool: token)")
     if recipe.cut is not None:
@@ -328,6 +335,21 @@ def _check_references(recipe: Recipe, path: Path) -> None:
         _check_foreground(recipe, path)
     if recipe.cut is not None and recipe.tokens:
         raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
+
+
+def _check_instances(recipe: Recipe, path: Path) -> None:
+    """A student of instances learns from the regions of a cut, or from the instances of the round before."""
+    for round in range(1, recipe.round_count + 1):
+        if not recipe.instances(round):
+            continue
+        student = recipe.rounds_at(round).method
+        if recipe.tokens:
+            raise ConfigError(f"{path}: rounds.student: {student} learns from regions, but pool: token has none; "
+                              "give a cut section and pool: mean")  # fmt: skip
+        if round > 1 and not recipe.instances(round - 1):
+            before = recipe.rounds_at(round - 1).method
+            raise ConfigError(f"{path}: rounds.student: {student} in round {round} follows {before}, which predicts "
+                              f"no instances; let {student} come first")  # fmt: skip
 
 
 def _check_needs(recipe: Recipe, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""COCO run-length codes of a whole mask at once."""
+"""COCO run-length codes of a whole mask at once, or of layers that may overlap."""
 
 from __future__ import annotations
 
@@ -28,3 +28,11 @@ def encode_all(mask: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
         if edges[-1] < flat.size:
             counts = np.append(counts, flat.size - edges[-1])
         yield int(value), codec.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+
+
+def encode_layers(masks: np.ndarray) -> Iterator[dict[str, Any] | None]:
+    """Compressed RLE of each of masks bool [n, H, W], in their order; None for an empty one."""
+    from pycocotools import mask as codec
+
+    for mask in masks:
+        yield codec.encode(np.asfortranarray(mask, np.uint8)) if mask.any() else None

@@ -10,6 +10,7 @@ from maskmill.recipes import load
 from maskmill.errors import UserError
 from maskmill.inputs._listing import listing_fingerprint
 from maskmill.manifest import read_shards
+from maskmill.rounds.instance import TEACHING
 from maskmill.versions import STAGE_VERSION
 
 
@@ -266,12 +267,48 @@ def paint_sources(wc):
 
 # rounds
 
-
 def rounds_params(wc):
     """The round's section without what no student depends on: more rounds or other checkpoints retrain nothing."""
     body = RUN.recipes[wc.recipe].rounds_at(int(wc.round)).as_dict()
-    others = ("count", "checkpoint_steps", "from_round", "refine")
+    others = ("count", "checkpoint_steps", "from_round", "refine", *TEACHING)
     return keys("rounds", {k: v for k, v in body.items() if k not in others})
+
+
+def teach_params(wc):
+    """Which predictions a round learns from."""
+    body = RUN.recipes[wc.recipe].rounds_at(int(wc.round)).as_dict()
+    return keys("rounds", {k: body[k] for k in TEACHING})
+
+
+def taught(recipe, seed, r):
+    """The folder of the instances that round r learns from: those of the cut, later what was kept of the predictions."""
+    base = f"results/recipes/{recipe}/seed{seed}"
+    return f"{base}/round0/instances" if r == 1 else f"{base}/round{r}/taught"
+
+
+def teach_inputs(wc):
+    """What the round before learnt from and predicted, of one shard."""
+    r = int(wc.round)
+    predicted = f"results/recipes/{wc.recipe}/seed{wc.seed}/round{r - 1}/instances"
+    return {
+        "taught": f"{taught(wc.recipe, wc.seed, r - 1)}/{wc.shard}.zarr",
+        "predicted": f"{predicted}/{wc.shard}.zarr",
+    }
+
+
+def round_instances(wc):
+    """The instances that a round predicted, of every shard; none where its student predicts masks only."""
+    if not RUN.recipes[wc.recipe].instances(int(wc.round)):
+        return []
+    base = f"results/recipes/{wc.recipe}/seed{wc.seed}/round{wc.round}/instances"
+    return [f"{base}/{shard}.zarr" for shard in shards()]
+
+
+def instances_option(recipe, seed, r):
+    """The same as an option."""
+    if not RUN.recipes[recipe].instances(int(r)):
+        return ""
+    return f"--instances results/recipes/{recipe}/seed{seed}/round{r}/instances"
 
 
 def predict_params(wc):
@@ -290,6 +327,8 @@ def rounds_history(wc):
     logic = RUN.recipes[wc.recipe].rounds_at(r).settings
     base = f"results/recipes/{wc.recipe}/seed{wc.seed}"
     found = {"masks": f"{base}/round{r - 1}/masks"}
+    if RUN.recipes[wc.recipe].instances(r):
+        found["instances"] = taught(wc.recipe, wc.seed, r)
     if r == 1 and logic.images == "surest":
         found["assignments"] = f"{base}/cluster"
     if r > 1 and (logic.start == "continue" or logic.stop):
@@ -339,7 +378,10 @@ def rounds_sources(wc):
 
 
 def predict_inputs(wc):
-    """The feature stores that a student sees of one shard; none where it sees the photos of the manifest."""
+    """The feature stores that a student sees of one shard, or what it detected; none where it sees the photos."""
+    if RUN.recipes[wc.recipe].instances(int(wc.round)):
+        base = f"results/recipes/{wc.recipe}/seed{wc.seed}/round{wc.round}"
+        return {"instances": f"{base}/instances/{wc.shard}.zarr"}
     return {
         "features": [
             f"results/features/{s}/{wc.shard}.zarr"
@@ -348,8 +390,16 @@ def predict_inputs(wc):
     }
 
 
+def predict_sources(wc):
+    """The same as options of `maskmill rounds predict`."""
+    files = predict_inputs(wc)
+    if "instances" in files:
+        return f"--instances {files['instances']}"
+    return student_sources(wc)
+
+
 def student_sources(wc):
-    """The same as options."""
+    """The feature stores of a student as options."""
     return " ".join(
         f"--features {name}=results/features/{s}"
         for name, s in student_features(wc.recipe, int(wc.round)).items()
@@ -407,6 +457,9 @@ def export_inputs(wc):
         files["assignments"] = [
             f"{base}/seed{wc.seed}/cluster/{shard}.parquet" for shard in shards()
         ]
+    if recipe.instances(recipe.round_count):
+        last = f"{base}/seed{wc.seed}/round{recipe.round_count}"
+        files["instances"] = [f"{last}/instances/{shard}.zarr" for shard in shards()]
     if recipe.round_count:
         files["student"] = (
             f"{base}/seed{wc.seed}/round{recipe.round_count}/student.safetensors"
@@ -434,6 +487,7 @@ def export_sources(wc):
             f"--student {base}/seed{wc.seed}/round{recipe.round_count}/student.safetensors"
         ]
         options.append("--weights resources/weights")
+        options.append(instances_option(wc.recipe, wc.seed, recipe.round_count))
     if RUN.config.labels:
         options.append(
             f"--scores {base}/seed{wc.seed}/round{recipe.round_count}/scores.json"

@@ -2,6 +2,7 @@
 # Without labels these rules never run.
 rule evaluate:
     input:
+        instances=round_instances,
         manifest="results/inputs/manifest.parquet",
         masks=every_shard(
             "results/recipes/{recipe}/seed{seed}/round{round}/masks/{shard}.zarr"
@@ -24,9 +25,10 @@ rule evaluate:
     params:
         evaluate=evaluate_masks_keys,
         listing=instances_listing,
+        instances=lambda wc: instances_option(wc.recipe, wc.seed, wc.round),
     shell:
         "maskmill evaluate masks --manifest {input.manifest} --params {params.evaluate:q}"
-        " --masks results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{wildcards.round}/masks"
+        " --masks results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{wildcards.round}/masks {params.instances}"
         " --recipe {wildcards.recipe} --seed {wildcards.seed} --round {wildcards.round} --out {output} &> {log}"
 
 

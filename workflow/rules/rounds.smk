@@ -58,7 +58,58 @@ rule rounds_predict:
         runtime=lambda wc, attempt: 60 * attempt,
     params:
         rounds=predict_params,
-        sources=student_sources,
+        sources=predict_sources,
     shell:
         "maskmill rounds predict {params.sources} --manifest {input.manifest} --params {params.rounds:q} --shard {wildcards.shard} --student {input.student}"
         " --out {output.masks} --confidence {output.confidence} --threads {threads} &> {log}"
+
+
+# Students of instances: what they predict may overlap, so it is stored beside the masks, which are painted from it.
+rule rounds_detect:
+    input:
+        manifest=ancient("results/inputs/manifest.parquet"),
+        student="results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
+    output:
+        directory(
+            "results/recipes/{recipe}/seed{seed}/round{round}/instances/{shard}.zarr"
+        ),
+    log:
+        "logs/rounds_detect/{recipe}/seed{seed}/round{round}/{shard}.log",
+    benchmark:
+        "benchmarks/rounds_detect/{recipe}/seed{seed}/round{round}/{shard}.tsv"
+    wildcard_constraints:
+        round=r"[1-9]\d*",
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 4000 * attempt,
+        runtime=lambda wc, attempt: 120 * attempt,
+    params:
+        version=keys("rounds", {}),
+    shell:
+        "maskmill rounds detect --manifest {input.manifest} --shard {wildcards.shard} --student {input.student}"
+        " --out {output} --threads {threads} &> {log}"
+
+
+# Round r >= 2 learns from the sure predictions of round r - 1, and from what round r - 1 learnt from where none is.
+rule rounds_teach:
+    input:
+        unpack(teach_inputs),
+    output:
+        directory(
+            "results/recipes/{recipe}/seed{seed}/round{round}/taught/{shard}.zarr"
+        ),
+    log:
+        "logs/rounds_teach/{recipe}/seed{seed}/round{round}/{shard}.log",
+    benchmark:
+        "benchmarks/rounds_teach/{recipe}/seed{seed}/round{round}/{shard}.tsv"
+    wildcard_constraints:
+        round=r"[1-9]\d*",
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 3000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
+    params:
+        rounds=teach_params,
+    shell:
+        "maskmill rounds teach --taught {input.taught} --predicted {input.predicted} --params {params.rounds:q}"
+        " --round {wildcards.round} --out {output} &> {log}"

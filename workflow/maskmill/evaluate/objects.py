@@ -1,6 +1,7 @@
 """Class-agnostic object metrics: CorLoc, mBO, and AP/AR by COCO's rules, image by image.
 
-Segments are a map, so they do not overlap; objects likewise. Void pixels are cut out of both before anything is
+Segments of a cut are a map, so they do not overlap; objects likewise. Predicted instances may overlap, and are scored
+as they are (`maskmill.evaluate.layers`). Void pixels are cut out of both before anything is
 measured: a segment that lies wholly in void is no prediction. Boxes are the extents of what is left, in whole pixels,
 half open, so that their areas and IoU are exact integers.
 
@@ -98,6 +99,15 @@ class Scene:
         """[m, 4] int64 y0, x0, y1, x1, the last two exclusive."""
         return boxes(self.segments)
 
+    def coded_objects(self) -> list[dict[str, Any]]:
+        """COCO's RLE, box (x, y, width, height) and area of every object."""
+        return coded(self.objects, self.object_boxes)
+
+    def coded_segments(self) -> list[dict[str, Any]]:
+        """The same of every segment, with its score."""
+        found = coded(self.segments, self.segment_boxes)
+        return [body | {"score": float(score)} for body, score in zip(found, self.scores, strict=True)]
+
 
 def _ranking(seen: np.ndarray, present: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> np.ndarray:
     """Order of the present segments: falling score, falling area, box, and where all are equal, shape."""
@@ -132,10 +142,25 @@ def box_overlap(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return both, area_a.prod(axis=1)[:, None] + area_b.prod(axis=1)[None] - both
 
 
+class Seen(Protocol):
+    """Objects and what was found in one image, without void, best first, as the metrics look at it; see `Scene`."""
+
+    @property
+    def objects(self) -> np.ndarray: ...
+    @property
+    def mask_iou(self) -> np.ndarray: ...
+    @property
+    def object_boxes(self) -> np.ndarray: ...
+    @property
+    def segment_boxes(self) -> np.ndarray: ...
+    def coded_objects(self) -> list[dict[str, Any]]: ...
+    def coded_segments(self) -> list[dict[str, Any]]: ...
+
+
 class Metric(Protocol):
     """Sees every image once and keeps no pixels."""
 
-    def add(self, image_id: str, scene: Scene) -> None:
+    def add(self, image_id: str, scene: Seen) -> None:
         """Count one image."""
 
     def result(self) -> dict[str, float | None]:
@@ -148,7 +173,7 @@ class CorLoc:
     def __init__(self) -> None:
         self.hits = self.images = 0
 
-    def add(self, image_id: str, scene: Scene) -> None:
+    def add(self, image_id: str, scene: Seen) -> None:
         """Images without an object do not count."""
         if not len(scene.object_boxes):
             return
@@ -167,7 +192,7 @@ class MeanBestOverlap:
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def add(self, image_id: str, scene: Scene) -> None:
+    def add(self, image_id: str, scene: Seen) -> None:
         """Images without an object do not count; an object without segments counts 0."""
         if len(scene.mask_iou):
             best = scene.mask_iou.max(axis=1, initial=0)
@@ -184,13 +209,10 @@ class AveragePrecision:
     def __init__(self) -> None:
         self.images: dict[str, Coded] = {}
 
-    def add(self, image_id: str, scene: Scene) -> None:
+    def add(self, image_id: str, scene: Seen) -> None:
         """Images without an object count: what is predicted there is wrong."""
-        truth = _annotations(scene.objects, scene.object_boxes)
-        found = _annotations(scene.segments, scene.segment_boxes)
-        scored = [body | {"score": float(s)} for body, s in zip(found, scene.scores, strict=True)]
         height, width = scene.objects.shape
-        self.images[image_id] = Coded(height, width, truth, scored)
+        self.images[image_id] = Coded(height, width, scene.coded_objects(), scene.coded_segments())
 
     def result(self) -> dict[str, float | None]:
         """{box,mask} x {ap, ap50, ap75, ar1, ar10, ar100}; None where no image has an object."""
@@ -216,7 +238,7 @@ class Coded:
     found: list[dict[str, Any]]
 
 
-def _annotations(ids: np.ndarray, extents: np.ndarray) -> list[dict[str, Any]]:
+def coded(ids: np.ndarray, extents: np.ndarray) -> list[dict[str, Any]]:
     """COCO's RLE, box (x, y, width, height) and area of ids 1..n of ids [H, W], in their order."""
     from pycocotools import mask as codec
 

@@ -14,7 +14,7 @@ from maskmill.errors import StoreError
 from maskmill.evaluate.confusion import Confusion, at_frame, frame
 from maskmill.evaluate.labelled import check_complete, digest, labelled_images, labelled_rows, read_label
 from maskmill.evaluate.protocol import protocol
-from maskmill.evaluate.run_objects import Foreground
+from maskmill.evaluate.run_objects import Foreground, score_instances
 from maskmill.evaluate.score import score_clusters
 from maskmill.progress import track
 from maskmill.store import Ragged
@@ -28,6 +28,8 @@ def run(
     recipe: str,
     seed: int,
     round: int,
+    *,
+    instances: Sequence[str | Path] = (),
 ) -> None:
     """Score the masks of one recipe, seed and round by every protocol of `params`; images without label are skipped.
 
@@ -36,7 +38,9 @@ def run(
         manifest: results/inputs/manifest.parquet.
         params: the `evaluate` section.
         out: JSON to write: recipe, seed, round, clusters, and `scores`, each with its whole protocol; where
-            `evaluate.objects` asks for saliency, also `saliency`: the masks' foreground (see run_objects).
+            `evaluate.objects` asks for saliency, also `saliency`: the masks' foreground (see run_objects). With
+            `instances`, also `objects`: these by the protocol of the cut's segments.
+        instances: stores of the round's instances of all shards, which may overlap; where `evaluate.objects` is on.
 
     Raises:
         InputError: no labelled image, a label of the wrong size or kind, or nothing of the scored classes.
@@ -69,6 +73,8 @@ def run(
     body = {"recipe": recipe, "seed": seed, "round": round, "clusters": clusters, "scores": scores}
     if painted is not None:
         body["saliency"] = [painted.entry()]
+    if instances and settings.objects is not None:
+        body["objects"] = score_instances(instances, manifest, settings)
     write_json(out, body, made)
 
 

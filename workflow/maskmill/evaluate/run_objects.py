@@ -1,6 +1,7 @@
 """evaluate objects: segments of a recipe's cut + labels -> class-agnostic scores, once a recipe: no seed plays a part.
 
-The saliency of the painted masks of each round is counted by the same rules (`Foreground`), beside their scores.
+The saliency of the painted masks of each round is counted by the same rules (`Foreground`), beside their scores; so are
+the instances of rounds whose student predicts some (`score_instances`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from maskmill.config import Evaluate, validate
 from maskmill.errors import ConfigError, InputError
 from maskmill.evaluate.confusion import at_frame, frame
 from maskmill.evaluate.labelled import check_complete, labelled_images, labelled_rows
+from maskmill.evaluate.layers import Layers
 from maskmill.evaluate.objects import METRICS, RULES, Scene
 from maskmill.evaluate.protocol import object_protocol
 from maskmill.evaluate.saliency import RULES as SALIENCY_RULES
 from maskmill.evaluate.saliency import Saliency
 from maskmill.evaluate.truth import TruthReader
+from maskmill.instances import InstanceStore
 from maskmill.manifest import Row, read_manifest
 from maskmill.progress import track
 from maskmill.store import Ragged
@@ -78,6 +81,44 @@ def run(
     made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), *(digest for _, digest in labels)])
     ranking = sorted({name for name, _ in scores.values()})
     write_json(out, {"recipe": recipe, "ranking": "+".join(ranking), "scores": entries}, made)
+
+
+def score_instances(
+    instance_stores: Sequence[str | Path], manifest: str | Path, settings: Evaluate
+) -> list[dict[str, Any]]:
+    """Entries of CorLoc, AP and mBO of predicted instances, by the protocol of the cut's segments; none if not asked.
+
+    Instances are scored as they are: overlapping ones are not flattened.
+
+    Raises:
+        InputError, StoreError: as `run`.
+    """
+    wanted = settings.objects
+    metrics = [METRICS[m]() for m in wanted.metrics if m in METRICS] if wanted else []
+    if wanted is None or not metrics:
+        return []
+    rows = labelled_rows(manifest)
+    stores = [InstanceStore(path) for path in instance_stores]
+    reader = TruthReader(settings, rows, read_manifest(manifest).ids)
+    facts, count = {"images_with_objects": 0, "objects": 0, "segments": 0}, 0
+    for store in stores:
+        for image_id, found in track(store.images(), len(store), "evaluate instances"):
+            if image_id not in rows:
+                continue
+            row, truth, count = rows[image_id], reader.read(rows[image_id]), count + 1
+            shape, window = frame(row.height, row.width, settings.size)
+            masks = found.at(shape).masks[:, window[0], window[1]]
+            scene = Layers.of(truth, masks, found.scores, f"{store.path}: {image_id}")
+            for metric in metrics:
+                metric.add(image_id, scene)
+            facts["images_with_objects"] += truth.count > 0
+            facts["objects"] += truth.count
+            facts["segments"] += len(scene.scores)
+    check_complete(rows, reader.labels, count, [store.store for store in stores], "instances")
+    check_objects(facts["objects"], settings)
+    rule = object_protocol("objects", settings, RULES, reader.labels, reader.instances)
+    values_of = {name: value for metric in metrics for name, value in metric.result().items()}
+    return [{"protocol": rule.as_dict(), **values_of, "images": rule.images, **facts}]
 
 
 def segment_scores(store: Ragged) -> tuple[str, np.ndarray]:

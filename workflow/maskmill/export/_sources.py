@@ -10,6 +10,7 @@ import numpy as np
 
 from maskmill.artefact import read_table
 from maskmill.errors import StoreError
+from maskmill.instances import Instances, InstanceStore
 from maskmill.manifest import Manifest, Row
 from maskmill.store import Ragged
 
@@ -26,12 +27,13 @@ class Region:
 
 @dataclass(frozen=True)
 class Item:
-    """One image: its row, its mask [h, w], and with a cut its segments [h, w] and their regions."""
+    """One image: its row, its mask [h, w], with a cut its segments [h, w] and their regions, and its instances."""
 
     row: Row
     mask: np.ndarray
     segments: np.ndarray | None
     regions: Sequence[Region]
+    instances: Instances | None = None
 
 
 class Sources:
@@ -49,8 +51,11 @@ class Sources:
         segments: Sequence[str | Path] | None,
         assignments: Sequence[str | Path] | None,
         regions: Sequence[str | Path] | None,
+        *,
+        instances: Sequence[str | Path] | None = None,
     ) -> None:
         self.manifest = manifest
+        self._instances = {Path(path).stem: Path(path) for path in instances or ()}
         self._masks = {Path(path).stem: Path(path) for path in masks}
         found = [{Path(p).stem: Path(p) for p in paths or ()} for paths in (segments, assignments, regions)]
         self._segments, self._assignments, self._regions = found
@@ -78,8 +83,16 @@ class Sources:
             if self.has_regions:
                 segments = in_order(self._open(_pick(self._segments, shard), "segments"), rows)
                 regions = read_regions(_pick(self._assignments, shard), _pick(self._regions, shard))
+            found = self._found(shard)
             for row, (_, mask), (_, cut) in zip(rows, in_order(masks, rows), segments, strict=True):
-                yield Item(row, mask, cut, regions.get(row.id, ()))
+                yield Item(row, mask, cut, regions.get(row.id, ()), None if found is None else found[row.id])
+
+    def _found(self, shard: str) -> InstanceStore | None:
+        """The shard's instances, where there are any."""
+        if not self._instances:
+            return None
+        self._open(_pick(self._instances, shard), "instances")
+        return InstanceStore(self._instances[shard])
 
     def _open(self, path: Path, kind: str) -> Ragged:
         """A store of exactly the shard's images, in any order: that of features follows the sizes of the images."""

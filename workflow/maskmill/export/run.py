@@ -23,7 +23,7 @@ from maskmill.manifest import Row, read_manifest
 from maskmill.masks import to_size
 from maskmill.palette import IGNORE, palette
 from maskmill.progress import track
-from maskmill.rle import encode_all
+from maskmill.rle import encode_all, encode_layers
 
 
 def run(
@@ -43,6 +43,7 @@ def run(
     feature_sets: Mapping[str, Mapping[str, Any]] | None = None,
     weights: str | Path | None = None,
     refine: Mapping[str, Any] | None = None,
+    instances: Sequence[str | Path] | None = None,
 ) -> None:
     """Write one folder of files for other tools; it appears when complete.
 
@@ -56,13 +57,17 @@ def run(
             the student sees are written there.
         weights: folder of backbone weights; those of the student's feature sets are copied, so that `student/` is all
             that `maskmill predict` needs on another machine.
+        instances: of all shards, of a last round that predicts them: `coco.json` then holds each with its score,
+            overlapping or not, instead of the parts of the masks.
         refine: how masks of the last round were fitted to the photos; `maskmill predict` does the same.
 
     Raises:
         StoreError: an image of the manifest has no mask, or the artefacts do not belong together.
     """
     settings = validate(Export, params, "--params", "export")
-    sources = Sources(read_manifest(manifest), mask_stores, cut_stores, assignments, regions_tables)
+    sources = Sources(
+        read_manifest(manifest), mask_stores, cut_stores, assignments, regions_tables, instances=instances
+    )
     about = {"recipe": recipe, "seed": seed, "round": round, "clusters": sources.clusters}
     classes, iou = _matched(scores)
     with atomic(out_folder) as folder:
@@ -119,9 +124,16 @@ class _Folder:
         whole, proposals = self._coco
         if whole:
             image = whole.image(file_name(row), *size, maskmill_id=row.id)
-            for value, rle in encode_all(mask):
-                if 0 < value < self.ignore:
-                    whole.annotation(image, value, rle)
+            if item.instances is None:
+                for value, rle in encode_all(mask):
+                    if 0 < value < self.ignore:
+                        whole.annotation(image, value, rle)
+            else:
+                found_there = item.instances.at(size)
+                for i, layer in enumerate(encode_layers(found_there.masks)):
+                    if layer is not None:
+                        score = _short(float(found_there.scores[i]))
+                        whole.annotation(image, int(found_there.labels[i]), layer, score=score)
         regions = {region.region: region for region in item.regions if region.cluster >= 0}  # -1 is noise
         for region in regions.values():
             self.table.add_region(row.id, region.cluster + 1, region.score, region.distance)

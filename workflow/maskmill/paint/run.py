@@ -77,7 +77,7 @@ def run_regions(
     clusters = len(book)
     limits = distance_limits(assignments, clusters, params["keep_closest"])
     store = Ragged(segments, "segments")
-    rows = _shard_rows(Path(segments), assignments)
+    rows = shard_rows(Path(segments), assignments)
     cells = int(store.attrs.get("cells", 1))  # of the segments, a token side
     settings, photos = _refinement(params, manifest)
     dropped = 0 if params["dropped"] == "background" else ignore_value(mask_dtype(clusters))
@@ -229,7 +229,7 @@ def _refinement(params: Mapping[str, Any], manifest: str | Path | None) -> tuple
     return settings, Photos.needed(settings, manifest, "paint")
 
 
-def _shard_rows(segments: Path, assignments: Sequence[str | Path]) -> dict[str, list[tuple[int, int, float]]]:
+def shard_rows(segments: Path, assignments: Sequence[str | Path]) -> dict[str, list[tuple[int, int, float]]]:
     """(region, cluster, distance) of every image of the shard that `segments` holds."""
     own = [Path(path) for path in assignments if Path(path).stem == segments.stem]
     if len(own) != 1:

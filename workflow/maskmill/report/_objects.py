@@ -58,11 +58,14 @@ def boards(cuts: Sequence[Mapping[str, Any]], masks: Sequence[Mapping[str, Any]]
     """Group scores by their whole protocol: numbers of different protocols never share a column.
 
     Args:
-        cuts: objects.json files. masks: scores.json files; the `saliency` of their masks joins that of the cut.
+        cuts: objects.json files. masks: scores.json files; the `saliency` of their masks and the scores of their
+            instances, `objects`, join those of the cut.
     """
     groups: dict[str, dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
     entries = [(file["recipe"], "cut", score) for file in cuts for score in file.get("scores", [])]
-    entries += [(f["recipe"], f"round {f['round']}", score) for f in masks for score in f.get("saliency", [])]
+    for file in masks:
+        found = [*file.get("objects", []), *file.get("saliency", [])]
+        entries += [(file["recipe"], f"round {file['round']}", score) for score in found]
     for recipe, step, score in entries:
         group = groups.setdefault(json_hash([score["protocol"], score["images"]]), {})
         group.setdefault((recipe, step), []).append(score)

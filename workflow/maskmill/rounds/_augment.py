@@ -10,6 +10,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 if TYPE_CHECKING:
     from maskmill.rounds.deeplabv3plus import Params
+    from maskmill.rounds.instance import Params as InstanceParams
 
 ASPECT = math.log(4 / 3)  # crops are at most this far from the photo's own aspect, either way
 Box = tuple[float, float, float, float]  # y0, y1, x0, x1 as shares of the image
@@ -58,7 +59,7 @@ def cut_labels(mask: np.ndarray, box: Box, cells: int) -> np.ndarray:
     return mask[rows[:, None], columns[None]]
 
 
-def recolour(picture: Image.Image, params: Params, generator: np.random.Generator) -> Image.Image:
+def recolour(picture: Image.Image, params: Params | InstanceParams, generator: np.random.Generator) -> Image.Image:
     """Brightness, contrast, saturation and hue; then grey, then blur, each by its chance."""
     strengths = params.jitter * np.array([1, 1, 0.5, 0.25]) * generator.uniform(-1, 1, 4)  # DSM: .4, .4, .2, .1
     jitter, grey, blur = generator.random(3) < (0.8, params.grey, params.blur)

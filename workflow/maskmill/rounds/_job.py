@@ -22,11 +22,13 @@ class Sources:
 
     Attributes:
         features: {name: feature stores of all shards}, by name.
+        instances: stores of the instances that this round learns from, where the student asks for them.
     """
 
     features: Mapping[str, Sequence[str | Path]] = field(default_factory=dict)
     manifest: str | Path | None = None
     weights: str | Path | None = None
+    instances: Sequence[str | Path] = ()
 
 
 @dataclass(frozen=True)

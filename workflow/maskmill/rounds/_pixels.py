@@ -28,6 +28,7 @@ from maskmill.rounds._masks import Masks
 from maskmill.rounds._parallel import Team, Work, set_gradients, single_threaded
 from maskmill.rounds._train import NEVER, class_weights
 from maskmill.rounds.deeplabv3plus import Params
+from maskmill.rounds.instance import Params as InstanceParams
 from maskmill.sampling import rng
 
 MICRO = {"cpu": 4, "cuda": 32}  # crops that are computed at once
@@ -63,7 +64,7 @@ class Plan(Sequence[list[tuple[int, int, int]]]):
     A step is a function of its number, so a training goes on anywhere. With several processes each sees its share.
     """
 
-    def __init__(self, images: int, params: Params, seed: int, start: int, team: Team) -> None:
+    def __init__(self, images: int, params: Params | InstanceParams, seed: int, start: int, team: Team) -> None:
         self.images, self.size, self.steps = images, params.batch_size, params.steps
         self.seed, self.start, self.team = seed, start, team
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))

@@ -12,6 +12,7 @@ from maskmill.artefact import read_tensors
 from maskmill.config import validate
 from maskmill.errors import StoreError
 from maskmill.images import resize
+from maskmill.instances import Instances
 from maskmill.interpolate import resize_maps, softmax_at, upsample_scores, upsample_softmax
 from maskmill.masks import mask_dtype
 from maskmill.refine._scores import refine_scores, refine_step
@@ -29,14 +30,15 @@ class Student:
     """A student of any method.
 
     What it sees of an image is its `view`: {feature set: tokens [h, w, d]}, or, where `photos` is true, the photo
-    itself, uint8 RGB [H, W, 3].
+    itself, uint8 RGB [H, W, 3]. A student of instances also takes what it said of the photo before (`instances`).
 
     >>> student = Student.load("results/recipes/comus/seed0/round2/student.safetensors")
     >>> mask = student.mask({"grouping": tokens, "semantic": other})        # [h, w, d] each
 
     Attributes:
         clusters: number of clusters k; classes are background and clusters 1..k.
-        photos: whether it sees photos instead of features.
+        photos: whether it sees photos instead of features. objects: whether it predicts instances; its masks are
+            painted from them.
         features: names of the feature sets, in order. feature_params: how each set was made, as far as its store said.
         upsample: mask cells a side for each of its logits. spec: everything the file's metadata says.
     """
@@ -51,7 +53,8 @@ class Student:
         fields = {key: value for key, value in section.items() if key in method.Params.model_fields}
         params = validate(method.Params, fields, "student", "rounds")
         self.photos = bool(method.PHOTOS)
-        self.upsample = int(params.upsample)  # type: ignore[attr-defined]
+        self.objects = bool(getattr(method, "INSTANCES", False))
+        self.upsample = 1 if self.objects else int(params.upsample)  # type: ignore[attr-defined]
         self.model = method.load(tensors, spec, params, device)
 
     @classmethod
@@ -73,18 +76,40 @@ class Student:
             reason = str(error).splitlines()[0]
             raise StoreError(f"{path}: the student does not fit its own metadata ({reason}); train it again") from error
 
+    def instances(self, view: Any) -> Instances:
+        """Instances of a photo, best first; they may overlap.
+
+        Raises:
+            StoreError: a student that predicts masks only.
+        """
+        if not self.objects:
+            raise StoreError(f"student {self.spec['rounds']['student']}: predicts masks, no instances")
+        return view if isinstance(view, Instances) else self.model.instances(view)
+
+    def _maps(self, view: Any) -> np.ndarray:
+        """Logits [k + 1, h, w] float32, `upsample` times coarser than the mask."""
+        return self.model.logits(self.instances(view) if self.objects else view)
+
     def logits(self, view: Any) -> np.ndarray:
         """Logits [k + 1, H, W] float32, bilinear, at the size of the mask."""
-        maps = self.model.logits(view)
+        maps = self._maps(view)
         return resize_maps(maps, (maps.shape[1] * self.upsample, maps.shape[2] * self.upsample))
 
     def mask(self, view: Any) -> np.ndarray:
         """Mask [H, W] of the best class: 0 background, 1..k clusters."""
-        return upsample_scores(self.model.logits(view), self.upsample).astype(mask_dtype(self.clusters))
+        if self.objects:
+            return self.model.paint(self.instances(view))[0]
+        return upsample_scores(self._maps(view), self.upsample).astype(mask_dtype(self.clusters))
 
     def sure_mask(self, view: Any) -> tuple[np.ndarray, np.ndarray]:
-        """`mask`, and how sure each of its cells is: the softmax of the best class in steps of 1/255, uint8 [H, W]."""
-        label, best = upsample_softmax(self.model.logits(view), self.upsample)
+        """`mask`, and how sure each of its cells is, in steps of 1/255, uint8 [H, W].
+
+        That is the softmax of the best class, or what `maskmill.instances.paint` says.
+        """
+        if self.objects:
+            mask, sure = self.model.paint(self.instances(view))
+            return mask, _in_steps(sure)
+        label, best = upsample_softmax(self._maps(view), self.upsample)
         return label.astype(mask_dtype(self.clusters)), _in_steps(best)
 
     def refined_mask(self, view: Any, photo: np.ndarray, settings: Refine) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +117,7 @@ class Student:
 
         How sure a cell is stays what the student said of the class that the cell has now.
         """
-        maps = self.model.logits(view)
+        maps = self._maps(view)
         best = upsample_scores(maps, self.upsample)
         step = 1 if self.photos else refine_step(self.upsample)
         photo = resize(photo, (best.shape[0] * step, best.shape[1] * step))

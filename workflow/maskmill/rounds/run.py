@@ -17,6 +17,7 @@ from maskmill.blocks import ordered
 from maskmill.config import METHOD_KEY, Rounds, validate
 from maskmill.device import pick
 from maskmill.errors import NumericsError, StoreError
+from maskmill.instances import InstanceStore, InstanceWriter
 from maskmill.manifest import Row
 from maskmill.masks import ignore_value, mask_dtype
 from maskmill.photos import read_photo
@@ -136,7 +137,7 @@ def _settings(params: Mapping[str, Any]) -> tuple[Any, Any, Rounds]:
 
 def _hashes(sources: Sources, masks: Sequence[str | Path], history: History) -> list[str]:
     """Hashes of all that a training reads. Photos are known by the manifest, weights by their file."""
-    stores = [*sources.features.values(), masks, history.confidence, history.earlier]
+    stores = [*sources.features.values(), masks, history.confidence, history.earlier, sources.instances]
     hashes = [Ragged(path).hash for paths in stores for path in paths]
     if history.student is not None:
         hashes.append(read_tensors(history.student)[1]["hash"])
@@ -213,6 +214,7 @@ def predict(
     *,
     params: Mapping[str, Any] | None = None,
     manifest: str | Path | None = None,
+    instances: str | Path | None = None,
 ) -> None:
     """Masks of one shard by a trained student; Ragged "masks" with clusters from 1, background 0, no ignore.
 
@@ -221,13 +223,14 @@ def predict(
         confidence: Ragged "confidence" to write beside: for each mask cell the softmax of its class * 255, uint8.
         params: keys of the `rounds` section that prediction depends on: `refine`.
         manifest: where the photos are; only needed to refine.
+        instances: what a student of instances predicted for this shard (`detect`); its masks are painted from them.
     """
     import torch
 
     torch.set_num_threads(1)  # each image on one thread, several images at once
     model = Student.load(student, device)
     _, provenance = read_tensors(student)
-    ids, see, hashes = _views(model, view, student)
+    ids, see, hashes = _predicted(model, instances, student) if instances else _views(model, view, student)
     dtype = mask_dtype(model.clusters)
     attrs = {"clusters": model.clusters, "ignore": ignore_value(dtype), "round": int(model.spec["round"])}
     section = {key: value for key, value in (params or {}).items() if key in Rounds.model_fields}
@@ -250,6 +253,41 @@ def predict(
             masks.append(image_id, mask)
             if confidence is not None and best is not None:
                 sure.append(image_id, best)
+
+
+def detect(student: str | Path, rows: Sequence[Row], out: str | Path, threads: int = 1, device: str = "auto") -> None:
+    """Instances of one shard by a trained student of instances; see `maskmill.instances` for the store.
+
+    Args:
+        rows: of the manifest.
+
+    Raises:
+        StoreError: the student predicts masks only.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    model = Student.load(student, device)
+    if not model.objects:
+        raise StoreError(f"{student}: predicts masks, no instances; use maskmill rounds predict")
+    _, provenance = read_tensors(student)
+    ids, see, hashes = _views(model, rows, student)
+    made = Provenance.of("rounds", {"detect": model.spec["round"]}, [provenance["hash"], *hashes])
+    attrs = {"clusters": model.clusters, "round": int(model.spec["round"])}
+    with InstanceWriter(out, attrs, made) as writer:
+        found = ordered(lambda i: model.instances(see(i)), ids, 1 if model.device.type == "cuda" else threads)
+        for image_id, instances in track(zip(ids, found, strict=True), len(ids), "detect"):
+            writer.append(image_id, instances)
+
+
+def _predicted(
+    model: Student, instances: str | Path, student: str | Path
+) -> tuple[Sequence[str], Callable[[str], Any], Sequence[str]]:
+    """As `_views`, of a student of instances that has seen the photos before."""
+    if not model.objects:
+        raise StoreError(f"{student}: predicts masks, no instances; leave out --instances")
+    store = InstanceStore(instances)
+    return store.ids, store.__getitem__, [store.hash]
 
 
 def _views(

@@ -1,0 +1,66 @@
+"""The kept regions of a shard as instances, for students that learn from objects instead of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskmill.artefact import Provenance
+from maskmill.instances import VOID, Instances, InstanceWriter
+from maskmill.interpolate import resize_labels
+from maskmill.masks import ignore_value, mask_dtype
+from maskmill.paint.run import distance_limits, region_labels, shard_rows
+from maskmill.store import Ragged
+
+
+def run_instances(
+    segments: str | Path,
+    assignments: Sequence[str | Path],
+    codebook: str | Path,
+    params: Mapping[str, Any],
+    out: str | Path,
+) -> None:
+    """Write the regions of one shard with the clusters that they belong to, by the rules of `run_regions`.
+
+    A kept region is an instance of its cluster with score 1. What `dropped: ignore` leaves out is void: one mask of
+    class VOID an image. What `dropped: background` leaves out is not there. `paint.refine` does not apply: it fits all
+    masks of an image together, `cut.refine` each segment.
+
+    Args:
+        segments, assignments, codebook, params: as in `run_regions`.
+        out: store of instances, on the grid of the segments, or of `upsample` cells a token side where that is finer.
+    """
+    import torch
+
+    from maskmill.codebook import read
+
+    torch.set_num_threads(1)
+    book = read(codebook)
+    clusters = len(book)
+    limits = distance_limits(assignments, clusters, params["keep_closest"])
+    store = Ragged(segments, "segments")
+    rows, cells = shard_rows(Path(segments), assignments), int(store.attrs.get("cells", 1))
+    dropped = 0 if params["dropped"] == "background" else ignore_value(mask_dtype(clusters))
+    made = Provenance.of("paint", dict(params), [store.hash, book.hash])
+    with InstanceWriter(out, {"clusters": clusters, "round": 0}, made) as writer:
+        for image_id, found in store.images():
+            finer = max(1, params["upsample"] / cells)
+            size = (round(found.shape[0] * finer), round(found.shape[1] * finer))
+            table = region_labels(rows.get(image_id, []), limits, clusters, dropped)
+            writer.append(image_id, instances_of(resize_labels(found, size), table))
+
+
+def instances_of(segments: np.ndarray, table: np.ndarray) -> Instances:
+    """Instances of segments [h, w] uint8 whose mask values are `table` [256] (see `region_labels`)."""
+    unknown = ignore_value(table.dtype)
+    present = [int(s) for s in np.unique(segments) if s and table[s] not in (0, unknown)]
+    masks = [segments == s for s in present]
+    labels = [int(table[s]) for s in present]
+    void = (table[segments] == unknown) & (segments > 0)
+    if void.any():
+        masks, labels = [*masks, void], [*labels, VOID]
+    stacked = np.array(masks, bool).reshape(len(masks), *segments.shape)
+    return Instances(stacked, np.array(labels, np.int64), np.ones(len(masks), np.float32))

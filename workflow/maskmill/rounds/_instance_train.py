@@ -1,0 +1,226 @@
+"""Training of the instance network: the encoder's fit, micro-batches of crops, the loss of one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from maskmill.artefact import read_tensors
+from maskmill.config import FeatureSet
+from maskmill.device import memory_advice
+from maskmill.errors import ConfigError, StoreError
+from maskmill.photos import read_ahead, reader_count
+from maskmill.rounds._deeplab import freeze, intermediates
+from maskmill.rounds._instance_data import Crop, InstancePhotos, read_crops
+from maskmill.rounds._instance_losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
+from maskmill.rounds._instance_net import InstanceNet, Shape, masks_of
+from maskmill.rounds._job import Job
+from maskmill.rounds._loop import Task, run
+from maskmill.rounds._parallel import Work, set_gradients, single_threaded
+from maskmill.rounds._pixels import Plan, normalise
+from maskmill.rounds._train import NEVER
+from maskmill.rounds.instance import Params
+from maskmill.sampling import rng
+
+MICRO = {"cpu": 4, "cuda": 16}  # crops that are computed at once
+MOST = 64  # locations of a crop whose masks are learnt, at most
+COARSE = 2  # DropLoss looks at every second cell of the masks
+PROBE = 64  # pixels a side of the image on which a CNN's levels are seen
+WARM_UP = 0.05  # share of the steps with a rising learning rate, at most 1000 steps
+FALL = 0.02  # schedule step: what the learning rate falls to at half of the steps (CutLER)
+CNN_STRIDES = (4, 8, 16, 32)
+
+
+def build(architecture: str, classes: int, params: Params) -> InstanceNet:
+    """The network with random weights; raises ConfigError where the encoder does not fit."""
+    from maskmill.backbones import import_timm
+
+    timm = import_timm()
+    said = f"rounds.encoder: {params.encoder!r} is {architecture}"
+    try:
+        try:
+            encoder = timm.create_model(architecture, pretrained=False, num_classes=0, dynamic_img_size=True)
+        except TypeError:
+            encoder = timm.create_model(architecture, pretrained=False, num_classes=0)
+        shape = _shape(encoder.eval())
+    except (TypeError, AttributeError, AssertionError, NotImplementedError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{said}, which gives no feature levels for any image size ({reason}); "
+                          "name a feature set with a CNN or a plain ViT") from None  # fmt: skip
+    if shape is None:
+        raise ConfigError(f"{said}, which is no plain ViT and lacks a level of stride 4, 8, 16 or 32; "
+                          "name a feature set with another encoder")  # fmt: skip
+    return InstanceNet(encoder, shape, classes, params.width, params.layers)
+
+
+def _shape(encoder: Any) -> Shape | None:
+    """Levels of an encoder that the network uses; None where it has them not."""
+    patches = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
+    if hasattr(encoder, "blocks") and patches is not None and getattr(encoder, "dynamic_img_size", False):
+        depth = len(encoder.blocks)
+        return Shape((max(0, depth * 2 // 3 - 1), depth - 1), (int(encoder.embed_dim),) * 2, int(patches[0]))
+    seen = [tuple(level.shape) for level in intermediates(encoder, torch.zeros(1, 3, PROBE, PROBE))]
+    last = {PROBE // shape[2]: i for i, shape in enumerate(seen) if shape[2]}
+    if not set(CNN_STRIDES) <= set(last):
+        return None
+    levels = tuple(last[stride] for stride in CNN_STRIDES)
+    return Shape(levels, tuple(seen[i][1] for i in levels))
+
+
+def _initial(photos: InstancePhotos, params: Params, job: Job) -> tuple[InstanceNet, dict[str, Any]]:
+    """The network at its first step, and the encoder's facts."""
+    from maskmill.backbones import load
+
+    state, facts = read_tensors(photos.weights)
+    if "architecture" not in facts:
+        load(photos.weights, FeatureSet(backbone="?"), job.device)  # says what is wrong with the file
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng(job.seed, "weights").integers(2**62)))
+        network = build(facts["architecture"], job.classes, params)
+    if job.before:
+        network.load_state_dict(_before(job.before, network, params))
+    else:
+        network.encoder.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()}, strict=False)
+        missing = [name for name in network.encoder.state_dict() if name not in state]
+        if missing:
+            raise StoreError(
+                f"{photos.weights}: lacks {missing[0]} of {facts['architecture']}; delete it and run again"
+            )
+    freeze(network.encoder, params.unfrozen)
+    return network.train(), {key: facts[key] for key in ("architecture", "mean", "std")}
+
+
+def _before(tensors: Mapping[str, np.ndarray], network: InstanceNet, params: Params) -> dict[str, torch.Tensor]:
+    """Weights of the student to go on from; raises ConfigError where it is another network."""
+    found, wanted = state_of(tensors), network.state_dict()
+    if {name: tuple(value.shape) for name, value in found.items()} != {n: tuple(v.shape) for n, v in wanted.items()}:
+        raise ConfigError(
+            "rounds.start: continue, but the student of the round before is another network "
+            f"(this one: {params.encoder!r}, width {params.width}, {params.layers} layers); use start: fresh"
+        )
+    return found
+
+
+def state_of(tensors: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """The network's weights in a student's file."""
+    prefix = "network."
+    return {key[len(prefix) :]: torch.from_numpy(v) for key, v in tensors.items() if key.startswith(prefix)}
+
+
+def train_network(photos: InstancePhotos, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """See `instance.fit`."""
+    network, facts = _initial(photos, params, job)
+    network = network.to(job.device)
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    read = partial(
+        read_crops, photos=photos, params=params, seed=job.seed, shape=network.shape, micro=MICRO[job.device.type]
+    )
+
+    def batches(start: int) -> Iterator[list[list[Crop]]]:
+        plan = Plan(len(photos.rows), params, job.seed, start, job.team)
+        workers = reader_count(len(plan), job.threads, job.device)
+        return (crops for _, crops in read_ahead(plan, read, workers, deaf=True))
+
+    with single_threaded(job.device, job.threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
+        work = _work(network, learning, facts, params, job)
+        task = Task(
+            network,
+            _optimiser(network, params),
+            batches=batches,
+            gradients=lambda batch: set_gradients(learning, batch, work, pool, job.team),
+            rate=lambda step: rate(step, params),
+            steps=params.steps,
+            images=params.batch_size,
+            ema=params.ema,
+            team=job.team,
+        )
+        trained = run(task, job.keeper)
+    state = {name: value.detach().cpu().clone() for name, value in trained.state.items()}
+    absent = torch.from_numpy(photos.counts == 0)
+    state["classify.weight"][absent] = 0.0
+    state["classify.bias"][absent] = NEVER
+    tensors = {f"network.{name}": value.contiguous().numpy() for name, value in state.items()}
+    diagnostics = {"loss": trained.losses, "images": len(photos.rows), "instances": int(photos.counts[1:].sum())}
+    return tensors, diagnostics | {"absent": int(absent.sum()), "encoder": facts, "timing": trained.timing}
+
+
+def _work(
+    network: InstanceNet, learning: list[nn.Parameter], facts: Mapping[str, Any], params: Params, job: Job
+) -> Work:
+    """The function of one micro-batch: sum of losses, weight, gradients."""
+    device = job.device
+
+    def work(crops: list[Crop]) -> tuple[float, float, tuple[torch.Tensor, ...]]:
+        x = normalise(torch.from_numpy(np.stack([crop.pixels for crop in crops])).to(device), facts).contiguous()
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            found = network(x)
+        total, weight = x.new_zeros(()), 0
+        for i, crop in enumerate(crops):
+            parts = found.features[i].float(), found.logits[i].float(), found.kernels[i].float(), found.places
+            loss, count = loss_of(*parts, crop, params)
+            total, weight = total + loss, weight + count
+        return float(total.detach()), float(max(weight, 1)), torch.autograd.grad(total, learning)
+
+    return work
+
+
+def loss_of(
+    features: torch.Tensor,
+    logits: torch.Tensor,
+    kernels: torch.Tensor,
+    places: torch.Tensor,
+    crop: Crop,
+    params: Params,
+) -> tuple[torch.Tensor, int]:
+    """Sum of the losses of one crop, and the number of locations that stand for an object, which it is divided by.
+
+    Both losses are sums over locations by the same number, which does not depend on what DropLoss leaves out.
+    """
+    target, owner = (torch.from_numpy(array).to(logits.device) for array in (crop.target, crop.owner))
+    objects = torch.from_numpy(crop.masks).to(logits.device).float()
+    classes = focal_of(logits[None], target[None], params.alpha, params.gamma)[0]
+    if params.drop_loss:
+        with torch.no_grad():
+            coarse = masks_of(features, kernels, places, COARSE)
+            overlap = best_overlap(coarse, objects[:, COARSE // 2 :: COARSE, COARSE // 2 :: COARSE])
+        classes = classes * kept_by_drop_loss(overlap, target, params.drop_loss)
+    total, positive = classes.sum(), torch.nonzero(owner >= 0)[:, 0]
+    count = len(positive)
+    if count:
+        some = positive[torch.linspace(0, count - 1, min(count, MOST), device=positive.device).round().long()]
+        masks = masks_of(features, kernels[some], places[some])
+        known = torch.from_numpy(~crop.void).to(logits.device).float()
+        losses = mask_loss(masks, objects[owner[some]], known)
+        total = total + params.mask_weight * losses.sum() * (count / len(some))
+    return total + 0.0 * (
+        features.sum() + kernels.sum()
+    ), count  # every parameter has a gradient, also in a crop without objects
+
+
+def _optimiser(network: InstanceNet, params: Params) -> torch.optim.Optimizer:
+    own = [p for name, p in network.named_parameters() if p.requires_grad and not name.startswith("encoder.")]
+    encoder = [p for p in network.encoder.parameters() if p.requires_grad]
+    groups = [{"params": own, "lr": params.learning_rate}]
+    if encoder:
+        groups.append({"params": encoder, "lr": params.learning_rate * params.encoder_rate})
+    if params.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=params.learning_rate, momentum=0.9, weight_decay=params.weight_decay)
+    return torch.optim.AdamW(groups, lr=params.learning_rate, weight_decay=params.weight_decay)
+
+
+def rate(step: int, params: Params) -> float:
+    """Factor of the learning rate: a linear warm-up, then the schedule."""
+    warm = max(1, min(1000, round(WARM_UP * params.steps)))
+    if step < warm:
+        return (step + 1) / warm
+    if params.schedule == "constant":
+        return 1.0
+    if params.schedule == "step":
+        return 1.0 if step < params.steps // 2 else FALL
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, params.steps - warm)))
