@@ -267,6 +267,7 @@ def paint_sources(wc):
 
 # rounds
 
+
 def rounds_params(wc):
     """The round's section without what no student depends on: more rounds or other checkpoints retrain nothing."""
     body = RUN.recipes[wc.recipe].rounds_at(int(wc.round)).as_dict()
