@@ -15,6 +15,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
+    "preset": "small",
     "features": {
         "grouping": {"size": {"square": 224}},
         "semantic": {"size": {"square": 128}},

@@ -31,6 +31,17 @@ def test_shipped_config_is_valid_and_names_every_key() -> None:
     assert set(resolved.recipes) == {"kmeans", "comus"}
 
 
+def test_published_settings_are_the_default() -> None:
+    recipe = run(recipes=["comus"], preset=[]).recipes["comus"]
+    assert (recipe.reduce.method, recipe.cluster.params.clusters) == ("laplacian", 20)
+    assert [recipe.rounds_at(r).settings.images for r in (1, 2)] == ["surest", "all"]
+    chain = run(recipes=["maskdistill"], preset=[]).recipes["maskdistill"]
+    assert [chain.rounds_at(r).method for r in (1, 2, 3)] == ["instance", "deeplabv3plus", "deeplabv3plus"]
+    assert [chain.rounds_at(r).settings.refine.method for r in (1, 2, 3)] == ["none", "crf", "crf"]
+    kmeans = [run(recipes=["kmeans"], preset=preset).recipes["kmeans"].sections() for preset in ("small", [])]
+    assert kmeans[0] == kmeans[1]  # small as it is
+
+
 def test_recipes_share_equal_feature_sets() -> None:
     both = run(recipes=["kmeans", "comus"])
     assert len(both.feature_sets) == 2  # grouping, and one semantic for both
@@ -227,7 +238,7 @@ def test_a_student_on_photos_needs_its_encoder_and_no_features() -> None:
     recipe = run(recipes=["comus"], rounds={"student": "deeplabv3plus", "features": ["nothing"]}).recipes["comus"]
     assert recipe.photos(1)
     assert recipe.rounds.params.encoder == "semantic"
-    assert not run(recipes=["comus"]).recipes["comus"].photos(1)
+    assert not run(recipes=["comus"], preset="small").recipes["comus"].photos(1)
     with pytest.raises(ConfigError, match=r"rounds\.encoder: no feature set 'semantics' \(did you mean 'semantic'\?\)"):
         run(recipes=["comus"], rounds={"student": "deeplabv3plus", "encoder": "semantics"})
 
@@ -311,6 +322,7 @@ def test_presets_lie_between_recipe_and_run(chain: str) -> None:
     ("keys", "parts"),
     [
         ({"preset": "smal"}, ["preset", "'smal'", "did you mean 'small'", "known: other, small"]),
+        ({"recipes": ["kmeans"], "preset": "tiny"}, ["no recipe has 'tiny'", "known: small"]),
         ({"rounds": {"from_round": {1: {}}}}, ["rounds.from_round.1", "greater than or equal to 2"]),
         ({"rounds": {"from_round": {2: {"stepz": 1}}}}, ["rounds.from_round.2.stepz", "did you mean 'steps'"]),
         ({"rounds": {"from_round": {2: {"count": 1}}}}, ["from_round.2.count", "beside from_round"]),

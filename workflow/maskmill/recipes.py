@@ -167,7 +167,7 @@ def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str = "co
     """
     checked = validate(Config, config, origin)
     files = {given: _read(given, Path(recipe_folder), origin) for given in checked.recipes}
-    _check_names(checked, [file for _, file in files.values()], origin)
+    _check_names(checked, [file for _, file in files.values()], Path(recipe_folder), origin)
     recipes = {}
     for given in checked.recipes:
         recipe = _resolve(*files[given], checked, origin)
@@ -189,14 +189,20 @@ def _read(given: str, folder: Path, origin: str) -> tuple[Path, RecipeFile]:
     return path, validate(RecipeFile, body, str(path))
 
 
-def _check_names(config: Config, files: Sequence[RecipeFile], origin: str) -> None:
-    """Feature sets and presets that the run names are there, in one recipe of the run at least."""
+def _check_names(config: Config, files: Sequence[RecipeFile], folder: Path, origin: str) -> None:
+    """Feature sets that the run names are in one of its recipes, presets in one of them or of the folder.
+
+    A recipe without the preset is small as it is, so a run of such recipes alone is no mistake.
+    """
+    own = {name for file in files for name in file.presets}
     for preset in config.preset:
-        known = sorted({name for file in files for name in file.presets})
+        if preset in own:
+            continue
+        shipped = {name for path in folder.glob("*.yaml") for name in _read(str(path), folder, origin)[1].presets}
+        known = sorted(own | shipped)
         if preset not in known:
-            options = f"known: {', '.join(known)}" if known else "they have none"
             raise ConfigError(
-                f"{origin}: preset: no recipe of this run has {preset!r}{nearest(preset, known)}; {options}"
+                f"{origin}: preset: no recipe has {preset!r}{nearest(preset, known)}; known: {', '.join(known)}"
             )
     for name in config.features:
         sets = {name for file in files for part in (file, *file.presets.values()) for name in part.features}
