@@ -311,6 +311,7 @@ def test_presets_lie_between_recipe_and_run(chain: str) -> None:
     assert [small["chain"].rounds_at(r).params.steps for r in (1, 2, 3)] == [5, 5, 5]
     assert small["chain"].features["semantic"].size == Size(square=64)
     assert small["kmeans"].cluster.params.clusters == run(recipes=["kmeans"]).recipes["kmeans"].cluster.params.clusters
+    assert run(recipes=[chain], preset=None) == run(recipes=[chain])
     both = run(recipes=[chain], preset="small,other").recipes["chain"]
     assert both.cluster.params.clusters == 4
     assert both.features["extra"].backbone == "colour"

@@ -30,7 +30,9 @@ class Model(BaseModel):
 
 
 def _split(value: Any) -> Any:
-    """`--config seeds=0,1,2` arrives as one string or one number."""
+    """`--config seeds=0,1,2` arrives as one string or one number, `--config preset=` as None."""
+    if value is None:
+        return []
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return [value] if isinstance(value, int) else value
