@@ -34,11 +34,10 @@ def test_cutler_learns_from_its_own_instances(photos: Path, tmp_path: Path) -> N
     config = SETTINGS | {"images": str(photos / "images"), "labels": str(photos / "labels")}
     done = snakemake(tmp_path, config)
     assert done.returncode == 0, done.stdout + done.stderr
-    made = {"paint_instances": 2, "rounds_train": 2, "rounds_detect": 4, "rounds_teach": 2, "rounds_predict": 4}
-    assert made.items() <= jobs(done).items()
     base = tmp_path / "results/recipes/cutler/seed0"
     for path in (base / "round2/taught").iterdir():  # reproducible from the files of the round before
-        old, new, taught = (InstanceStore(base / f / path.name) for f in ("round0/instances", "round1/instances", path))
+        folders = ("round0/instances", "round1/instances", "round2/taught")
+        old, new, taught = (InstanceStore(base / folder / path.name) for folder in folders)
         for image_id in taught.ids:
             expected = merge(old[image_id], new[image_id], 0.2, 0.5)
             np.testing.assert_array_equal(taught[image_id].masks, expected.masks)
