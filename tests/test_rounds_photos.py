@@ -28,7 +28,7 @@ from maskmill.config import ConfigError
 from maskmill.errors import InputError, StoreError
 from maskmill.manifest import read_manifest
 from maskmill.masks import to_size
-from maskmill.rounds import _augment, _deeplab, _loop, _pixels
+from maskmill.rounds import _augment, _deeplab, _loop, _photo_training, _pixels
 from maskmill.rounds._parallel import Team
 from maskmill.rounds.deeplabv3plus import Params
 from maskmill.rounds.infer import Student
@@ -241,12 +241,12 @@ def test_no_jitter_is_the_identity_and_jitter_is_not() -> None:
 
 def test_every_image_once_an_epoch_from_any_step() -> None:
     params = Params(batch_size=5, steps=8)
-    whole = list(_pixels.Plan(10, params, 0, 0, Team()))
+    whole = list(_photo_training.Plan(10, params, 0, 0, Team()))
     assert [len(step) for step in whole] == [5] * 8
     drawn = [image for step in whole for _, _, image in step]
     assert all(sorted(drawn[a : a + 10]) == list(range(10)) for a in (0, 10, 20, 30))
-    assert list(_pixels.Plan(10, params, 0, 3, Team())) == whole[3:]
-    shared = [list(_pixels.Plan(10, params, 0, 0, Team(rank, 2))) for rank in (0, 1)]
+    assert list(_photo_training.Plan(10, params, 0, 3, Team())) == whole[3:]
+    shared = [list(_photo_training.Plan(10, params, 0, 0, Team(rank, 2))) for rank in (0, 1)]
     assert [sorted(a + b) for a, b in zip(*shared, strict=True)] == [sorted(step) for step in whole]
 
 

@@ -14,8 +14,8 @@ from maskmill.instances import Instances, mask_iou, paint, ranked
 from maskmill.interpolate import resize_maps
 from maskmill.masks import mask_dtype
 from maskmill.rounds._instance_net import InstanceNet, masks_of
-from maskmill.rounds._instance_train import build, state_of
-from maskmill.rounds._pixels import normalise
+from maskmill.rounds._instance_train import build
+from maskmill.rounds._photo_training import normalise, state_of
 from maskmill.rounds.instance import Params
 
 CANDIDATES = 300  # locations of an image whose masks are looked at, at most

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,22 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskmill.artefact import read_tensors
-from maskmill.config import FeatureSet
-from maskmill.device import memory_advice
-from maskmill.errors import ConfigError, StoreError
-from maskmill.photos import read_ahead, reader_count
-from maskmill.rounds._deeplab import freeze, intermediates
+from maskmill.errors import ConfigError
+from maskmill.rounds._deeplab import intermediates
 from maskmill.rounds._instance_data import Crop, InstancePhotos, read_crops
 from maskmill.rounds._instance_losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
 from maskmill.rounds._instance_net import InstanceNet, Shape, masks_of
 from maskmill.rounds._job import Job
-from maskmill.rounds._loop import Task, run
-from maskmill.rounds._parallel import Work, set_gradients, single_threaded
-from maskmill.rounds._pixels import Plan, normalise
-from maskmill.rounds._train import NEVER
+from maskmill.rounds._parallel import Work
+from maskmill.rounds._photo_training import initial, learning_of, normalise, state_of, tensors_of, train
 from maskmill.rounds.instance import Params
-from maskmill.sampling import rng
 
 MICRO = {"cpu": 4, "cuda": 16}  # crops that are computed at once
 MOST = 64  # locations of a crop whose masks are learnt, at most
@@ -73,29 +66,6 @@ def _shape(encoder: Any) -> Shape | None:
     return Shape(levels, tuple(seen[i][1] for i in levels))
 
 
-def _initial(photos: InstancePhotos, params: Params, job: Job) -> tuple[InstanceNet, dict[str, Any]]:
-    """The network at its first step, and the encoder's facts."""
-    from maskmill.backbones import load
-
-    state, facts = read_tensors(photos.weights)
-    if "architecture" not in facts:
-        load(photos.weights, FeatureSet(backbone="?"), job.device)  # says what is wrong with the file
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng(job.seed, "weights").integers(2**62)))
-        network = build(facts["architecture"], job.classes, params)
-    if job.before:
-        network.load_state_dict(_before(job.before, network, params))
-    else:
-        network.encoder.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()}, strict=False)
-        missing = [name for name in network.encoder.state_dict() if name not in state]
-        if missing:
-            raise StoreError(
-                f"{photos.weights}: lacks {missing[0]} of {facts['architecture']}; delete it and run again"
-            )
-    freeze(network.encoder, params.unfrozen)
-    return network.train(), {key: facts[key] for key in ("architecture", "mean", "std")}
-
-
 def _before(tensors: Mapping[str, np.ndarray], network: InstanceNet, params: Params) -> dict[str, torch.Tensor]:
     """Weights of the student to go on from; raises ConfigError where it is another network."""
     found, wanted = state_of(tensors), network.state_dict()
@@ -107,47 +77,23 @@ def _before(tensors: Mapping[str, np.ndarray], network: InstanceNet, params: Par
     return found
 
 
-def state_of(tensors: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """The network's weights in a student's file."""
-    prefix = "network."
-    return {key[len(prefix) :]: torch.from_numpy(v) for key, v in tensors.items() if key.startswith(prefix)}
-
-
 def train_network(photos: InstancePhotos, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """See `instance.fit`."""
-    network, facts = _initial(photos, params, job)
+    network, facts = initial(
+        photos.weights, lambda name: build(name, job.classes, params), partial(_before, params=params),
+        params.unfrozen, job,
+    )  # fmt: skip
     network = network.to(job.device)
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     read = partial(
         read_crops, photos=photos, params=params, seed=job.seed, shape=network.shape, micro=MICRO[job.device.type]
     )
-
-    def batches(start: int) -> Iterator[list[list[Crop]]]:
-        plan = Plan(len(photos.rows), params, job.seed, start, job.team)
-        workers = reader_count(len(plan), job.threads, job.device)
-        return (crops for _, crops in read_ahead(plan, read, workers, deaf=True))
-
-    with single_threaded(job.device, job.threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
-        work = _work(network, learning, facts, params, job)
-        task = Task(
-            network,
-            _optimiser(network, params),
-            batches=batches,
-            gradients=lambda batch: set_gradients(learning, batch, work, pool, job.team),
-            rate=lambda step: rate(step, params),
-            steps=params.steps,
-            images=params.batch_size,
-            ema=params.ema,
-            team=job.team,
-        )
-        trained = run(task, job.keeper)
-    state = {name: value.detach().cpu().clone() for name, value in trained.state.items()}
-    absent = torch.from_numpy(photos.counts == 0)
-    state["classify.weight"][absent] = 0.0
-    state["classify.bias"][absent] = NEVER
-    tensors = {f"network.{name}": value.contiguous().numpy() for name, value in state.items()}
+    work = _work(network, learning_of(network), facts, params, job)
+    trained = train(
+        network, len(photos.rows), read, work, _optimiser(network, params), partial(rate, params=params), params, job
+    )
+    tensors, absent = tensors_of(trained, photos.counts)
     diagnostics = {"loss": trained.losses, "images": len(photos.rows), "instances": int(photos.counts[1:].sum())}
-    return tensors, diagnostics | {"absent": int(absent.sum()), "encoder": facts, "timing": trained.timing}
+    return tensors, diagnostics | {"absent": absent, "encoder": facts, "timing": trained.timing}
 
 
 def _work(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,24 +11,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskmill.artefact import read_tensors
-from maskmill.config import FeatureSet, validate
-from maskmill.device import memory_advice
-from maskmill.errors import ConfigError, StoreError
+from maskmill.config import validate
+from maskmill.errors import ConfigError
 from maskmill.images import resize, target_size
 from maskmill.manifest import Row, read_manifest
 from maskmill.masks import ignore_value
-from maskmill.photos import read_ahead, read_photo, reader_count
+from maskmill.photos import read_photo
 from maskmill.rounds._augment import augment
-from maskmill.rounds._deeplab import LOW_STRIDE, DeepLab, freeze, intermediates
+from maskmill.rounds._deeplab import LOW_STRIDE, DeepLab, intermediates
 from maskmill.rounds._job import Job, Sources
-from maskmill.rounds._loop import Task, run
 from maskmill.rounds._losses import LOSSES
 from maskmill.rounds._masks import Masks
-from maskmill.rounds._parallel import Team, Work, set_gradients, single_threaded
-from maskmill.rounds._train import NEVER, class_weights
+from maskmill.rounds._parallel import Work
+from maskmill.rounds._photo_training import initial, learning_of, normalise, state_of, tensors_of, train
+from maskmill.rounds._train import class_weights
 from maskmill.rounds.deeplabv3plus import Params
-from maskmill.rounds.instance import Params as InstanceParams
 from maskmill.sampling import rng
 
 MICRO = {"cpu": 4, "cuda": 32}  # crops that are computed at once
@@ -56,34 +53,6 @@ class Photos:
     def view(self, image_id: str) -> np.ndarray:
         """The photo, uint8 RGB [H, W, 3]."""
         return read_photo(self._row[image_id])
-
-
-class Plan(Sequence[list[tuple[int, int, int]]]):
-    """Which draws make up a step: (step, place in it, image); every image once an epoch, in an order of the seed.
-
-    A step is a function of its number, so a training goes on anywhere. With several processes each sees its share.
-    """
-
-    def __init__(self, images: int, params: Params | InstanceParams, seed: int, start: int, team: Team) -> None:
-        self.images, self.size, self.steps = images, params.batch_size, params.steps
-        self.seed, self.start, self.team = seed, start, team
-        self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
-
-    def __len__(self) -> int:
-        return self.steps - self.start
-
-    def __getitem__(self, i: Any) -> Any:
-        if not 0 <= i < len(self):
-            raise IndexError(i)
-        step = self.start + i
-        draws = [(step, place, self._image(step * self.size + place)) for place in range(self.size)]
-        return list(self.team.share(draws))
-
-    def _image(self, position: int) -> int:
-        epoch, place = divmod(position, self.images)
-        if epoch != self._order[0]:
-            self._order = epoch, rng(self.seed, "epoch", str(epoch)).permutation(self.images)
-        return int(self._order[1][place])
 
 
 def read_crops(draws: list[tuple[int, int, int]], photos: Photos, params: Params, seed: int, micro: int) -> list[Crops]:
@@ -121,64 +90,27 @@ def build(architecture: str, classes: int, params: Params) -> DeepLab:
     return DeepLab(encoder, levels, channels, classes, params.width, RATES[params.output_stride])
 
 
-def _initial(photos: Photos, params: Params, job: Job) -> tuple[DeepLab, dict[str, Any]]:
-    """The network at its first step, and the encoder's facts."""
-    from maskmill.backbones import load
-
-    state, facts = read_tensors(photos.weights)
-    if "architecture" not in facts:
-        load(photos.weights, FeatureSet(backbone="?"), job.device)  # says what is wrong with the file
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng(job.seed, "weights").integers(2**62)))
-        network = build(facts["architecture"], job.classes, params)
-    if job.before:
-        network.load_state_dict(_state(job.before))
-    else:
-        network.encoder.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()}, strict=False)
-        missing = [name for name in network.encoder.state_dict() if name not in state]
-        if missing:
-            raise StoreError(
-                f"{photos.weights}: lacks {missing[0]} of {facts['architecture']}; delete it and run again"
-            )
-    freeze(network.encoder, params.unfrozen)
-    return network.train(), {key: facts[key] for key in ("architecture", "mean", "std")}
-
-
 def train_network(photos: Photos, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """See `deeplabv3plus.fit`."""
-    network, facts = _initial(photos, params, job)
+    network, facts = initial(
+        photos.weights, lambda name: build(name, job.classes, params), _before, params.unfrozen, job
+    )
     network = network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     counts = photos.masks.counts
     weights = torch.from_numpy(class_weights(counts, params.balance)).to(job.device)
     read = partial(read_crops, photos=photos, params=params, seed=job.seed, micro=MICRO[job.device.type])
-
-    def batches(start: int) -> Iterator[list[Crops]]:
-        plan = Plan(len(photos.rows), params, job.seed, start, job.team)
-        workers = reader_count(len(plan), job.threads, job.device)
-        return (crops for _, crops in read_ahead(plan, read, workers, deaf=True))
-
-    with single_threaded(job.device, job.threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
-        work = _work(network, learning, weights, facts, params, job)
-        task = Task(
-            network,
-            _optimiser(learning, params),
-            batches=batches,
-            gradients=lambda batch: set_gradients(learning, batch, work, pool, job.team),
-            rate=lambda step: _rate(step, params),
-            steps=params.steps,
-            images=params.batch_size,
-            ema=params.ema,
-            team=job.team,
-        )
-        trained = run(task, job.keeper)
-    state = {name: value.detach().cpu().clone() for name, value in trained.state.items()}
-    absent = torch.from_numpy(counts == 0)
-    state["classify.weight"][absent] = 0.0
-    state["classify.bias"][absent] = NEVER
-    tensors = {f"network.{name}": value.contiguous().numpy() for name, value in state.items()}
-    diagnostics = {"loss": trained.losses, "images": len(photos.rows), "absent": int(absent.sum()), "encoder": facts}
+    learning = learning_of(network)
+    work = _work(network, learning, weights, facts, params, job)
+    trained = train(
+        network, len(photos.rows), read, work, _optimiser(learning, params), partial(_rate, params=params), params, job
+    )
+    tensors, absent = tensors_of(trained, counts)
+    diagnostics = {"loss": trained.losses, "images": len(photos.rows), "absent": absent, "encoder": facts}
     return tensors, diagnostics | {"timing": trained.timing}
+
+
+def _before(tensors: Mapping[str, np.ndarray], network: DeepLab) -> dict[str, torch.Tensor]:
+    return state_of(tensors)
 
 
 def _work(
@@ -204,13 +136,6 @@ def _work(
     return work
 
 
-def normalise(images: torch.Tensor, facts: Mapping[str, Any]) -> torch.Tensor:
-    """uint8 RGB [n, H, W, 3] -> the encoder's input [n, 3, H, W] float32."""
-    mean, std = (torch.tensor(facts[key], device=images.device).view(1, 3, 1, 1) for key in ("mean", "std"))
-    x = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def one_hot(labels: torch.Tensor, ignore: int, classes: int) -> torch.Tensor:
     """Labels [n, h, w] -> [n, classes, h, w] float32, all 0 where the label is ignore."""
     known = labels != ignore
@@ -230,11 +155,6 @@ def _rate(step: int, params: Params) -> float:
     return 0.5 * (1 + math.cos(math.pi * done)) if params.schedule == "cosine" else (1 - done) ** params.power
 
 
-def _state(tensors: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    prefix = "network."
-    return {key[len(prefix) :]: torch.from_numpy(v) for key, v in tensors.items() if key.startswith(prefix)}
-
-
 class PixelPredictor:
     """A trained network; see `deeplabv3plus.load`."""
 
@@ -244,7 +164,7 @@ class PixelPredictor:
         self.device, self.size = device, validate(type(params.size), params.size.model_dump(), "student", "size")
         self.facts = spec["diagnostics"]["encoder"]
         network = build(self.facts["architecture"], int(spec["clusters"]) + 1, params)
-        network.load_state_dict(_state(tensors))
+        network.load_state_dict(state_of(tensors))
         self.network = network.eval().to(device)
 
     def logits(self, view: np.ndarray) -> np.ndarray:
