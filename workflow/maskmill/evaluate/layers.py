@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import StoreError
-from maskmill.evaluate.objects import boxes, coded
+from maskmill.evaluate.objects import Labelled
 from maskmill.evaluate.truth import Truth
 from maskmill.instances import mask_iou
 
 
 @dataclass(frozen=True)
-class Layers:
+class Layers(Labelled):
     """Objects and instances of one image, without void; instances ranked, best first: score, area, box, shape.
 
     Attributes:
@@ -23,7 +23,6 @@ class Layers:
         void: bool [H, W].
     """
 
-    objects: np.ndarray
     masks: np.ndarray
     scores: np.ndarray
     void: np.ndarray
@@ -59,18 +58,9 @@ class Layers:
         return (self.objects[None] == np.arange(1, count + 1)[:, None, None]) & ~self.void
 
     @cached_property
-    def object_boxes(self) -> np.ndarray:
-        """[n, 4] int64 y0, x0, y1, x1, the last two exclusive."""
-        return boxes(self.objects)
-
-    @cached_property
     def segment_boxes(self) -> np.ndarray:
         """[m, 4] int64 of the instances."""
         return layer_boxes(self.masks)
-
-    def coded_objects(self) -> list[dict[str, Any]]:
-        """COCO's RLE, box (x, y, width, height) and area of every object."""
-        return coded(self.objects, self.object_boxes)
 
     def coded_segments(self) -> list[dict[str, Any]]:
         """The same of every instance, with its score."""

@@ -37,7 +37,23 @@ MBO = "IoU of each object with its best segment, mean over the image's objects, 
 
 
 @dataclass(frozen=True)
-class Scene:
+class Labelled:
+    """The objects of one image: int32 [H, W], 0 or 1..n; the part that does not depend on what was found."""
+
+    objects: np.ndarray
+
+    @cached_property
+    def object_boxes(self) -> np.ndarray:
+        """[n, 4] int64 y0, x0, y1, x1, the last two exclusive."""
+        return boxes(self.objects)
+
+    def coded_objects(self) -> list[dict[str, Any]]:
+        """COCO's RLE, box (x, y, width, height) and area of every object."""
+        return coded(self.objects, self.object_boxes)
+
+
+@dataclass(frozen=True)
+class Scene(Labelled):
     """Objects and segments of one image, without void; segments ranked, best first.
 
     Attributes:
@@ -46,7 +62,6 @@ class Scene:
         overlap: int64 [n + 1, m + 1], pixels that are not void by object and segment; row and column 0 = none.
     """
 
-    objects: np.ndarray
     segments: np.ndarray
     scores: np.ndarray
     overlap: np.ndarray
@@ -90,18 +105,9 @@ class Scene:
         return both / np.maximum(union, 1)
 
     @cached_property
-    def object_boxes(self) -> np.ndarray:
-        """[n, 4] int64 y0, x0, y1, x1, the last two exclusive."""
-        return boxes(self.objects)
-
-    @cached_property
     def segment_boxes(self) -> np.ndarray:
         """[m, 4] int64 y0, x0, y1, x1, the last two exclusive."""
         return boxes(self.segments)
-
-    def coded_objects(self) -> list[dict[str, Any]]:
-        """COCO's RLE, box (x, y, width, height) and area of every object."""
-        return coded(self.objects, self.object_boxes)
 
     def coded_segments(self) -> list[dict[str, Any]]:
         """The same of every segment, with its score."""
