@@ -11,9 +11,8 @@ import numpy as np
 from maskmill.artefact import Provenance
 from maskmill.instances import VOID, Instances, InstanceWriter
 from maskmill.interpolate import resize_labels
-from maskmill.masks import ignore_value, mask_dtype
-from maskmill.paint.run import distance_limits, region_labels, shard_rows
-from maskmill.store import Ragged
+from maskmill.masks import ignore_value
+from maskmill.paint.run import ShardLabels
 
 
 def run_instances(
@@ -35,22 +34,14 @@ def run_instances(
     """
     import torch
 
-    from maskmill.codebook import read
-
     torch.set_num_threads(1)
-    book = read(codebook)
-    clusters = len(book)
-    limits = distance_limits(assignments, clusters, params["keep_closest"])
-    store = Ragged(segments, "segments")
-    rows, cells = shard_rows(Path(segments), assignments), int(store.attrs.get("cells", 1))
-    dropped = 0 if params["dropped"] == "background" else ignore_value(mask_dtype(clusters))
-    made = Provenance.of("paint", dict(params), [store.hash, book.hash])
-    with InstanceWriter(out, {"clusters": clusters, "round": 0}, made) as writer:
-        for image_id, found in store.images():
-            finer = max(1, params["upsample"] / cells)
+    shard = ShardLabels(segments, assignments, codebook, params)
+    made = Provenance.of("paint", dict(params), shard.hashes)
+    with InstanceWriter(out, {"clusters": shard.clusters, "round": 0}, made) as writer:
+        for image_id, found in shard.store.images():
+            finer = max(1, params["upsample"] / shard.cells)
             size = (round(found.shape[0] * finer), round(found.shape[1] * finer))
-            table = region_labels(rows.get(image_id, []), limits, clusters, dropped)
-            writer.append(image_id, instances_of(resize_labels(found, size), table))
+            writer.append(image_id, instances_of(resize_labels(found, size), shard.labels(image_id)))
 
 
 def instances_of(segments: np.ndarray, table: np.ndarray) -> Instances:

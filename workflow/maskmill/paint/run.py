@@ -70,21 +70,14 @@ def run_regions(
     """
     import torch
 
-    from maskmill.codebook import read
-
     torch.set_num_threads(1)
-    book = read(codebook)
-    clusters = len(book)
-    limits = distance_limits(assignments, clusters, params["keep_closest"])
-    store = Ragged(segments, "segments")
-    rows = shard_rows(Path(segments), assignments)
-    cells = int(store.attrs.get("cells", 1))  # of the segments, a token side
+    shard = ShardLabels(segments, assignments, codebook, params)
+    store, clusters = shard.store, shard.clusters
     settings, photos = _refinement(params, manifest)
-    dropped = 0 if params["dropped"] == "background" else ignore_value(mask_dtype(clusters))
-    with _writer(out, clusters, params, [store.hash, book.hash]) as writer:
+    with _writer(out, clusters, params, shard.hashes) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
-            table = region_labels(rows.get(image_id, []), limits, clusters, dropped)
-            tokens = [side // cells for side in store.grid[i].tolist()]
+            table = shard.labels(image_id)
+            tokens = [side // shard.cells for side in store.grid[i].tolist()]
             size = (tokens[0] * params["upsample"], tokens[1] * params["upsample"])
             mask = paint_regions(store[i], table, clusters, size)
             if photos:
@@ -92,6 +85,36 @@ def run_regions(
                 photo = photos.on_grid(image_id, (size[0] * step, size[1] * step))
                 mask = refine_mask(store[i], table, mask, photo, settings)
             writer.append(image_id, mask)
+
+
+class ShardLabels:
+    """The segments of one shard and what becomes of each; arguments and errors as in `run_regions`.
+
+    Attributes:
+        store: the segments. cells: theirs, a token side. clusters: k. hashes: of segments and codebook.
+    """
+
+    def __init__(
+        self,
+        segments: str | Path,
+        assignments: Sequence[str | Path],
+        codebook: str | Path,
+        params: Mapping[str, Any],
+    ) -> None:
+        from maskmill.codebook import read
+
+        book = read(codebook)
+        self.clusters = len(book)
+        self._limits = distance_limits(assignments, self.clusters, params["keep_closest"])
+        self.store = Ragged(segments, "segments")
+        self._rows = _shard_rows(Path(segments), assignments)
+        self.cells = int(self.store.attrs.get("cells", 1))
+        self.hashes = [self.store.hash, book.hash]
+        self._dropped = 0 if params["dropped"] == "background" else ignore_value(mask_dtype(self.clusters))
+
+    def labels(self, image_id: str) -> np.ndarray:
+        """`region_labels` of an image."""
+        return region_labels(self._rows.get(image_id, []), self._limits, self.clusters, self._dropped)
 
 
 def run_tokens(
@@ -229,7 +252,7 @@ def _refinement(params: Mapping[str, Any], manifest: str | Path | None) -> tuple
     return settings, Photos.needed(settings, manifest, "paint")
 
 
-def shard_rows(segments: Path, assignments: Sequence[str | Path]) -> dict[str, list[tuple[int, int, float]]]:
+def _shard_rows(segments: Path, assignments: Sequence[str | Path]) -> dict[str, list[tuple[int, int, float]]]:
     """(region, cluster, distance) of every image of the shard that `segments` holds."""
     own = [Path(path) for path in assignments if Path(path).stem == segments.stem]
     if len(own) != 1:
