@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 from maskmill.artefact import read_table
 from maskmill.errors import StoreError
-from maskmill.regions.mean import Params, overlap, pool
+from maskmill.interpolate import overlap
+from maskmill.regions.mean import Params, pool
 from maskmill.regions.run import area_and_box, keep_large, run
 from maskmill.store import Ragged, RaggedWriter
 

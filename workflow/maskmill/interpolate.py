@@ -24,6 +24,16 @@ def matrix(source: int, target: int) -> np.ndarray:
     return weights
 
 
+def overlap(fine: int, coarse: int) -> np.ndarray:
+    """Length that each of `fine` equal cells of [0, 1] shares with each of `coarse` ones [fine, coarse], in fine cells.
+
+    Exact: edges are compared as whole numbers of 1 / (fine * coarse).
+    """
+    a, b = np.arange(fine + 1) * coarse, np.arange(coarse + 1) * fine
+    shared = np.minimum(a[1:, None], b[None, 1:]) - np.maximum(a[:-1, None], b[None, :-1])
+    return np.maximum(shared, 0) / coarse
+
+
 def resize_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Maps [c, h, w] -> [c, H, W] float32.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from maskmill.interpolate import overlap
+
 UNIT = 1 << 40  # precisions are summed in units of 1 / UNIT: 2^23 images fit 64 bits, and no order of images matters
 
 
@@ -55,11 +57,5 @@ def lay(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """How much of each cell of a grid [H, W] a mask [h, w] over the same image covers, float64 0..1."""
     if mask.shape == size:
         return mask.astype(np.float64)
-    return _overlap(mask.shape[0], size[0]) @ mask.astype(np.float64) @ _overlap(mask.shape[1], size[1]).T
-
-
-def _overlap(source: int, target: int) -> np.ndarray:
-    """Share of target cell i that source cell j covers, float64 [target, source], both grids over one length."""
-    starts, ends = np.arange(target)[:, None] / target, np.arange(1, target + 1)[:, None] / target
-    begin, end = np.arange(source) / source, np.arange(1, source + 1) / source
-    return np.clip(np.minimum(ends, end) - np.maximum(starts, begin), 0, None) * target
+    shares = [overlap(mask.shape[axis], size[axis]) * (size[axis] / mask.shape[axis]) for axis in (0, 1)]
+    return np.asarray(shares[0].T @ mask.astype(np.float64) @ shares[1])

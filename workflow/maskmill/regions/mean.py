@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.config import Model
+from maskmill.interpolate import overlap
 
 
 class Params(Model):
@@ -42,13 +43,3 @@ def shared_area(segments: np.ndarray, ids: np.ndarray, grid: tuple[int, int]) ->
         return masks.astype(np.float64)
     rows, columns = overlap(segments.shape[0], grid[0]), overlap(segments.shape[1], grid[1])  # [H, h], [W, w]
     return np.matmul(rows.T, masks.astype(np.float64)) @ columns
-
-
-def overlap(fine: int, coarse: int) -> np.ndarray:
-    """Length that each of `fine` equal cells of [0, 1] shares with each of `coarse` ones [fine, coarse], in fine cells.
-
-    Exact: edges are compared as whole numbers of 1 / (fine * coarse).
-    """
-    a, b = np.arange(fine + 1) * coarse, np.arange(coarse + 1) * fine
-    shared = np.minimum(a[1:, None], b[None, 1:]) - np.maximum(a[:-1, None], b[None, :-1])
-    return np.maximum(shared, 0) / coarse
