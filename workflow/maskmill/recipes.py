@@ -93,7 +93,7 @@ class Recipe(BaseModel):
     @property
     def crops(self) -> bool:
         """True when segments are described by crops of the photos instead of stored tokens."""
-        return self.regions.method in ("crop_cls", "crop_mean")
+        return bool(getattr(registry.load("regions", str(self.regions.method)), "PHOTOS", False))
 
     @property
     def round_count(self) -> int:
@@ -254,7 +254,10 @@ def _origin(path: Path, origin: str, overridden: bool) -> str:
 
 
 def _fold(name: str, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A stage's section, later layers first. Where a layer names another method, parameters of the one before go."""
+    """A stage's section, later layers over earlier ones.
+
+    Where a layer names another method, the parameters of the one before go.
+    """
     key, merged = METHOD_KEY.get(name), dict[str, Any]()
     for layer in layers:
         if key:

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field
 from maskmill.config import Model, Size
 from maskmill.images import resize, target_size
 
+PHOTOS = True  # looks at photos, not at stored tokens
 ROUNDING = 1e-6  # of a pixel: edges closer to a pixel's edge lie on it
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from maskmill.regions import crop_cls, mean
 
+PHOTOS = True  # looks at photos, not at stored tokens
+
 
 class Params(crop_cls.Params):
     """Parameters of mean pooling on crops; those of `crop_cls`, and their defaults."""
@@ -22,4 +24,4 @@ def pool(tokens: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return mean.pool(tokens, (whole != 0).astype(np.uint8), mean.Params())[0][0]
 
 
-__all__ = ("Params", "pool")
+__all__ = ("PHOTOS", "Params", "pool")

@@ -14,7 +14,6 @@ from maskmill.config import FeatureSet
 from maskmill.errors import ConfigError, StoreError
 from maskmill.store import Ragged, RaggedWriter
 
-CROPS = ("crop_cls", "crop_mean")  # poolings that look at the photos
 COLUMNS = ("image", "region", "area", "y0", "x0", "y1", "x1", "score")
 
 
@@ -75,7 +74,7 @@ def run(
     own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
     cut = Ragged(segments, "segments")
     images = list(_images(cut, float(params.get("min_area", 0.0))))
-    if params["pool"] in CROPS:
+    if getattr(module, "PHOTOS", False):
         source = _from_photos(images, params, own, network)
     else:
         source = _from_tokens(images, features, module, own)
