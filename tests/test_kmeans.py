@@ -70,6 +70,38 @@ def test_bounds_change_nothing_and_inertia_falls(spherical: bool) -> None:
     assert np.all(np.diff(with_bounds.history) <= 1e-9 * with_bounds.history[0])
 
 
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_several_devices_give_the_bits_of_one(count: int) -> None:
+    x = unit(blobs(5000, 16, 9, 3, spread=0.8))
+    start = x[:20].copy()
+    start[7] = -100  # an empty cluster asks every device for its farthest points
+    device = torch.device("cpu")
+    one, many = (
+        _lloyd.lloyd(TorchEngine(x, 20, places, chunk=700), start, _lloyd._energy(x), False, 60, 0.0)
+        for places in (device, [device] * count)
+    )
+    assert one.repaired == many.repaired > 0
+    np.testing.assert_array_equal(one.centroids, many.centroids)
+    np.testing.assert_array_equal(one.history, many.history)
+
+
+def test_more_devices_than_chunks_of_points() -> None:
+    x = blobs(50, 3, 2)
+    sums, counts = TorchEngine(x, 2, [torch.device("cpu")] * 4).step(x[:2])
+    assert counts.sum() == 50
+    np.testing.assert_allclose(sums.sum(0), x.sum(0, dtype=np.float64), rtol=1e-5)
+
+
+@pytest.mark.gpu
+def test_several_gpus_give_the_bits_of_one() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    x = blobs(200_000, 16, 9, 3, spread=0.8)
+    params = Params(clusters=20, spherical=False)
+    one, many = (fit(x, params, 0, device)[0] for device in ("cuda:0", "cuda"))
+    np.testing.assert_array_equal(one.centroids, many.centroids)
+
+
 @pytest.mark.parametrize("spherical", [False, True])
 def test_reported_inertia_and_counts_are_those_of_assign(spherical: bool) -> None:
     x = blobs(4000, 6, 5, 1) + 3

@@ -27,6 +27,15 @@ def pick(name: str = "auto") -> torch.device:
     return device
 
 
+def alike(device: torch.device) -> list[torch.device]:
+    """All devices that a job may use: every visible CUDA device for plain `cuda`, else the one named."""
+    import torch
+
+    if device.type == "cuda" and device.index is None:
+        return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    return [device]
+
+
 @contextlib.contextmanager
 def memory_advice(key: str, value: int, last: str = "use smaller images (features.<name>.size)") -> Iterator[None]:
     """Turn running out of GPU memory into advice: which setting `key` to lower from `value`; `last` when it is 1."""

@@ -115,17 +115,19 @@ def _seeds(points: Points, sample: np.ndarray, params: Params, seed: int) -> lis
 
 
 def _engines(place: Any, clusters: int, threads: int) -> Any:
-    """A function points [n, d] -> engine on the device."""
+    """A function points [n, d] -> engine on the device, or on all of its kind."""
     if place.type == "cpu":
         from maskmill.cluster._cpu import CpuEngine
 
         return lambda x: CpuEngine(x, clusters, threads)
     from maskmill.cluster._torch import TorchEngine
-    from maskmill.device import memory_advice
+    from maskmill.device import alike, memory_advice
+
+    places = alike(place)
 
     def on_device(x: np.ndarray) -> TorchEngine:
         with memory_advice("cluster.max_fit_points", len(x)):
-            return TorchEngine(x, clusters, place)
+            return TorchEngine(x, clusters, places)
 
     return on_device
 
