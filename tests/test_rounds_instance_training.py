@@ -14,10 +14,10 @@ from maskmill.config import ConfigError
 from maskmill.errors import NumericsError, StoreError
 from maskmill.instances import VOID, Instances, InstanceStore, InstanceWriter, mask_iou
 from maskmill.manifest import read_manifest
-from maskmill.rounds import _loop
 from maskmill.rounds.infer import Student
 from maskmill.rounds.run import History, Sources, detect, predict, train
 from maskmill.store import Ragged, RaggedWriter
+from maskmill.training import loop
 
 __all__ = ["world"]  # a fixture: photos with one square each, manifest, masks, weights of test_efficientnet
 SMALL: dict[str, Any] = {
@@ -93,7 +93,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
     out = tmp_path / "parts.safetensors"
     stop_at(monkeypatch, 2, 7)
     for step in (3, 8):
-        with pytest.raises(_loop.StoppedError, match=f"after step {step} of 12"):
+        with pytest.raises(loop.StoppedError, match=f"after step {step} of 12"):
             fit(world, instances, out, threads=2, **options)
     fit(world, instances, out, **options)
     assert out.read_bytes() == whole.read_bytes()

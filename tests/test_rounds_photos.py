@@ -28,12 +28,13 @@ from maskmill.config import ConfigError
 from maskmill.errors import InputError, StoreError
 from maskmill.manifest import read_manifest
 from maskmill.masks import to_size
-from maskmill.rounds import _augment, _deeplab, _loop, _photo_training, _pixels
-from maskmill.rounds._parallel import Team
+from maskmill.rounds import _augment, _deeplab, _photo_training, _pixels
 from maskmill.rounds.deeplabv3plus import Params
 from maskmill.rounds.infer import Student
 from maskmill.rounds.run import Sources, predict, train
 from maskmill.store import Ragged, RaggedWriter
+from maskmill.training import loop
+from maskmill.training.team import Team
 
 ENCODER = "test_efficientnet"
 IDS = [f"im{i}" for i in range(8)]
@@ -140,7 +141,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
     out = tmp_path / "parts.safetensors"
     stop_at(monkeypatch, 2, 7)
     for step in (3, 8):
-        with pytest.raises(_loop.StoppedError, match=f"after step {step} of 12"):
+        with pytest.raises(loop.StoppedError, match=f"after step {step} of 12"):
             fit(world, out, threads=2, **options)
     fit(world, out, **options)
     assert out.read_bytes() == whole.read_bytes()

@@ -22,9 +22,10 @@ from test_rounds import IDS, SMALL, fit, scene, write_world
 from maskmill import codebook
 from maskmill.artefact import read_json, read_tensors, write_table, write_tensors
 from maskmill.errors import NumericsError
-from maskmill.rounds import _loop, _losses
-from maskmill.rounds._checkpoint import Keeper
+from maskmill.rounds import _losses
 from maskmill.rounds._settings import Training
+from maskmill.training import loop
+from maskmill.training.checkpoint import Keeper
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +39,14 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int, number: signal.Signals = signal.SIGTERM) -> None:
     """Send a real signal to this process within the given steps (counted from 0)."""
-    move = _loop._move
+    move = loop._move
 
     def then_signal(average: Any, task: Any, step: int) -> None:
         move(average, task, step)
         if step in steps:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(_loop, "_move", then_signal)
+    monkeypatch.setattr(loop, "_move", then_signal)
 
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9, "loss": "focal"}, {"loss": "ohem", "batch_size": 5}])
@@ -57,7 +58,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
     out = tmp_path / "parts.safetensors"
     stop_at(monkeypatch, 0, 6, 28, 29)  # after the last step there is nothing to go on with
     for step in (1, 7, 29):
-        with pytest.raises(_loop.StoppedError, match=f"SIGTERM after step {step} of 30, .* run the same command again"):
+        with pytest.raises(loop.StoppedError, match=f"SIGTERM after step {step} of 30, .* run the same command again"):
             fit(world, out, threads=1 + step % 2, **options)
         assert not out.exists()
         assert len(checkpoints(tmp_path)) == 1
@@ -71,7 +72,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(
     world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole = fit(world, tmp_path / "whole.safetensors", steps=30)
-    move = _loop._move
+    move = loop._move
 
     def die(average: Any, task: Any, step: int) -> None:
         if step == 25:
@@ -79,7 +80,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(
         move(average, task, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_loop, "_move", die)
+        patch.setattr(loop, "_move", die)
         with pytest.raises(KeyboardInterrupt):
             fit(world, tmp_path / "s.safetensors", checkpoint=10, steps=30)
     assert len(checkpoints(tmp_path)) == 1
@@ -95,7 +96,7 @@ def test_a_checkpoint_of_other_settings_is_not_used(
     out = tmp_path / "s.safetensors"
     with monkeypatch.context() as patch:
         stop_at(patch, 5, number=signal.SIGUSR1)
-        with pytest.raises(_loop.StoppedError, match="SIGUSR1 after step 6 of 20"):
+        with pytest.raises(loop.StoppedError, match="SIGUSR1 after step 6 of 20"):
             fit(world, out, steps=20)
     for other in ({"learning_rate": 1e-3}, {"seed": 1}, {"features": ["b", "a"], "hidden": 8}):
         fit(world, tmp_path / "s.safetensors", **({"steps": 20} | other))
@@ -109,7 +110,7 @@ def test_a_damaged_checkpoint_starts_again(
     whole, out = fit(world, tmp_path / "whole.safetensors", steps=20), tmp_path / "s.safetensors"
     with monkeypatch.context() as patch:
         stop_at(patch, 5)
-        with pytest.raises(_loop.StoppedError):
+        with pytest.raises(loop.StoppedError):
             fit(world, out, steps=20)
     (file,) = checkpoints(tmp_path)
     file.write_bytes(file.read_bytes()[:1000])
@@ -199,11 +200,11 @@ def test_the_moving_average_is_what_its_formula_says() -> None:
     network = torch.nn.Linear(1, 1, bias=False)
     values = [3.0, -1.0, 2.0, 5.0]
     average = {"weight": torch.tensor([[10.0]])}
-    task = _loop.Task(network, torch.optim.SGD(network.parameters(), lr=1), lambda s: iter(()), float, float, 4, 1, 0.2)
+    task = loop.Task(network, torch.optim.SGD(network.parameters(), lr=1), lambda s: iter(()), float, float, 4, 1, 0.2)
     expected = 10.0
     for step, value in enumerate(values):
         network.weight.data.fill_(value)
-        _loop._move(average, task, step)
+        loop._move(average, task, step)
         decay = min(0.2, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
     assert float(average["weight"]) == pytest.approx(expected, rel=1e-6)

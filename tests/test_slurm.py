@@ -71,12 +71,12 @@ def start(
 SLOW = """\
 import sys, time
 from maskmill.cli import main
-from maskmill.rounds import _loop
-move = _loop._move
+from maskmill.training import loop
+move = loop._move
 def slow(average, task, step):
     time.sleep(0.3)
     move(average, task, step)
-_loop._move = slow
+loop._move = slow
 main()
 """
 

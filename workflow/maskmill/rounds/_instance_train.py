@@ -17,9 +17,9 @@ from maskmill.rounds._instance_data import Crop, InstancePhotos, read_crops
 from maskmill.rounds._instance_losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
 from maskmill.rounds._instance_net import InstanceNet, Shape, masks_of
 from maskmill.rounds._job import Job
-from maskmill.rounds._parallel import Work
 from maskmill.rounds._photo_training import initial, learning_of, normalise, state_of, tensors_of, train
 from maskmill.rounds.instance import Params
+from maskmill.training.team import Work
 
 MICRO = {"cpu": 4, "cuda": 16}  # crops that are computed at once
 MOST = 64  # locations of a crop whose masks are learnt, at most

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskmill.rounds._checkpoint import Keeper
-from maskmill.rounds._parallel import Team
+from maskmill.training.checkpoint import Keeper
+from maskmill.training.team import Team
 
 if TYPE_CHECKING:
     import torch

@@ -17,10 +17,10 @@ from maskmill.errors import StoreError
 from maskmill.photos import read_ahead, reader_count
 from maskmill.rounds._deeplab import freeze
 from maskmill.rounds._job import Job
-from maskmill.rounds._loop import Task, Trained, run
-from maskmill.rounds._parallel import Team, Work, set_gradients, single_threaded
 from maskmill.rounds._train import NEVER
 from maskmill.sampling import rng
+from maskmill.training.loop import Task, Trained, run
+from maskmill.training.team import Team, Work, set_gradients, single_threaded
 
 if TYPE_CHECKING:
     from maskmill.rounds import deeplabv3plus, instance

@@ -22,11 +22,11 @@ from maskmill.rounds._deeplab import LOW_STRIDE, DeepLab, intermediates
 from maskmill.rounds._job import Job, Sources
 from maskmill.rounds._losses import LOSSES
 from maskmill.rounds._masks import Masks
-from maskmill.rounds._parallel import Work
 from maskmill.rounds._photo_training import initial, learning_of, normalise, state_of, tensors_of, train
 from maskmill.rounds._train import class_weights
 from maskmill.rounds.deeplabv3plus import Params
 from maskmill.sampling import rng
+from maskmill.training.team import Work
 
 MICRO = {"cpu": 4, "cuda": 32}  # crops that are computed at once
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # dilations of the pyramid by output stride

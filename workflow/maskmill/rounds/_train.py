@@ -16,11 +16,11 @@ from torch import nn
 from maskmill.device import memory_advice
 from maskmill.rounds._data import Images
 from maskmill.rounds._job import Job
-from maskmill.rounds._loop import Task, run
 from maskmill.rounds._losses import LOSSES
-from maskmill.rounds._parallel import Team, Work, set_gradients, single_threaded
 from maskmill.rounds.token_head import Params, build
 from maskmill.sampling import rng
+from maskmill.training.loop import Task, run
+from maskmill.training.team import Team, Work, set_gradients, single_threaded
 
 MICRO = 4  # images of a micro-batch
 WARM_UP = 0.05  # share of the steps with a rising learning rate

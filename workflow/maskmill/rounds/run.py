@@ -24,13 +24,13 @@ from maskmill.photos import read_photo
 from maskmill.progress import track
 from maskmill.refine._photos import Photos
 from maskmill.registry import load
-from maskmill.rounds._checkpoint import Keeper
 from maskmill.rounds._job import Sources
 from maskmill.rounds._logic import IMAGES, MATCH, START, History, kept_ids, overlap, rename
-from maskmill.rounds._parallel import Team, join, leave
 from maskmill.rounds.infer import FORMAT, Student
 from maskmill.sampling import rng
 from maskmill.store import Ragged, RaggedWriter
+from maskmill.training.checkpoint import Keeper
+from maskmill.training.team import Team, join, leave
 
 if TYPE_CHECKING:
     import torch

@@ -1,8 +1,8 @@
 """Checkpoints of a training: where it stands, named by everything that its result depends on.
 
-A file lies in a hidden folder beside the student that is being trained, which Snakemake does not know and so does not
+A file lies in a hidden folder beside the model that is being trained, which Snakemake does not know and so does not
 delete when a job fails. Its name is a hash of parameters, inputs, device type and torch's version: another training
-never goes on from it. It is written atomically, holds tensors and JSON only, and is removed when the student is
+never goes on from it. It is written atomically, holds tensors and JSON only, and is removed when the model is
 complete.
 """
 
@@ -40,16 +40,18 @@ class Keeper:
 
     Attributes:
         path: the file, or None to keep none. every: steps between two of them; 0 writes only when a signal comes.
+        stage: whose training this is, for messages and provenance.
     """
 
     path: Path | None = None
     every: int = 0
+    stage: str = "rounds"
 
     @classmethod
-    def beside(cls, out: str | Path, key: str, every: int) -> Keeper:
+    def beside(cls, out: str | Path, key: str, every: int, stage: str = "rounds") -> Keeper:
         """The keeper of the training whose result is `out`; `key` names all that the result depends on."""
         out = Path(out)
-        return cls(out.parent / f".{out.stem}.checkpoint" / f"{key}.safetensors", every)
+        return cls(out.parent / f".{out.stem}.checkpoint" / f"{key}.safetensors", every, stage)
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint belongs after this step."""
@@ -59,7 +61,7 @@ class Keeper:
         """Replace the file."""
         if self.path is not None:
             body = {"step": checkpoint.step, **checkpoint.facts}
-            write_tensors(self.path, checkpoint.tensors, Provenance.of("rounds", body))
+            write_tensors(self.path, checkpoint.tensors, Provenance.of(self.stage, body))
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint; None where there is none, or where it can not be read (said on stderr)."""
@@ -74,7 +76,7 @@ class Keeper:
             return None
 
     def clear(self) -> None:
-        """Remove the folder, with the checkpoints of other parameters: the student is complete."""
+        """Remove the folder, with the checkpoints of other parameters: the model is complete."""
         if self.path is not None:
             remove(self.path.parent)
 

@@ -1,6 +1,6 @@
-"""The training loop of every student: steps, moving average, checkpoints, signals, time spent waiting for data.
+"""The training loop of every student and head: steps, moving average, checkpoints, signals, time waiting for data.
 
-A student brings a network, an optimiser, its batches from any step on, and a function that sets the gradients of one
+A method brings a network, an optimiser, its batches from any step on, and a function that sets the gradients of one
 batch. Batches must be a function of the step alone, so that a training that stopped goes on exactly as if it had not.
 """
 
@@ -19,8 +19,8 @@ from torch import nn
 
 from maskmill.errors import NumericsError, UserError
 from maskmill.progress import track
-from maskmill.rounds._checkpoint import Checkpoint, Keeper, Signals, pack, signals_noted, unpack
-from maskmill.rounds._parallel import Team
+from maskmill.training.checkpoint import Checkpoint, Keeper, Signals, pack, signals_noted, unpack
+from maskmill.training.team import Team
 
 CLIP = 1.0  # largest norm of a step's gradient
 
@@ -31,7 +31,7 @@ class StoppedError(UserError):
 
 @dataclass
 class Task:
-    """What a student trains.
+    """What a method trains.
 
     Attributes:
         batches: step -> iterator over the batches of this step and the following ones.
@@ -96,16 +96,14 @@ def _run(task: Task, keeper: Keeper, label: str, signals: Signals) -> Trained:
         if task.team.leads:
             _save(task, keeper, average, losses, clock)
         raise StoppedError(_stopped(signals.name or "a signal", len(losses), task.steps, keeper))
-    return Trained(losses, average or task.network.state_dict(), _summary(task, clock, len(losses)))
+    return Trained(losses, average or task.network.state_dict(), _summary(task, keeper.stage, clock, len(losses)))
 
 
 def _stopped(name: str, step: int, steps: int, keeper: Keeper) -> str:
+    where = f"{keeper.stage}: stopped by {name} after step {step} of {steps}"
     if keeper.path is None:
-        return f"rounds: stopped by {name} after step {step} of {steps}; there is no checkpoint, training starts again"
-    return (
-        f"rounds: stopped by {name} after step {step} of {steps}, checkpoint in {keeper.path}; "
-        "run the same command again to go on"
-    )
+        return f"{where}; there is no checkpoint, training starts again"
+    return f"{where}, checkpoint in {keeper.path}; run the same command again to go on"
 
 
 def _check(task: Task, losses: list[float], keeper: Keeper) -> None:
@@ -118,7 +116,9 @@ def _check(task: Task, losses: list[float], keeper: Keeper) -> None:
     kept = keeper.path is not None and keeper.path.exists()
     last = f"; the checkpoint of the last good state is kept in {keeper.path}" if kept else ""
     rate = task.optimiser.defaults["lr"]
-    raise NumericsError(f"rounds: {what} at step {len(losses)}; lower rounds.learning_rate (now {rate}){last}")
+    raise NumericsError(
+        f"{keeper.stage}: {what} at step {len(losses)}; lower {keeper.stage}.learning_rate (now {rate}){last}"
+    )
 
 
 def _move(average: dict[str, torch.Tensor], task: Task, step: int) -> None:
@@ -163,7 +163,9 @@ def _restore(task: Task, keeper: Keeper, average: dict[str, torch.Tensor]) -> tu
             saved = torch.empty_like(parameters[int(index)]).copy_(saved)
         state.setdefault(int(index), {})[key] = saved
     task.optimiser.load_state_dict(task.optimiser.state_dict() | {"state": state})
-    print(f"rounds: goes on after step {found.step} of {task.steps} ({keeper.path})", file=sys.stderr, flush=True)
+    print(
+        f"{keeper.stage}: goes on after step {found.step} of {task.steps} ({keeper.path})", file=sys.stderr, flush=True
+    )
     return [float(loss) for loss in found.tensors["losses"]], dict(found.facts["clock"])
 
 
@@ -179,7 +181,7 @@ def _timed(batches: Iterator[Any], clock: dict[str, float]) -> Iterator[Any]:
         yield batch
 
 
-def _summary(task: Task, clock: dict[str, float], steps: int) -> dict[str, float]:
+def _summary(task: Task, stage: str, clock: dict[str, float], steps: int) -> dict[str, float]:
     seconds = max(clock["seconds"], 1e-9)
     timing = {
         "seconds": round(seconds, 3),
@@ -190,7 +192,7 @@ def _summary(task: Task, clock: dict[str, float], steps: int) -> dict[str, float
     if not task.team.leads:
         return timing
     print(
-        f"rounds: {steps} steps of {task.images} images in {seconds:.1f} s, {speed}, "
+        f"{stage}: {steps} steps of {task.images} images in {seconds:.1f} s, {speed}, "
         f"{100 * timing['waiting_share']:.1f} % of the time waiting for data",
         file=sys.stderr,
         flush=True,
