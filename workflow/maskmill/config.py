@@ -17,8 +17,8 @@ from maskmill.errors import ConfigError, nearest
 
 # The key of a stage's section that names its method, where the stage has methods.
 METHOD_KEY = {
-    "cut": "method", "regions": "pool", "reduce": "method", "foreground": "method", "cluster": "method",
-    "rounds": "student",
+    "adapt": "method", "cut": "method", "regions": "pool", "reduce": "method", "foreground": "method",
+    "cluster": "method", "rounds": "student",
 }  # fmt: skip
 T = TypeVar("T", bound=BaseModel)
 
@@ -134,6 +134,14 @@ class Refine(Model):
             own = registry.load("refine", method).Params.model_json_schema().get("properties", {})
             properties |= {k: v for k, v in own.items() if k not in properties}
         return {"anyOf": [names, {"type": "object", "additionalProperties": False, "properties": properties}]}
+
+
+class Adapt(Model):
+    """adapt: a head learnt on a feature set, whose codes are a feature set of the recipe named `codes`."""
+
+    features: str = Field("semantic", description="name of a feature set of the recipe")
+    checkpoint_steps: int = Field(500, ge=0, description="steps between two checkpoints; 0: only when a signal comes")
+    cache_mib: int = Field(2048, ge=0, description="memory for tokens; images beyond it are read again")
 
 
 class Cut(Model):

@@ -8,6 +8,7 @@ from __future__ import annotations
 STAGE_VERSION: dict[str, int] = {
     "inputs": 1,
     "features": 3,
+    "adapt": 1,
     "cut": 2,
     "regions": 1,
     "reduce": 1,

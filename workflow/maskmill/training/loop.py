@@ -22,7 +22,7 @@ from maskmill.progress import track
 from maskmill.training.checkpoint import Checkpoint, Keeper, Signals, pack, signals_noted, unpack
 from maskmill.training.team import Team
 
-CLIP = 1.0  # largest norm of a step's gradient
+CLIP = 1.0  # largest norm of a step's gradient, where a method says nothing
 
 
 class StoppedError(UserError):
@@ -39,6 +39,8 @@ class Task:
         rate: step -> factor of the optimiser's own learning rate.
         ema: decay of the moving average, 0 for none. images: a step, for the throughput.
         team: the processes that compute a step together.
+        clip: largest norm of a step's gradient over all parameters; infinite: gradients are never scaled.
+        after: called with the step after the optimiser moved, for what follows the weights (a teacher).
     """
 
     network: nn.Module
@@ -50,6 +52,8 @@ class Task:
     images: int
     ema: float = 0.0
     team: Team = field(default_factory=Team)
+    clip: float = CLIP
+    after: Callable[[int], None] | None = None
 
 
 @dataclass
@@ -85,6 +89,8 @@ def _run(task: Task, keeper: Keeper, label: str, signals: Signals) -> Trained:
         losses.append(task.gradients(batch))
         _check(task, losses, keeper)
         task.optimiser.step()
+        if task.after is not None:
+            task.after(step)
         _move(average, task, step)
         clock["seconds"] = before + time.monotonic() - started
         step = len(losses)
@@ -109,7 +115,7 @@ def _stopped(name: str, step: int, steps: int, keeper: Keeper) -> str:
 def _check(task: Task, losses: list[float], keeper: Keeper) -> None:
     """Clip the gradient; a loss or gradient that is not finite ends the training before it reaches the weights."""
     learning = [p for p in task.network.parameters() if p.requires_grad]
-    norm = float(nn.utils.clip_grad_norm_(learning, CLIP))
+    norm = float(nn.utils.clip_grad_norm_(learning, task.clip))
     if math.isfinite(losses[-1]) and math.isfinite(norm):
         return
     what = f"the loss is {losses[-1]}" if not math.isfinite(losses[-1]) else f"the gradient is {norm}"

@@ -1,0 +1,92 @@
+"""STEGO's correspondence loss: codes agree where the features of two images do, by more than a shift.
+
+Hamilton et al., Unsupervised semantic segmentation by distilling feature correspondences (ICLR 2022), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from maskmill.adapt._modules import unit
+
+KINDS = ("self", "knn", "random")  # pairs: an image with itself, with one of its neighbours, with any other
+BINS = 40  # of a histogram over [-1, 1]
+
+
+def sample(maps: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Maps [n, c, h, w] at places [n, s, s, 2] in [-1, 1], bilinear: [n, c, s, s]."""
+    return nn.functional.grid_sample(maps, places, padding_mode="border", align_corners=True)
+
+
+def correlate(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Cosine of every place of a [n, c, s, s] with every place of b: [n, s, s, s, s]."""
+    return torch.einsum("nchw,ncij->nhwij", unit(a), unit(b))
+
+
+def centred(f: torch.Tensor) -> torch.Tensor:
+    """Correlation of features [n, s, s, s, s] minus its mean over the places of b; the mean of all is put back."""
+    inner = f - f.mean((3, 4), keepdim=True)
+    return inner - inner.mean() + f.mean()
+
+
+def loss(f: torch.Tensor, s: torch.Tensor, shift: float | torch.Tensor) -> torch.Tensor:
+    """- mean(max(S, 0) (F - b)) with F centred already.
+
+    Where F is above the shift b codes are drawn together, below it apart; the clamp on S, never on F, leaves codes that
+    are apart already alone.
+    """
+    return -(s.clamp_min(0) * (f - shift)).mean()
+
+
+def others(n: int, draws: torch.Generator) -> torch.Tensor:
+    """For each of n images another one of the batch [n]: a draw without fixed points."""
+    order = torch.randperm(n, generator=draws, device=draws.device)
+    fixed = order == torch.arange(n, device=order.device)
+    return torch.where(fixed, (order + 1) % n, order)
+
+
+def pairs(
+    x: tuple[torch.Tensor, torch.Tensor],
+    code: tuple[torch.Tensor, torch.Tensor],
+    side: int,
+    shuffles: int,
+    draws: torch.Generator,
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """(kind, centred F, S) for an image with itself, its neighbour, and `shuffles` times with others of the batch.
+
+    Args:
+        x, code: features and codes [n, d or c, h, w] of the images and of their neighbours.
+        side: places a side; the images are sampled at places of their own, whatever they are paired with at others.
+    """
+    n, device = len(x[0]), x[0].device
+    here, there = (2 * torch.rand(n, side, side, 2, generator=draws, device=device) - 1 for _ in range(2))
+    f, s = sample(x[0], here), sample(code[0], here)
+    yield "self", centred(correlate(f, f)), correlate(s, s)
+    yield "knn", centred(correlate(f, sample(x[1], there))), correlate(s, sample(code[1], there))
+    for _ in range(shuffles):
+        other = others(n, draws)
+        yield "random", centred(correlate(f, sample(x[0][other], there))), correlate(s, sample(code[0][other], there))
+
+
+def measure(
+    batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    side: int,
+    draws: torch.Generator,
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """For each kind of pair all centred F and all S over the batches, flat."""
+    found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {kind: [] for kind in KINDS}
+    with torch.no_grad():
+        for x, partner in batches:
+            for kind, f, s in pairs((x, partner), (encode(x), encode(partner)), side, 1, draws):
+                found[kind].append((f.flatten(), s.flatten()))
+    return {kind: (torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])) for kind, parts in found.items()}
+
+
+def histogram(values: torch.Tensor) -> list[float]:
+    """Shares of the values in BINS equal bins of [-1, 1]."""
+    counts = torch.histc(values.float().clamp(-1, 1), BINS, -1, 1)
+    return [float(share) for share in counts / counts.sum()]

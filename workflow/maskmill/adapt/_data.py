@@ -1,0 +1,120 @@
+"""What a head learns from: the stored tokens of all shards by image, and the crops of their grids.
+
+Images are read from their shards as they are needed; what is held is bounded by `cache_mib`. Order and sampling follow
+the sorted ids, so shards do not matter.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from maskmill.errors import NumericsError, StoreError
+from maskmill.sampling import rng
+from maskmill.store import Ragged
+
+Crops = Literal["none", "five"]
+CROPS: dict[str, int] = {"none": 1, "five": 5}  # crops of an image
+
+
+def crop(tokens: np.ndarray, kind: Crops, which: int) -> np.ndarray:
+    """A crop of a grid [h, w, ...]: the whole, or of five the corners (0 to 3) and the centre (4), half a side each."""
+    if kind == "none":
+        return tokens
+    h, w = tokens.shape[:2]
+    rows, columns = -(-h // 2), -(-w // 2)
+    tops, lefts = (0, 0, h - rows, h - rows, (h - rows) // 2), (0, w - columns, 0, w - columns, (w - columns) // 2)
+    return tokens[tops[which] : tops[which] + rows, lefts[which] : lefts[which] + columns]
+
+
+class TokenImages:
+    """Images of several shards, by position in the sorted list of ids.
+
+    Attributes:
+        ids: sorted. depth: d of a token. hashes: of the stores. made_by: parameters of the feature set.
+
+    Raises:
+        NumericsError: there is no image, or one has no tokens.
+        StoreError: the stores are of different feature sets.
+    """
+
+    def __init__(self, stores: Sequence[str | Path], cache_mib: int) -> None:
+        opened = [Ragged(path) for path in stores]
+        self._place = {image_id: store for store in opened for image_id in store.ids}
+        self.ids = sorted(self._place)
+        if not self.ids:
+            raise NumericsError("adapt: there is no image to learn from; check images and inputs/rejected.csv")
+        if len(depths := {store.depth for store in opened if store.ids}) != 1:
+            raise StoreError(f"{stores[0]}: shards hold vectors of lengths {sorted(map(str, depths))}; run snakemake "
+                             "again")  # fmt: skip
+        self.depth = int(depths.pop() or 1)
+        self.hashes = [store.hash for store in opened]
+        self.made_by = dict(opened[0].provenance.get("params", {}))
+        self._cache: dict[int, np.ndarray] = {}
+        self._room = cache_mib << 20
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Tokens [h, w, d] of image i as stored."""
+        if i in self._cache:
+            return self._cache[i]
+        image_id = self.ids[i]
+        tokens: np.ndarray = self._place[image_id][image_id]
+        with self._lock:  # keep what was read first: order is random, all are as good
+            if self._room >= tokens.nbytes and i not in self._cache:
+                self._room -= tokens.nbytes
+                self._cache[i] = tokens
+        return tokens
+
+    def items(self, kind: Crops) -> int:
+        """Number of crops of all images; item j is crop j % CROPS[kind] of image j // CROPS[kind]."""
+        return len(self.ids) * CROPS[kind]
+
+    def item(self, j: int, kind: Crops) -> np.ndarray:
+        """Tokens [h, w, d] of one crop."""
+        return crop(self[j // CROPS[kind]], kind, j % CROPS[kind])
+
+
+def order(step: int, size: int, count: int, seed: int) -> list[int]:
+    """The items of a step's batch: every item once an epoch, in an order of its own; a function of the step alone."""
+    found = []
+    for place in range(step * size, (step + 1) * size):
+        epoch, at = divmod(place, count)
+        found.append(int(_epoch(count, epoch, seed)[at]))
+    return found
+
+
+@lru_cache(maxsize=4)  # a batch may span two epochs
+def _epoch(count: int, epoch: int, seed: int) -> np.ndarray:
+    return rng(seed, "epoch", str(epoch)).permutation(count)
+
+
+def stack(grids: Sequence[np.ndarray], side: tuple[int, int] | None = None) -> np.ndarray:
+    """Grids [h, w, d] of any size as one batch [n, d, H, W] float32; other sizes are laid bilinearly on `side`.
+
+    Without `side` it is that of the first grid.
+    """
+    from maskmill.interpolate import resize_maps
+
+    size = side or (grids[0].shape[0], grids[0].shape[1])
+    out = np.empty((len(grids), grids[0].shape[2], *size), np.float32)
+    for i, grid in enumerate(grids):
+        maps = grid.transpose(2, 0, 1).astype(np.float32)
+        out[i] = maps if maps.shape[1:] == size else resize_maps(maps, size)
+    return out
+
+
+def batches(count: int, size: int, seed: int, start: int) -> Iterator[tuple[int, list[int]]]:
+    """(step, items) from step `start` on, without end."""
+    step = start
+    while True:
+        yield step, order(step, size, count, seed)
+        step += 1

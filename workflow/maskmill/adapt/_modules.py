@@ -1,0 +1,74 @@
+"""Parts that several heads are made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def unit(x: torch.Tensor, dim: int = 1) -> torch.Tensor:
+    """Vectors along `dim` scaled to unit length."""
+    return nn.functional.normalize(x, dim=dim, eps=1e-10)
+
+
+def drop_channels(x: torch.Tensor, share: float, draws: torch.Generator | None) -> torch.Tensor:
+    """Dropout2d of maps [n, c, h, w] by a generator: whole channels of an image; without one nothing is dropped."""
+    if draws is None or share <= 0:
+        return x
+    keep = torch.rand(x.shape[:2], generator=draws, device=x.device) >= share
+    return x * (keep / (1 - share))[:, :, None, None].to(x.dtype)
+
+
+class Projector(nn.Module):
+    """STEGO's head: a linear map plus a two-layer one, both 1x1 convolutions, [n, d, h, w] -> [n, c, h, w]."""
+
+    def __init__(
+        self, depth: int, dimensions: int, dropout: float = 0.1, activation: type[nn.Module] = nn.ReLU
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.linear = nn.Conv2d(depth, dimensions, 1)
+        self.bent = nn.Sequential(nn.Conv2d(depth, depth, 1), activation(), nn.Conv2d(depth, dimensions, 1))
+
+    def forward(self, x: torch.Tensor, draws: torch.Generator | None = None) -> torch.Tensor:
+        """Codes; with a generator each branch drops channels of its own."""
+        linear = self.linear(drop_channels(x, self.dropout, draws))
+        return torch.as_tensor(linear + self.bent(drop_channels(x, self.dropout, draws)))
+
+
+class Prototypes(nn.Module):
+    """k directions that codes are compared with."""
+
+    def __init__(self, clusters: int, dimensions: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(clusters, dimensions))
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        """Cosine of codes [n, c, h, w] with every prototype, [n, k, h, w]."""
+        return torch.einsum("nchw,kc->nkhw", unit(codes), unit(self.weight))
+
+
+class CodeHead(nn.Module):
+    """A projector and the prototypes of its codes: what most methods leave behind."""
+
+    def __init__(self, projector: nn.Module, clusters: int, dimensions: int) -> None:
+        super().__init__()
+        self.projector, self.prototypes = projector, Prototypes(clusters, dimensions)
+
+    def codes(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens [n, d, h, w] -> codes [n, c, h, w]; nothing is dropped."""
+        return torch.as_tensor(self.projector(x))
+
+
+def probe_loss(cosine: torch.Tensor) -> torch.Tensor:
+    """Online spherical k-means (STEGO's cluster probe): minus the mean of the largest cosine [n, k, h, w]."""
+    return -cosine.amax(1).mean()
+
+
+def usage(cosine: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Monitors of an assignment [n, k, h, w]: entropy of the cluster sizes (1: even), share used, largest cluster."""
+    k = cosine.shape[1]
+    sizes = torch.bincount(cosine.argmax(1).flatten(), minlength=k).double()
+    share = sizes / sizes.sum()
+    entropy = -(share * share.clamp_min(1e-12).log()).sum() / torch.log(torch.tensor(float(max(k, 2))))
+    return {"entropy": entropy, "used": (sizes > 0).double().mean(), "largest": share.max()}

@@ -1,0 +1,192 @@
+"""Files of the adapt stage: learn a head from the tokens of all shards, then make codes shard by shard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskmill.adapt import _neighbours
+from maskmill.adapt._data import CROPS, TokenImages
+from maskmill.adapt._job import Job
+from maskmill.artefact import Provenance, json_hash, read_tensors, write_json, write_tensors
+from maskmill.config import METHOD_KEY, Adapt, validate
+from maskmill.device import pick
+from maskmill.errors import NumericsError, StoreError
+from maskmill.progress import track
+from maskmill.registry import load
+from maskmill.store import Ragged, RaggedWriter
+from maskmill.training.checkpoint import Keeper
+
+FORMAT = "maskmill-head-1"
+LOOK = 32  # images that a new head is looked at on
+FULL = 0.95  # a cluster with a larger share of the tokens is a collapse
+
+
+def fit(
+    features: Sequence[str | Path],
+    params: Mapping[str, Any],
+    seed: int,
+    clusters: int,
+    out: str | Path,
+    threads: int = 1,
+    device: str = "auto",
+    *,
+    neighbours: str | Path | None = None,
+    monitor: str | Path | None = None,
+    timing: str | Path | None = None,
+) -> None:
+    """Train a head on the stored tokens of all shards.
+
+    Args:
+        features: one store a shard; the result does not depend on how images are spread over them.
+        params: the flat `adapt` section. clusters: of the recipe; the prototypes that a method with prototypes learns.
+        out: safetensors: the head, and metadata that suffices to use it.
+        neighbours: the table of `maskmill adapt neighbors`, for methods that ask for it.
+        monitor: JSON of the loss of every step and of what the method watches. timing: JSON of seconds, images a second
+            and the share of time spent waiting for data, apart because it differs between runs.
+
+    Raises:
+        NumericsError: too few images, a loss that is not finite, or a head that has collapsed.
+        StoppedError: SIGTERM or SIGUSR1 came; the checkpoint is written, and the same call goes on from it.
+    """
+    import torch
+
+    torch.set_num_threads(1)  # parallel work is split by hand, so that no sum depends on the number of threads
+    method, settings, own = _settings(params)
+    images = TokenImages(features, settings.cache_mib)
+    items = len(images) * CROPS[getattr(own, "crops", "none")]
+    if items < getattr(own, "batch_size", 1):
+        raise NumericsError(
+            f"adapt.batch_size: {own.batch_size}, but there are {items} images (or crops) to learn from; set it to "
+            f"{items} or less, or use more images"
+        )
+    place = pick(device)
+    table = _neighbours.read(neighbours, images.ids) if neighbours is not None else None
+    spec = {
+        "format": FORMAT, "adapt": dict(params), "seed": seed, "clusters": clusters, "depth": images.depth,
+        "features": images.made_by,
+    }  # fmt: skip
+    hashes = [*images.hashes, *([table.hash] if table is not None else [])]
+    made = Provenance.of("adapt", spec, hashes)
+    key = json_hash([made.hash, place.type, torch.__version__])
+    keeper = Keeper.beside(out, key, settings.checkpoint_steps, "adapt")
+    tensors, diagnostics = method.fit(images, own, Job(seed, place, clusters, threads, keeper, table))
+    taken = diagnostics.pop("timing")
+    head = Head(tensors, spec, place)
+    diagnostics["clusters"] = shares = _shares(head, images, seed)
+    if shares and max(shares) > FULL:
+        raise NumericsError(
+            f"adapt: the head of {params[METHOD_KEY['adapt']]} has collapsed: one of {clusters} clusters takes "
+            f"{100 * max(shares):.1f} % of the tokens; try another seed, fewer adapt.steps, a lower "
+            "adapt.learning_rate, or more images (docs/adapt.md says what the method needs)"
+        )
+    if timing is not None:
+        write_json(timing, taken | {"device": place.type, "threads": threads}, made)
+    if monitor is not None:
+        write_json(monitor, _plain(diagnostics), made)
+    write_tensors(out, tensors, made)
+    keeper.clear()
+
+
+def _settings(params: Mapping[str, Any]) -> tuple[Any, Adapt, Any]:
+    """The method's module, the settings that all methods share, and its own."""
+    method = load("adapt", str(params[METHOD_KEY["adapt"]]))
+    own = {key: value for key, value in params.items() if key in method.Params.model_fields}
+    common = {key: value for key, value in params.items() if key in Adapt.model_fields}
+    return method, validate(Adapt, common, "--params", "adapt"), validate(method.Params, own, "--params", "adapt")
+
+
+def _plain(value: Any) -> Any:
+    """Arrays as lists, numbers with seven digits: what JSON takes."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(part) for part in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _shares(head: Head, images: TokenImages, seed: int) -> list[float]:
+    """Share of each prototype among the tokens of some images; none for a method without prototypes."""
+    from maskmill.sampling import rng
+
+    if head.prototypes is None:
+        return []
+    counts = np.zeros(len(head.prototypes), np.int64)
+    for i in sorted(rng(seed, "adapt", "look").permutation(len(images))[:LOOK]):
+        codes = head.codes(images[i])
+        flat = codes.reshape(-1, codes.shape[2])
+        counts += np.bincount((flat @ head.prototypes.T).argmax(1), minlength=len(counts))
+    return [float(share) for share in counts / counts.sum()]
+
+
+class Head:
+    """A trained head.
+
+    Attributes:
+        spec: parameters, clusters, length of a token, the feature set that it was trained on.
+        prototypes: [k, c] float32 of unit length, or None.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], spec: Mapping[str, Any], device: Any) -> None:
+        import torch
+
+        method, _, own = _settings(spec["adapt"])
+        self.spec, self.device = spec, device
+        self.module = method.build(int(spec["depth"]), own, int(spec["clusters"]))
+        state = {name.removeprefix("head."): torch.from_numpy(value) for name, value in tensors.items()}
+        self.module.load_state_dict(state)
+        self.module.to(device).eval()
+        kept = getattr(self.module, "prototypes", None)
+        self.prototypes = None
+        if kept is not None:
+            weight = kept.weight.detach().cpu().numpy()
+            self.prototypes = weight / np.maximum(np.linalg.norm(weight, axis=1, keepdims=True), 1e-12)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto") -> Head:
+        """Read a head; a file that is none is a StoreError."""
+        tensors, provenance = read_tensors(path)
+        spec = provenance.get("params", {})
+        if spec.get("format") != FORMAT:
+            raise StoreError(f"{path}: not a head of the adapt stage; check the path")
+        return cls(tensors, spec, pick(device))
+
+    def codes(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens [h, w, d] of one image -> codes [h, w, c] float32."""
+        import torch
+
+        with torch.inference_mode():
+            x = torch.from_numpy(tokens.astype(np.float32)).permute(2, 0, 1)[None].to(self.device)
+            return self.module.codes(x)[0].permute(1, 2, 0).float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def apply(head: str | Path, features: str | Path, out: str | Path, threads: int = 1, device: str = "auto") -> None:
+    """Codes of one shard, a Ragged "features" store.
+
+    Raises:
+        StoreError: the tokens are of another feature set than the head was trained on.
+    """
+    import torch
+
+    from maskmill.blocks import ordered
+
+    torch.set_num_threads(1)  # each image on one thread, several images at once
+    model, store = Head.load(head, device), Ragged(features)
+    if store.ids and dict(store.provenance.get("params", {})) != model.spec["features"]:
+        raise StoreError(f"{features}: not of the feature set that {head} was trained on; give the same one, or train "
+                         "the head again")  # fmt: skip
+    made = Provenance.of("adapt", {"head": read_tensors(head)[1]["hash"]}, [store.hash])
+    workers = 1 if model.device.type == "cuda" else threads
+    depth = _depth(model)
+    with RaggedWriter(out, "features", depth=depth, provenance=made) as writer:
+        found = ordered(lambda image_id: model.codes(store[image_id]), store.ids, workers)
+        for image_id, codes in track(zip(store.ids, found, strict=True), len(store.ids), "adapt"):
+            writer.append(image_id, codes)
+
+
+def _depth(model: Head) -> int:
+    """Length of a code."""
+    return int(model.codes(np.zeros((4, 4, int(model.spec["depth"])), np.float32)).shape[2])
