@@ -26,10 +26,12 @@ app = typer.Typer(
 )
 reduce_app = typer.Typer(help="reduce: vectors -> fewer dimensions.", no_args_is_help=True)
 foreground_app = typer.Typer(help="foreground: tokens -> codebook of background and foreground.", no_args_is_help=True)
+adapt_app = typer.Typer(help="adapt: tokens -> head -> codes, a feature set of the recipe.", no_args_is_help=True)
 cluster_app = typer.Typer(help="cluster: vectors -> codebook, assignments.", no_args_is_help=True)
 rounds_app = typer.Typer(help="rounds: masks -> student -> masks.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="evaluate: masks, segments or features + labels -> scores.", no_args_is_help=True)
 for name, group in {
+    "adapt": adapt_app,
     "reduce": reduce_app,
     "foreground": foreground_app,
     "cluster": cluster_app,
@@ -243,6 +245,57 @@ def foreground_choose(
     choose(_shard_files(counts, manifest, "safetensors"), codebook, _json(params), out)
 
 
+@adapt_app.command("neighbours")
+def adapt_neighbours(
+    features: Annotated[Path, typer.Option(help="folder of feature stores")],
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+    threads: Threads = 1,
+) -> None:
+    """The images (or crops of their grids) most like each one, as a table."""
+    from maskmill.adapt._neighbours import run
+
+    own = _json(params)
+    run(_shard_files(features, manifest), own["crops"], own["neighbours"], out, threads)
+
+
+@adapt_app.command("fit")
+def adapt_fit(
+    features: Annotated[Path, typer.Option(help="folder of feature stores")],
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    device: Device = "auto",
+    neighbours: Annotated[Path | None, typer.Option(help="table of nearest images, where the method asks")] = None,
+    monitor: Annotated[Path | None, typer.Option(help="JSON of losses and monitors to write")] = None,
+    timing: Annotated[Path | None, typer.Option(help="JSON of the throughput to write")] = None,
+) -> None:
+    """Learn a head on the stored tokens of all shards."""
+    from maskmill.adapt.run import fit
+
+    own = _json(params)
+    clusters = own.pop("clusters", 8)
+    stores = _shard_files(features, manifest)
+    fit(stores, own, seed, clusters, out, threads, device, neighbours=neighbours, monitor=monitor, timing=timing)
+
+
+@adapt_app.command("map")
+def adapt_map(
+    features: Annotated[Path, typer.Option(help="feature store of one shard")],
+    head: Annotated[Path, typer.Option(help="head.safetensors")],
+    out: Out,
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Codes of one shard."""
+    from maskmill.adapt.run import apply
+
+    apply(head, features, out, threads, device)
+
+
 @cluster_app.command("fit")
 def cluster_fit(
     vectors: Annotated[Path, typer.Option(help="folder of vector stores")],
@@ -254,11 +307,12 @@ def cluster_fit(
     device: Device = "auto",
     selection: Annotated[Path | None, typer.Option(help="JSON of scores without labels to write")] = None,
     foreground: Foreground = None,
+    head: Annotated[Path | None, typer.Option(help="method prototypes: the head of the stage adapt")] = None,
 ) -> None:
     """Fit a codebook on the vectors of all shards."""
     from maskmill.cluster.run import fit
 
-    fit(_shard_files(vectors, manifest), _json(params), seed, out, threads, device, selection, foreground)
+    fit(_shard_files(vectors, manifest), _json(params), seed, out, threads, device, selection, foreground, head)
 
 
 @cluster_app.command("map")

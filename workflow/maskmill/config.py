@@ -332,6 +332,7 @@ class Config(Model):
     seeds: Annotated[list[int], BeforeValidator(_split)] = Field(default_factory=lambda: [0], min_length=1)
     inputs: Inputs = Field(default_factory=Inputs)
     features: dict[str, dict[str, Any]] = Field(default_factory=dict, description="overrides by feature set name")
+    adapt: dict[str, Any] = Field(default_factory=dict)
     cut: dict[str, Any] = Field(default_factory=dict)
     regions: dict[str, Any] = Field(default_factory=dict)
     reduce: dict[str, Any] = Field(default_factory=dict)

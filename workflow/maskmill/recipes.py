@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from maskmill import registry
 from maskmill.config import (
     METHOD_KEY,
+    Adapt,
     Cluster,
     Config,
     Cut,
@@ -29,12 +30,13 @@ from maskmill.config import (
 )
 from maskmill.errors import ConfigError, nearest
 
-RECIPE_STAGES = ("cut", "regions", "reduce", "foreground", "cluster", "paint", "rounds")
-OPTIONAL_STAGES = ("cut", "foreground")  # only in recipes that have the section
+RECIPE_STAGES = ("adapt", "cut", "regions", "reduce", "foreground", "cluster", "paint", "rounds")
+OPTIONAL_STAGES = ("adapt", "cut", "foreground")  # only in recipes that have the section
 STAGE_MODEL: dict[str, type[Model]] = {
-    "cut": Cut, "regions": Regions, "reduce": Reduce, "foreground": Foreground, "cluster": Cluster, "paint": Paint,
-    "rounds": Rounds,
+    "adapt": Adapt, "cut": Cut, "regions": Regions, "reduce": Reduce, "foreground": Foreground, "cluster": Cluster,
+    "paint": Paint, "rounds": Rounds,
 }  # fmt: skip
+CODES = "codes"  # the feature set that the stage adapt makes
 STAGE_DEFAULT = {
     "regions": "mean", "reduce": "none", "foreground": "attention", "cluster": "kmeans", "rounds": "token_head",
 }  # fmt: skip
@@ -64,6 +66,7 @@ class Recipe(BaseModel):
     name: str
     description: str
     features: dict[str, FeatureSet]
+    adapt: Stage | None = None
     cut: Stage | None
     regions: Stage
     reduce: Stage
@@ -129,6 +132,7 @@ class Preset(Model):
     """Settings of a recipe that belong together, by name: `preset: small`. They lie over the recipe's own."""
 
     features: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    adapt: dict[str, Any] | None = None
     cut: dict[str, Any] | None = None
     regions: dict[str, Any] = Field(default_factory=dict)
     reduce: dict[str, Any] = Field(default_factory=dict)
@@ -317,6 +321,8 @@ def _stage(
 def _check_references(recipe: Recipe, path: Path) -> None:
     """Every feature set that a stage names exists; regions of segments need a cut."""
     wanted = {"regions": [recipe.regions.settings.features]}
+    if recipe.adapt is not None:
+        wanted["adapt"] = [recipe.adapt.settings.features]
     if recipe.cut is not None:
         wanted["cut"] = [recipe.cut.settings.features]
     if recipe.foreground is not None:
@@ -330,12 +336,15 @@ def _check_references(recipe: Recipe, path: Path) -> None:
             wanted["rounds.features"] = [*wanted.get("rounds.features", ()), *stage.settings.features]
     for key, names in wanted.items():
         for name in names:
+            if name == CODES and recipe.adapt is not None and key in ("regions.features", "cut.features"):
+                continue
             if name not in recipe.features:
                 known = f"{nearest(name, recipe.features)}; known: {', '.join(recipe.features)}"
                 raise ConfigError(f"{path}: {key}: no feature set {name!r}{known}")
     if recipe.round_count and recipe.rounds.settings.images == "surest" and recipe.tokens:
         raise ConfigError(f"{path}: rounds.images: surest ranks regions, but pool: token has none; use images: all")
     _check_instances(recipe, path)
+    _check_adapt(recipe, path)
     if recipe.cut is None and not recipe.tokens:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method!r} needs a cut section (or use pool: token)")
     if recipe.cut is not None:
@@ -344,6 +353,21 @@ def _check_references(recipe: Recipe, path: Path) -> None:
         _check_foreground(recipe, path)
     if recipe.cut is not None and recipe.tokens:
         raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
+
+
+def _check_adapt(recipe: Recipe, path: Path) -> None:
+    """Codes are tokens without a photo behind them, and prototypes come from a head."""
+    if CODES in recipe.features:
+        raise ConfigError(f"{path}: features.{CODES}: the name of what the stage adapt makes; take another name")
+    if recipe.cluster.method == "prototypes":
+        if recipe.adapt is None:
+            raise ConfigError(f"{path}: cluster.method: prototypes are those of a head; add an adapt section")
+        if not recipe.tokens or recipe.regions.settings.features != CODES or recipe.reduce.method != "none":
+            advice = f"set regions: {{features: {CODES}, pool: token}} and reduce.method: none"
+            raise ConfigError(f"{path}: cluster.method: prototypes lie among the codes; {advice}")
+    if recipe.crops and recipe.regions.settings.features == CODES:
+        raise ConfigError(f"{path}: regions.pool: {recipe.regions.method} looks at crops through a backbone, and "
+                          f"{CODES} has none; name another feature set, or use pool: mean")  # fmt: skip
 
 
 def _check_instances(recipe: Recipe, path: Path) -> None:
@@ -396,6 +420,8 @@ def _check_foreground(recipe: Recipe, path: Path) -> None:
 def _check_keys(recipe: Recipe, stage: Stage, path: Path) -> None:
     """The feature set of a stage has keys, beside which the query of the cls token is stored."""
     name = stage.settings.features
+    if name == CODES:
+        raise ConfigError(f"{path}: {stage.name}.features: {CODES} have no keys; name a feature set with facet: key")
     if recipe.features[name].facet != "key":
         raise ConfigError(
             f"{path}: features.{name}.facet: {recipe.features[name].facet!r}, but {stage.name}.method {stage.method} "

@@ -2,8 +2,9 @@
 rule cluster_fit:
     input:
         unpack(foreground_codebook),
+        unpack(cluster_head),
         manifest=ancient("results/inputs/manifest.parquet"),
-        vectors=lambda wc: [vectors(wc.recipe, shard) for shard in shards()],
+        vectors=lambda wc: [vectors(wc.recipe, shard, wc.seed) for shard in shards()],
     output:
         codebook="results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
         selection="results/recipes/{recipe}/seed{seed}/cluster/selection.json",
@@ -18,16 +19,16 @@ rule cluster_fit:
     params:
         cluster=section("cluster"),
         folder=vectors_folder,
-        foreground=foreground_option,
+        options=cluster_options,
     shell:
         "maskmill cluster fit --vectors {params.folder} --manifest {input.manifest} --params {params.cluster:q}"
         " --seed {wildcards.seed} --out {output.codebook} --selection {output.selection} --threads {threads}"
-        " {params.foreground} &> {log}"
+        " {params.options} &> {log}"
 
 
 rule cluster_map:
     input:
-        vectors=lambda wc: vectors(wc.recipe, wc.shard),
+        vectors=lambda wc: vectors(wc.recipe, wc.shard, wc.seed),
         table="results/recipes/{recipe}/regions/{shard}.parquet",
         codebook="results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
     output:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from maskmill import slurm
-from maskmill.recipes import load
+from maskmill import registry, slurm
+from maskmill.recipes import CODES, load
 from maskmill.errors import UserError
 from maskmill.inputs._listing import listing_fingerprint
 from maskmill.manifest import read_shards
@@ -72,12 +72,19 @@ def slug(recipe, name):
     return RUN.recipes[recipe].features[name].slug
 
 
+def feature_folder(recipe, name, seed=SEED):
+    """The folder of a recipe's feature set; its codes are those of a seed."""
+    if name == CODES:
+        return f"results/recipes/{recipe}/seed{seed}/adapt"
+    return f"results/features/{slug(recipe, name)}"
+
+
 def stage_features(stage):
     """The feature store that a recipe's stage reads, for one shard."""
 
     def pick(wc):
         name = RUN.recipes[wc.recipe].stage(stage).settings.features
-        return f"results/features/{slug(wc.recipe, name)}/{wc.shard}.zarr"
+        return f"{feature_folder(wc.recipe, name)}/{wc.shard}.zarr"
 
     return pick
 
@@ -89,7 +96,7 @@ def cut_inputs(wc):
     if settings.colour is not None:
         names["colour"] = settings.colour
     return {
-        key: f"results/features/{slug(wc.recipe, name)}/{wc.shard}.zarr"
+        key: f"{feature_folder(wc.recipe, name)}/{wc.shard}.zarr"
         for key, name in names.items()
     }
 
@@ -100,23 +107,27 @@ def cut_colour(wc):
     return f"--colour {files['colour']}" if "colour" in files else ""
 
 
-def raw_vectors(recipe, shard):
-    """What a recipe clusters before reduction: region vectors, or tokens."""
+def raw_vectors(recipe, shard, seed=SEED):
+    """What a recipe clusters before reduction: region vectors, or tokens, or the codes of a seed's head.
+
+    Cuts, regions and reductions are made once a recipe: they take the codes of the first seed.
+    """
     if RUN.recipes[recipe].tokens:
-        return f"results/features/{slug(recipe, RUN.recipes[recipe].regions.settings.features)}/{shard}.zarr"
+        name = RUN.recipes[recipe].regions.settings.features
+        return f"{feature_folder(recipe, name, seed)}/{shard}.zarr"
     return f"results/recipes/{recipe}/regions/{shard}.zarr"
 
 
-def vectors(recipe, shard):
+def vectors(recipe, shard, seed):
     """What a recipe clusters, reduced where it has a reduction."""
     if RUN.recipes[recipe].reduce.method == "none":
-        return raw_vectors(recipe, shard)
+        return raw_vectors(recipe, shard, seed)
     return f"results/recipes/{recipe}/reduce/{shard}.zarr"
 
 
 def vectors_folder(wc):
     """The folder of `vectors`."""
-    return os.path.dirname(vectors(wc.recipe, "s0"))
+    return os.path.dirname(vectors(wc.recipe, "s0", wc.seed))
 
 
 def student_features(recipe, r):
@@ -155,6 +166,72 @@ def weights_file(wc):
     return f"resources/weights/{RUN.feature_sets[wc.features].weights_slug}.safetensors"
 
 
+# adapt
+
+
+def adapt_folder(wc):
+    """The folder of the feature set that a recipe's head learns on."""
+    name = RUN.recipes[wc.recipe].stage("adapt").settings.features
+    return feature_folder(wc.recipe, name)
+
+
+def adapt_features(wc, wanted):
+    """Its stores."""
+    return [f"{adapt_folder(wc)}/{shard}.zarr" for shard in wanted]
+
+
+def neighbour_method(recipe):
+    """True when the method of a recipe's head asks for the images most like each image."""
+    method = registry.load("adapt", RUN.recipes[recipe].stage("adapt").method)
+    return getattr(method, "NEIGHBOURS", False)
+
+
+def neighbours_params(wc):
+    """What the table depends on."""
+    params = RUN.recipes[wc.recipe].stage("adapt").params
+    body = {"crops": params.crops, "neighbours": params.neighbours}
+    return keys("adapt", body)
+
+
+def adapt_params(wc):
+    """The section without what no head depends on, and the number of prototypes where the recipe takes them."""
+    recipe = RUN.recipes[wc.recipe]
+    others = ("checkpoint_steps", "cache_mib")
+    body = {
+        k: v for k, v in recipe.stage("adapt").as_dict().items() if k not in others
+    }
+    if recipe.cluster.method == "prototypes":
+        body["clusters"] = recipe.cluster.params.clusters
+    return keys("adapt", body)
+
+
+def adapt_neighbours(wc):
+    """The table of nearest images, where the recipe's method asks for it."""
+    if not neighbour_method(wc.recipe):
+        return {}
+    return {"neighbours": f"results/recipes/{wc.recipe}/neighbours.parquet"}
+
+
+def adapt_options(wc):
+    """The same as an option of `maskmill adapt fit`."""
+    return " ".join(f"--{name} {file}" for name, file in adapt_neighbours(wc).items())
+
+
+def cluster_head(wc):
+    """The head whose prototypes are the clusters, where the recipe's method says so."""
+    if RUN.recipes[wc.recipe].cluster.method != "prototypes":
+        return {}
+    return {
+        "head": f"results/recipes/{wc.recipe}/seed{wc.seed}/adapt/head.safetensors"
+    }
+
+
+def cluster_options(wc):
+    """What `cluster_fit` reads besides the vectors, as options."""
+    files = foreground_codebook(wc) | cluster_head(wc)
+    return " ".join(f"--{name} {file}" for name, file in files.items())
+
+
 # regions
 
 
@@ -181,7 +258,7 @@ def regions_inputs(wc):
             "weights": f"resources/weights/{recipe.features[name].weights_slug}.safetensors",
         }
     return files | {
-        "features": f"results/features/{slug(wc.recipe, name)}/{wc.shard}.zarr"
+        "features": f"{feature_folder(wc.recipe, name)}/{wc.shard}.zarr"
     }
 
 
@@ -246,7 +323,7 @@ def paint_inputs(wc):
     base = f"results/recipes/{wc.recipe}"
     files = {"codebook": f"{base}/seed{wc.seed}/cluster/codebook.safetensors"}
     if RUN.recipes[wc.recipe].tokens:
-        files["vectors"] = vectors(wc.recipe, wc.shard)
+        files["vectors"] = vectors(wc.recipe, wc.shard, wc.seed)
         return files | foreground_codebook(wc)
     return files | {
         "segments": f"{base}/cut/{wc.shard}.zarr",
@@ -260,7 +337,7 @@ def paint_sources(wc):
     """The same as options of `maskmill paint`."""
     base = f"results/recipes/{wc.recipe}"
     if RUN.recipes[wc.recipe].tokens:
-        option = f"--vectors {vectors(wc.recipe, wc.shard)}"
+        option = f"--vectors {vectors(wc.recipe, wc.shard, wc.seed)}"
         return f"{option} {foreground_option(wc)}".strip()
     return f"--segments {base}/cut/{wc.shard}.zarr --assignments {base}/seed{wc.seed}/cluster"
 

@@ -3,7 +3,7 @@
 rule foreground_fit:
     input:
         manifest=ancient("results/inputs/manifest.parquet"),
-        vectors=lambda wc: [vectors(wc.recipe, shard) for shard in shards()],
+        vectors=lambda wc: [vectors(wc.recipe, shard, wc.seed) for shard in shards()],
     output:
         "results/recipes/{recipe}/seed{seed}/foreground/fine.safetensors",
     log:
@@ -24,7 +24,7 @@ rule foreground_fit:
 
 rule foreground_count:
     input:
-        vectors=lambda wc: vectors(wc.recipe, wc.shard),
+        vectors=lambda wc: vectors(wc.recipe, wc.shard, wc.seed),
         features=stage_features("foreground"),
         codebook="results/recipes/{recipe}/seed{seed}/foreground/fine.safetensors",
     output:

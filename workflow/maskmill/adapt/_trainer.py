@@ -134,7 +134,7 @@ def _work(plan: Plan, job: Job, step: int, learning: Sequence[nn.Parameter]) -> 
 def _note(watched: Watched, row: int, names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> None:
     """The mean of every monitor over the micro-batches."""
     for column, name in enumerate(names):
-        values = [float(result[name]) for result in results if name in result]
+        values = [float(torch.as_tensor(result[name]).detach()) for result in results if name in result]
         if values:
             watched.monitor[row, column] = sum(values) / len(values)
 

@@ -76,7 +76,7 @@ def summarise(source: Source, params: NodeParams, seed: int, device: str, cluste
     from maskmill.blocks import one_thread
     from maskmill.cluster._points import prepare
 
-    few = _distinct(_blocks(source), params.fine)
+    few = _distinct(blocks_of(source), params.fine)
     raw, counts, inertia = few if few is not None else _many(source, params, seed, device)
     with one_thread() as threads:
         x = prepare(raw, params.spherical, threads).array
@@ -101,7 +101,7 @@ def _too_few(found: int, clusters: int | None) -> NumericsError:
     )
 
 
-def _blocks(source: Source) -> Iterator[np.ndarray]:
+def blocks_of(source: Source) -> Iterator[np.ndarray]:
     if not isinstance(source, np.ndarray):
         return source()
     return (source[start : start + BLOCK] for start in range(0, len(source), BLOCK))
@@ -141,7 +141,7 @@ def _many(source: Source, params: NodeParams, seed: int, device: str) -> tuple[n
     raw = _draw(source, params.fine, seed)
     book = Codebook(unit_rows(raw) if params.spherical else raw, np.zeros(len(raw), np.int64), 0.0, params.spherical)
     counts, inertia = np.zeros(len(raw), np.int64), 0.0
-    for block in _blocks(source):
+    for block in blocks_of(source):
         labels, distances = assign(block, book)
         counts += np.bincount(labels, minlength=len(raw))
         inertia += float(distances.sum(dtype=np.float64))
@@ -152,10 +152,10 @@ def _draw(source: Source, size: int, seed: int) -> np.ndarray:
     """`size` points drawn without replacement, without repeats, in order [m, d] float32."""
     from maskmill.sampling import rng
 
-    total = sum(len(block) for block in _blocks(source))
+    total = sum(len(block) for block in blocks_of(source))
     rows = np.sort(rng(seed, "cluster", "nodes").choice(total, size, replace=False, shuffle=False))
     parts, start = [], 0
-    for block in _blocks(source):
+    for block in blocks_of(source):
         inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(block))] - start
         parts.append(block[inside].astype(np.float32))
         start += len(block)

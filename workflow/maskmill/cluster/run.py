@@ -29,6 +29,7 @@ def fit(
     device: str = "auto",
     out_selection: str | Path | None = None,
     foreground: str | Path | None = None,
+    head: str | Path | None = None,
 ) -> None:
     """Fit a codebook on at most `max_fit_points` vectors of all shards and write it as safetensors.
 
@@ -38,6 +39,7 @@ def fit(
         out_selection: JSON of scores that need no labels, to choose among clusterings.
         foreground: codebook of background and foreground (stage foreground); only tokens of the foreground are
             clustered.
+        head: of the stage adapt, for the method that takes its prototypes.
     """
     import torch
 
@@ -50,6 +52,8 @@ def fit(
     more: dict[str, Any] = {}
     if getattr(module, "READS_IMAGES", False):
         more = {"images": _images([Ragged(path) for path in vector_stores]), "foreground": ground}
+    if getattr(module, "READS_HEAD", False):
+        more = {"head": head}
     found, _ = module.fit(_source(stores, limit, seed), own, seed, device, **more)
     made_of = [store.hash for store in stores] + ([ground.hash] if ground is not None else [])
     provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, made_of)

@@ -1,0 +1,64 @@
+"""The clusters are the prototypes that a head has learnt (stage adapt): nothing is fitted here but their sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from maskmill.cluster._nodes import blocks_of
+from maskmill.codebook import Codebook, assign
+from maskmill.config import Model
+from maskmill.errors import ConfigError, NumericsError, StoreError
+
+if TYPE_CHECKING:
+    from maskmill.cluster.kmeans import Source
+
+READS_HEAD = True  # `fit` is given the path of the head
+
+
+class Params(Model):
+    """Parameters of prototypes."""
+
+    clusters: int = Field(8, ge=2, le=65534, description="number of prototypes k that the head learns")
+
+
+def fit(
+    source: Source, params: Params, seed: int, device: str = "auto", head: str | Path | None = None
+) -> tuple[Codebook, dict[str, Any]]:
+    """The codebook of a head's prototypes, by the share of the points that each takes; see `kmeans.fit`.
+
+    Args:
+        head: head.safetensors with `head.prototypes.weight` [k, c].
+
+    Returns:
+        a spherical codebook, largest cluster first; diagnostics: unused (prototypes that take no point).
+
+    Raises:
+        ConfigError: there is no head. StoreError: it has no prototypes, or others than the recipe asks for.
+        NumericsError: one prototype takes everything.
+    """
+    from maskmill.artefact import read_tensors
+    from maskmill.neighbours import unit_rows
+
+    if head is None:
+        raise ConfigError("cluster.method: prototypes needs the head that has them; give --head")
+    weight = read_tensors(head)[0].get("head.prototypes.weight")
+    if weight is None or len(weight) != params.clusters:
+        found = "no prototypes" if weight is None else f"{len(weight)} prototypes"
+        raise StoreError(f"{head}: {found}, cluster.clusters asks for {params.clusters}; run snakemake again")
+    rows = unit_rows(weight.astype(np.float32))
+    counts, inertia = np.zeros(len(rows), np.int64), 0.0
+    blank = Codebook(rows, counts, 0.0, True)
+    for block in blocks_of(source):
+        labels, distances = assign(block, blank)
+        counts += np.bincount(labels, minlength=len(rows))
+        inertia += float(distances.sum(dtype=np.float64))
+    if (counts > 0).sum() < 2:
+        raise NumericsError("cluster: one prototype takes every token: the head has collapsed; see docs/adapt.md")
+    order = np.lexsort([np.arange(len(rows)), -counts])
+    unused = int((counts == 0).sum())
+    stored = {"unused": np.array([float(unused)])}
+    return Codebook(rows[order], counts[order], inertia, True, stored), {"unused": unused}

@@ -1,0 +1,69 @@
+# adapt: a head learnt on stored features, once a seed; its codes are a feature set of the recipe, made shard by shard.
+rule adapt_neighbours:
+    input:
+        manifest=ancient("results/inputs/manifest.parquet"),
+        features=lambda wc: adapt_features(wc, shards()),
+    output:
+        "results/recipes/{recipe}/neighbours.parquet",
+    log:
+        "logs/adapt_neighbours/{recipe}.log",
+    benchmark:
+        "benchmarks/adapt_neighbours/{recipe}.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wc, attempt: 4000 * attempt,
+        runtime=lambda wc, attempt: 120 * attempt,
+    params:
+        adapt=neighbours_params,
+        folder=adapt_folder,
+    shell:
+        "maskmill adapt neighbours --features {params.folder} --manifest {input.manifest} --params {params.adapt:q}"
+        " --out {output} --threads {threads} &> {log}"
+
+
+rule adapt_fit:
+    input:
+        unpack(adapt_neighbours),
+        manifest=ancient("results/inputs/manifest.parquet"),
+        features=lambda wc: adapt_features(wc, shards()),
+    output:
+        head="results/recipes/{recipe}/seed{seed}/adapt/head.safetensors",
+        monitor="results/recipes/{recipe}/seed{seed}/adapt/monitor.json",
+        timing="results/recipes/{recipe}/seed{seed}/adapt/timing.json",
+    log:
+        "logs/adapt_fit/{recipe}/seed{seed}.log",
+    benchmark:
+        "benchmarks/adapt_fit/{recipe}/seed{seed}.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wc, attempt: 6000 * attempt,
+        runtime=lambda wc, attempt: 240 * attempt,
+        gpu=0,
+    params:
+        adapt=adapt_params,
+        folder=adapt_folder,
+        options=adapt_options,
+    shell:
+        "maskmill adapt fit --features {params.folder} --manifest {input.manifest} --params {params.adapt:q}"
+        " --seed {wildcards.seed} --out {output.head} --monitor {output.monitor} --timing {output.timing}"
+        " {params.options} --threads {threads} &> {log}"
+
+
+rule adapt_map:
+    input:
+        features=lambda wc: adapt_features(wc, [wc.shard]),
+        head="results/recipes/{recipe}/seed{seed}/adapt/head.safetensors",
+    output:
+        directory("results/recipes/{recipe}/seed{seed}/adapt/{shard}.zarr"),
+    log:
+        "logs/adapt_map/{recipe}/seed{seed}/{shard}.log",
+    benchmark:
+        "benchmarks/adapt_map/{recipe}/seed{seed}/{shard}.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wc, attempt: 3000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
+    params:
+        version=STAGE_VERSION["adapt"],
+    shell:
+        "maskmill adapt map --features {input.features} --head {input.head} --out {output} --threads {threads} &> {log}"
