@@ -5,7 +5,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from maskmill import slurm
+from maskmill import access, slurm
 from maskmill.recipes import load
 from maskmill.errors import UserError
 from maskmill.inputs._listing import listing_fingerprint
@@ -23,6 +23,7 @@ def guarded(function, *arguments):
 
 
 RUN = guarded(load, config, Path(workflow.basedir) / "recipes")
+access.restrict(RUN.config.readers)  # before the first file; every job inherits it
 SEED = RUN.config.seeds[0]
 OBJECTS = bool(RUN.config.labels) and RUN.config.evaluate.objects is not None
 

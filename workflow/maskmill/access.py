@@ -1,0 +1,17 @@
+"""Who may read what a run writes. Standard library only: the Snakefile calls `restrict` before anything is written."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+Readers = Literal["owner", "group", "umask"]
+
+
+def restrict(readers: Readers) -> None:
+    """Set the umask of this process, which its jobs inherit: what they write, folders included, has these readers.
+
+    owner: this user alone. group: its group may read, nobody else anything. umask: as the shell that started it says.
+    """
+    shell = os.umask(0o077)
+    os.umask({"owner": shell | 0o077, "group": (shell | 0o027) & ~0o050, "umask": shell}[readers])
