@@ -356,6 +356,12 @@ class Config(Model):
     report: Report = Field(default_factory=Report)
 
 
+def check_name(name: str, where: str) -> None:
+    """Names of recipes and feature sets become folders and words of command lines; others are a ConfigError."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(f"{where}: {name!r} is no name; use letters, digits, _, - and . only, and begin with no mark")
+
+
 def validate(model: type[T], body: Any, origin: str, prefix: str = "", known: Sequence[str] | None = None) -> T:
     """Validate `body`; the first problem becomes one line: origin, key, value, reason, nearest key."""
     if not isinstance(body, Mapping):

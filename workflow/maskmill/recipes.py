@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from maskmill.config import (
     Reduce,
     Regions,
     Rounds,
+    check_name,
     validate,
 )
 from maskmill.errors import ConfigError, nearest
@@ -183,21 +183,15 @@ def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str = "co
 def _read(given: str, folder: Path, origin: str) -> tuple[Path, RecipeFile]:
     """A recipe file by name or path."""
     path = _recipe_path(given, folder, origin)
-    _check_name(path.stem, f"{origin}: recipes: {path}")
+    check_name(path.stem, f"{origin}: recipes: {path}")
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     file = validate(RecipeFile, body, str(path))
     for name in file.features:
-        _check_name(name, f"{path}: features")
+        check_name(name, f"{path}: features")
     return path, file
-
-
-def _check_name(name: str, where: str) -> None:
-    """Names of recipes and feature sets become folders and words of command lines."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise ConfigError(f"{where}: {name!r} is no name; use letters, digits, _, - and . only, and begin with no mark")
 
 
 def _check_names(config: Config, files: Sequence[RecipeFile], folder: Path, origin: str) -> None:

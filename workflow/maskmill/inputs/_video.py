@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import av
 
 
+# FFmpeg goes by content: a text with the suffix .mp4 may be a list of other files or of addresses to fetch.
+SAFE = {"format_whitelist": "mov,matroska,avi,mpeg,mpegvideo,mpegts,m4v", "protocol_whitelist": "file"}
+
+
 def extract_frames(video: Path, frames: Path, step: int, max_pixels: int) -> Path:
     """Every `step`-th frame as `<number>.png`, turned upright, in a folder of its own below `frames`.
 
@@ -49,7 +53,7 @@ def _frames(video: Path, step: int, max_pixels: int) -> Iterator[tuple[int, np.n
 
     number = damaged = 0
     try:
-        with av.open(str(video)) as container:
+        with av.open(str(video), options=SAFE) as container:
             if not container.streams.video:
                 raise InputError(f"{video}: has no video stream")
             stream = container.streams.video[0]
