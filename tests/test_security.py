@@ -373,7 +373,8 @@ RIGHTS = [("owner", 0o022, 0o077), ("owner", 0o007, 0o077), ("group", 0o022, 0o0
 def test_who_may_read_what_is_written(tmp_path: Path, readers: access.Readers, shell: int, wanted: int) -> None:
     before = os.umask(shell)
     try:
-        access.restrict(readers)
+        (tmp_path / "there").mkdir()
+        access.restrict(readers, str(tmp_path / "there"), str(tmp_path / "absent"))
         write_json(tmp_path / "folder/a.json", {})
         with RaggedWriter(tmp_path / "folder/b.zarr", "masks", dtype="uint8") as store:
             store.append("a", np.zeros((2, 3), np.uint8))
@@ -382,6 +383,7 @@ def test_who_may_read_what_is_written(tmp_path: Path, readers: access.Readers, s
         assert os.umask(0) == wanted
     finally:
         os.umask(before)
+    assert (tmp_path / "there").stat().st_mode & 0o777 == 0o777 & ~shell & ~wanted
     for path in (tmp_path / "folder", *(tmp_path / "folder").rglob("*")):
         assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~wanted, path
 

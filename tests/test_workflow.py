@@ -84,6 +84,7 @@ def test_a_table_of_an_odd_name_is_an_input(photos: Path, tmp_path: Path) -> Non
 
 
 def test_results_are_the_owners_and_hold_no_token(finished: Path) -> None:
+    assert (finished / ".snakemake").stat().st_mode & 0o077 == 0
     for path in [finished / name for name in ("results", "resources", "logs", "benchmarks")]:
         for file in (path, *path.rglob("*")):
             assert file.lstat().st_mode & 0o077 == 0, file

@@ -23,7 +23,7 @@ def guarded(function, *arguments):
 
 
 RUN = guarded(load, config, Path(workflow.basedir) / "recipes")
-access.restrict(RUN.config.readers)  # before the first file; every job inherits it
+access.restrict(RUN.config.readers, ".snakemake")  # before the first file; jobs inherit it
 SEED = RUN.config.seeds[0]
 OBJECTS = bool(RUN.config.labels) and RUN.config.evaluate.objects is not None
 
@@ -136,8 +136,8 @@ IMAGES = DEMO_VIDEO if RUN.config.images == "demo" else RUN.config.images
 
 
 def inputs_files(wc):
-    """Files whose change reruns inputs; a folder is watched through its listing instead (see params)."""
-    return [IMAGES] if IMAGES == DEMO_VIDEO or os.path.isfile(IMAGES) else []
+    """What another rule makes; all else is watched through its listing (see params), whatever braces its name has."""
+    return [IMAGES] if IMAGES == DEMO_VIDEO else []
 
 
 # features
