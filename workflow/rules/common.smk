@@ -23,7 +23,8 @@ def guarded(function, *arguments):
 
 
 RUN = guarded(load, config, Path(workflow.basedir) / "recipes")
-access.restrict(RUN.config.readers, ".snakemake")  # before the first file; jobs inherit it
+# Before the first file is written; jobs inherit it.
+access.restrict(RUN.config.readers, ".snakemake")
 SEED = RUN.config.seeds[0]
 OBJECTS = bool(RUN.config.labels) and RUN.config.evaluate.objects is not None
 
