@@ -1,12 +1,13 @@
 # make demo   set up, run the whole workflow on the embedded footage, print where the report is
 # make test   set up, run the tests
+# make audit  before a release: known vulnerabilities of what constraints.txt pins (needs the network)
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench schema clean
+.PHONY: demo test lint bench schema audit clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +37,12 @@ bench: $(VENV)/.dev
 
 schema: $(VENV)/.installed
 	$(BIN)/maskmill schema
+
+# A package that the advisory service does not know fails as well: it was not audited.
+audit:
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 clean:
 	rm -rf results resources logs benchmarks .snakemake

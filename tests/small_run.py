@@ -27,6 +27,16 @@ SMALL = {
     "report": {"gallery": 6, "typical": 3},
 }
 
+ODD_NAMES = {  # of the second half of the pictures, without suffix
+    6: 'set 0/it\'s "6" $(touch hacked) `touch hacked`; touch hacked #&|',
+    7: "-set; rm/-7 [a]*? {braces} %s \\n",
+    8: "set 0/new\nline\ttab 🚲 写真",
+    9: "set 1/<img src=x onerror=alert(1)>",
+    10: "set 0/e\u0301",  # two code points, and
+    11: "set 0/\u00e9",  # the same text in one
+}
+TOKEN = "hf_made-up-for-the-tests-0123456789"  # in the environment of every run, never in a file
+
 BASELINE = SMALL | {"recipes": ["kmeans"], "features": {"semantic": {"size": {"square": 128}}}}
 
 
@@ -79,7 +89,7 @@ def site(folder: Path, resources: dict[str, dict[str, Any]]) -> Path:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_TOKEN": TOKEN}
 
 
 def jobs(done: subprocess.CompletedProcess[str]) -> dict[str, int]:

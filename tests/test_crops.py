@@ -325,7 +325,7 @@ def test_each_photo_is_decoded_once(shard: Path, weights: dict[str, Path], monke
     from maskmill import photos
 
     seen: list[str] = []
-    monkeypatch.setattr(photos, "decode", lambda path: seen.append(Path(path).stem) or decode(path))
+    monkeypatch.setattr(photos, "decode", lambda path, **more: seen.append(Path(path).stem) or decode(path, **more))
     pooled(shard, weights[VIT], section(FeatureSet(backbone=VIT, layer=0)))
     assert seen == ["e", "d", "c", "a"]
 

@@ -6,9 +6,11 @@ a whole run takes about a minute.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,8 +22,9 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from small_run import BASELINE, ROOT, SMALL, command, digest, draw, environment, jobs, snakemake
+from small_run import BASELINE, ODD_NAMES, ROOT, SMALL, TOKEN, command, digest, draw, environment, jobs, snakemake
 
+from maskmill.manifest import read_manifest
 from maskmill.store import Ragged
 
 pytestmark = pytest.mark.slow
@@ -39,6 +42,55 @@ def test_both_recipes_reach_the_report(finished: Path) -> None:
     assert mask.mode == "P"
     assert json.loads((export / "coco.json").read_text())["images"]
     assert (export / "clusters.csv").read_text().count("\n") >= 3
+
+
+def test_odd_names_reach_every_result(photos: Path, finished: Path) -> None:
+    """Spaces, quotes, commands, markup, newlines and both forms of an accent: one mask an id, and nothing ran."""
+    ids = read_manifest(finished / "results/inputs/manifest.parquet").ids
+    assert set(ODD_NAMES.values()) < set(ids)
+    assert len(ids) == 12
+    for recipe in ("kmeans", "comus"):
+        export = finished / f"results/recipes/{recipe}/seed0/export"
+        masks = {str(path.relative_to(export / "masks")) for path in export.glob("masks/**/*.png")}
+        assert masks == {f"{image_id}.png" for image_id in ids}
+        coco = json.loads((export / "coco.json").read_text())
+        assert [image["maskmill_id"] for image in coco["images"]] == ids
+        scores = json.loads((finished / f"results/recipes/{recipe}/seed0/round0/scores.json").read_text())["scores"]
+        assert {entry["images"] for entry in scores} == {12}  # every one with its own label
+        with (export / "clusters.csv").open(newline="") as file:
+            typical = [image for row in csv.DictReader(file) for image in shlex.split(row["typical"])]
+        assert set(typical) <= set(ids)
+    html = (finished / "results/report.html").read_text()
+    assert "<img src=x" not in html
+    assert "&lt;img src=x onerror=alert(1)&gt;" in html  # the gallery shows six: this one is among them
+    ran = [*photos.rglob("hacked"), *finished.rglob("hacked"), Path("hacked"), photos.parent / "hacked"]
+    assert not [path for path in ran if path.exists()]
+
+
+def test_a_table_of_an_odd_name_is_an_input(photos: Path, tmp_path: Path) -> None:
+    """A file that Snakemake watches: it takes braces for wildcards wherever it can."""
+    table = tmp_path / "t {x} 'q' $(touch hacked); # [1] é.csv"
+    with table.open("w", newline="") as file:
+        images = [photos / f"images/{name}.png" for name in ODD_NAMES.values()]
+        csv.writer(file).writerows([["path", "id"], *((image, f"{{x}} {i}\n'") for i, image in enumerate(images))])
+    config = BASELINE | {"images": str(table), "report": {"title": "{title} $(touch hacked)"}, "readers": "group"}
+    done = snakemake(tmp_path / "w", config, "results/inputs/manifest.parquet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_manifest(tmp_path / "w/results/inputs/manifest.parquet").ids == [f"{{x}} {i}\n'" for i in range(6)]
+    assert (tmp_path / "w/results/inputs/manifest.parquet").stat().st_mode & 0o777 == 0o640
+    planned = snakemake(tmp_path / "w", config, "--dry-run")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert not list(tmp_path.rglob("hacked"))
+
+
+def test_results_are_the_owners_and_hold_no_token(finished: Path) -> None:
+    assert (finished / ".snakemake").stat().st_mode & 0o077 == 0
+    for path in [finished / name for name in ("results", "resources", "logs", "benchmarks")]:
+        for file in (path, *path.rglob("*")):
+            assert file.lstat().st_mode & 0o077 == 0, file
+            assert not file.is_file() or TOKEN.encode() not in file.read_bytes(), file
+    for file in (finished / ".snakemake").rglob("*"):
+        assert not file.is_file() or TOKEN.encode() not in file.read_bytes(), file
 
 
 def test_objects_are_scored_where_there_is_a_cut(finished: Path, tmp_path: Path) -> None:

@@ -57,20 +57,23 @@ def json_hash(value: Any) -> str:
 def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary path (file or folder, the body makes it) that becomes `path` when the body succeeds.
 
-    A full disk becomes a UserError that names the target and what is free.
+    Files and folders may be read by whom the umask allows, whatever their writer thinks (maskmill.access). A full disk
+    or too long a name becomes a UserError that names the target and the way out.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    remove(temporary)
+    temporary = path.with_name(f".{_short(path.name)}.tmp-{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)
         yield temporary
         if temporary.is_dir():
             remove(path)
         else:
-            temporary.chmod(0o666 & ~_umask())  # some writers make private files; results are shared on clusters
+            temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{path}: the name is too long for the file system; shorten it") from None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         free = shutil.disk_usage(path.parent).free / 2**30
@@ -79,7 +82,13 @@ def atomic(path: str | Path) -> Iterator[Path]:
             "finished results are kept"
         ) from error
     finally:
-        remove(temporary)
+        with contextlib.suppress(OSError):  # a folder that could not be made; what the body raised matters
+            remove(temporary)
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for what is put around it: file systems end at 255 bytes."""
+    return name if len(os.fsencode(name)) <= 200 else json_hash(name)
 
 
 def _umask() -> int:

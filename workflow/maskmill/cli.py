@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ import typer
 
 from maskmill import __version__
 from maskmill.errors import ConfigError, NumericsError, UserError
+from maskmill.redact import redact
 
 CORES = max(1, os.cpu_count() or 1)
 
@@ -594,14 +596,22 @@ def _version(version: Annotated[bool, typer.Option("--version", help="print the 
 
 
 def main() -> None:
-    """Run the command line; a UserError is one line on stderr and exit code 1."""
+    """Run the command line; a UserError is one line on stderr and exit code 1. What is printed holds no secrets."""
+    try:
+        _main()
+    except Exception:
+        print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)
+
+
+def _main() -> None:
     # Idle OpenMP threads sleep instead of spinning: on shared cores a waiting job must not slow its neighbours down.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:
         verb = " ".join(arg for arg in sys.argv[1:3] if not arg.startswith("-"))
-        print(f"maskmill {verb}: error: {error}", file=sys.stderr)
+        print(redact(f"maskmill {verb}: error: {error}"), file=sys.stderr)
         if os.environ.get("MASKMILL_DEBUG"):
             raise
         sys.exit(1)

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from maskmill import registry
+from maskmill.access import Readers
 from maskmill.artefact import json_hash
 from maskmill.errors import ConfigError, nearest
+from maskmill.redact import redact
 
 # The key of a stage's section that names its method, where the stage has methods.
 METHOD_KEY = {
@@ -38,6 +40,16 @@ def _split(value: Any) -> Any:
     return [value] if isinstance(value, int) else value
 
 
+def _local(value: str | None) -> str | None:
+    """Files only: a URL would be no file, and may carry a password into logs."""
+    if isinstance(value, str) and re.match(r"[A-Za-z][\w+.-]*://", value):
+        raise ValueError("is a URL, but only files of this machine are read; fetch it first")
+    return value
+
+
+LocalPath = Annotated[str, BeforeValidator(_local)]
+
+
 class Size(Model):
     """How an image is resized before the backbone; sides are rounded to whole patches. Exactly one key."""
 
@@ -56,7 +68,9 @@ class FeatureSet(Model):
     """One set of dense features, stored once and shared by every recipe that asks for the same."""
 
     backbone: str = Field(description="a timm name, vit_small_focus, efficientnet_lite0, or colour")
-    checkpoint: str | None = Field(None, description="local weights for a timm architecture instead of the pretrained")
+    checkpoint: LocalPath | None = Field(
+        None, description="local weights for a timm architecture instead of the pretrained"
+    )
     facet: Literal["token", "key", "query", "value"] = Field("token", description="what to read (CNNs: token only)")
     key_bias: Literal["subtract", "keep"] = Field("subtract", description="subtract: key - bias, needed by DINOv2")
     layer: int = Field(-1, description="ViT: block; CNN: feature level; negative counts from the end")
@@ -89,6 +103,9 @@ class Inputs(Model):
     shard_size: int = Field(256, ge=1, le=100_000, description="images a shard (a job); keep shards below ~2000")
     max_rejected: float = Field(0.01, ge=0, le=1, description="stop when a larger share of the images is unreadable")
     verify: Literal["full", "header"] = Field("full", description="full decodes every image once")
+    max_pixels: int = Field(
+        178_956_970, ge=1, description="images of more pixels are rejected, by their header, before they are decoded"
+    )
     frame_step: int = Field(1, ge=1, description="video: keep every n-th frame")
     max_images: int | None = Field(None, ge=1, description="keep this many, evenly spread over the sorted ids")
 
@@ -254,7 +271,7 @@ class Objects(Model):
     metrics: Annotated[list[ObjectMetric], BeforeValidator(_split)] = Field(
         default=["corloc", "ap", "mbo", "saliency"], min_length=1
     )
-    instances: str | None = Field(
+    instances: LocalPath | None = Field(
         None, description="folder of instance id images (0 = none); default: connected parts of each foreground class"
     )
     foreground: list[int] | None = Field(None, description="label ids of objects. Default: every id above 0")
@@ -323,11 +340,14 @@ class Report(Model):
 class Config(Model):
     """The keys of config.yaml. Stage sections given here override every recipe."""
 
-    images: str = Field("demo", description="folder, glob, CSV/Parquet manifest, video, or demo")
-    labels: str | None = Field(None, description="folder of label PNGs with the same stems; optional everywhere")
+    images: LocalPath = Field("demo", description="folder, glob, CSV/Parquet manifest, video, or demo")
+    labels: LocalPath | None = Field(None, description="folder of label PNGs with the same stems; optional everywhere")
     recipes: Annotated[list[str], BeforeValidator(_split)] = Field(default_factory=lambda: ["kmeans", "comus"])
     preset: Annotated[list[str], BeforeValidator(_split)] = Field(
         default_factory=list, description="names of presets of the recipes, for example small; later ones lie on top"
+    )
+    readers: Readers = Field(
+        "owner", description="who may read what is written: owner, group, or as the umask of the shell says"
     )
     seeds: Annotated[list[int], BeforeValidator(_split)] = Field(default_factory=lambda: [0], min_length=1)
     inputs: Inputs = Field(default_factory=Inputs)
@@ -345,10 +365,16 @@ class Config(Model):
     report: Report = Field(default_factory=Report)
 
 
+def check_name(name: str, where: str) -> None:
+    """Names of recipes and feature sets become folders and words of command lines; others are a ConfigError."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(f"{where}: {name!r} is no name; use letters, digits, _, - and . only, and begin with no mark")
+
+
 def validate(model: type[T], body: Any, origin: str, prefix: str = "", known: Sequence[str] | None = None) -> T:
     """Validate `body`; the first problem becomes one line: origin, key, value, reason, nearest key."""
     if not isinstance(body, Mapping):
-        raise ConfigError(f"{origin}: {prefix or 'top level'}: expected key: value pairs, found {body!r}")
+        raise ConfigError(redact(f"{origin}: {prefix or 'top level'}: expected key: value pairs, found {body!r}"))
     try:
         return model.model_validate(dict(body))
     except ValidationError as error:
@@ -363,7 +389,7 @@ def validate(model: type[T], body: Any, origin: str, prefix: str = "", known: Se
             reason = "is required"
         else:
             reason = f"{problem['msg'].removeprefix('Value error, ')}, found {problem['input']!r}"
-        raise ConfigError(f"{origin}: {key}: {reason}") from None
+        raise ConfigError(redact(f"{origin}: {key}: {reason}")) from None
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

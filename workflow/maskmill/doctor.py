@@ -13,6 +13,7 @@ import yaml
 
 from maskmill.errors import UserError
 from maskmill.recipes import Run, load
+from maskmill.redact import redact
 
 PACKAGES = ("snakemake", "torch", "timm", "zarr", "dask", "numpy", "scipy", "pydantic")
 LOW_DISK_GIB = 5.0
@@ -34,10 +35,10 @@ def examine(config: Path, recipes: Path) -> bool:
                 print(f"ok    {name:9} {line}")
         except UserError as error:
             fine = False
-            print(f"fail  {name:9} {error}")
+            print(redact(f"fail  {name:9} {error}"))
         except Exception as error:  # a broken installation raises anything; the next check still runs
             fine = False
-            print(f"fail  {name:9} {type(error).__name__}: {error}")
+            print(redact(f"fail  {name:9} {type(error).__name__}: {error}"))
     return fine
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,12 @@ from maskmill.config import Size
 from maskmill.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")  # whatever the suffix: of the
+# others that Pillow knows, one (EPS) starts an interpreter
+MAX_PIXELS = 178_956_970  # of a file: Pillow's own bound; as RGB half a gigabyte, of which a job may hold several
+FILE_BYTES = 64 << 20, 16  # largest file: this much, and this much a pixel (four channels of 32 bits)
+LABEL_SIZE = "a label is as large as its image"
+TILES = "cut it into tiles, or raise inputs.max_pixels"
 LONGEST = 8  # with size.short_side the long side is at most this many times the short side
 
 _FIELD = 0x0112  # EXIF orientation
@@ -30,11 +38,11 @@ _TURN = {
 _PNG_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 _LABEL_MODES = ("1", "P", "L", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
-# Between 89 and 179 megapixels Pillow warns and reads; beyond that it refuses, which becomes an InputError below.
+# Pillow warns from half of what it refuses on; `_opened` says what is refused.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def decode(source: str | Path | bytes) -> np.ndarray:
+def decode(source: str | Path | bytes, max_pixels: int = MAX_PIXELS, size: tuple[int, int] | None = None) -> np.ndarray:
     """One image file (path or its bytes) as uint8 RGB [H, W, 3], turned as its EXIF orientation says.
 
     Transparent pixels are laid over white. CMYK, Lab and other colour spaces are converted; of an animation the first
@@ -42,29 +50,36 @@ def decode(source: str | Path | bytes) -> np.ndarray:
     where that is at most a sixteenth of it (12-bit data in 16-bit files). Floats in 0..1 likewise by 1; all other
     values (negative, beyond 65535, floats beyond 1) by their own minimum and maximum; NaN and infinity become black.
 
+    With `size` (height, width), what the file is known to have, the size in its header is compared before any pixel is
+    decoded; otherwise the header may say `max_pixels` at most.
+
     Raises:
-        InputError: unreadable, truncated, or beyond 178 megapixels; the message is the reason without the path.
+        InputError: unreadable, truncated, too many pixels, or not of this size; the message is the reason without the
+            path.
     """
-    with _opened(_bytes(source)) as image, _reasons():
+    most = max_pixels if size is None else max(max_pixels, size[0] * size[1])
+    with _opened(_bytes(source, most), most) as image, _reasons():
+        if size is not None and image.width * image.height != size[0] * size[1]:
+            raise InputError(f"{image.width}x{image.height} px, was {size[1]}x{size[0]}")
         image.load()
         turn = None if image.format == "TIFF" else _TURN.get(_orientation(image))  # Pillow turns TIFFs itself
         return _to_rgb(image if turn is None else image.transpose(turn))
 
 
-def displayed_size(source: str | Path | bytes) -> tuple[int, int]:
+def displayed_size(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) as displayed, from the header only; raises InputError like `decode`."""
-    body = _bytes(source)
-    with _opened(body) as image:
+    body = _bytes(source, max_pixels)
+    with _opened(body, max_pixels) as image:
         return _shown(image, body)
 
 
-def verify(source: str | Path | bytes) -> tuple[int, int]:
+def verify(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) as displayed, after decoding every pixel once; raises InputError where `decode` would.
 
     JPEGs are decoded at an eighth of their size: every byte is still read, most of the arithmetic is saved.
     """
-    body = _bytes(source)
-    with _opened(body) as image:
+    body = _bytes(source, max_pixels)
+    with _opened(body, max_pixels) as image:
         size = _shown(image, body)
         with _reasons():
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
@@ -73,9 +88,27 @@ def verify(source: str | Path | bytes) -> tuple[int, int]:
         return size
 
 
-def _bytes(source: str | Path | bytes) -> bytes:
+def read_file(path: str | Path, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The whole file.
+
+    Raises:
+        OSError: it cannot be read. InputError: a pipe or a device, or larger than `max_pixels` can be uncompressed.
+    """
+    try:
+        facts = os.stat(path)
+    except ValueError:  # a NUL in the name
+        raise InputError("the name of the file holds a NUL") from None
+    if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
+        raise InputError("not a file, but a pipe or a device")  # which may have no end
+    if facts.st_size > FILE_BYTES[0] + FILE_BYTES[1] * max_pixels:
+        raise InputError(f"{facts.st_size / 2**30:.1f} GiB are too many for an image; {TILES}")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _bytes(source: str | Path | bytes, max_pixels: int) -> bytes:
     with _reasons():
-        return source if isinstance(source, bytes) else Path(source).read_bytes()
+        return source if isinstance(source, bytes) else read_file(source, max_pixels)
 
 
 @contextmanager
@@ -87,18 +120,28 @@ def _reasons() -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise InputError("not an image, or of an unknown format") from None
-    except Image.DecompressionBombError:
-        raise InputError("more than 178 megapixels; cut it into tiles") from None
+    except Image.DecompressionBombError:  # some formats look again while they decode
+        raise InputError(f"more pixels than its header says; {TILES}") from None
     except OSError as error:
         raise InputError(error.strerror or f"does not decode ({' '.join(str(error).split())})") from None
     except Exception as error:  # struct.error, SyntaxError, IndexError, KeyError ...: each format has its own
         raise InputError(f"does not decode ({' '.join(f'{type(error).__name__}: {error}'.split())})") from None
 
 
-def _opened(body: bytes) -> Image.Image:
+def _opened(body: bytes, max_pixels: int, advice: str = TILES) -> Image.Image:
+    """The header is read and its size is allowed; no pixel is decoded yet."""
     # Never by path: Pillow maps plain TIFFs into memory then, and turns those with an EXIF orientation wrongly.
-    with _reasons():
-        return Image.open(io.BytesIO(body))
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # it would refuse a size without saying it, and nothing that is allowed here
+    try:
+        with _reasons():
+            image = Image.open(io.BytesIO(body), formats=FORMATS)
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+    if image.width * image.height > max_pixels:
+        image.close()
+        raise InputError(f"{image.width}x{image.height} pixels, {max_pixels / 1e6:.4g} million are allowed; {advice}")
+    return image
 
 
 def _orientation(image: Image.Image) -> int:
@@ -168,14 +211,14 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
-def load_label(path: str | Path) -> np.ndarray:
+def load_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Label ids int32 [H, W] of a palette, 8-bit or 16-bit greyscale image: the index, never the colour.
 
     Raises:
-        InputError: unreadable, or a colour image.
+        InputError: unreadable, too many pixels, or a colour image.
     """
     try:
-        with _opened(_bytes(path)) as image, _reasons():
+        with _opened(_bytes(path, max_pixels), max_pixels, LABEL_SIZE) as image, _reasons():
             image.load()
             turn = None if image.format == "TIFF" else _TURN.get(_orientation(image))
             _check_label_mode(image)
@@ -184,11 +227,11 @@ def load_label(path: str | Path) -> np.ndarray:
         raise InputError(f"{path}: label: {error}") from None
 
 
-def label_size(path: str | Path) -> tuple[int, int]:
+def label_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) of a label file as displayed, from the header only; raises what `load_label` raises."""
     try:
-        body = _bytes(path)
-        with _opened(body) as image:
+        body = _bytes(path, max_pixels)
+        with _opened(body, max_pixels, LABEL_SIZE) as image:
             _check_label_mode(image)
             return _shown(image, body)
     except InputError as error:

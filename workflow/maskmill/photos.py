@@ -27,7 +27,7 @@ def read_photo(row: Row) -> np.ndarray:
         InputError: it no longer decodes, or has another size than in the manifest.
     """
     try:
-        pixels = decode(row.path)
+        pixels = decode(row.path, size=(row.height, row.width))
     except (InputError, OSError) as error:
         raise _changed(row, str(error)) from None
     if pixels.shape[:2] != (row.height, row.width):

@@ -26,6 +26,7 @@ from maskmill.config import (
     Reduce,
     Regions,
     Rounds,
+    check_name,
     validate,
 )
 from maskmill.errors import ConfigError, nearest
@@ -186,11 +187,15 @@ def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str = "co
 def _read(given: str, folder: Path, origin: str) -> tuple[Path, RecipeFile]:
     """A recipe file by name or path."""
     path = _recipe_path(given, folder, origin)
+    check_name(path.stem, f"{origin}: recipes: {path}")
     try:
-        body = yaml.safe_load(path.read_text()) or {}
+        body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    return path, validate(RecipeFile, body, str(path))
+    file = validate(RecipeFile, body, str(path))
+    for name in file.features:
+        check_name(name, f"{path}: features")
+    return path, file
 
 
 def _check_names(config: Config, files: Sequence[RecipeFile], folder: Path, origin: str) -> None:

@@ -6,8 +6,9 @@ Standard library only: the Snakefile lists folders when it plans.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from maskmill.errors import InputError
@@ -41,7 +42,8 @@ def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[st
 def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "label") -> dict[str, str]:
     """{image id: absolute path} of the label-like files of a folder with the images' relative paths but for the suffix.
 
-    Where the relative path has no file, a bare stem that only one image and only one file have will do.
+    Where the relative path has no file, a bare stem that only one image and only one file have will do. Letters with
+    marks may be one code point or two: systems differ, and names that are the same text are one name.
 
     Args:
         stems: {image id: relative path without suffix}, not empty.
@@ -57,6 +59,7 @@ def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "l
     except OSError as error:
         raise InputError(f"{key}: {error.filename!r} cannot be listed ({error.strerror}); mend its rights") from None
     paths = [str(PurePosixPath(name).with_suffix("")) for name in files]
+    stems = _composed(stems, paths)
     by_path, times = dict(zip(paths, files, strict=True)), Counter(paths)
     bare = [PurePosixPath(path).name for path in paths]
     by_bare, bare_times = dict(zip(bare, files, strict=True)), Counter(bare)
@@ -70,6 +73,9 @@ def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "l
             name = by_bare[short]
         if name is not None:
             found[image_id] = os.path.abspath(folder / name)
+    unnameable = next((path for path in found.values() if not _utf8(path)), None)
+    if unnameable is not None:
+        raise InputError(f"{key}: {unnameable!r}: the file name is not valid UTF-8; rename it")
     if not found:
         example = f", such as {files[0]!r} for {next(iter(stems.values()))!r}" if files else ""
         raise InputError(
@@ -77,3 +83,26 @@ def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "l
             f"name of an image{example}"
         )
     return found
+
+
+def _composed(stems: Mapping[str, str], paths: Iterable[str]) -> dict[str, str]:
+    """{image id: stem}, a stem that no path has replaced by the only path that is the same text."""
+    known = set(paths)
+    same: dict[str, set[str]] = {}
+    for path in known - set(stems.values()):
+        same.setdefault(unicodedata.normalize("NFC", path), set()).add(path)
+    texts = Counter(unicodedata.normalize("NFC", stem) for stem in stems.values())
+    found = {}
+    for image_id, stem in stems.items():
+        text = unicodedata.normalize("NFC", stem)
+        others = same.get(text, set()) if stem not in known and texts[text] == 1 else set()
+        found[image_id] = next(iter(others)) if len(others) == 1 else stem
+    return found
+
+
+def _utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -17,6 +17,6 @@ STAGE_VERSION: dict[str, int] = {
     "paint": 1,
     "rounds": 1,
     "evaluate": 1,
-    "export": 1,
+    "export": 2,
     "report": 1,
 }

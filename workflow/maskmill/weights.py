@@ -26,6 +26,7 @@ from maskmill.artefact import atomic
 from maskmill.backbones import import_timm, resample_positions
 from maskmill.config import FeatureSet
 from maskmill.errors import WeightsError, nearest
+from maskmill.redact import redact
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,7 @@ def prepare(feature_set: FeatureSet, out: Path) -> None:
         load_state(model, _read_checkpoint(Path(checkpoint)), checkpoint)
     cfg = model.pretrained_cfg
     mean, std = (EMBEDDED[name].mean, EMBEDDED[name].std) if name in EMBEDDED else (cfg["mean"], cfg["std"])
-    source = checkpoint or str(cfg.get("hf_hub_id") or cfg.get("url") or "timm")
+    source = redact(checkpoint or str(cfg.get("hf_hub_id") or cfg.get("url") or "timm"))
     # A hub name would be looked up on the hub again in every job; its architecture is in timm itself.
     known = cfg.get("architecture") if name.startswith(HUB) else architecture
     _write(
@@ -166,7 +167,7 @@ def _reason(stderr: str) -> str:
     """The last line of pip that says an error."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR") or "No module named" in line]
-    return (errors or lines or ["no file of this hash"])[-1]
+    return redact((errors or lines or ["no file of this hash"])[-1])
 
 
 def _sha256(path: Path) -> str:
@@ -209,7 +210,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # unpickling errors, truncated files, foreign formats
         reason = " ".join(str(error).split())[:160]
         raise WeightsError(
-            f"{path}: not a readable checkpoint ({reason}); only plain tensors are loaded: save model.state_dict()"
+            f"{path}: not a readable checkpoint ({reason}); nothing but tensors is loaded, as a pickle may run any "
+            "code. If you trust it, convert it where it came from: "
+            "safetensors.torch.save_file(model.state_dict(), 'checkpoint.safetensors')"
         ) from None
     state = _unwrapped(body)
     if not state:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from maskmill import registry, slurm
+from maskmill import access, registry, slurm
 from maskmill.recipes import CODES, load
 from maskmill.errors import UserError
 from maskmill.inputs._listing import listing_fingerprint
@@ -23,6 +23,8 @@ def guarded(function, *arguments):
 
 
 RUN = guarded(load, config, Path(workflow.basedir) / "recipes")
+# Before the first file is written; jobs inherit it.
+access.restrict(RUN.config.readers, ".snakemake")
 SEED = RUN.config.seeds[0]
 OBJECTS = bool(RUN.config.labels) and RUN.config.evaluate.objects is not None
 
@@ -146,8 +148,8 @@ IMAGES = DEMO_VIDEO if RUN.config.images == "demo" else RUN.config.images
 
 
 def inputs_files(wc):
-    """Files whose change reruns inputs; a folder is watched through its listing instead (see params)."""
-    return [IMAGES] if IMAGES == DEMO_VIDEO or os.path.isfile(IMAGES) else []
+    """What another rule makes; all else is watched through its listing (see params), whatever braces its name has."""
+    return [IMAGES] if IMAGES == DEMO_VIDEO else []
 
 
 # features

@@ -52,7 +52,7 @@ rule evaluate_objects:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
-        evaluate=evaluate_keys(objects=True),
+        evaluate=lambda wc: evaluate_keys(objects=True),
         listing=instances_listing,
     shell:
         "maskmill evaluate objects --manifest {input.manifest} --params {params.evaluate:q}"
@@ -74,7 +74,7 @@ rule evaluate_probe:
         mem_mb=lambda wc, attempt: 6000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
-        evaluate=evaluate_keys(objects=False),
+        evaluate=lambda wc: evaluate_keys(objects=False),
     shell:
         "maskmill evaluate probe --manifest {input.manifest} --features results/features/{wildcards.features}"
         " --params {params.evaluate:q} --out {output} --threads {threads} &> {log}"

@@ -32,8 +32,8 @@ checkpoint inputs:
         runtime=240,
     params:
         inputs=keys("inputs", RUN.config.inputs.model_dump(mode="json")),
-        images=IMAGES,
-        labels=["--labels", RUN.config.labels] if RUN.config.labels else [],
+        images=lambda wc: IMAGES,  # functions, as Snakemake takes {x} in a plain value for a wildcard
+        labels=lambda wc: ["--labels", RUN.config.labels] if RUN.config.labels else [],
         listing=lambda wc: listing_fingerprint(IMAGES, RUN.config.labels),
     shell:
         "maskmill inputs --images {params.images:q} {params.labels:q} --params {params.inputs:q}"

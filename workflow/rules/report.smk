@@ -16,6 +16,6 @@ rule report:
         mem_mb=3000,
         runtime=60,
     params:
-        plan=report_plan(),
+        plan=lambda wc: report_plan(),
     shell:
         "maskmill report --plan {params.plan:q} --results results --benchmarks benchmarks --out {output} &> {log}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from maskmill.errors import InputError, StoreError
-from maskmill.images import load_label
+from maskmill.images import MAX_PIXELS, load_label
 from maskmill.manifest import Row, read_manifest
 from maskmill.store import Ragged
 
@@ -36,7 +36,7 @@ def read_label(row: Row) -> np.ndarray:
         InputError: unreadable, not of the image's size, or ids outside 0..65535; names the file.
     """
     assert row.label is not None
-    label = load_label(row.label)
+    label = load_label(row.label, max(MAX_PIXELS, row.height * row.width))
     if label.shape != (row.height, row.width):
         raise InputError(
             f"{row.label}: label of {label.shape[1]} x {label.shape[0]} pixels for an image of "

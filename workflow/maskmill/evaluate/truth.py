@@ -12,7 +12,7 @@ from maskmill.config import Evaluate
 from maskmill.errors import InputError
 from maskmill.evaluate.confusion import LABELS, at_frame, frame
 from maskmill.evaluate.labelled import digest, read_label
-from maskmill.images import load_label
+from maskmill.images import MAX_PIXELS, load_label
 from maskmill.manifest import Row
 from maskmill.stems import match_stems
 
@@ -162,7 +162,7 @@ def read_instances(path: str, row: Row) -> np.ndarray:
     Raises:
         InputError: unreadable, not of the image's size, or ids outside 0..65535; names the file.
     """
-    instances = load_label(path)
+    instances = load_label(path, max(MAX_PIXELS, row.height * row.width))
     if instances.shape != (row.height, row.width):
         raise InputError(
             f"{path}: instance image of {instances.shape[1]} x {instances.shape[0]} pixels for an image of "

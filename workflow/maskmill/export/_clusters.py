@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import heapq
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -87,5 +88,5 @@ class Clusters:
             "share": f"{self.pixels[cluster] / max(1, self.total):.6f}",
             "regions": regions,
             "confidence": f"{self._score[cluster] / regions:.4f}" if regions else "",
-            "typical": " ".join(self.typical(cluster)),
+            "typical": shlex.join(self.typical(cluster)),
         }

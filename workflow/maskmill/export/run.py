@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import errno
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from maskmill import __version__
-from maskmill.artefact import Provenance, atomic, read_json, read_tensors, write_json
+from maskmill.artefact import Provenance, atomic, json_hash, read_json, read_tensors, write_json
 from maskmill.config import Export, FeatureSet, validate
 from maskmill.errors import StoreError
 from maskmill.export._clusters import Clusters, name_of
@@ -76,6 +78,8 @@ def run(
             for item in track(sources, len(sources), "export"):
                 out.add(item)
         out.table.write(folder / "clusters.csv", classes, iou)
+        if out.renamed:
+            _write_renamed(folder / "renamed.csv", out.renamed)
         if student is not None:
             _copy_student(
                 Path(student), feature_sets or {}, weights, folder / "student", about | {"refine": dict(refine or {})}
@@ -91,6 +95,7 @@ class _Folder:
         self.folder, self.settings = folder, settings
         self.clusters, self.ignore = sources.clusters, sources.ignore
         self.table = Clusters(sources.clusters)
+        self.renamed: list[tuple[str, str]] = []  # id, file in masks/
         colours = palette(sources.clusters + 1)
         self.colours = np.full((256, 3), IGNORE, np.uint8)
         self.colours[: min(255, len(colours))] = colours[:255]
@@ -154,14 +159,38 @@ class _Folder:
 
     def _png(self, mask: np.ndarray, row: Row) -> None:
         """masks/<id>.png: indexed with the palette, or 16-bit grey where the clusters exceed a palette."""
-        path = self.folder / "masks" / f"{row.id}.png"
-        if ".." in Path(row.id).parts or not path.is_relative_to(self.folder):
+        masks = self.folder / "masks"
+        path = masks / f"{row.id}.png"
+        if ".." in Path(row.id).parts or not path.is_relative_to(masks):
             raise StoreError(f"manifest: id {row.id!r} points outside the export folder; run snakemake again")
-        path.parent.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(mask)
         if mask.dtype == np.uint8:
             image.putpalette(self.colours.tobytes())
-        image.save(path)
+        with _created(path, masks / f"~{json_hash(row.id)}.png") as file:
+            image.save(file, format="PNG")
+            if file.name != str(path):
+                self.renamed.append((row.id, Path(file.name).name))
+
+
+def _created(path: Path, instead: Path) -> BinaryIO:
+    """A new file; `instead` where the file system cannot have `path`.
+
+    The name is too long, differs from one that is there in case or accents only on a file system that cannot tell them
+    apart, or is a folder for another image (`a` beside `a.png/b`).
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise
+        instead.parent.mkdir(parents=True, exist_ok=True)
+        return instead.open("xb")
+
+
+def _write_renamed(path: Path, renamed: Sequence[tuple[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("id", "mask"), *renamed])
 
 
 def file_name(row: Row) -> str:

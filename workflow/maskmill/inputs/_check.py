@@ -11,16 +11,16 @@ from functools import partial
 from itertools import islice
 
 from maskmill.errors import InputError
-from maskmill.images import displayed_size, verify
+from maskmill.images import MAX_PIXELS, displayed_size, read_file, verify
 
 Checked = tuple[str, int, int, int] | str  # digest, height, width, bytes; or the reason of a rejection
 _CHUNK = 32  # files a task
 _FEW = 64  # below this a pool costs more than it saves
 
 
-def check_all(paths: Sequence[str], full: bool, threads: int) -> Iterator[Checked]:
+def check_all(paths: Sequence[str], full: bool, threads: int, max_pixels: int = MAX_PIXELS) -> Iterator[Checked]:
     """`check_file` of every path, in order, by `threads` processes (1: in this one)."""
-    check = partial(check_file, full=full)
+    check = partial(check_file, full=full, max_pixels=max_pixels)
     if threads <= 1 or len(paths) < _FEW:
         yield from map(check, paths)
         return
@@ -36,16 +36,15 @@ def check_all(paths: Sequence[str], full: bool, threads: int) -> Iterator[Checke
         ) from None
 
 
-def check_file(path: str, full: bool) -> Checked:
+def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
     """(digest, height, width, bytes) of one image file, or the reason why it is rejected; the file is read once."""
     try:
         path.encode()
     except UnicodeEncodeError:
         return "the file name is not valid UTF-8; rename it"
     try:
-        with open(path, "rb") as file:
-            body = file.read()
-        height, width = verify(body) if full else displayed_size(body)
+        body = read_file(path, max_pixels)
+        height, width = (verify if full else displayed_size)(body, max_pixels)
     except InputError as error:
         return str(error)
     except OSError as error:

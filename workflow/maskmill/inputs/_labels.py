@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskmill.errors import InputError
-from maskmill.images import label_size
+from maskmill.images import MAX_PIXELS, label_size
 from maskmill.inputs._sources import Candidate
 from maskmill.stems import match_stems
 
@@ -33,7 +33,7 @@ def match_labels(candidates: Sequence[Candidate], labels: str | None) -> dict[st
 
 def check_label_size(image: str, label: str, height: int, width: int) -> None:
     """A label is readable, has one class number a pixel, and is as large as its image; else an InputError."""
-    size = label_size(label)
+    size = label_size(label, max(MAX_PIXELS, height * width))
     if size != (height, width):
         raise InputError(
             f"{label}: label of {size[1]}x{size[0]} pixels for {image} of {width}x{height}; "

@@ -40,7 +40,7 @@ class Found:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-def find(images: str, labels: str | None, frames: Path, frame_step: int) -> Found:
+def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pixels: int) -> Found:
     """Everything that `images` names; a label folder inside the image folder is left out.
 
     Raises:
@@ -59,7 +59,8 @@ def find(images: str, labels: str | None, frames: Path, frame_step: int) -> Foun
     if suffix in VIDEO_SUFFIXES:
         from maskmill.inputs._video import extract_frames
 
-        return _from_folder(extract_frames(path, frames, frame_step), prefix=f"{path.stem}/")
+        folder = extract_frames(path, frames, frame_step, max_pixels)
+        return _from_folder(folder, prefix=f"{path.stem if path.stem.strip('.') else 'video'}/")
     if suffix in SUFFIXES:
         return Found(_candidates([path.name], [str(path)]))
     kinds = ", ".join((*TABLE_SUFFIXES, *VIDEO_SUFFIXES, *SUFFIXES))
@@ -84,10 +85,11 @@ def _relative(inner: str, folder: Path) -> str | None:
 
 
 def _from_glob(pattern: str) -> Found:
-    known, skipped = _by_suffix(glob_files(pattern), f"matches {pattern!r}")
+    matched = {os.path.normpath(file): file for file in glob_files(pattern)}  # a/../x and b/../x are one file
+    known, skipped = _by_suffix(list(matched.values()), f"matches {pattern!r}")
     fixed = pattern[: min(pattern.index(mark) for mark in "*?[" if mark in pattern)]
     root = os.path.dirname(fixed) or "."
-    return Found(_candidates([Path(os.path.relpath(file, root)).as_posix() for file in known], known), skipped)
+    return Found(_candidates([_inside(Path(os.path.relpath(file, root)).as_posix()) for file in known], known), skipped)
 
 
 def _by_suffix(names: list[str], where: str) -> tuple[list[str], Counter[str]]:
@@ -113,7 +115,11 @@ def counted(skipped: Counter[str]) -> str:
 
 def _candidates(names: Sequence[str], files: Sequence[str]) -> list[Candidate]:
     """Candidates of relative names and their files, sorted by id."""
-    rows = zip(unique_ids(names), files, names, strict=True)
+    ids = unique_ids(names)
+    if len(set(ids)) < len(ids):
+        twice = next(i for i, count in Counter(ids).items() if count > 1)
+        raise InputError(f"images: two files have the id {twice!r}; name each by one path, without '..'")
+    rows = zip(ids, files, names, strict=True)
     return _sorted(Candidate(i, os.path.abspath(file), _stem(name)) for i, file, name in rows)
 
 
@@ -193,6 +199,8 @@ def _inside(name: str) -> str:
 
 def _checked_id(image_id: str, path: Path) -> str:
     """Ids become file names of the export, so they may not lead out of its folder."""
+    if "\0" in image_id or not image_id.strip("./"):
+        raise InputError(f"{path}: id {image_id!r} cannot be the name of a file; give the row another")
     if image_id != _inside(image_id):
         raise InputError(f"{path}: id {image_id!r} is no plain relative path; write it as {_inside(image_id)!r}")
     return image_id

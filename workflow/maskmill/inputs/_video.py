@@ -17,24 +17,29 @@ if TYPE_CHECKING:
     import av
 
 
-def extract_frames(video: Path, frames: Path, step: int) -> Path:
+# FFmpeg goes by content: a text with the suffix .mp4 may be a list of other files or of addresses to fetch.
+SAFE = {"format_whitelist": "mov,matroska,avi,mpeg,mpegvideo,mpegts,m4v", "protocol_whitelist": "file"}
+
+
+def extract_frames(video: Path, frames: Path, step: int, max_pixels: int) -> Path:
     """Every `step`-th frame as `<number>.png`, turned upright, in a folder of its own below `frames`.
 
     The folder is complete or absent, and made once for the same file and step.
 
     Raises:
-        InputError: not a video, or no frame of it decodes.
+        InputError: not a video, no frame of it decodes, or its frames have more than `max_pixels`.
     """
     from PIL import Image
 
     stat = video.stat()
-    folder = frames / f"{video.stem}-{json_hash([str(video.resolve()), stat.st_size, stat.st_mtime_ns, step])[:8]}"
+    stem = video.stem.encode()[:100].decode(errors="ignore")  # the longest name may not become longer
+    folder = frames / f"{stem}-{json_hash([str(video.resolve()), stat.st_size, stat.st_mtime_ns, step])[:8]}"
     if folder.is_dir():
         return folder
     with atomic(folder) as temporary:
         temporary.mkdir(parents=True)
         count = 0
-        for number, image in track(_frames(video, step), None, f"inputs: frames of {video.name}"):
+        for number, image in track(_frames(video, step, max_pixels), None, f"inputs: frames of {video.name}"):
             Image.fromarray(image).save(temporary / f"{number:06d}.png", compress_level=1)
             count += 1
         if not count:
@@ -42,17 +47,18 @@ def extract_frames(video: Path, frames: Path, step: int) -> Path:
     return folder
 
 
-def _frames(video: Path, step: int) -> Iterator[tuple[int, np.ndarray]]:
+def _frames(video: Path, step: int, max_pixels: int) -> Iterator[tuple[int, np.ndarray]]:
     """(number, uint8 RGB [H, W, 3]) of every `step`-th frame; damaged packets are skipped and counted."""
     import av
 
     number = damaged = 0
     try:
-        with av.open(str(video)) as container:
+        with av.open(str(video), options=SAFE) as container:
             if not container.streams.video:
                 raise InputError(f"{video}: has no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            _check_size(video, stream.width, stream.height, max_pixels)
             for packet in container.demux(stream):
                 try:
                     decoded = packet.decode()
@@ -60,6 +66,7 @@ def _frames(video: Path, step: int) -> Iterator[tuple[int, np.ndarray]]:
                     damaged += 1
                     continue
                 for frame in decoded:
+                    _check_size(video, frame.width, frame.height, max_pixels)  # it may change on the way
                     if number % step == 0:
                         yield number, _upright(frame)
                     number += 1
@@ -69,6 +76,13 @@ def _frames(video: Path, step: int) -> Iterator[tuple[int, np.ndarray]]:
         damaged += 1
     if damaged:
         print(f"inputs: {video}: {damaged} damaged packets skipped, {number} frames read", file=sys.stderr)
+
+
+def _check_size(video: Path, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise InputError(
+            f"{video}: frames of {width}x{height} pixels, inputs.max_pixels allows {max_pixels}; scale it down"
+        )
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:

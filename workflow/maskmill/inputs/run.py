@@ -52,9 +52,9 @@ def run(
         InputError: nothing to read; more rejected than `inputs.max_rejected`; labels that do not fit.
     """
     _check_place(images, Path(out_manifest))
-    found = find(images, labels, Path(frames), settings["frame_step"])
+    found = find(images, labels, Path(frames), settings["frame_step"], settings["max_pixels"])
     chosen = _spread(found.candidates, settings["max_images"])
-    checks = check_all([c.path for c in chosen], settings["verify"] == "full", threads)
+    checks = check_all([c.path for c in chosen], settings["verify"] == "full", threads, settings["max_pixels"])
     checked = list(track(checks, len(chosen), "inputs: checked"))
     rejected = [(c.id, c.path, r) for c, r in zip(chosen, checked, strict=True) if isinstance(r, str)]
     _write_rejected(Path(out_rejected), rejected)

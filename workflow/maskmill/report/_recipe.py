@@ -15,6 +15,7 @@ from maskmill.errors import InputError
 from maskmill.images import decode
 from maskmill.masks import ignore_value
 from maskmill.palette import hexadecimal, palette
+from maskmill.redact import redact
 from maskmill.report import _facts, _pictures, _scores, _selection, _typical
 from maskmill.report._sample import Picture, Sample, read_images
 from maskmill.store import Ragged
@@ -37,7 +38,7 @@ class Photos:
 
     def _decode(self, picture: Picture) -> np.ndarray:
         try:
-            return decode(picture.path)
+            return decode(picture.path, size=(picture.height, picture.width))
         except InputError as error:
             self.broken[picture.id] = str(error)
             scale = min(1.0, 64 / max(picture.height, picture.width))
@@ -123,7 +124,7 @@ def view(
         shown,
         _panels(results, name, seed, rounds, tokens, colours, sample),
         _fact_rows(facts, _selection.read_selection(results, name, seeds)),
-        yaml.safe_dump(dict(body.get("sections") or {}), sort_keys=False, width=100).strip(),
+        redact(yaml.safe_dump(dict(body.get("sections") or {}), sort_keys=False, width=100).strip()),
         _hashes(results, name, seed, rounds, sample),
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 from maskmill import __version__
 from maskmill.artefact import atomic, json_hash
 from maskmill.errors import StoreError
+from maskmill.redact import redact
 from maskmill.report import _objects, _page, _recipe, _sample, _scores, _timing
 
 REJECTED_SHOWN = 200
@@ -52,7 +53,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
     rejected, rejected_total = _rejected(results / "inputs/rejected.csv")
     html = _page.render(
         title=str(plan["title"]),
-        images=str(plan.get("images") or ""),
+        images=redact(str(plan.get("images") or "")),
         seeds=seeds,
         sample=sample,
         gallery=photos.gallery(),
@@ -66,8 +67,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
         provenance=_provenance(plan),
     )
     with atomic(out_html) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    size = len(html.encode()) / 2**20
+        size = temporary.write_bytes(html.encode(errors="backslashreplace")) / 2**20
     print(f"report: {len(sample.gallery)} of {sample.total} images, {size:.1f} MiB: {out_html}", file=sys.stderr)
 
 
@@ -76,7 +76,7 @@ def _rejected(path: Path) -> tuple[list[dict[str, str]], int]:
     if not path.is_file():
         raise StoreError(f"{path}: no such file; run snakemake to make it")
     shown, total = [], 0
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             total += 1
             if total <= REJECTED_SHOWN:
@@ -93,5 +93,5 @@ def _provenance(plan: Mapping[str, Any]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     found |= {"system": f"{platform.system()} {platform.machine()}"}
-    found |= {str(key): str(value) for key, value in (plan.get("provenance") or {}).items()}
+    found |= {str(key): redact(str(value)) for key, value in (plan.get("provenance") or {}).items()}
     return found | {"hash of the configuration": json_hash({k: v for k, v in plan.items() if k != "provenance"})}
