@@ -199,9 +199,7 @@ def adapt_params(wc):
     """The section without what no head depends on, and the number of prototypes where the recipe takes them."""
     recipe = RUN.recipes[wc.recipe]
     others = ("checkpoint_steps", "cache_mib")
-    body = {
-        k: v for k, v in recipe.stage("adapt").as_dict().items() if k not in others
-    }
+    body = {k: v for k, v in recipe.stage("adapt").as_dict().items() if k not in others}
     if recipe.cluster.method == "prototypes":
         body["clusters"] = recipe.cluster.params.clusters
     return keys("adapt", body)
@@ -223,9 +221,7 @@ def cluster_head(wc):
     """The head whose prototypes are the clusters, where the recipe's method says so."""
     if RUN.recipes[wc.recipe].cluster.method != "prototypes":
         return {}
-    return {
-        "head": f"results/recipes/{wc.recipe}/seed{wc.seed}/adapt/head.safetensors"
-    }
+    return {"head": f"results/recipes/{wc.recipe}/seed{wc.seed}/adapt/head.safetensors"}
 
 
 def cluster_options(wc):
@@ -259,9 +255,7 @@ def regions_inputs(wc):
             "manifest": ancient("results/inputs/manifest.parquet"),
             "weights": f"resources/weights/{recipe.features[name].weights_slug}.safetensors",
         }
-    return files | {
-        "features": f"{feature_folder(wc.recipe, name)}/{wc.shard}.zarr"
-    }
+    return files | {"features": f"{feature_folder(wc.recipe, name)}/{wc.shard}.zarr"}
 
 
 def regions_sources(wc):
@@ -582,12 +576,22 @@ def report_inputs(wc):
     """Every mask of every recipe, seed and round, the regions behind them, and the scores where labels exist."""
     files = {
         name: []
-        for name in ("masks", "regions", "scores", "objects", "probes", "selection")
+        for name in (
+            "masks",
+            "regions",
+            "scores",
+            "objects",
+            "probes",
+            "selection",
+            "heads",
+        )
     }
     for name, recipe in RUN.recipes.items():
         base = f"results/recipes/{name}"
         for seed in RUN.config.seeds:
             files["selection"].append(f"{base}/seed{seed}/cluster/selection.json")
+            if recipe.adapt is not None:
+                files["heads"].append(f"{base}/seed{seed}/adapt/monitor.json")
             for r in range(recipe.round_count + 1):
                 files["masks"] += [
                     f"{base}/seed{seed}/round{r}/masks/{shard}.zarr"

@@ -18,7 +18,7 @@ from maskmill import __version__
 from maskmill.artefact import atomic, json_hash
 from maskmill.errors import StoreError
 from maskmill.redact import redact
-from maskmill.report import _objects, _page, _recipe, _sample, _scores, _timing
+from maskmill.report import _heads, _objects, _page, _recipe, _sample, _scores, _timing
 
 REJECTED_SHOWN = 200
 PACKAGES = ("numpy", "torch", "timm", "zarr", "pyarrow", "pillow", "scipy", "snakemake")
@@ -61,6 +61,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
         recipes=views,
         boards=_scores.boards(scores),
         object_boards=_objects.boards(cuts, scores if plan.get("objects") else []),
+        heads=_heads.read(results, recipes, seeds),
         jobs=jobs,
         rejected=rejected,
         rejected_total=rejected_total,

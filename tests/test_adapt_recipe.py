@@ -1,0 +1,61 @@
+"""A learned head end to end through Snakemake on pictures drawn here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from small_run import BASELINE, draw, jobs, snakemake
+
+from maskmill.artefact import read_json
+from maskmill.codebook import read
+from maskmill.store import Ragged
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A finished run of stego over two shards with two seeds, and its configuration."""
+    folder = tmp_path_factory.mktemp("stego")
+    (folder / "labels").mkdir()
+    for i in range(8):
+        Image.fromarray(draw(folder / f"images/im{i}.png", i)).save(folder / f"labels/im{i}.png")
+    config = {key: value for key, value in BASELINE.items() if key != "reduce"} | {
+        "images": str(folder / "images"), "labels": str(folder / "labels"), "recipes": ["stego"], "seeds": [0, 1],
+        "adapt": {"steps": 40, "neighbours": 3, "places": 5, "dimensions": 16}, "inputs": {"shard_size": 4},
+        "cluster": {"clusters": 3}, "report": {"gallery": 2, "typical": 1},
+    }  # fmt: skip
+    done = snakemake(folder / "run", config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, config
+
+
+def test_every_seed_has_its_own_head_and_masks(run: tuple[Path, dict[str, Any]]) -> None:
+    base = run[0] / "run/results/recipes/stego"
+    heads = [(base / f"seed{seed}/adapt/head.safetensors").read_bytes() for seed in (0, 1)]
+    assert heads[0] != heads[1]
+    for seed in (0, 1):
+        book = read(base / f"seed{seed}/cluster/codebook.safetensors")
+        assert book.centroids.shape == (3, 16)
+        masks = [
+            mask for path in (base / f"seed{seed}/round0/masks").glob("*.zarr") for _, mask in Ragged(path).images()
+        ]
+        assert len(masks) == 8
+        assert all(set(mask.ravel().tolist()) <= {1, 2, 3} for mask in masks)
+        assert read_json(base / f"seed{seed}/round0/scores.json")["scores"]
+    page = (run[0] / "run/results/report.html").read_text()
+    assert 'id="heads"' in page
+    assert "codes random" in page
+
+
+def test_nothing_is_done_twice_and_another_head_leaves_the_features(run: tuple[Path, dict[str, Any]]) -> None:
+    folder, config = run
+    assert "Nothing to be done" in (again := snakemake(folder / "run", config)).stdout + again.stderr
+    table = jobs(snakemake(folder / "run", config | {"adapt": config["adapt"] | {"dropout": 0.2}}, "--dry-run"))
+    assert table["adapt_fit"] == 2
+    assert not {"features", "adapt_neighbours", "inputs"} & table.keys()
+    more = jobs(snakemake(folder / "run", config | {"adapt": config["adapt"] | {"checkpoint_steps": 7}}, "--dry-run"))
+    assert "adapt_fit" not in more
