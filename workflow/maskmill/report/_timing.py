@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ORDER = (
-    "demo", "inputs", "weights", "features", "adapt_neighbours", "adapt_fit", "adapt_map", "cut", "regions", "reduce_fit", "reduce_map", "foreground_fit",
-    "foreground_count", "foreground_choose", "cluster_fit", "cluster_map", "paint", "paint_instances", "rounds_teach",
+    "demo", "inputs", "weights", "features", "adapt_neighbours", "adapt_fit", "adapt_map", "cut", "regions",
+    "reduce_fit", "reduce_map", "foreground_fit", "foreground_count", "foreground_choose", "cluster_fit", "cluster_map", "paint", "paint_instances", "rounds_teach",
     "rounds_train", "rounds_detect", "rounds_predict", "evaluate", "evaluate_objects", "evaluate_probe", "export",
 )  # fmt: skip
 SHARED = ("demo", "inputs", "weights", "features", "evaluate_probe")  # rules without a recipe
