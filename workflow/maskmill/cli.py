@@ -15,6 +15,7 @@ import typer
 
 from maskmill import __version__
 from maskmill.errors import ConfigError, NumericsError, UserError
+from maskmill.plan.command import plan
 
 CORES = max(1, os.cpu_count() or 1)
 
@@ -37,6 +38,7 @@ for name, group in {
     "evaluate": evaluate_app,
 }.items():
     app.add_typer(group, name=name)
+app.command()(plan)
 
 Params = Annotated[str, typer.Option("--params", help="the stage's section as JSON, as its rule passes it")]
 Out = Annotated[Path, typer.Option("--out", help="what to write; appears only when complete")]

@@ -1,0 +1,1 @@
+"""plan: what a run would take, computed before anything runs. Pure functions; `run.py` reads files, `text.py` prints."""
