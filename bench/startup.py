@@ -3,9 +3,9 @@
     python bench/startup.py [--repeats 3] [--photos 4]
 
 Runs the whole workflow on a few drawn photos, in recipes that between them have a job of every rule, and keeps the
-command line of each. Then starts one of every verb again, several times: what it takes on four tiny photos is interpreter,
-imports and files. The second table is Snakemake's own start: a driver that finds nothing to do, and the process that it
-starts inside a SLURM job (which starts one more like it, for its job step).
+command line of each. Then starts one of every verb again, several times: what it takes on four tiny photos is
+interpreter, imports and files. The second table is Snakemake's own start: a driver that finds nothing to do, and the
+process that it starts inside a SLURM job (which starts one more like it, for its job step).
 
 Columns: CPU seconds and wall seconds (the best of the repeats), seconds of wall within imports, and the packages that
 took the most of them. On a shared machine the CPU seconds are the figure to keep.

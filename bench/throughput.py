@@ -3,8 +3,8 @@
     python bench/throughput.py RUN_FOLDER [--repeats 1]
 
 Starts the commands of the run again, one of each rule and owner (that of the largest shard), and takes the CPU seconds
-of its process tree. On a shared machine these hold still while wall seconds do not; divide by the threads of the rule for
-the wall seconds of a free machine. What a job costs before it works (bench/startup.py) is within them.
+of its process tree. On a shared machine these hold still while wall seconds do not; divide by the threads of the rule
+for the wall seconds of a free machine. What a job costs before it works (bench/startup.py) is within them.
 Outputs are written again, with the same content.
 """
 

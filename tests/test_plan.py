@@ -103,7 +103,7 @@ def test_geometry_of_what_needs_no_timm() -> None:
 
 
 def test_unknown_backbone_says_the_way_out() -> None:
-    with pytest.raises(ConfigError, match="'resnt18'.*name a timm architecture"):
+    with pytest.raises(ConfigError, match=r"'resnt18'.*name a timm architecture"):
         geometry(FeatureSet(backbone="resnt18"))
 
 
@@ -144,7 +144,7 @@ def test_a_core_says_nothing_of_a_gpu() -> None:
 def test_more_images_never_take_less(few: int, more: int, shard_size: int) -> None:
     few, more = sorted((few, more))
     run = comus(inputs={"shard_size": shard_size})
-    rates = Rates(given={rule: 10.0 for rule in ORDER}, measured={})
+    rates = Rates(given=dict.fromkeys(ORDER, 10.0), measured={})
     small, large = (build(run, of_one_size(n, shard_size, PHOTO), rates, Machines(4)) for n in (few, more))
     assert small.images.count == few
     assert small.jobs <= large.jobs
@@ -223,7 +223,7 @@ def test_earlier_run_by_hand(tmp_path: Path) -> None:
 
 
 def test_earlier_run_without_benchmarks_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--from: .*does not exist; give the folder in which snakemake ran"):
+    with pytest.raises(ConfigError, match=r"--from: .*does not exist; give the folder in which snakemake ran"):
         planner.earlier(tmp_path, comus())
 
 

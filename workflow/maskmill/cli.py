@@ -375,7 +375,7 @@ def rounds_detect(
     from maskmill.manifest import read_manifest
     from maskmill.rounds.run import detect
 
-    detect(student, read_manifest(manifest).of(shard), out, threads, device)
+    detect(student, read_manifest(manifest, shard).of(shard), out, threads, device)
 
 
 @rounds_app.command("predict")
@@ -396,7 +396,7 @@ def rounds_predict(
     from maskmill.rounds.run import predict
 
     stores = {name: folder / f"{shard}.zarr" for name, folder in _pairs(features).items()}
-    view = stores or read_manifest(manifest).of(shard)
+    view = stores or read_manifest(manifest, shard).of(shard)
     predict(
         student, view, out, confidence, threads, device, params=_json(params), manifest=manifest, instances=instances
     )

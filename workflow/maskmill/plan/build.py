@@ -156,8 +156,8 @@ def _warnings(plan: Plan, free: int | None) -> Iterator[str]:
     yield from _shards(plan)
     if free is not None and plan.bytes_kept > free:
         yield (
-            f"disk: {plan.bytes_kept / 1e12:.2f} TB, but {free / 1e12:.2f} TB are free here; without keeping feature sets "
-            f"{plan.bytes_needed / 1e12:.2f} TB must lie there at once"
+            f"disk: {plan.bytes_kept / 1e12:.2f} TB, but {free / 1e12:.2f} TB are free here; without keeping feature "
+            f"sets {plan.bytes_needed / 1e12:.2f} TB must lie there at once"
         )
     for row in plan.rows:
         yield from _job(row, plan)
@@ -165,8 +165,8 @@ def _warnings(plan: Plan, free: int | None) -> Iterator[str]:
     if too_long:
         rule = max(too_long, key=lambda name: too_long[name])
         yield (
-            f"slurm-array-jobs: {rule} is an array of {too_long[rule]} jobs; SLURM takes {MAX_ARRAY} where the site has not "
-            f"raised MaxArraySize, and `jobs` of the profile must be at least {max(plan.arrays.values())}"
+            f"slurm-array-jobs: {rule} is an array of {too_long[rule]} jobs; SLURM takes {MAX_ARRAY} where the site "
+            f"has not raised MaxArraySize, and `jobs` of the profile must be at least {max(plan.arrays.values())}"
         )
 
 
@@ -182,8 +182,8 @@ def _shards(plan: Plan) -> Iterator[str]:
     else:
         runs = math.ceil(plan.images.count / (MANY_SHARDS * LARGEST_SHARD))
         yield (
-            f"inputs.shard_size: {plan.images.shard_count} shards; even the largest shard_size, {LARGEST_SHARD}, gives more "
-            f"than {MANY_SHARDS}: fit on a part of the images, or split them into {runs} runs (docs/scaling.md)"
+            f"inputs.shard_size: {plan.images.shard_count} shards; even the largest shard_size, {LARGEST_SHARD}, gives "
+            f"more than {MANY_SHARDS}: fit on a part of the images, or split them into {runs} runs (docs/scaling.md)"
         )
 
 
@@ -192,15 +192,15 @@ def _job(row: Row, plan: Plan) -> Iterator[str]:
     if row.needs > row.work.memory * 1e6:
         yield (
             f"{name}: {row.work.points} vectors of {row.work.depth} take about {row.needs / 1e9:.1f} GB, more than the "
-            f"{row.work.memory} MB that it asks for; lower max_fit_points, or --set-resources {row.work.rule}:mem_mb=..."
+            f"{row.work.memory} MB that it asks for; lower max_fit_points, or --set-resources {row.work.rule}:mem_mb="
         )
     if row.seconds is None or not row.work.jobs:
         return
     if row.work.shards and row.seconds < SHORT and row.work.jobs > 100:
         better = _round_up(math.ceil(plan.images.largest * SHORT / row.seconds))
         yield (
-            f"{name}: {row.work.jobs} jobs of {row.seconds:.0f} s; below {SHORT / 60:.0f} minutes the queue and the start "
-            f"weigh, shard_size {min(better, LARGEST_SHARD)} would be longer ones"
+            f"{name}: {row.work.jobs} jobs of {row.seconds:.0f} s; below {SHORT / 60:.0f} minutes the queue and the "
+            f"start weigh, shard_size {min(better, LARGEST_SHARD)} would be longer ones"
         )
     if row.seconds > LONG:
         advice = (

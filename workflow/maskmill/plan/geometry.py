@@ -57,5 +57,6 @@ def _of_timm(feature_set: FeatureSet) -> tuple[int, int]:
     except Exception as error:  # unknown names, absent levels, networks that need more arguments
         raise ConfigError(
             f"features.<name>.backbone: {feature_set.backbone!r} with layer {feature_set.layer}: timm does not say its "
-            f"geometry ({' '.join(str(error).split())[:120] or type(error).__name__}); name a timm architecture and a layer of it"
+            f"geometry ({' '.join(str(error).split())[:120] or type(error).__name__}); "
+            "name a timm architecture and a layer of it"
         ) from None

@@ -15,7 +15,7 @@ from maskmill.images import target_size
 
 @dataclass(frozen=True)
 class Shards:
-    """`count` shards of `images` images each; `sizes` says which share of them is (height, width) pixels as displayed."""
+    """`count` shards of `images` images each; `sizes`: which share is (height, width) pixels as displayed."""
 
     count: int
     images: int

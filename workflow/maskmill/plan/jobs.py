@@ -1,4 +1,4 @@
-"""The jobs of a run: how many of each rule, and what they work on. Mirrors workflow/rules; a test compares the counts."""
+"""The jobs of a run: how many of each rule, and on what. Mirrors workflow/rules; a test compares the counts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Work:
         amount: what all of them work on together, in `unit`s: images, points of a fit, samples of a training (steps
             times batch size), or jobs where nothing grows. shards: a job a shard, so that jobs shrink with the shards.
         network: a backbone runs in the job, on a GPU where there is one. points, depth: of the vectors that a fit
-            holds in memory. reads: bytes of the stores that one job reads from end to end.
+            holds in memory.
     """
 
     rule: str

@@ -24,7 +24,8 @@ def size(count: float) -> str:
 def lines(plan: Plan) -> Iterator[str]:
     """The whole plan."""
     images = plan.images
-    yield f"{images.count:,} images, {images.shard_count:,} shards (at most {images.largest:,} images), {plan.jobs:,} jobs"
+    shards = f"{images.shard_count:,} shards (at most {images.largest:,} images)"
+    yield f"{images.count:,} images, {shards}, {plan.jobs:,} jobs"
     for slug, count in plan.tokens.items():
         yield f"  {count:,} tokens of {slug}"
     yield ""
@@ -53,8 +54,8 @@ def _jobs(plan: Plan) -> Iterator[str]:
     yield f"sum: {least}{plan.total('hours'):,.1f} core hours, {gpu} GPU hours, {wall} on {place}"
     if plan.unknown:
         yield (
-            f"no time is known of {', '.join(plan.unknown)}: give --images-per-second {plan.unknown[0]}=..., or --from the "
-            "folder of a small run of the same configuration"
+            f"no time is known of {', '.join(plan.unknown)}: give --images-per-second {plan.unknown[0]}=..., or "
+            "--from the folder of a small run of the same configuration"
         )
     if any(row.rate and row.rate.source == "core" for row in plan.rows):
         yield "times of one CPU core are those of another machine: expect a factor of 2 either way"
