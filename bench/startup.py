@@ -104,7 +104,7 @@ def verbs(folder: Path) -> dict[str, list[str]]:
         verb = " ".join(word for word in words[:2] if not word.startswith("-"))
         for name, kind in (("crop_cls", "crops"), ('"method": "crf"', "refined"), ("--instances", "instances")):
             verb += f", {kind}" if any(name in word for word in words) and kind not in verb else ""
-        found[verb] = max(found.get(verb, []), words, key=lambda words: len(" ".join(words)))
+        found[verb] = max(words, found.get(verb, []), key=lambda words: len(" ".join(words)))
     return dict(sorted(found.items()))
 
 

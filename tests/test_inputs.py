@@ -620,6 +620,9 @@ def test_rows_of_one_shard_are_read_without_the_others(tmp_path: Path) -> None:
     assert found.ids == ["im12", "im13", "im14", "im15"]
     assert found.of(names[13]) == read_manifest(path).of(names[13])
     assert len(read_manifest(path, "elsewhere").rows) == 40
+    write_table(tmp_path / "mixed.parquet", pa.table(columns).take([0, 5, 1, 6, 2, 7]), row_group=2)  # s0 s1 s0 ...
+    mixed = read_table(tmp_path / "mixed.parquet", ["id", "shard"], ("shard", names[0]))
+    assert mixed["id"].to_pylist() == ["im00", "im01", "im02"]
     damaged = bytearray(path.read_bytes())
     damaged[4:40] = bytes(36)  # in the first row group, which holds no row of the shard
     path.write_bytes(damaged)

@@ -136,7 +136,6 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None, where: tu
         where: (column, value): only these rows; groups of rows that have none, by their statistics, are not read.
     """
     import pyarrow as pa
-    import pyarrow.compute
     import pyarrow.parquet as pq
 
     if not Path(path).is_file():
@@ -148,8 +147,7 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None, where: tu
             if where is None:
                 return file.read(columns=wanted)
             groups = [i for i in range(file.num_row_groups) if _may_have(file.metadata.row_group(i), *where)]
-            found = file.read_row_groups(groups, columns=wanted)
-            return found.filter(pa.compute.equal(found[where[0]], where[1]))
+            return _rows_of(file.read_row_groups(groups, columns=wanted), *where)
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise StoreError(
@@ -164,6 +162,18 @@ def _may_have(group: Any, column: str, value: str) -> bool:
         if part.path_in_schema == column and part.statistics is not None and part.statistics.has_min_max:
             return bool(part.statistics.min <= value <= part.statistics.max)
     return True
+
+
+def _rows_of(table: Any, column: str, value: str) -> Any:
+    """The rows with the value. A scalar of pyarrow would import pandas; where the rows lie together none is needed."""
+    values = table[column].to_pylist()
+    count = values.count(value)
+    first = values.index(value) if count else 0
+    if set(values[first : first + count]) <= {value}:
+        return table.slice(first, count)
+    import pyarrow.compute
+
+    return table.filter(pyarrow.compute.equal(table[column], value))
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], provenance: Provenance | None = None) -> None:

@@ -55,7 +55,7 @@ def _without_dynamo() -> Iterator[None]:
     """Within: what imports torch's compiler gets an empty one, and torch loads the real one later, if ever.
 
     torchvision asks it one question (in `roi_align`), timm marks a method of NaFlexViT not to be compiled.
-    Nothing here compiles, and the compiler with sympy and FSDP is 1.5 s of CPU at the start of every job with a network.
+    Nothing here compiles, and the compiler (with sympy and FSDP) is 1.5 s of CPU a job with a network.
     """
     names = ("torch._dynamo", "torch._dynamo.utils")
     if any(name in sys.modules for name in names):

@@ -16,6 +16,7 @@ from maskmill.recipes import Run
 MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes (docs/scaling.md)
 LARGEST_SHARD = 100_000  # the limit of inputs.shard_size
 SHORT, LONG = 300.0, 4 * 3600.0  # seconds of a job: below, its start and the queue weigh; above, a failure costs a lot
+ID_BYTES = 200  # of an image in a job that opens all stores: its id as a string, in a list and in a table
 COPIES = 2  # of a fit's vectors in float32: the sample, and the same made ready
 ARRAYS = ("features", "cut", "reduce_map", "cluster_map", "paint")  # slurm-array-jobs of profiles/slurm
 MAX_ARRAY = 1000  # SLURM's MaxArraySize of 1001 where a site does not raise it
@@ -36,7 +37,8 @@ class Row:
     Attributes:
         seconds: of one job, its start included. hours: of cores held by all jobs. gpu_hours: of GPUs held.
         wall: hours until all are done, on these machines alone.
-        needs: bytes that the fit's vectors take; 0 for other jobs. peak: MB that an earlier run's jobs took, at most.
+        needs: bytes that a fit's vectors and the ids of all images take; 0 for other jobs.
+        peak: MB that an earlier run's jobs took, at most.
     """
 
     work: Work
@@ -140,7 +142,7 @@ def _row(work: Work, rate: Rate | None, machines: Machines, images: Images, peak
     gpu = work.network and machines.gpus > 0
     if rate is not None and gpu and rate.source == "core":
         rate = None
-    needs = COPIES * work.points * work.depth * 4
+    needs = COPIES * work.points * work.depth * 4 + (ID_BYTES * images.count if work.unit == "points" else 0)
     if not work.jobs:
         return Row(work, gpu, rate, 0.0, 0.0, 0.0, 0.0, needs, peak)
     if rate is None:
@@ -191,7 +193,8 @@ def _job(row: Row, plan: Plan) -> Iterator[str]:
     name = f"{row.work.rule}/{row.work.owner}".rstrip("/")
     if row.needs > row.work.memory * 1e6:
         yield (
-            f"{name}: {row.work.points} vectors of {row.work.depth} take about {row.needs / 1e9:.1f} GB, more than the "
+            f"{name}: {row.work.points} vectors of {row.work.depth} and {plan.images.count} ids take "
+            f"about {row.needs / 1e9:.1f} GB, more than the "
             f"{row.work.memory} MB that it asks for; lower max_fit_points, or --set-resources {row.work.rule}:mem_mb="
         )
     if row.seconds is None or not row.work.jobs:
