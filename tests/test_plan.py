@@ -29,7 +29,7 @@ from maskmill.plan.geometry import geometry
 from maskmill.plan.images import Images, Shards, mixture, of_manifest, of_one_size, photo_size, whole
 from maskmill.plan.jobs import MEMORY, ORDER
 from maskmill.plan.jobs import jobs as planned_jobs
-from maskmill.plan.rates import START, Rates, of_run, read_benchmarks, read_given
+from maskmill.plan.rates import START, Rates, of_run, read_benchmarks, read_given, too_short
 from maskmill.recipes import Run, load
 from maskmill.store import RaggedWriter
 
@@ -198,7 +198,8 @@ def test_short_and_long_jobs_are_said() -> None:
         return "\n".join(build(comus(), of_one_size(10**6, 1000, PHOTO), rates, Machines(2)).warnings)
 
     assert "features/vit_small_focus" in said(100.0)  # 13 s
-    assert "1000 jobs of 13 s" in said(100.0)
+    assert "semantic" not in said(100.0)
+    assert "shard_size 24000 brings the longest to 5 minutes" in said(100.0)
     assert "features/" not in said(1.0)  # 1003 s
     assert "a smaller shard_size than 256" in said(0.01)
     assert "export" not in said(1.0)
@@ -222,6 +223,13 @@ def test_earlier_run_by_hand(tmp_path: Path) -> None:
     assert [(job.rule, job.owner, job.memory) for job in found] == [("features", slug, 900.5)] * 2
     rates = of_run(found, run, Images((Shards(2, 40, PHOTO),)), {})
     assert rates == {f"features/{slug}": pytest.approx((20 + 40) / 80)}
+    assert too_short(found) == frozenset()  # 33 s on average
+    work = next(work for work in planned_jobs(run, of_one_size(100, 50, PHOTO)) if work.rule == "features")
+    known = Rates(run=rates, measured={"features/efficientnet_lite0": (0.1, 0)})
+    assert known.of(work, run).source == "run"  # type: ignore[union-attr]
+    short = Rates(run=rates, measured=known.measured, short=frozenset(rates))
+    assert short.of(work, run).seconds == 0.1 / 2  # type: ignore[union-attr]  # two threads
+    assert Rates(run=rates, measured={}, short=frozenset(rates)).of(work, run).source == "run"  # type: ignore[union-attr]
 
 
 def test_earlier_run_without_benchmarks_is_an_error(tmp_path: Path) -> None:

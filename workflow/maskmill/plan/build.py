@@ -163,6 +163,7 @@ def _warnings(plan: Plan, free: int | None) -> Iterator[str]:
         )
     for row in plan.rows:
         yield from _job(row, plan)
+    yield from _short(plan)
     too_long = {rule: count for rule, count in plan.arrays.items() if count > MAX_ARRAY}
     if too_long:
         rule = max(too_long, key=lambda name: too_long[name])
@@ -189,6 +190,21 @@ def _shards(plan: Plan) -> Iterator[str]:
         )
 
 
+def _short(plan: Plan) -> Iterator[str]:
+    """One line about all jobs that are short and many."""
+    short = [row for row in plan.rows if row.work.shards and row.work.jobs > 100 and (row.seconds or SHORT) < SHORT]
+    if not short:
+        return
+    each = ", ".join(f"{row.work.rule}/{row.work.owner} {row.seconds:.0f} s" for row in short)
+    longest = max(row.seconds or 0.0 for row in plan.rows if row.work.shards)
+    least = SHORT if longest < SHORT else LONG / 2
+    better = min(_round_up(math.ceil(plan.images.largest * least / longest)), LARGEST_SHARD)
+    advice = (
+        f"; shard_size {better} brings the longest to {least / 60:.0f} minutes" if better > plan.images.largest else ""
+    )
+    yield f"short jobs, whose start and time in a queue weigh ({SHORT / 60:.0f} minutes are better): {each}{advice}"
+
+
 def _job(row: Row, plan: Plan) -> Iterator[str]:
     name = f"{row.work.rule}/{row.work.owner}".rstrip("/")
     if row.needs > row.work.memory * 1e6:
@@ -199,12 +215,6 @@ def _job(row: Row, plan: Plan) -> Iterator[str]:
         )
     if row.seconds is None or not row.work.jobs:
         return
-    if row.work.shards and row.seconds < SHORT and row.work.jobs > 100:
-        better = _round_up(math.ceil(plan.images.largest * SHORT / row.seconds))
-        yield (
-            f"{name}: {row.work.jobs} jobs of {row.seconds:.0f} s; below {SHORT / 60:.0f} minutes the queue and the "
-            f"start weigh, shard_size {min(better, LARGEST_SHARD)} would be longer ones"
-        )
     if row.seconds > LONG:
         advice = (
             f"a smaller shard_size than {plan.shard_size}" if row.work.shards else "it is one job: see docs/scaling.md"

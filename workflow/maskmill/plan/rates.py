@@ -16,6 +16,9 @@ from maskmill.recipes import Run
 
 # CPU seconds of a job before it works: interpreter, imports, opening stores (bench/startup.py).
 START = 3.0
+TELLING = (
+    10 * START
+)  # seconds of a job of an earlier run, on average, from which on it measures its work, not its start
 # CPU seconds of one unit of work on the machine of docs/scaling.md (bench/throughput.py), by rule and method, and the
 # tokens of an image there where the work grows with them.
 MEASURED: dict[str, tuple[float, int]] = {
@@ -53,11 +56,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates by `rule/owner`, `rule/method` or `rule`; what the user gives goes before a run, a run before MEASURED."""
+    """Rates by `rule/owner`, `rule/method` or `rule`; what the user gives goes before a run, a run whose jobs are long
+    enough to measure before MEASURED.
+    """
 
     given: Mapping[str, float] = field(default_factory=dict)  # units a second
     run: Mapping[str, float] = field(default_factory=dict)  # seconds a unit
     measured: Mapping[str, tuple[float, int]] = field(default_factory=lambda: MEASURED)
+    short: frozenset[str] = frozenset()  # `rule/owner` of the run's rates whose jobs were shorter than TELLING
 
     def of(self, work: Work, run: Run) -> Rate | None:
         """The rate of some jobs; None where nothing is known."""
@@ -65,14 +71,14 @@ class Rates:
         for name in names:
             if name in self.given:
                 return Rate(1 / self.given[name], "given")
-        if names[0] in self.run:
+        if names[0] in self.run and names[0] not in self.short:
             return Rate(self.run[names[0]], "run")
         for name in names[1:]:
             if name in self.measured:
                 seconds, tokens = self.measured[name]
                 scale = tokens_of(work, run) / tokens if tokens else 1.0
                 return Rate(seconds * scale / work.threads, "core")
-        return None
+        return Rate(self.run[names[0]], "run") if names[0] in self.run else None
 
 
 def method(work: Work, run: Run) -> str:
@@ -173,11 +179,19 @@ def _number(text: str | None) -> float | None:
         return None
 
 
+def too_short(found: Iterable[Job]) -> frozenset[str]:
+    """`rule/owner` of jobs that took less than TELLING on average."""
+    seconds: dict[str, list[float]] = {}
+    for job in found:
+        seconds.setdefault(f"{job.rule}/{job.owner}", []).append(job.seconds)
+    return frozenset(name for name, each in seconds.items() if sum(each) < TELLING * len(each))
+
+
 def of_run(found: Iterable[Job], run: Run, images: Images, regions: Mapping[str, float]) -> dict[str, float]:
     """Seconds a unit by `rule/owner` of an earlier run of the same configuration on `images`.
 
-    A job's start, `START`, is taken off first; jobs that are shorter than twice that say little, so give an earlier run
-    shards on which a job takes a minute.
+    A job's start, `START`, is taken off first; jobs shorter than TELLING say little (see `too_short`), so give an
+    earlier run shards on which a job takes a minute.
     """
     rates = {}
     jobs_of: dict[tuple[str, str], list[float]] = {}

@@ -13,7 +13,7 @@ import yaml
 from maskmill.errors import ConfigError
 from maskmill.plan.build import Machines, Plan, build
 from maskmill.plan.images import Images, mixture, of_manifest, of_one_size
-from maskmill.plan.rates import Rates, of_run, read_benchmarks
+from maskmill.plan.rates import Rates, of_run, read_benchmarks, too_short
 from maskmill.recipes import Run, load
 
 PHOTO = (375, 500)  # height, width where nothing says it: the usual photo of PASCAL VOC and ImageNet
@@ -28,6 +28,7 @@ class Earlier:
     regions: Mapping[str, float]
     bytes: Mapping[str, float]
     peaks: Mapping[str, float] = field(default_factory=dict)
+    short: frozenset[str] = frozenset()
 
 
 def configured(
@@ -82,7 +83,7 @@ def earlier(folder: Path, run: Run) -> Earlier:
     for job in found:
         peaks[job.rule] = max(peaks.get(job.rule, 0.0), job.memory or 0.0)
     sizes = _sizes(folder, run, images.count)
-    return Earlier(mixture(images), of_run(found, run, images, regions), regions, sizes, peaks)
+    return Earlier(mixture(images), of_run(found, run, images, regions), regions, sizes, peaks, too_short(found))
 
 
 def _rows(folder: Path) -> int:
@@ -149,7 +150,7 @@ def plan(
     else:
         sizes = {photo or PHOTO: 1.0} if photo or before is None else before.photos
         planned = of_one_size(images or 0, run.config.inputs.shard_size, sizes)
-    rates = Rates(given=given, run=before.rates if before else {})
+    rates = Rates(given, before.rates, short=before.short) if before else Rates(given)
     return build(
         run, planned, rates, machines, free=shutil.disk_usage(".").free,
         regions=before.regions if before else None,
