@@ -133,7 +133,7 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None, where: tu
     """Read a Parquet file as `pyarrow.Table`; a truncated, damaged or foreign file is a StoreError.
 
     Args:
-        where: (column, value): only these rows; groups of rows that have none, by their statistics, are not read.
+        where: (column, value): only these rows; of groups of rows that have none, no other column is read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -146,7 +146,13 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None, where: tu
             wanted = list(columns) if columns else None
             if where is None:
                 return file.read(columns=wanted)
-            groups = [i for i in range(file.num_row_groups) if _may_have(file.metadata.row_group(i), *where)]
+            column, value = where
+            groups = [
+                i
+                for i in range(file.num_row_groups)
+                if _may_have(file.metadata.row_group(i), column, value)
+                and value in file.read_row_group(i, columns=[column])[column].unique().to_pylist()
+            ]
             return _rows_of(file.read_row_groups(groups, columns=wanted), *where)
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
