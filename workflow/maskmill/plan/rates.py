@@ -19,7 +19,7 @@ START = 3.0
 TELLING = (
     10 * START
 )  # seconds of a job of an earlier run, on average, from which on it measures its work, not its start
-# CPU seconds of one unit of work on the machine of docs/scaling.md (bench/throughput.py), by rule and method, and the
+# CPU seconds of one unit of work on the machine of docs/scaling.md (bench/_throughput.py), by rule and method, and the
 # tokens of an image there where the work grows with them.
 MEASURED: dict[str, tuple[float, int]] = {
     "inputs": (2.6e-3, 0),

@@ -1,6 +1,6 @@
 """CPU seconds of every kind of job of a finished run: the constants of maskmill.plan, and docs/scaling.md.
 
-    python bench/throughput.py RUN_FOLDER [--repeats 1]
+    python bench/_throughput.py RUN_FOLDER [--repeats 1]
 
 Starts the commands of the run again, one of each rule and owner (that of the largest shard), and takes the CPU seconds
 of its process tree. On a shared machine these hold still while wall seconds do not; divide by the threads of the rule
