@@ -16,6 +16,7 @@ import typer
 
 from maskmill import __version__
 from maskmill.errors import ConfigError, NumericsError, UserError
+from maskmill.plan.command import plan
 from maskmill.redact import redact
 
 CORES = max(1, os.cpu_count() or 1)
@@ -39,6 +40,7 @@ for name, group in {
     "evaluate": evaluate_app,
 }.items():
     app.add_typer(group, name=name)
+app.command()(plan)
 
 Params = Annotated[str, typer.Option("--params", help="the stage's section as JSON, as its rule passes it")]
 Out = Annotated[Path, typer.Option("--out", help="what to write; appears only when complete")]
@@ -375,7 +377,7 @@ def rounds_detect(
     from maskmill.manifest import read_manifest
     from maskmill.rounds.run import detect
 
-    detect(student, read_manifest(manifest).of(shard), out, threads, device)
+    detect(student, read_manifest(manifest, shard).of(shard), out, threads, device)
 
 
 @rounds_app.command("predict")
@@ -396,7 +398,7 @@ def rounds_predict(
     from maskmill.rounds.run import predict
 
     stores = {name: folder / f"{shard}.zarr" for name, folder in _pairs(features).items()}
-    view = stores or read_manifest(manifest).of(shard)
+    view = stores or read_manifest(manifest, shard).of(shard)
     predict(
         student, view, out, confidence, threads, device, params=_json(params), manifest=manifest, instances=instances
     )

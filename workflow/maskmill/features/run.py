@@ -137,7 +137,7 @@ def run(
     torch.set_num_threads(threads)
     place = pick(device)
     feature_set = FeatureSet.model_validate(params)
-    rows = read_manifest(manifest).of(shard)
+    rows = read_manifest(manifest, shard).of(shard)
     with memory_advice("batch_size", batch_size):
         backbone = load(weights, feature_set, place)
         batches = plan_batches(rows, feature_set, backbone.multiple, batch_size)
