@@ -242,7 +242,7 @@ def foreground_option(wc):
 
 
 def paint_inputs(wc):
-    """Token recipes score their tokens; region recipes paint segments with the clusters of all shards' regions."""
+    """Token recipes score their tokens; region recipes paint segments with the clusters of their regions."""
     base = f"results/recipes/{wc.recipe}"
     files = {"codebook": f"{base}/seed{wc.seed}/cluster/codebook.safetensors"}
     if RUN.recipes[wc.recipe].tokens:
@@ -250,19 +250,18 @@ def paint_inputs(wc):
         return files | foreground_codebook(wc)
     return files | {
         "segments": f"{base}/cut/{wc.shard}.zarr",
-        "assignments": [
-            f"{base}/seed{wc.seed}/cluster/{shard}.parquet" for shard in shards()
-        ],
+        "assignments": f"{base}/seed{wc.seed}/cluster/{wc.shard}.parquet",
+        "limits": f"{base}/seed{wc.seed}/round0/limits.safetensors",
     }
 
 
 def paint_sources(wc):
     """The same as options of `maskmill paint`."""
-    base = f"results/recipes/{wc.recipe}"
-    if RUN.recipes[wc.recipe].tokens:
-        option = f"--vectors {vectors(wc.recipe, wc.shard)}"
-        return f"{option} {foreground_option(wc)}".strip()
-    return f"--segments {base}/cut/{wc.shard}.zarr --assignments {base}/seed{wc.seed}/cluster"
+    return " ".join(
+        f"--{name} {file}"
+        for name, file in paint_inputs(wc).items()
+        if name != "codebook"
+    )
 
 
 # rounds
