@@ -2,10 +2,11 @@
 
     python bench/dag.py [--shards 100,1000,2000] [--run 100,1000] [--recipe comus] [--temporary]
 
-The stage inputs is really run (16 x 16 pixels, shard_size 1); then `snakemake --dry-run` plans everything after it, in a
-process of its own. `--run` does the same with jobs that do nothing: a script called `maskmill`, first in PATH, creates
-what a job's options declare, so what is left is Snakemake. Afterwards it plans the finished run once more. 10 000 shards
-are a stress case: `--shards 10000`. Prints the tables of docs/benchmarks.md.
+The stage inputs is really run (16 x 16 pixels, shard_size 1); then `snakemake --dry-run` plans everything after it, in
+a process of its own. `--run` does the same with jobs that do nothing: a script called `maskmill`, first in PATH,
+creates what a job's options declare, so what is left is Snakemake. Afterwards it plans the finished run once more.
+10 000 shards are a stress case: `--shards 10000`. Prints the tables of docs/benchmarks.md. Planning is one thread: on
+an idle machine wall and CPU seconds are the same.
 """
 
 from __future__ import annotations
@@ -19,75 +20,49 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-import yaml
-from PIL import Image
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from empty_run import nothing, prepare
 from small_run import command, environment, jobs
 
-# Creates what the options of a verb declare: a folder for a store, a file for the rest. What exists is an input.
-NOTHING = """#!/bin/sh
-while [ $# -gt 1 ]; do
-    case "$1" in
-        --out | --table | --vectors | --selection | --timing | --confidence)
-            [ -e "$2" ] || case "$2" in
-                *.zarr | */export) mkdir "$2" && : > "$2/zarr.json" ;;
-                *.*) : > "$2" ;;
-            esac ;;
-    esac
-    shift
-done
-"""
+
+class Measured(NamedTuple):
+    """What snakemake said, its exit code, wall seconds, CPU seconds, peak MB of its process."""
+
+    said: str
+    code: int
+    wall: float
+    cpu: float
+    peak: float
 
 
-def prepare(root: Path, shards: int, recipe: str, keep: bool) -> Path:
-    """A working folder in which the stage inputs is done."""
-    images, work = root / "images", root / "work"
-    rng = np.random.default_rng(0)
-    for i in range(shards):
-        folder = images / f"{i // 1000:03d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{i:06d}.png")
-    work.mkdir()
-    config = {"images": str(images), "recipes": [recipe], "preset": "small", "inputs": {"shard_size": 1}}
-    if not keep:
-        config["features"] = {"keep": False}
-    (work / "config.yaml").write_text(yaml.safe_dump(config))
-    done = measure(work, environment(), "results/inputs/manifest.parquet")
-    if done[0].returncode:
-        raise SystemExit(done[0].stdout)
-    return work
-
-
-def measure(
-    work: Path, variables: dict[str, str], *options: str
-) -> tuple[subprocess.CompletedProcess[str], float, float]:
-    """Plain snakemake: what it said, seconds, and peak MB of its process or of the largest that it started."""
+def measure(work: Path, variables: dict[str, str], *options: str) -> Measured:
+    """Plain snakemake in a process of its own; times and memory are its and those of what it started."""
     log = work / "bench.log"
     start = time.perf_counter()
     with log.open("w") as file:
         process = subprocess.Popen(command(work, *options), stdout=file, stderr=subprocess.STDOUT, env=variables)
         _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
+    wall = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
-    done = subprocess.CompletedProcess(process.args, process.returncode, log.read_text(), "")
-    return done, seconds, usage.ru_maxrss / 1024
+    return Measured(log.read_text(), process.returncode, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
-def empty_jobs(work: Path) -> dict[str, str]:
-    """The environment in which `maskmill` does nothing."""
-    folder = work / "bin"
-    folder.mkdir(exist_ok=True)
-    (folder / "maskmill").write_text(NOTHING)
-    (folder / "maskmill").chmod(0o755)
-    base = environment()
-    return base | {"PATH": f"{folder}:{base['PATH']}"}
+def checked(done: Measured) -> Measured:
+    """The same, if it ended well."""
+    if done.code:
+        raise SystemExit(done.said[-3000:])
+    return done
+
+
+def total(done: Measured) -> int:
+    """Jobs of the table that it printed."""
+    return jobs(subprocess.CompletedProcess([], done.code, done.said, "")).get("total", 0)
 
 
 def exponent(rows: Sequence[tuple[int, float]]) -> str:
-    """The power of the number of shards by which seconds grow from the row before."""
+    """The power of the number of shards by which CPU seconds grow from the row before."""
     if len(rows) < 2:
         return ""
     (n, before), (m, now) = rows[-2:]
@@ -103,31 +78,29 @@ def main() -> None:
     parser.add_argument("--recipe", default="comus")
     parser.add_argument("--temporary", action="store_true", help="with features: {keep: false}")
     given = parser.parse_args()
-    print("| shards | jobs | plan s | peak MB | exponent |\n|---|---|---|---|---|", flush=True)
+    sets = {"features": {"keep": False}} if given.temporary else {}
+    print("| shards | jobs | plan: wall s | CPU s | peak MB | exponent |\n|---|---|---|---|---|---|", flush=True)
     rows: list[tuple[int, float]] = []
     for shards in given.shards:
         with tempfile.TemporaryDirectory() as folder:
-            work = prepare(Path(folder), shards, given.recipe, not given.temporary)
-            done, seconds, peak = measure(work, environment(), "--dry-run")
-            if done.returncode:
-                raise SystemExit(done.stdout[-3000:])
-            rows.append((shards, seconds))
-            total = jobs(done)["total"]
-            print(f"| {shards} | {total} | {seconds:.1f} | {peak:.0f} | {exponent(rows)} |", flush=True)
-    print("\n| shards | empty jobs | run s | ms a job | peak MB | plan of the finished run s |")
-    print("|---|---|---|---|---|---|", flush=True)
+            work = Path(folder) / "work"
+            prepare(Path(folder), shards, recipes=[given.recipe], **sets)
+            done = checked(measure(work, environment(), "--dry-run"))
+            rows.append((shards, done.cpu))
+            times = f"{done.wall:.1f} | {done.cpu:.1f} | {done.peak:.0f}"
+            print(f"| {shards} | {total(done)} | {times} | {exponent(rows)} |", flush=True)
+    print("\n| shards | empty jobs | run: wall s | CPU s | CPU ms a job | peak MB | plan of the finished run: CPU s |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     for shards in given.run:
         with tempfile.TemporaryDirectory() as folder:
-            work = prepare(Path(folder), shards, given.recipe, not given.temporary)
-            variables = empty_jobs(work)
-            done, seconds, peak = measure(work, variables)
-            total = jobs(done).get("total", 0)
-            if done.returncode or not total:
-                raise SystemExit(done.stdout[-3000:])
-            after, again, _ = measure(work, variables, "--dry-run")
-            finished = f"{again:.1f}" if "Nothing to be done" in after.stdout else "NOT FINISHED"
-            each = 1000 * seconds / total
-            print(f"| {shards} | {total} | {seconds:.1f} | {each:.0f} | {peak:.0f} | {finished} |", flush=True)
+            work = Path(folder) / "work"
+            prepare(Path(folder), shards, recipes=[given.recipe], **sets)
+            variables = nothing(Path(folder))
+            done = checked(measure(work, variables))
+            again = checked(measure(work, variables, "--dry-run"))
+            finished = f"{again.cpu:.1f}" if "Nothing to be done" in again.said else "NOT FINISHED"
+            times = f"{done.wall:.1f} | {done.cpu:.1f} | {1000 * done.cpu / total(done):.0f} | {done.peak:.0f}"
+            print(f"| {shards} | {total(done)} | {times} | {finished} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -384,10 +384,10 @@ def rounds_detect(
     device: Device = "auto",
 ) -> None:
     """Predict the instances of one shard with a trained student of instances."""
-    from maskmill.manifest import read_manifest
+    from maskmill.manifest import read_shard
     from maskmill.rounds.run import detect
 
-    detect(student, read_manifest(manifest).of(shard), out, threads, device)
+    detect(student, read_shard(manifest, shard), out, threads, device)
 
 
 @rounds_app.command("predict")
@@ -404,11 +404,11 @@ def rounds_predict(
     device: Device = "auto",
 ) -> None:
     """Predict the masks of one shard with a trained student."""
-    from maskmill.manifest import read_manifest
+    from maskmill.manifest import read_shard
     from maskmill.rounds.run import predict
 
     stores = {name: folder / f"{shard}.zarr" for name, folder in _pairs(features).items()}
-    view = stores or read_manifest(manifest).of(shard)
+    view = stores or read_shard(manifest, shard)
     predict(
         student, view, out, confidence, threads, device, params=_json(params), manifest=manifest, instances=instances
     )

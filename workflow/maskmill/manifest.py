@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from maskmill.artefact import read_table
 from maskmill.errors import StoreError
@@ -69,9 +71,32 @@ class Manifest:
         return self._by_shard[shard]
 
 
-def read_manifest(path: str | Path) -> Manifest:
-    """Read results/inputs/manifest.parquet; raises StoreError where it is missing, truncated or foreign."""
+def read_manifest(path: str | Path, ids: Sequence[str] | None = None) -> Manifest:
+    """Read results/inputs/manifest.parquet; raises StoreError where it is missing, truncated or foreign.
+
+    Args:
+        ids: only these images, as far as they are there: a job of one shard keeps no million rows in memory.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     table = read_table(path, _COLUMNS)
+    return _manifest(table if ids is None else table.filter(pc.is_in(table["id"], pa.array(ids, pa.string()))), path)
+
+
+def read_shard(path: str | Path, shard: str) -> list[Row]:
+    """Rows of one shard, sorted by id: what a shard's job needs, whatever the number of images.
+
+    Raises:
+        StoreError: as in `read_manifest`; or the manifest has no such shard.
+    """
+    import pyarrow.compute as pc
+
+    table = read_table(path, _COLUMNS)
+    return _manifest(table.filter(pc.equal(table["shard"], shard)), path).of(shard)
+
+
+def _manifest(table: Any, path: str | Path) -> Manifest:
     columns = (table[c].to_pylist() for c in _COLUMNS)
     return Manifest(tuple(Row(*values) for values in zip(*columns, strict=True)), str(path))
 

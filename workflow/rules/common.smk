@@ -1,5 +1,6 @@
 # What the rules share: the validated configuration, and the functions that pick a job's files.
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def guarded(function, *arguments):
 
 RUN = guarded(load, config, Path(workflow.basedir) / "recipes")
 SEED = RUN.config.seeds[0]
+# Where stores are not kept, what reads them runs before new ones are made: only a few lie on the disk at once.
+SOON = 1 if RUN.temporary else 0
 OBJECTS = bool(RUN.config.labels) and RUN.config.evaluate.objects is not None
 
 
@@ -39,6 +42,11 @@ wildcard_constraints:
 def keys(stage, body):
     """A rule's `params`: exactly the keys that it depends on and its stage's code version, as JSON."""
     return json.dumps({"version": STAGE_VERSION[stage], **body}, sort_keys=True)
+
+
+def either(names):
+    """A wildcard's constraint: one of these names, or nothing at all."""
+    return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
 
 
 def section(stage):
@@ -137,6 +145,16 @@ IMAGES = DEMO_VIDEO if RUN.config.images == "demo" else RUN.config.images
 def inputs_files(wc):
     """Files whose change reruns inputs; a folder is watched through its listing instead (see params)."""
     return [IMAGES] if IMAGES == DEMO_VIDEO or os.path.isfile(IMAGES) else []
+
+
+def watched(rule, images, labels):
+    """The fingerprint of the files that a rule watches.
+
+    A job that runs in a process of its own (SLURM) plans only itself, but evaluates the params of what it follows: it
+    does not list a million images, each time, for a rule that it cannot run.
+    """
+    own = workflow.is_main_process or rule in workflow.dag_settings.allowed_rules
+    return listing_fingerprint(images, labels) if own else ""
 
 
 # features
@@ -423,7 +441,7 @@ def evaluate_masks_keys(wc):
     return evaluate_keys(objects=background and RUN.config.evaluate.objects is not None)
 
 
-def instances_listing(wc):
+def instances_listing(rule, wc):
     """Changes with the instance images, where there are any for this recipe."""
     objects = RUN.config.evaluate.objects
     if (
@@ -432,7 +450,7 @@ def instances_listing(wc):
         or not RUN.recipes[wc.recipe].background
     ):
         return ""
-    return listing_fingerprint(objects.instances, None)
+    return watched(rule, objects.instances, None)
 
 
 # export

@@ -37,6 +37,7 @@ rule paint:
         "logs/paint/{recipe}/seed{seed}/{shard}.log",
     benchmark:
         "benchmarks/paint/{recipe}/seed{seed}/{shard}.tsv"
+    priority: SOON
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,

@@ -129,7 +129,7 @@ def _from_photos(images: list[Image], params: Mapping[str, Any], own: Any, netwo
 
     torch.set_num_threads(network.threads)
     place = pick(network.device)
-    manifest = read_manifest(network.manifest)
+    manifest = read_manifest(network.manifest, [image.id for image in images])
     rows = [manifest.row(image.id) for image in images]
     jobs = [
         Segmented(row, image.segments, image.ids) for row, image in zip(rows, images, strict=True) if len(image.ids)
