@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def run(
     made = Provenance.of("cut", params | {"seed": seed}, inputs)
     place = pick(device)
     attrs = {"method": name, "outcomes": getattr(method, "OUTCOMES", {})}
-    finish = _Refiner.of(params, manifest)
+    finish = _Refiner.of(params, manifest, store.ids)
     if finish:
         attrs["cells"] = finish.cells
 
@@ -88,11 +89,11 @@ class _Refiner:
         self.settings, self.cells, self.photos = settings, cells, photos
 
     @classmethod
-    def of(cls, params: dict[str, Any], manifest: str | Path | None) -> _Refiner | None:
+    def of(cls, params: dict[str, Any], manifest: str | Path | None, ids: Sequence[str]) -> _Refiner | None:
         """None where the section does not ask for it."""
         shared = {key: value for key, value in params.items() if key in Cut.model_fields}
         section = validate(Cut, shared, "--params", "cut")
-        photos = Photos.needed(section.refine, manifest, "cut")
+        photos = Photos.needed(section.refine, manifest, "cut", ids)
         return cls(section.refine, section.refine_cells, photos) if photos else None
 
     def __call__(

@@ -93,7 +93,7 @@ def run_regions(
     torch.set_num_threads(1)
     shard = ShardLabels(segments, assignments, limits, codebook, params)
     store, clusters = shard.store, shard.clusters
-    settings, photos = _refinement(params, manifest)
+    settings, photos = _refinement(params, manifest, store.ids)
     with _writer(out, clusters, params, shard.hashes) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             table = shard.labels(image_id)
@@ -164,7 +164,7 @@ def run_tokens(
     clusters = len(book)
     dtype = mask_dtype(clusters)
     store = Ragged(vectors)
-    settings, photos = _refinement(params, manifest)
+    settings, photos = _refinement(params, manifest, store.ids)
     with _writer(out, clusters, params, [store.hash, *made_of]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             tokens = store[i].astype(np.float32)  # [h, w, d]
@@ -276,10 +276,12 @@ def in_spreads(maps: np.ndarray) -> np.ndarray:
     return maps / max(nearest, 1e-12)
 
 
-def _refinement(params: Mapping[str, Any], manifest: str | Path | None) -> tuple[Refine, Photos | None]:
+def _refinement(
+    params: Mapping[str, Any], manifest: str | Path | None, ids: Sequence[str]
+) -> tuple[Refine, Photos | None]:
     """What is refined how, and the photos; None where nothing is."""
     settings = validate(Paint, dict(params), "--params", "paint").refine
-    return settings, Photos.needed(settings, manifest, "paint")
+    return settings, Photos.needed(settings, manifest, "paint", ids)
 
 
 def _shard_rows(segments: Path, assignments: Path) -> dict[str, list[tuple[int, int, float]]]:
