@@ -25,7 +25,7 @@ from maskmill.inputs._listing import listing_fingerprint
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import unique_ids
 from maskmill.inputs.run import run
-from maskmill.manifest import Manifest, read_manifest, read_shards
+from maskmill.manifest import Manifest, read_manifest, read_shard, read_shards
 from maskmill.stems import walk
 
 
@@ -109,6 +109,10 @@ def test_manifest_columns(tmp_path: Path, out: Path) -> None:
         }
     ]
     assert read_shards(out / "manifest.parquet") == manifest.shards
+    for shard in manifest.shards:
+        assert read_shard(out / "manifest.parquet", shard) == manifest.of(shard)
+    with pytest.raises(StoreError, match="shard 's0' is not in the manifest"):
+        read_shard(out / "manifest.parquet", "s0")
     assert manifest.of(manifest.shards[0]) == list(manifest.rows)
     with pytest.raises(StoreError, match="not in the manifest"):
         manifest.of("s0")

@@ -278,6 +278,20 @@ def cluster_map(
     assign(vectors, table, codebook, out)
 
 
+@app.command("paint-limits")
+def paint_limits(
+    assignments: Annotated[Path, typer.Option(help="folder of assignments")],
+    codebook: Annotated[Path, typer.Option()],
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+) -> None:
+    """paint: how far from its centre a kept region of each cluster may be."""
+    from maskmill.paint.run import run_limits
+
+    run_limits(_shard_files(assignments, manifest, "parquet"), codebook, _json(params), out)
+
+
 @app.command()
 def paint(
     codebook: Annotated[Path, typer.Option()],
@@ -286,7 +300,8 @@ def paint(
     out: Out,
     vectors: Annotated[Path | None, typer.Option(help="token recipes: vector store of the shard")] = None,
     segments: Annotated[Path | None, typer.Option(help="region recipes: segments of the shard")] = None,
-    assignments: Annotated[Path | None, typer.Option(help="region recipes: folder of assignments")] = None,
+    assignments: Annotated[Path | None, typer.Option(help="region recipes: assignments of the shard")] = None,
+    limits: Annotated[Path | None, typer.Option(help="region recipes: what paint-limits wrote")] = None,
     instances: Annotated[bool, typer.Option("--instances", help="write the kept regions one by one")] = False,
     foreground: Foreground = None,
 ) -> None:
@@ -294,16 +309,15 @@ def paint(
     from maskmill.paint._instances import run_instances
     from maskmill.paint.run import run_regions, run_tokens
 
-    if instances and segments is not None and assignments is not None:
-        run_instances(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out)
-    elif instances:
-        raise ConfigError("maskmill paint --instances: give --segments and --assignments")
-    elif vectors is not None:
+    if vectors is not None and not instances:
         run_tokens(vectors, codebook, _json(params), out, manifest, foreground)
-    elif segments is not None and assignments is not None:
-        run_regions(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out, manifest)
+    elif segments is None or assignments is None or limits is None:
+        given = "maskmill paint --instances: give" if instances else "maskmill paint: give --vectors, or"
+        raise ConfigError(f"{given} --segments, --assignments and --limits")
+    elif instances:
+        run_instances(segments, assignments, limits, codebook, _json(params), out)
     else:
-        raise ConfigError("maskmill paint: give --vectors, or --segments and --assignments")
+        run_regions(segments, assignments, limits, codebook, _json(params), out, manifest)
 
 
 @rounds_app.command("train")
@@ -374,10 +388,10 @@ def rounds_detect(
     device: Device = "auto",
 ) -> None:
     """Predict the instances of one shard with a trained student of instances."""
-    from maskmill.manifest import read_manifest
+    from maskmill.manifest import read_shard
     from maskmill.rounds.run import detect
 
-    detect(student, read_manifest(manifest, shard).of(shard), out, threads, device)
+    detect(student, read_shard(manifest, shard), out, threads, device)
 
 
 @rounds_app.command("predict")
@@ -394,11 +408,11 @@ def rounds_predict(
     device: Device = "auto",
 ) -> None:
     """Predict the masks of one shard with a trained student."""
-    from maskmill.manifest import read_manifest
+    from maskmill.manifest import read_shard
     from maskmill.rounds.run import predict
 
     stores = {name: folder / f"{shard}.zarr" for name, folder in _pairs(features).items()}
-    view = stores or read_manifest(manifest, shard).of(shard)
+    view = stores or read_shard(manifest, shard)
     predict(
         student, view, out, confidence, threads, device, params=_json(params), manifest=manifest, instances=instances
     )

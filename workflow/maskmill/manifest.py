@@ -84,6 +84,11 @@ def read_manifest(path: str | Path, shard: str | None = None) -> Manifest:
     return Manifest(tuple(Row(*values) for values in zip(*columns, strict=True)), str(path))
 
 
+def read_shard(path: str | Path, shard: str) -> list[Row]:
+    """Rows of one shard, sorted by id; raises StoreError as `read_manifest`, or where there is no such shard."""
+    return read_manifest(path, shard).of(shard)
+
+
 def read_shards(path: str | Path) -> list[str]:
     """Only the shard names, in order of first appearance: what planning needs, whatever the number of images."""
     return read_table(path, ["shard"])["shard"].unique().to_pylist()

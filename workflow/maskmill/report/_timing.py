@@ -10,8 +10,9 @@ from pathlib import Path
 
 ORDER = (
     "demo", "inputs", "weights", "features", "cut", "regions", "reduce_fit", "reduce_map", "foreground_fit",
-    "foreground_count", "foreground_choose", "cluster_fit", "cluster_map", "paint", "paint_instances", "rounds_teach",
-    "rounds_train", "rounds_detect", "rounds_predict", "evaluate", "evaluate_objects", "evaluate_probe", "export",
+    "foreground_count", "foreground_choose", "cluster_fit", "cluster_map", "paint_limits", "paint", "paint_instances",
+    "rounds_teach", "rounds_train", "rounds_detect", "rounds_predict", "evaluate", "evaluate_objects", "evaluate_probe",
+    "export",
 )  # fmt: skip
 SHARED = ("demo", "inputs", "weights", "features", "evaluate_probe")  # rules without a recipe
 SHARD = re.compile(r"(?!seed\d)s[0-9a-f]+")  # "seed0" is hexadecimal too
