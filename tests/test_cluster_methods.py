@@ -23,16 +23,18 @@ from sklearn.neighbors import NearestNeighbors
 from maskmill import codebook as books
 from maskmill import registry
 from maskmill.artefact import read_json
-from maskmill.cluster import _graph, _linkage, _selection, communities, run, spectral
+from maskmill.cluster import _graph, _linkage, _selection, communities, consensus, kmeans, run, spectral
 from maskmill.cluster._nodes import NodeParams, Nodes, codebook_of, summarise
 from maskmill.config import validate
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.recipes import load
 from maskmill.report._selection import stability
+from maskmill.sampling import rng
 from maskmill.store import RaggedWriter
 
 LARGE: dict[str, dict[str, Any]] = {
     "agglomerative": {"clusters": 4, "fine": 60},
+    "consensus": {"clusters": 4, "fine": 300, "runs": 20},
     "leiden": {"clusters": 4, "fine": 300},
     "spectral": {"clusters": 4, "fine": 300},
     "hdbscan": {"clusters": 4, "fine": 400, "min_cluster_size": 8},
@@ -131,6 +133,41 @@ def test_shards_and_threads_change_nothing(method: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.counts, two.counts)
     assert one.group is not None
     np.testing.assert_array_equal(one.group, two.group)
+
+
+def test_meetings_are_counted_over_the_runs() -> None:
+    """Against the runs one by one: the share in which two nodes have one label."""
+    x, _ = blobs(60, 5, 3, spread=0.5)
+    params = consensus.Params(clusters=3, runs=7, share=1.0, most=1.0, fine=60)
+    nodes = summarise(x, params, 0, "cpu", 3)
+    found = consensus.meetings(nodes, params, 4)
+    wanted = np.zeros((60, 60))
+    for number in range(7):
+        seed = int(rng(4, "consensus", str(number)).integers(2**31))
+        book, _ = kmeans.fit(nodes.x, kmeans.Params(clusters=3, restarts=1), seed, "cpu")
+        labels = books.assign(nodes.x, book)[0]
+        wanted += (labels[:, None] == labels[None]) / 7
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_consensus_depends_less_on_the_seed_than_its_runs() -> None:
+    x, _ = blobs(300, 24, 12, 5, spread=0.35)
+    runs = {
+        "consensus": [fit("consensus", x, seed, clusters=6, runs=60, spherical=True) for seed in range(4)],
+        "kmeans": [kmeans.fit(x, kmeans.Params(clusters=6, restarts=1), seed, "cpu")[0] for seed in range(4)],
+    }
+    alike = {}
+    for name, found in runs.items():
+        labels = [books.assign(x, book)[0] for book in found]
+        alike[name] = np.mean([adjusted_rand_score(a, b) for i, a in enumerate(labels) for b in labels[:i]])
+    assert alike["consensus"] > alike["kmeans"] + 0.05
+
+
+def test_agreement_of_a_clear_and_of_a_senseless_partition() -> None:
+    affinity = np.kron(np.eye(2), np.ones((3, 3)))
+    assert consensus.agreement(affinity, np.array([0, 0, 0, 1, 1, 1])) == 1
+    assert consensus.agreement(affinity, np.array([0, 1, 0, 1, 0, 1])) < 0.1
+    assert consensus.agreement(affinity, np.zeros(6, int)) == 0
 
 
 @pytest.mark.parametrize("linkage", ["average", "ward"])

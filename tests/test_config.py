@@ -47,6 +47,27 @@ def test_recipes_share_equal_feature_sets() -> None:
     assert len(both.feature_sets) == 2  # grouping, and one semantic for both
 
 
+def test_a_store_is_deleted_only_where_every_recipe_says_so(tmp_path: Path) -> None:
+    """`keep` is no parameter: the slug, and so what is shared, does not depend on it."""
+    head = (
+        "description: d\nregions: {features: semantic, pool: token}\nfeatures:\n  semantic: {backbone: resnet18, keep: "
+    )
+    for keep in ("true", "false"):
+        (tmp_path / f"{keep}.yaml").write_text(head + keep + "}\n")
+    kept, deleted = (run(recipes=[str(tmp_path / f"{keep}.yaml")]) for keep in ("true", "false"))
+    slugs = set(kept.feature_sets)
+    assert slugs == set(deleted.feature_sets)
+    assert (kept.temporary, deleted.temporary) == (set(), slugs)
+    both = [str(tmp_path / f"{keep}.yaml") for keep in ("true", "false")]
+    assert run(recipes=both).temporary == set()
+    assert run(recipes=both, features={"keep": False}).temporary == slugs
+    assert run(recipes=both, features={"keep": False, "semantic": {"keep": True}}).temporary == set()
+    assert (
+        kept.recipes["true"].features["semantic"].model_dump()
+        == deleted.recipes["false"].features["semantic"].model_dump()
+    )  # what the rules' params and the hashes of artefacts are made of
+
+
 def test_every_recipe_loads() -> None:
     for file in RECIPES.glob("*.yaml"):
         recipe = run(recipes=[file.stem]).recipes[file.stem]
@@ -167,6 +188,8 @@ def test_lists_from_the_command_line(value: Any) -> None:
 @pytest.mark.parametrize(
     ("keys", "parts"),
     [
+        ({"features": {"keep": {"facet": "key"}}}, ["features.keep", "true or false"]),
+        ({"features": {"semantic": False}}, ["features.semantic", "key: value"]),
         ({"imges": "x"}, ["config.yaml: imges", "unknown key", "did you mean 'images'"]),
         ({"inputs": {"shard_sise": 3}}, ["inputs.shard_sise", "did you mean 'shard_size'"]),
         ({"inputs": {"shard_size": 0}}, ["inputs.shard_size", "greater than or equal to 1", "found 0"]),

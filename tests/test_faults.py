@@ -69,7 +69,7 @@ def test_a_full_disk(finished: Path, tmpfs: Path) -> None:
     ("damaged", "damage", "target", "redone"),
     [
         ("kmeans/reduce/*.zarr/values/c/0/0", "flip", "kmeans/seed0/round0/masks/*.zarr", "reduce cluster paint"),
-        ("comus/seed0/cluster/s*.parquet", "truncate", "comus/seed0/round0/masks/*.zarr", "cluster paint"),
+        ("comus/seed0/cluster/s*.parquet", "truncate", "comus/seed0/round0/masks/*.zarr", "cluster paint-limits paint"),
         ("comus/seed0/cluster/codebook.safetensors", "flip", "comus/seed0/round0/masks/*.zarr", None),
     ],
 )

@@ -25,7 +25,7 @@ from maskmill.inputs._listing import listing_fingerprint
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import unique_ids
 from maskmill.inputs.run import run
-from maskmill.manifest import Manifest, read_manifest, read_shards
+from maskmill.manifest import Manifest, read_manifest, read_shard, read_shards
 from maskmill.stems import walk
 
 
@@ -109,6 +109,10 @@ def test_manifest_columns(tmp_path: Path, out: Path) -> None:
         }
     ]
     assert read_shards(out / "manifest.parquet") == manifest.shards
+    for shard in manifest.shards:
+        assert read_shard(out / "manifest.parquet", shard) == manifest.of(shard)
+    with pytest.raises(StoreError, match="shard 's0' is not in the manifest"):
+        read_shard(out / "manifest.parquet", "s0")
     assert manifest.of(manifest.shards[0]) == list(manifest.rows)
     with pytest.raises(StoreError, match="not in the manifest"):
         manifest.of("s0")
@@ -602,3 +606,28 @@ def test_check_file_reports_the_reason(tmp_path: Path) -> None:
     assert check_file(str(tmp_path), full=True) == "Is a directory"
     digest, height, width, size = check_file(str(picture(tmp_path / "a.png")), full=False)
     assert (height, width, size, len(digest)) == (8, 12, (tmp_path / "a.png").stat().st_size, 16)
+
+
+def test_rows_of_one_shard_are_read_without_the_others(tmp_path: Path) -> None:
+    """Row groups without the shard are left out by their statistics; a shard that is not there gives all rows."""
+    import pyarrow as pa
+
+    from maskmill.artefact import read_table, write_table
+    from maskmill.manifest import read_manifest
+
+    names = [f"s{i // 4:010x}" for i in range(40)]
+    columns = {"id": [f"im{i:02d}" for i in range(40)], "path": ["p"] * 40, "width": [3] * 40, "height": [2] * 40}
+    columns |= {"shard": names, "label": pa.array([None] * 40, pa.string())}
+    path = tmp_path / "manifest.parquet"
+    write_table(path, pa.table(columns), row_group=6)
+    found = read_manifest(path, names[13])
+    assert found.ids == ["im12", "im13", "im14", "im15"]
+    assert found.of(names[13]) == read_manifest(path).of(names[13])
+    assert len(read_manifest(path, "elsewhere").rows) == 40
+    write_table(tmp_path / "mixed.parquet", pa.table(columns).take([0, 5, 1, 6, 2, 7]), row_group=2)  # s0 s1 s0 ...
+    mixed = read_table(tmp_path / "mixed.parquet", ["id", "shard"], ("shard", names[0]))
+    assert mixed["id"].to_pylist() == ["im00", "im01", "im02"]
+    damaged = bytearray(path.read_bytes())
+    damaged[4:40] = bytes(36)  # in the first row group, which holds no row of the shard
+    path.write_bytes(damaged)
+    assert read_table(path, ["id", "shard"], ("shard", names[-1]))["id"].to_pylist() == ["im36", "im37", "im38", "im39"]

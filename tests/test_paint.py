@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from maskmill import codebook, interpolate
 from maskmill.artefact import write_table
 from maskmill.errors import StoreError
-from maskmill.paint.run import distance_limits, paint_regions, region_labels, run_regions, run_tokens
+from maskmill.paint.run import (
+    distance_limits,
+    paint_regions,
+    read_limits,
+    region_labels,
+    run_limits,
+    run_regions,
+    run_tokens,
+)
 from maskmill.store import Ragged, RaggedWriter
 
 PARAMS = {"keep_closest": 1.0, "dropped": "ignore", "upsample": 2}
@@ -98,9 +106,11 @@ def test_regions_end_to_end_over_shards(tmp_path: Path) -> None:
     second = write_assignments(tmp_path / "c/s1.parquet", [("b", 1, 1, 0.8), ("b", 2, 0, 0.2)])
     book = write_codebook(tmp_path / "book.safetensors", np.eye(2))
     params = PARAMS | {"keep_closest": 0.5}  # cluster 1: a is closer than b's first region, whose shard knows only b
-    for shard in ("s0", "s1"):
+    limits = tmp_path / "limits.safetensors"
+    run_limits([first, second], book, params, limits)
+    for shard, own in (("s0", first), ("s1", second)):
         out = tmp_path / "m" / f"{shard}.zarr"
-        run_regions(tmp_path / f"{shard}.zarr", [first, second], book, params, out)
+        run_regions(tmp_path / f"{shard}.zarr", own, limits, book, params, out)
     masks = Ragged(tmp_path / "m/s0.zarr", "masks")
     assert masks.attrs == {"clusters": 2, "ignore": 255, "round": 0}
     np.testing.assert_array_equal(masks["a"], np.repeat([[2, 2, 2, 2, 0, 0, 0, 0]], 8, 0))
@@ -110,12 +120,21 @@ def test_regions_end_to_end_over_shards(tmp_path: Path) -> None:
     )
 
 
-def test_a_shard_without_its_table_is_named(tmp_path: Path) -> None:
+def test_a_table_of_another_shard_is_named(tmp_path: Path) -> None:
     segments = write_segments(tmp_path / "s7.zarr", {"a": np.ones((2, 2))})
     other = write_assignments(tmp_path / "s8.parquet", [])
     book = write_codebook(tmp_path / "book.safetensors", np.eye(2))
-    with pytest.raises(StoreError, match=r"s7\.zarr: 0 of the 1 assignment tables belong to shard 's7'"):
-        run_regions(segments, [other], book, PARAMS, tmp_path / "m.zarr")
+    run_limits([other], book, PARAMS, tmp_path / "limits.safetensors")
+    with pytest.raises(StoreError, match=r"s8\.parquet: belongs to shard 's8', but .*s7\.zarr to 's7'"):
+        run_regions(segments, other, tmp_path / "limits.safetensors", book, PARAMS, tmp_path / "m.zarr")
+
+
+def test_limits_of_another_codebook_are_named(tmp_path: Path) -> None:
+    table = write_assignments(tmp_path / "s8.parquet", [])
+    run_limits([table], write_codebook(tmp_path / "book.safetensors", np.eye(2)), PARAMS, tmp_path / "l.safetensors")
+    assert read_limits(tmp_path / "l.safetensors", 2)[0].tolist() == [-np.inf, -np.inf]  # clusters without a region
+    with pytest.raises(StoreError, match=r"l\.safetensors: not the limits of 3 clusters"):
+        read_limits(tmp_path / "l.safetensors", 3)
 
 
 def test_many_clusters_need_16_bits(tmp_path: Path) -> None:
@@ -124,7 +143,8 @@ def test_many_clusters_need_16_bits(tmp_path: Path) -> None:
     table = write_assignments(tmp_path / "c/s0.parquet", rows)
     book = write_codebook(tmp_path / "book.safetensors", np.eye(300))
     params = PARAMS | {"upsample": 1, "keep_closest": 0.5}
-    run_regions(segments, [table], book, params, tmp_path / "m.zarr")
+    run_limits([table], book, params, tmp_path / "limits.safetensors")
+    run_regions(segments, table, tmp_path / "limits.safetensors", book, params, tmp_path / "m.zarr")
     masks = Ragged(tmp_path / "m.zarr")
     assert masks.attrs["ignore"] == 65535
     np.testing.assert_array_equal(masks["a"], [[300, 0], [65535, 65535]])

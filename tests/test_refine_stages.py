@@ -14,7 +14,7 @@ from maskmill import codebook
 from maskmill.artefact import write_table
 from maskmill.cut.run import run as run_cut
 from maskmill.errors import ConfigError, InputError, StoreError
-from maskmill.paint.run import run_regions, run_tokens
+from maskmill.paint.run import run_limits, run_regions, run_tokens
 from maskmill.regions.run import run as run_regions_stage
 from maskmill.rounds.run import Sources, predict, train
 from maskmill.store import Ragged, RaggedWriter
@@ -112,10 +112,11 @@ def paint(tmp_path: Path, manifest: Path | None, cells: int, clusters: list[tupl
     columns = zip(*rows, strict=True)
     table = pa.table({n: pa.array(c, t) for (n, t), c in zip(kinds.items(), columns, strict=True)})
     write_table(tmp_path / "c/s0.parquet", table)
-    book = codebook.Codebook(np.eye(3, dtype=np.float32), np.ones(3, np.int64), 0.0, True)
-    codebook.write(tmp_path / "book.safetensors", book)
-    args = (tmp_path / "s0.zarr", [tmp_path / "c/s0.parquet"], tmp_path / "book.safetensors")
-    run_regions(*args, PAINT | own, tmp_path / "m.zarr", manifest)
+    three = codebook.Codebook(np.eye(3, dtype=np.float32), np.ones(3, np.int64), 0.0, True)
+    codebook.write(tmp_path / "book.safetensors", three)
+    assigned, book, limits = tmp_path / "c/s0.parquet", tmp_path / "book.safetensors", tmp_path / "limits.safetensors"
+    run_limits([assigned], book, PAINT | own, limits)
+    run_regions(tmp_path / "s0.zarr", assigned, limits, book, PAINT | own, tmp_path / "m.zarr", manifest)
     return Ragged(tmp_path / "m.zarr", "masks")
 
 

@@ -52,6 +52,28 @@ def test_quota_is_even_and_shards_do_not_matter(
     assert all(len(block) == 5 for block in list(by_id(split, 5))[:-1])
 
 
+def test_more_images_than_points(tmp_path: Path) -> None:
+    """Then as many images as points give a row each, wherever their ids are, and shards do not matter."""
+    images = {f"{i:03d}": 3 * (i % 4 > 0) for i in range(200)}  # every fourth image has no rows
+    names = list(images)
+    whole = [store(tmp_path / "w.zarr", images)]
+    split = [
+        store(tmp_path / "a.zarr", {k: images[k] for k in names[1::2]}),
+        store(tmp_path / "b.zarr", {k: images[k] for k in names[::2]}),
+    ]
+    found = sample_rows(whole, 10, 0)  # few of many: read image by image
+    assert found.shape == (10, 2)
+    np.testing.assert_array_equal(found, sample_rows(split, 10, 0))
+    assert len(np.unique(found[:, 0])) == 10
+    assert (np.diff(found[:, 0]) > 0).all()  # in the order of the ids
+    assert not (found[:, 0] % 4 == 0).any()
+    assert found[:, 0].max() > 100  # not the first ids
+    assert not np.array_equal(found, sample_rows(whole, 10, 1))
+    many = sample_rows(whole, 150, 0)  # fewer images have rows than may give one
+    assert len(many) == 150
+    np.testing.assert_array_equal(many, sample_rows(split, 150, 0))
+
+
 def test_seed_changes_the_draw_and_keys_do_not_run_together() -> None:
     assert rng(0, "a").integers(1 << 60) == rng(0, "a").integers(1 << 60)
     assert rng(0, "a").integers(1 << 60) != rng(1, "a").integers(1 << 60)

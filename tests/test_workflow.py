@@ -129,13 +129,14 @@ def test_what_objects_depend_on_runs_again_and_nothing_else(finished: Path) -> N
 
 
 def test_object_discovery_reaches_the_report(photos: Path, finished: Path, tmp_path: Path) -> None:
-    """lost, tokencut and maskcut: every object is of class 1, with the score of its own cut."""
+    """lost, tokencut and maskcut: every object is of class 1, with the score of its own cut. No tokens are kept."""
     work = tmp_path / "objects"
     shutil.copytree(finished / "resources", work / "resources")
-    small = {"grouping": {"size": {"square": 224}}}
+    small = {"keep": False, "grouping": {"size": {"square": 224}}}
     config = {"recipes": ["lost", "tokencut", "maskcut"], "features": small, "images": str(photos / "images")}
     done = snakemake(work, config | {"report": {"gallery": 4, "typical": 2}})
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(work.glob("results/features/*/*.zarr"))
     html = (work / "results/report.html").read_text()
     for recipe in config["recipes"]:
         assert recipe in html

@@ -125,32 +125,70 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return value
 
 
-def write_table(path: str | Path, table: Any, provenance: Provenance | None = None) -> None:
-    """Write a `pyarrow.Table` as Parquet; the provenance goes into the schema metadata."""
+def write_table(
+    path: str | Path, table: Any, provenance: Provenance | None = None, row_group: int | None = None
+) -> None:
+    """Write a `pyarrow.Table` as Parquet, in groups of `row_group` rows; the provenance goes into its metadata."""
     import pyarrow.parquet as pq
 
     if provenance:
         metadata = dict(table.schema.metadata or {}) | {b"maskmill": json.dumps(provenance.as_dict()).encode()}
         table = table.replace_schema_metadata(metadata)
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True, row_group_size=row_group)
 
 
-def read_table(path: str | Path, columns: Sequence[str] | None = None) -> Any:
-    """Read a Parquet file as `pyarrow.Table`; a truncated, damaged or foreign file is a StoreError."""
+def read_table(path: str | Path, columns: Sequence[str] | None = None, where: tuple[str, str] | None = None) -> Any:
+    """Read a Parquet file as `pyarrow.Table`; a truncated, damaged or foreign file is a StoreError.
+
+    Args:
+        where: (column, value): only these rows; of groups of rows that have none, no other column is read.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not Path(path).is_file():
         raise StoreError(f"{path}: no such table; run snakemake to make it")
     try:
-        wanted = list(columns) if columns else None
-        return pq.read_table(path, columns=wanted, partitioning=None, page_checksum_verification=True)
+        # Not pq.read_table: that is a dataset of one file, and imports pandas for it.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            wanted = list(columns) if columns else None
+            if where is None:
+                return file.read(columns=wanted)
+            column, value = where
+            groups = [
+                i
+                for i in range(file.num_row_groups)
+                if _may_have(file.metadata.row_group(i), column, value)
+                and value in file.read_row_group(i, columns=[column])[column].unique().to_pylist()
+            ]
+            return _rows_of(file.read_row_groups(groups, columns=wanted), *where)
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise StoreError(
             f"{path}: not a readable Parquet table ({reason}); delete it and run snakemake again"
         ) from None
+
+
+def _may_have(group: Any, column: str, value: str) -> bool:
+    """False where the statistics of a Parquet row group say that no row of it has the value."""
+    for i in range(group.num_columns):
+        part = group.column(i)
+        if part.path_in_schema == column and part.statistics is not None and part.statistics.has_min_max:
+            return bool(part.statistics.min <= value <= part.statistics.max)
+    return True
+
+
+def _rows_of(table: Any, column: str, value: str) -> Any:
+    """The rows with the value. A scalar of pyarrow would import pandas; where the rows lie together none is needed."""
+    values = table[column].to_pylist()
+    count = values.count(value)
+    first = values.index(value) if count else 0
+    if set(values[first : first + count]) <= {value}:
+        return table.slice(first, count)
+    import pyarrow.compute
+
+    return table.filter(pyarrow.compute.equal(table[column], value))
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], provenance: Provenance | None = None) -> None:

@@ -9,6 +9,8 @@ import contextlib
 import importlib
 import inspect
 import json
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,18 +35,43 @@ def import_timm() -> Any:
     """
     import torch
 
-    if not _declared:
-        try:
-            importlib.import_module("torchvision")
-        except (RuntimeError, ImportError) as error:
-            if "torchvision::" not in str(error):
-                raise
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            for name in ("nms", "qnms"):
-                if not hasattr(torch.ops.torchvision, name):
-                    library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _declared.append(library)
-    return importlib.import_module("timm")
+    with _without_dynamo():
+        if not _declared:
+            try:
+                importlib.import_module("torchvision")
+            except (RuntimeError, ImportError) as error:
+                if "torchvision::" not in str(error):
+                    raise
+                library = torch.library.Library("torchvision", "FRAGMENT")
+                for name in ("nms", "qnms"):
+                    if not hasattr(torch.ops.torchvision, name):
+                        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+                _declared.append(library)
+        return importlib.import_module("timm")
+
+
+@contextlib.contextmanager
+def _without_dynamo() -> Iterator[None]:
+    """Within: what imports torch's compiler gets an empty one, and torch loads the real one later, if ever.
+
+    torchvision asks it one question (in `roi_align`), timm marks a method of NaFlexViT not to be compiled.
+    Nothing here compiles, and the compiler (with sympy and FSDP) is 1.5 s of CPU a job with a network.
+    """
+    names = ("torch._dynamo", "torch._dynamo.utils")
+    if any(name in sys.modules for name in names):
+        yield
+        return
+    empty, utils = (types.ModuleType(name) for name in names)
+    empty.__path__ = []
+    vars(empty)["disable"] = lambda fn=None, *_, **__: fn if fn is not None else lambda other: other
+    vars(utils)["is_compile_supported"] = lambda _device: False
+    sys.modules.update(zip(names, (empty, utils), strict=True))
+    try:
+        yield
+    finally:
+        for name, module in zip(names, (empty, utils), strict=True):
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
 
 
 class Backbone:

@@ -16,6 +16,7 @@ import typer
 
 from maskmill import __version__
 from maskmill.errors import ConfigError, NumericsError, UserError
+from maskmill.plan.command import plan
 from maskmill.redact import redact
 
 CORES = max(1, os.cpu_count() or 1)
@@ -41,6 +42,7 @@ for name, group in {
     "evaluate": evaluate_app,
 }.items():
     app.add_typer(group, name=name)
+app.command()(plan)
 
 Params = Annotated[str, typer.Option("--params", help="the stage's section as JSON, as its rule passes it")]
 Out = Annotated[Path, typer.Option("--out", help="what to write; appears only when complete")]
@@ -330,6 +332,20 @@ def cluster_map(
     assign(vectors, table, codebook, out)
 
 
+@app.command("paint-limits")
+def paint_limits(
+    assignments: Annotated[Path, typer.Option(help="folder of assignments")],
+    codebook: Annotated[Path, typer.Option()],
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+) -> None:
+    """paint: how far from its centre a kept region of each cluster may be."""
+    from maskmill.paint.run import run_limits
+
+    run_limits(_shard_files(assignments, manifest, "parquet"), codebook, _json(params), out)
+
+
 @app.command()
 def paint(
     codebook: Annotated[Path, typer.Option()],
@@ -338,7 +354,8 @@ def paint(
     out: Out,
     vectors: Annotated[Path | None, typer.Option(help="token recipes: vector store of the shard")] = None,
     segments: Annotated[Path | None, typer.Option(help="region recipes: segments of the shard")] = None,
-    assignments: Annotated[Path | None, typer.Option(help="region recipes: folder of assignments")] = None,
+    assignments: Annotated[Path | None, typer.Option(help="region recipes: assignments of the shard")] = None,
+    limits: Annotated[Path | None, typer.Option(help="region recipes: what paint-limits wrote")] = None,
     instances: Annotated[bool, typer.Option("--instances", help="write the kept regions one by one")] = False,
     foreground: Foreground = None,
 ) -> None:
@@ -346,16 +363,15 @@ def paint(
     from maskmill.paint._instances import run_instances
     from maskmill.paint.run import run_regions, run_tokens
 
-    if instances and segments is not None and assignments is not None:
-        run_instances(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out)
-    elif instances:
-        raise ConfigError("maskmill paint --instances: give --segments and --assignments")
-    elif vectors is not None:
+    if vectors is not None and not instances:
         run_tokens(vectors, codebook, _json(params), out, manifest, foreground)
-    elif segments is not None and assignments is not None:
-        run_regions(segments, _shard_files(assignments, manifest, "parquet"), codebook, _json(params), out, manifest)
+    elif segments is None or assignments is None or limits is None:
+        given = "maskmill paint --instances: give" if instances else "maskmill paint: give --vectors, or"
+        raise ConfigError(f"{given} --segments, --assignments and --limits")
+    elif instances:
+        run_instances(segments, assignments, limits, codebook, _json(params), out)
     else:
-        raise ConfigError("maskmill paint: give --vectors, or --segments and --assignments")
+        run_regions(segments, assignments, limits, codebook, _json(params), out, manifest)
 
 
 @rounds_app.command("train")
@@ -426,10 +442,10 @@ def rounds_detect(
     device: Device = "auto",
 ) -> None:
     """Predict the instances of one shard with a trained student of instances."""
-    from maskmill.manifest import read_manifest
+    from maskmill.manifest import read_shard
     from maskmill.rounds.run import detect
 
-    detect(student, read_manifest(manifest).of(shard), out, threads, device)
+    detect(student, read_shard(manifest, shard), out, threads, device)
 
 
 @rounds_app.command("predict")
@@ -446,11 +462,11 @@ def rounds_predict(
     device: Device = "auto",
 ) -> None:
     """Predict the masks of one shard with a trained student."""
-    from maskmill.manifest import read_manifest
+    from maskmill.manifest import read_shard
     from maskmill.rounds.run import predict
 
     stores = {name: folder / f"{shard}.zarr" for name, folder in _pairs(features).items()}
-    view = stores or read_manifest(manifest).of(shard)
+    view = stores or read_shard(manifest, shard)
     predict(
         student, view, out, confidence, threads, device, params=_json(params), manifest=manifest, instances=instances
     )

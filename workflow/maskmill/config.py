@@ -77,6 +77,8 @@ class FeatureSet(Model):
     stride: int | None = Field(None, ge=1, description="CNN: output stride (dilates); colour: pixels a cell")
     size: Size = Field(default_factory=lambda: Size(square=448))
     dtype: Literal["float16", "int8"] = Field("float16", description="int8: half the disk, cosine error about 3e-5")
+    # No parameter of what is stored: `exclude` keeps it out of the slug, of every hash and of every rule's params.
+    keep: bool = Field(True, exclude=True, description="false: every store is deleted after its last reader")
 
     @model_validator(mode="after")
     def _colour_is_no_network(self) -> FeatureSet:
@@ -351,7 +353,9 @@ class Config(Model):
     )
     seeds: Annotated[list[int], BeforeValidator(_split)] = Field(default_factory=lambda: [0], min_length=1)
     inputs: Inputs = Field(default_factory=Inputs)
-    features: dict[str, dict[str, Any]] = Field(default_factory=dict, description="overrides by feature set name")
+    features: dict[str, dict[str, Any] | bool] = Field(
+        default_factory=dict, description="overrides by feature set name; keep: true or false for all of them"
+    )
     adapt: dict[str, Any] = Field(default_factory=dict)
     cut: dict[str, Any] = Field(default_factory=dict)
     regions: dict[str, Any] = Field(default_factory=dict)
@@ -363,6 +367,14 @@ class Config(Model):
     evaluate: Evaluate = Field(default_factory=Evaluate)
     export: Export = Field(default_factory=Export)
     report: Report = Field(default_factory=Report)
+
+    @model_validator(mode="after")
+    def _keep_is_no_set(self) -> Config:
+        for name, section in self.features.items():
+            if isinstance(section, bool) != (name == "keep"):
+                wanted = "true or false" if name == "keep" else "key: value pairs"
+                raise ValueError(f"features.{name}: expected {wanted}, found {section!r}")
+        return self
 
 
 def check_name(name: str, where: str) -> None:

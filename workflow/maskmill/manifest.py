@@ -9,6 +9,7 @@ from pathlib import Path
 from maskmill.artefact import read_table
 from maskmill.errors import StoreError
 
+ROW_GROUP = 16384  # rows of the file that are read or left together; shards lie in the order of the rows
 _COLUMNS = ["id", "path", "width", "height", "shard", "label"]
 
 
@@ -69,11 +70,23 @@ class Manifest:
         return self._by_shard[shard]
 
 
-def read_manifest(path: str | Path) -> Manifest:
-    """Read results/inputs/manifest.parquet; raises StoreError where it is missing, truncated or foreign."""
-    table = read_table(path, _COLUMNS)
+def read_manifest(path: str | Path, shard: str | None = None) -> Manifest:
+    """Read results/inputs/manifest.parquet; raises StoreError where it is missing, truncated or foreign.
+
+    Args:
+        shard: read the rows of this shard only, and all rows where it has none: the jobs of 10^7 images must not each
+            hold 10^7 rows.
+    """
+    table = read_table(path, _COLUMNS, None if shard is None else ("shard", shard))
+    if shard is not None and not len(table):
+        table = read_table(path, _COLUMNS)
     columns = (table[c].to_pylist() for c in _COLUMNS)
     return Manifest(tuple(Row(*values) for values in zip(*columns, strict=True)), str(path))
+
+
+def read_shard(path: str | Path, shard: str) -> list[Row]:
+    """Rows of one shard, sorted by id; raises StoreError as `read_manifest`, or where there is no such shard."""
+    return read_manifest(path, shard).of(shard)
 
 
 def read_shards(path: str | Path) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -83,6 +83,19 @@ class Recipe(BaseModel):
         if value is None:
             raise ConfigError(f"recipe {self.name}: has no {name} section")
         return value
+
+    def behind(self, name: str) -> FeatureSet:
+        """The feature set of a name; behind codes lies the one that the head sees, which has the same grid."""
+        return self.features[self.stage("adapt").settings.features if name == CODES else name]
+
+    @property
+    def code_length(self) -> int:
+        """Length of a code of the stage adapt."""
+        stage = self.stage("adapt")
+        module = registry.load("adapt", str(stage.method))
+        if hasattr(module, "code_length"):
+            return int(module.code_length(stage.params, int(self.cluster.params.clusters or 0)))
+        return int(stage.params.dimensions)
 
     @property
     def tokens(self) -> bool:
@@ -163,6 +176,12 @@ class Run(BaseModel):
         """Every feature set of the run by its slug; recipes that ask for the same share it."""
         return {fs.slug: fs for recipe in self.recipes.values() for fs in recipe.features.values()}
 
+    @property
+    def temporary(self) -> set[str]:
+        """Slugs of the feature sets that nobody wants to keep: every recipe that has one says `keep: false`."""
+        sets = [fs for recipe in self.recipes.values() for fs in recipe.features.values()]
+        return {fs.slug for fs in sets} - {fs.slug for fs in sets if fs.keep}
+
 
 def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str = "config.yaml") -> Run:
     """Validate a configuration and resolve its recipes.
@@ -213,7 +232,7 @@ def _check_names(config: Config, files: Sequence[RecipeFile], folder: Path, orig
             raise ConfigError(
                 f"{origin}: preset: no recipe has {preset!r}{nearest(preset, known)}; known: {', '.join(known)}"
             )
-    for name in config.features:
+    for name in config.features.keys() - {"keep"}:
         sets = {name for file in files for part in (file, *file.presets.values()) for name in part.features}
         if name not in sets:
             raise ConfigError(f"{origin}: features.{name}: no recipe of this run has a feature set of this name")
@@ -223,10 +242,11 @@ def _resolve(path: Path, file: RecipeFile, config: Config, origin: str) -> Recip
     """One recipe: its file, the presets of the run that it has, the run's overrides, in this order; validated."""
     parts: list[Preset] = [file, *(file.presets[name] for name in config.preset if name in file.presets)]
     features = {}
+    everywhere = {"keep": config.features["keep"]} if "keep" in config.features else {}
     for name in dict.fromkeys(name for part in parts for name in part.features):
         merged: dict[str, Any] = {}
-        for sets in (*(part.features for part in parts), config.features):
-            merged |= sets.get(name, {})
+        for section in (*(part.features.get(name, {}) for part in parts), everywhere, config.features.get(name, {})):
+            merged |= cast("dict[str, Any]", section)
         where = _origin(path, origin, name in config.features)
         features[name] = validate(FeatureSet, merged, where, f"features.{name}")
     stages: dict[str, Any] = {}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from maskmill.store import Ragged
+
+FEW = 16  # a store of which no more than every sixteenth image is wanted is read image by image, not from end to end
 
 
 def rng(seed: int, *keys: str) -> np.random.Generator:
@@ -20,10 +23,11 @@ def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndar
     """At most `max_points` rows [m, d] float32 over all stores, images in the order of their ids.
 
     All rows when they fit. Otherwise every image gives an even quota, drawn without replacement by the generator of
-    (seed, image id); an image smaller than the quota gives all it has.
+    (seed, image id); an image smaller than the quota gives all it has. Where there are more images than `max_points`,
+    as many of them give one row each, drawn by (seed, image id) as well, and the others are not read.
     """
     stores = list(stores)
-    places = sorted((image_id, s, i) for s, store in enumerate(stores) for i, image_id in enumerate(store.ids))
+    places = sorted(_places(stores, max_points, seed))
     sizes = np.array([stores[s].offsets[i + 1] - stores[s].offsets[i] for _, s, i in places], dtype=np.int64)
     quota = _quota(sizes, max_points)
     picked: dict[tuple[int, int], np.ndarray] = {}
@@ -36,6 +40,24 @@ def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndar
     for place, rows in _gather(stores, picked):
         out[end[place] - len(rows) : end[place]] = rows
     return out[:max_points]
+
+
+def _places(stores: Sequence[Ragged], limit: int, seed: int) -> Iterable[tuple[str, int, int]]:
+    """(id, store, position) of the images that are drawn from: all, or `limit` of those that have rows."""
+    if sum(len(store) for store in stores) <= limit:
+        return ((image_id, s, i) for s, store in enumerate(stores) for i, image_id in enumerate(store.ids))
+    filled = (
+        (image_id, s, i)
+        for s, store in enumerate(stores)
+        for i, image_id in enumerate(store.ids)
+        if store.offsets[i + 1] > store.offsets[i]
+    )
+    return heapq.nsmallest(limit, filled, key=lambda place: _order(seed, place[0]))
+
+
+def _order(seed: int, image_id: str) -> bytes:
+    """Where an image stands in the draw of images."""
+    return hashlib.blake2b(f"{seed}\0image\0{image_id}".encode(), digest_size=8).digest()
 
 
 def _quota(sizes: np.ndarray, max_points: int) -> int:
@@ -58,9 +80,15 @@ def _draw(size: int, quota: int, seed: int, image_id: str) -> np.ndarray:
 def _gather(
     stores: Sequence[Ragged], picked: dict[tuple[int, int], np.ndarray]
 ) -> Iterable[tuple[tuple[int, int], np.ndarray]]:
-    """Read each store once, in file order; about one chunk in memory at a time."""
-    for s, store in enumerate(stores):
-        for i, (_, values) in enumerate(store.images()):
-            rows = picked[s, i]
-            if len(rows):
-                yield (s, i), values.reshape(-1, values.shape[-1])[rows].astype(np.float32)
+    """Read each store once, in file order, about one chunk in memory at a time; of few images only their chunks."""
+    wanted: dict[int, list[int]] = {}
+    for s, i in sorted(place for place, rows in picked.items() if len(rows)):
+        wanted.setdefault(s, []).append(i)
+    for s, images in wanted.items():
+        if len(images) * FEW > len(stores[s]):
+            chosen = set(images)
+            read = ((i, values) for i, (_, values) in enumerate(stores[s].images()) if i in chosen)
+        else:
+            read = ((i, stores[s][i]) for i in images)
+        for i, values in read:
+            yield (s, i), values.reshape(-1, values.shape[-1])[picked[s, i]].astype(np.float32)

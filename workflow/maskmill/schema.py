@@ -32,6 +32,8 @@ def schema() -> dict[str, Any]:
                 for name, field in own.items():
                     properties[name] = _either(properties.get(name), field)
         body["properties"][stage] = {"type": "object", "additionalProperties": False, "properties": properties}
+    keep = FeatureSet.model_json_schema()["properties"]["keep"]
+    body["properties"]["features"]["properties"] = {"keep": keep | {"description": "of all feature sets"}}
     body["properties"]["features"]["additionalProperties"] = FeatureSet.model_json_schema()["properties"] and {
         "type": "object",
         "additionalProperties": False,

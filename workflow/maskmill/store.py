@@ -290,16 +290,18 @@ class Ragged:
 
         A chunk holds hundreds of masks: image by image, it would be decoded hundreds of times.
         """
-        start = 0
-        while start < len(self):
-            end = int(self.offsets[start]) + self.values.chunks[0]
-            stop = max(start + 1, int(np.searchsorted(self.offsets, end, side="right")) - 1)
-            block = self.rows(int(self.offsets[start]), int(self.offsets[stop]))
-            for i in range(start, stop):
-                first, last = self.offsets[i : i + 2] - self.offsets[start]
-                h, w = (int(side) for side in self.grid[i])
-                yield self.ids[i], block[first:last].reshape(h, w, *block.shape[1:])
-            start = stop
+        done, held, begin = 0, self.rows(0, 0), 0  # images given, rows that wait for more, the first of these
+        for start, part in self.chunks(self.values.chunks[0]):  # whole chunks: none is decoded twice
+            held = np.concatenate([held, part]) if len(held) else part
+            end = start + len(part)
+            while done < len(self) and int(self.offsets[done + 1]) <= end:
+                first, last = (int(row) - begin for row in self.offsets[done : done + 2])
+                h, w = (int(side) for side in self.grid[done])
+                yield self.ids[done], held[first:last].reshape(h, w, *held.shape[1:])
+                done += 1
+            held, begin = held[int(self.offsets[done]) - begin :], int(self.offsets[done])
+        for i in range(done, len(self)):  # a store whose images are all empty has no chunk
+            yield self.ids[i], held.reshape(*(int(side) for side in self.grid[i]), *held.shape[1:])
 
     def per_image(self, name: str) -> np.ndarray:
         """A field stored once an image, [n, ...]."""

@@ -59,6 +59,7 @@ rule adapt_map:
         "logs/adapt_map/{recipe}/seed{seed}/{shard}.log",
     benchmark:
         "benchmarks/adapt_map/{recipe}/seed{seed}/{shard}.tsv"
+    priority: SOON
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,

@@ -1,5 +1,6 @@
 # What the rules share: the validated configuration, and the functions that pick a job's files.
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,8 @@ RUN = guarded(load, config, Path(workflow.basedir) / "recipes")
 # Before the first file is written; jobs inherit it.
 access.restrict(RUN.config.readers, ".snakemake")
 SEED = RUN.config.seeds[0]
+# Where stores are not kept, what reads them runs before new ones are made: only a few lie on the disk at once.
+SOON = 1 if RUN.temporary else 0
 OBJECTS = bool(RUN.config.labels) and RUN.config.evaluate.objects is not None
 
 
@@ -41,6 +44,11 @@ wildcard_constraints:
 def keys(stage, body):
     """A rule's `params`: exactly the keys that it depends on and its stage's code version, as JSON."""
     return json.dumps({"version": STAGE_VERSION[stage], **body}, sort_keys=True)
+
+
+def either(names):
+    """A wildcard's constraint: one of these names, or nothing at all."""
+    return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
 
 
 def section(stage):
@@ -150,6 +158,16 @@ IMAGES = DEMO_VIDEO if RUN.config.images == "demo" else RUN.config.images
 def inputs_files(wc):
     """What another rule makes; all else is watched through its listing (see params), whatever braces its name has."""
     return [IMAGES] if IMAGES == DEMO_VIDEO else []
+
+
+def watched(rule, images, labels):
+    """The fingerprint of the files that a rule watches.
+
+    A job that runs in a process of its own (SLURM) plans only itself, but evaluates the params of what it follows: it
+    does not list a million images, each time, for a rule that it cannot run.
+    """
+    own = workflow.is_main_process or rule in workflow.dag_settings.allowed_rules
+    return listing_fingerprint(images, labels) if own else ""
 
 
 # features
@@ -315,7 +333,7 @@ def foreground_option(wc):
 
 
 def paint_inputs(wc):
-    """Token recipes score their tokens; region recipes paint segments with the clusters of all shards' regions."""
+    """Token recipes score their tokens; region recipes paint segments with the clusters of their regions."""
     base = f"results/recipes/{wc.recipe}"
     files = {"codebook": f"{base}/seed{wc.seed}/cluster/codebook.safetensors"}
     if RUN.recipes[wc.recipe].tokens:
@@ -323,19 +341,18 @@ def paint_inputs(wc):
         return files | foreground_codebook(wc)
     return files | {
         "segments": f"{base}/cut/{wc.shard}.zarr",
-        "assignments": [
-            f"{base}/seed{wc.seed}/cluster/{shard}.parquet" for shard in shards()
-        ],
+        "assignments": f"{base}/seed{wc.seed}/cluster/{wc.shard}.parquet",
+        "limits": f"{base}/seed{wc.seed}/round0/limits.safetensors",
     }
 
 
 def paint_sources(wc):
     """The same as options of `maskmill paint`."""
-    base = f"results/recipes/{wc.recipe}"
-    if RUN.recipes[wc.recipe].tokens:
-        option = f"--vectors {vectors(wc.recipe, wc.shard, wc.seed)}"
-        return f"{option} {foreground_option(wc)}".strip()
-    return f"--segments {base}/cut/{wc.shard}.zarr --assignments {base}/seed{wc.seed}/cluster"
+    return " ".join(
+        f"--{name} {file}"
+        for name, file in paint_inputs(wc).items()
+        if name != "codebook"
+    )
 
 
 # rounds
@@ -497,7 +514,7 @@ def evaluate_masks_keys(wc):
     return evaluate_keys(objects=background and RUN.config.evaluate.objects is not None)
 
 
-def instances_listing(wc):
+def instances_listing(rule, wc):
     """Changes with the instance images, where there are any for this recipe."""
     objects = RUN.config.evaluate.objects
     if (
@@ -506,7 +523,7 @@ def instances_listing(wc):
         or not RUN.recipes[wc.recipe].background
     ):
         return ""
-    return listing_fingerprint(objects.instances, None)
+    return watched(rule, objects.instances, None)
 
 
 # export

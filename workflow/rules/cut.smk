@@ -9,6 +9,7 @@ rule cut:
         "logs/cut/{recipe}/{shard}.log",
     benchmark:
         "benchmarks/cut/{recipe}/{shard}.tsv"
+    priority: SOON
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,

@@ -24,7 +24,7 @@ rule evaluate:
         runtime=lambda wc, attempt: 120 * attempt,
     params:
         evaluate=evaluate_masks_keys,
-        listing=instances_listing,
+        listing=lambda wc: instances_listing("evaluate", wc),
         instances=lambda wc: instances_option(wc.recipe, wc.seed, wc.round),
     shell:
         "maskmill evaluate masks --manifest {input.manifest} --params {params.evaluate:q}"
@@ -53,7 +53,7 @@ rule evaluate_objects:
         runtime=lambda wc, attempt: 120 * attempt,
     params:
         evaluate=lambda wc: evaluate_keys(objects=True),
-        listing=instances_listing,
+        listing=lambda wc: instances_listing("evaluate_objects", wc),
     shell:
         "maskmill evaluate objects --manifest {input.manifest} --params {params.evaluate:q}"
         " --cut results/recipes/{wildcards.recipe}/cut --recipe {wildcards.recipe} --out {output} &> {log}"

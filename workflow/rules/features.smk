@@ -28,6 +28,8 @@ rule features:
         "logs/features/{features}/{shard}.log",
     benchmark:
         "benchmarks/features/{features}/{shard}.tsv"
+    wildcard_constraints:
+        features=either(RUN.feature_sets.keys() - RUN.temporary),
     threads: 2
     resources:
         mem_mb=lambda wc, attempt: 6000 * attempt,
@@ -40,3 +42,11 @@ rule features:
     shell:
         "maskmill features --manifest {input.manifest} --shard {wildcards.shard} --params {params.features:q}"
         " --weights {input.weights} --out {output} --batch-size {resources.batch_size} --threads {threads} &> {log}"
+
+
+# Feature sets that are not kept: Snakemake deletes a store after its last reader.
+use rule features as features_temporary with:
+    output:
+        temp(directory("results/features/{features}/{shard}.zarr")),
+    wildcard_constraints:
+        features=either(RUN.temporary),

@@ -33,6 +33,7 @@ rule foreground_count:
         "logs/foreground_count/{recipe}/seed{seed}/{shard}.log",
     benchmark:
         "benchmarks/foreground_count/{recipe}/seed{seed}/{shard}.tsv"
+    priority: SOON
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,

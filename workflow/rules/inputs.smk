@@ -34,7 +34,7 @@ checkpoint inputs:
         inputs=keys("inputs", RUN.config.inputs.model_dump(mode="json")),
         images=lambda wc: IMAGES,  # functions, as Snakemake takes {x} in a plain value for a wildcard
         labels=lambda wc: ["--labels", RUN.config.labels] if RUN.config.labels else [],
-        listing=lambda wc: listing_fingerprint(IMAGES, RUN.config.labels),
+        listing=lambda wc: watched("inputs", IMAGES, RUN.config.labels),
     shell:
         "maskmill inputs --images {params.images:q} {params.labels:q} --params {params.inputs:q}"
         " --manifest {output.manifest} --rejected {output.rejected} --frames results/inputs/frames"

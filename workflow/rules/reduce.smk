@@ -31,6 +31,7 @@ rule reduce_map:
         "logs/reduce_map/{recipe}/{shard}.log",
     benchmark:
         "benchmarks/reduce_map/{recipe}/{shard}.tsv"
+    priority: SOON
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,

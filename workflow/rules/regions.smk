@@ -10,6 +10,7 @@ rule regions:
         "logs/regions/{recipe}/{shard}.log",
     benchmark:
         "benchmarks/regions/{recipe}/{shard}.tsv"
+    priority: SOON
     threads: lambda wc: 2 if RUN.recipes[wc.recipe].crops else 1
     resources:
         mem_mb=regions_need(3000, 6000),

@@ -52,6 +52,7 @@ rule rounds_predict:
         "benchmarks/rounds_predict/{recipe}/seed{seed}/round{round}/{shard}.tsv"
     wildcard_constraints:
         round=r"[1-9]\d*",
+    priority: SOON
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 4000 * attempt,

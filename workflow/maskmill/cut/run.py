@@ -61,7 +61,7 @@ def run(
     made = Provenance.of("cut", params | {"seed": seed}, inputs)
     place = pick(device)
     attrs = {"method": name, "outcomes": getattr(method, "OUTCOMES", {})}
-    finish = _Refiner.of(params, manifest)
+    finish = _Refiner.of(params, manifest, Path(features).stem)
     if finish:
         attrs["cells"] = finish.cells
 
@@ -88,11 +88,11 @@ class _Refiner:
         self.settings, self.cells, self.photos = settings, cells, photos
 
     @classmethod
-    def of(cls, params: dict[str, Any], manifest: str | Path | None) -> _Refiner | None:
+    def of(cls, params: dict[str, Any], manifest: str | Path | None, shard: str) -> _Refiner | None:
         """None where the section does not ask for it."""
         shared = {key: value for key, value in params.items() if key in Cut.model_fields}
         section = validate(Cut, shared, "--params", "cut")
-        photos = Photos.needed(section.refine, manifest, "cut")
+        photos = Photos.needed(section.refine, manifest, "cut", shard)
         return cls(section.refine, section.refine_cells, photos) if photos else None
 
     def __call__(

@@ -14,7 +14,7 @@ from maskmill.artefact import Provenance
 from maskmill.config import FeatureSet
 from maskmill.errors import NumericsError
 from maskmill.images import resize, target_size
-from maskmill.manifest import Row, read_manifest
+from maskmill.manifest import Row, read_shard
 from maskmill.photos import read_ahead, read_photo, reader_count
 from maskmill.progress import track
 from maskmill.store import RaggedWriter
@@ -137,7 +137,7 @@ def run(
     torch.set_num_threads(threads)
     place = pick(device)
     feature_set = FeatureSet.model_validate(params)
-    rows = read_manifest(manifest).of(shard)
+    rows = read_shard(manifest, shard)
     with memory_advice("batch_size", batch_size):
         backbone = load(weights, feature_set, place)
         batches = plan_batches(rows, feature_set, backbone.multiple, batch_size)

@@ -17,6 +17,7 @@ from maskmill.inputs._check import check_all
 from maskmill.inputs._labels import check_label_size, match_labels
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import Candidate, Found, counted, find
+from maskmill.manifest import ROW_GROUP
 from maskmill.progress import track
 
 MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes
@@ -71,7 +72,7 @@ def run(
     ]
     table = pa.table(dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True)), schema=_SCHEMA)
     unique = list(dict.fromkeys(shards))
-    write_table(out_manifest, table, Provenance.of("inputs", settings, [json_hash(unique)]))
+    write_table(out_manifest, table, Provenance.of("inputs", settings, [json_hash(unique)]), ROW_GROUP)
     _summary(found, len(rows), len(rejected), len(label_of), len(unique), settings["shard_size"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from maskmill.paint.run import ShardLabels
 
 def run_instances(
     segments: str | Path,
-    assignments: Sequence[str | Path],
+    assignments: str | Path,
+    limits: str | Path,
     codebook: str | Path,
     params: Mapping[str, Any],
     out: str | Path,
@@ -29,13 +30,13 @@ def run_instances(
     masks of an image together, `cut.refine` each segment.
 
     Args:
-        segments, assignments, codebook, params: as in `run_regions`.
+        segments, assignments, limits, codebook, params: as in `run_regions`.
         out: store of instances, on the grid of the segments, or of `upsample` cells a token side where that is finer.
     """
     import torch
 
     torch.set_num_threads(1)
-    shard = ShardLabels(segments, assignments, codebook, params)
+    shard = ShardLabels(segments, assignments, limits, codebook, params)
     made = Provenance.of("paint", dict(params), shard.hashes)
     with InstanceWriter(out, {"clusters": shard.clusters, "round": 0}, made) as writer:
         for image_id, found in shard.store.images():

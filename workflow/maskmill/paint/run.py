@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskmill.artefact import Provenance, read_table
+from maskmill.artefact import Provenance, read_table, read_tensors, write_tensors
 from maskmill.config import Paint, Refine, validate
 from maskmill.errors import StoreError
 from maskmill.interpolate import best_scores, majority, one_hots, resize_labels, resize_maps
@@ -46,9 +46,28 @@ if TYPE_CHECKING:
 COSINES = 2.0  # logits a unit of cosine (STEGO)
 
 
+def run_limits(
+    assignments: Sequence[str | Path], codebook: str | Path, params: Mapping[str, Any], out: str | Path
+) -> None:
+    """Write how far from its centre a kept region of each cluster may be, judged among the regions of all shards.
+
+    Args:
+        assignments: the Parquet tables (image, region, cluster, distance) of all shards.
+        codebook: safetensors of the clustering, for the number of clusters.
+        params: the `paint` section, or its `keep_closest` alone.
+        out: safetensors with `limits` [k] float64, in the order of the clusters (see `distance_limits`).
+    """
+    from maskmill.codebook import read
+
+    book, settings = read(codebook), {"keep_closest": params["keep_closest"]}
+    limits = distance_limits(assignments, len(book), settings["keep_closest"])
+    write_tensors(out, {"limits": limits}, Provenance.of("paint", settings, [book.hash]))
+
+
 def run_regions(
     segments: str | Path,
-    assignments: Sequence[str | Path],
+    assignments: str | Path,
+    limits: str | Path,
     codebook: str | Path,
     params: Mapping[str, Any],
     out: str | Path,
@@ -58,22 +77,23 @@ def run_regions(
 
     Args:
         segments: Ragged "segments" of the shard; its file stem names the shard.
-        assignments: the Parquet tables (image, region, cluster, distance) of all shards: how close a region is to its
-            centre is judged among all regions of its cluster, whatever the shard.
+        assignments: the Parquet table (image, region, cluster, distance) of the same shard.
+        limits: what `run_limits` wrote: how close a region is to its centre is judged among all regions of its
+            cluster, whatever the shard.
         codebook: safetensors of the clustering, for the number of clusters.
         params: the flat `paint` section.
         out: Ragged "masks" to write, `upsample` cells a side for every token, whatever the grid of the segments.
         manifest: where the photos are; only needed to refine.
 
     Raises:
-        StoreError: the shard's own table is not among `assignments`, or names unknown regions.
+        StoreError: `assignments` is of another shard, or `limits` of another codebook.
     """
     import torch
 
     torch.set_num_threads(1)
-    shard = ShardLabels(segments, assignments, codebook, params)
+    shard = ShardLabels(segments, assignments, limits, codebook, params)
     store, clusters = shard.store, shard.clusters
-    settings, photos = _refinement(params, manifest)
+    settings, photos = _refinement(params, manifest, Path(segments).stem)
     with _writer(out, clusters, params, shard.hashes) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             table = shard.labels(image_id)
@@ -91,13 +111,14 @@ class ShardLabels:
     """The segments of one shard and what becomes of each; arguments and errors as in `run_regions`.
 
     Attributes:
-        store: the segments. cells: theirs, a token side. clusters: k. hashes: of segments and codebook.
+        store: the segments. cells: theirs, a token side. clusters: k. hashes: of segments, codebook and limits.
     """
 
     def __init__(
         self,
         segments: str | Path,
-        assignments: Sequence[str | Path],
+        assignments: str | Path,
+        limits: str | Path,
         codebook: str | Path,
         params: Mapping[str, Any],
     ) -> None:
@@ -105,11 +126,11 @@ class ShardLabels:
 
         book = read(codebook)
         self.clusters = len(book)
-        self._limits = distance_limits(assignments, self.clusters, params["keep_closest"])
+        self._limits, limits_hash = read_limits(limits, self.clusters)
         self.store = Ragged(segments, "segments")
-        self._rows = _shard_rows(Path(segments), assignments)
+        self._rows = _shard_rows(Path(segments), Path(assignments))
         self.cells = int(self.store.attrs.get("cells", 1))
-        self.hashes = [self.store.hash, book.hash]
+        self.hashes = [self.store.hash, book.hash, limits_hash]
         self._dropped = 0 if params["dropped"] == "background" else ignore_value(mask_dtype(self.clusters))
 
     def labels(self, image_id: str) -> np.ndarray:
@@ -143,7 +164,7 @@ def run_tokens(
     clusters = len(book)
     dtype = mask_dtype(clusters)
     store = Ragged(vectors)
-    settings, photos = _refinement(params, manifest)
+    settings, photos = _refinement(params, manifest, Path(vectors).stem)
     with _writer(out, clusters, params, [store.hash, *made_of]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             tokens = store[i].astype(np.float32)  # [h, w, d]
@@ -202,6 +223,15 @@ def distance_limits(assignments: Sequence[str | Path], clusters: int, keep_close
     return limits
 
 
+def read_limits(path: str | Path, clusters: int) -> tuple[np.ndarray, str]:
+    """Limits [k] of `run_limits`, and the hash of what made them; those of another number of clusters: StoreError."""
+    tensors, made = read_tensors(path)
+    found = tensors.get("limits")
+    if found is None or found.shape != (clusters,):
+        raise StoreError(f"{path}: not the limits of {clusters} clusters; delete it and run snakemake again")
+    return found, str(made.get("hash", ""))
+
+
 def region_labels(
     rows: Sequence[tuple[int, int, float]], limits: np.ndarray, clusters: int, dropped: int
 ) -> np.ndarray:
@@ -246,21 +276,20 @@ def in_spreads(maps: np.ndarray) -> np.ndarray:
     return maps / max(nearest, 1e-12)
 
 
-def _refinement(params: Mapping[str, Any], manifest: str | Path | None) -> tuple[Refine, Photos | None]:
+def _refinement(params: Mapping[str, Any], manifest: str | Path | None, shard: str) -> tuple[Refine, Photos | None]:
     """What is refined how, and the photos; None where nothing is."""
     settings = validate(Paint, dict(params), "--params", "paint").refine
-    return settings, Photos.needed(settings, manifest, "paint")
+    return settings, Photos.needed(settings, manifest, "paint", shard)
 
 
-def _shard_rows(segments: Path, assignments: Sequence[str | Path]) -> dict[str, list[tuple[int, int, float]]]:
+def _shard_rows(segments: Path, assignments: Path) -> dict[str, list[tuple[int, int, float]]]:
     """(region, cluster, distance) of every image of the shard that `segments` holds."""
-    own = [Path(path) for path in assignments if Path(path).stem == segments.stem]
-    if len(own) != 1:
+    if assignments.stem != segments.stem:
         raise StoreError(
-            f"{segments}: {len(own)} of the {len(assignments)} assignment tables belong to shard {segments.stem!r}, "
-            "expected one; run snakemake to make them"
+            f"{assignments}: belongs to shard {assignments.stem!r}, but {segments} to {segments.stem!r}; give both of "
+            "one shard"
         )
-    table = read_table(own[0], ["image", "region", "cluster", "distance"])
+    table = read_table(assignments, ["image", "region", "cluster", "distance"])
     rows: dict[str, list[tuple[int, int, float]]] = {}
     columns = (table[name].to_pylist() for name in ("image", "region", "cluster", "distance"))
     for image, region, cluster, distance in zip(*columns, strict=True):

@@ -11,24 +11,26 @@ from maskmill.errors import ConfigError
 
 
 class Photos:
-    """Photos of a manifest on any grid.
+    """Photos of a manifest, or of one shard of it, on any grid.
 
     Raises:
         ConfigError: there is something to refine but no manifest; `where` is the stage, for the message.
         StoreError: no readable manifest.
     """
 
-    def __init__(self, manifest: str | Path | None, where: str) -> None:
+    def __init__(self, manifest: str | Path | None, where: str, shard: str | None = None) -> None:
         from maskmill.manifest import read_manifest
 
         if manifest is None:
             raise ConfigError(f"{where}.refine: needs the photos; give --manifest, or set {where}.refine: none")
-        self._manifest = read_manifest(manifest)
+        self._manifest = read_manifest(manifest, shard)
 
     @classmethod
-    def needed(cls, settings: Refine, manifest: str | Path | None, where: str) -> Photos | None:
+    def needed(
+        cls, settings: Refine, manifest: str | Path | None, where: str, shard: str | None = None
+    ) -> Photos | None:
         """None where nothing is refined."""
-        return None if settings.method == "none" else cls(manifest, where)
+        return None if settings.method == "none" else cls(manifest, where, shard)
 
     def on_grid(self, image_id: str, size: tuple[int, int]) -> np.ndarray:
         """The photo uint8 [H, W, 3] squeezed to `size`.

@@ -75,7 +75,7 @@ def run(
     cut = Ragged(segments, "segments")
     images = list(_images(cut, float(params.get("min_area", 0.0))))
     if getattr(module, "PHOTOS", False):
-        source = _from_photos(images, params, own, network)
+        source = _from_photos(images, params, own, network, Path(segments).stem)
     else:
         source = _from_tokens(images, features, module, own)
     provenance = Provenance.of("regions", params, [cut.hash, source.hash])
@@ -113,7 +113,9 @@ def _from_tokens(images: list[Image], features: str | Path | None, module: Any, 
     return Source(depth, tokens.hash, vectors)
 
 
-def _from_photos(images: list[Image], params: Mapping[str, Any], own: Any, network: Network | None) -> Source:
+def _from_photos(
+    images: list[Image], params: Mapping[str, Any], own: Any, network: Network | None, shard: str
+) -> Source:
     """Vectors of the segments' crops; all of the shard are in memory before the first is written."""
     if network is None or "feature_set" not in params:
         raise ConfigError(
@@ -129,7 +131,7 @@ def _from_photos(images: list[Image], params: Mapping[str, Any], own: Any, netwo
 
     torch.set_num_threads(network.threads)
     place = pick(network.device)
-    manifest = read_manifest(network.manifest)
+    manifest = read_manifest(network.manifest, shard)
     rows = [manifest.row(image.id) for image in images]
     jobs = [
         Segmented(row, image.segments, image.ids) for row, image in zip(rows, images, strict=True) if len(image.ids)

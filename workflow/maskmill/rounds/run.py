@@ -235,7 +235,7 @@ def predict(
     attrs = {"clusters": model.clusters, "ignore": ignore_value(dtype), "round": int(model.spec["round"])}
     section = {key: value for key, value in (params or {}).items() if key in Rounds.model_fields}
     settings = validate(Rounds, section, "--params", "rounds").refine
-    photos = Photos.needed(settings, manifest, "rounds")
+    photos = Photos.needed(settings, manifest, "rounds", Path(out).stem)
     how = {"predict": model.spec["round"], "refine": settings.model_dump()}
     made = Provenance.of("rounds", how, [provenance["hash"], *hashes])
 

@@ -1,0 +1,123 @@
+"""Bytes on disk by artefact: feature stores and vectors by construction, compressed labels by what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from maskmill.plan.disk import feature_bytes, value_bytes
+from maskmill.plan.geometry import geometry
+from maskmill.plan.images import Images
+from maskmill.plan.jobs import regions_an_image, used_sets, vectors_of
+from maskmill.recipes import Recipe, Run
+
+# Bytes of a label cell in a store of masks or segments (zstd), measured on the demo (docs/scaling.md).
+CELL = {"cut": 0.019, "masks": 0.028, "confidence": 0.25, "instances": 0.02}
+ROW = {"manifest": 120, "regions": 90, "assignments": 60}  # bytes of a row of a Parquet table
+EXPORT = 5200  # bytes of an image's PNG mask and COCO entries
+STAYS = ("reduce_fit", "foreground_fit", "cluster_fit", "rounds_train", "evaluate_probe")  # read every shard at once
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a run leaves on disk: bytes, whether by construction, and for feature sets which rules read them."""
+
+    name: str
+    owner: str
+    bytes: int
+    exact: bool
+    readers: tuple[str, ...] = ()
+
+    @property
+    def feature_set(self) -> bool:
+        return self.name == "features"
+
+    @property
+    def whole(self) -> bool:
+        """A feature set of which all shards must be there at once, even where it is not kept."""
+        return any(rule in STAYS for rule in self.readers)
+
+
+def artefacts(
+    run: Run, images: Images, regions: Mapping[str, float] | None = None, measured: Mapping[str, float] | None = None
+) -> list[Artefact]:
+    """Every artefact of a run.
+
+    Args:
+        regions: recipe -> regions of an image, where an earlier run says it.
+        measured: bytes of an image by `name/owner`, of an earlier run, for what is compressed.
+    """
+    regions, measured = regions or {}, measured or {}
+    found = [_measured("manifest", "", ROW["manifest"], images, measured)]
+    for slug, readers in used_sets(run).items():
+        feature_set = run.feature_sets[slug]
+        shape = geometry(feature_set)
+        total = sum(
+            group.count
+            * feature_bytes(
+                group.tokens(feature_set.size, shape.stride), group.images, shape.depth, feature_set.dtype,
+                shape.vectors,
+            )
+            for group in images.shards
+        )  # fmt: skip
+        found.append(Artefact("features", slug, total, True, tuple(sorted(readers))))
+    for name, recipe in run.recipes.items():
+        found += _of_recipe(name, recipe, images, regions.get(name), len(run.config.seeds), measured)
+    return found
+
+
+def _of_recipe(
+    name: str, recipe: Recipe, images: Images, regions: float | None, seeds: int, measured: Mapping[str, float]
+) -> Iterator[Artefact]:
+    _, depth, reduced = vectors_of(recipe, images, regions)
+    each = 0.0 if recipe.tokens else (regions_an_image(recipe) if regions is None else regions)
+    if recipe.adapt is not None:
+        tokens = _mean_cells(recipe, recipe.adapt.settings.features, images, 1)
+        codes = seeds * _vectors(images, lambda n: round(n * tokens), recipe.code_length, 2)
+        yield Artefact("codes", name, codes, True)
+    if not recipe.tokens:
+        cut = recipe.stage("cut").settings
+        cells = 1 if cut.refine.method == "none" else int(cut.refine_cells)
+        per_image = CELL["cut"] * _mean_cells(recipe, cut.features, images, cells)
+        yield _measured("cut", name, per_image, images, measured)
+        yield Artefact("vectors", name, _vectors(images, lambda n: round(n * each), depth, 4), True)
+        yield _measured("regions", name, ROW["regions"] * each, images, measured)
+        yield _measured("assignments", name, seeds * ROW["assignments"] * each, images, measured)
+    if recipe.reduce.method != "none":
+        if recipe.tokens:
+            tokens = _mean_cells(recipe, recipe.regions.settings.features, images, 1)
+            yield Artefact("reduce", name, _vectors(images, lambda n: round(n * tokens), reduced, 2), True)
+        else:
+            yield Artefact("reduce", name, _vectors(images, lambda n: round(n * each), reduced, 4), True)
+    yield from _masks(name, recipe, images, seeds, measured)
+    yield _measured("export", name, EXPORT, images, measured)
+
+
+def _masks(name: str, recipe: Recipe, images: Images, seeds: int, measured: Mapping[str, float]) -> Iterator[Artefact]:
+    """Masks of all rounds, how sure they are, and instances."""
+    upsample = int(recipe.paint.settings.upsample)
+    grid = recipe.cut.settings.features if recipe.cut else recipe.regions.settings.features
+    cells = _mean_cells(recipe, grid, images, upsample)
+    rounds = recipe.round_count
+    yield _measured("masks", name, seeds * (rounds + 1) * CELL["masks"] * cells, images, measured)
+    if rounds:
+        yield _measured("confidence", name, seeds * rounds * CELL["confidence"] * cells, images, measured)
+    objects = sum(recipe.instances(r) for r in range(1, rounds + 1))
+    if objects:
+        stores = seeds * 2 * objects  # what each round learns from, and what it finds
+        yield _measured("instances", name, stores * CELL["instances"] * cells, images, measured)
+
+
+def _mean_cells(recipe: Recipe, name: str, images: Images, cells: int) -> float:
+    feature_set = recipe.behind(name)
+    stride = geometry(feature_set).stride
+    total = sum(group.count * group.images * group.mean(feature_set.size, stride, cells) for group in images.shards)
+    return total / images.count
+
+
+def _vectors(images: Images, rows: Callable[[int], int], depth: int, itemsize: int) -> int:
+    return sum(group.count * value_bytes(rows(group.images), depth, itemsize) for group in images.shards)
+
+
+def _measured(name: str, owner: str, per_image: float, images: Images, measured: Mapping[str, float]) -> Artefact:
+    return Artefact(name, owner, round(images.count * measured.get(f"{name}/{owner}", per_image)), False)

@@ -1,0 +1,62 @@
+"""How a feature set lies over an image: pixels a token and length of a token, without weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from maskmill import colour
+from maskmill.config import FeatureSet
+from maskmill.errors import ConfigError
+
+KNOWN = {"vit_small_focus": (14, 384)}  # without timm: plain ViTs have one geometry
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Pixels a token side, length of a token, and vectors stored once an image (cls, query of cls)."""
+
+    stride: int
+    depth: int
+    vectors: int = 1
+
+
+@cache
+def geometry(feature_set: FeatureSet) -> Geometry:
+    """The geometry of a feature set.
+
+    Raises:
+        ConfigError: timm does not know the backbone, or it has no such level.
+    """
+    vectors = 2 if feature_set.facet == "key" else 1
+    if feature_set.backbone == colour.NAME:
+        return Geometry(feature_set.stride or colour.STRIDE, colour.Colour.depth)
+    if feature_set.backbone in KNOWN:
+        return Geometry(*KNOWN[feature_set.backbone], vectors)
+    return Geometry(*_of_timm(feature_set), vectors)
+
+
+def _of_timm(feature_set: FeatureSet) -> tuple[int, int]:
+    """Stride and depth of the network, built without memory for its weights."""
+    import torch
+
+    from maskmill.backbones import import_timm
+    from maskmill.weights import EMBEDDED
+
+    name = feature_set.backbone.removeprefix("timm/")
+    name = EMBEDDED[name].architecture if name in EMBEDDED else name
+    options = {} if feature_set.stride is None else {"output_stride": feature_set.stride}
+    try:
+        with torch.device("meta"):
+            model = import_timm().create_model(name, pretrained=False, num_classes=0, **options)
+        if hasattr(model, "blocks") and hasattr(getattr(model, "patch_embed", None), "grid_size"):
+            return int(model.patch_embed.patch_size[0]), int(model.embed_dim)
+        level = model.feature_info[feature_set.layer]
+        level = level if isinstance(level, dict) else vars(level)
+        return int(level["reduction"]), int(level["num_chs"])
+    except Exception as error:  # unknown names, absent levels, networks that need more arguments
+        raise ConfigError(
+            f"features.<name>.backbone: {feature_set.backbone!r} with layer {feature_set.layer}: timm does not say its "
+            f"geometry ({' '.join(str(error).split())[:120] or type(error).__name__}); "
+            "name a timm architecture and a layer of it"
+        ) from None

@@ -1,0 +1,210 @@
+"""How long the work takes: rates that the user gives, of an earlier run, or measured on one CPU core."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from maskmill.errors import ConfigError, nearest
+from maskmill.plan.geometry import geometry
+from maskmill.plan.images import Images
+from maskmill.plan.jobs import ORDER, Work, jobs
+from maskmill.recipes import Run
+
+# CPU seconds of a job before it works: interpreter, imports, opening stores (bench/startup.py).
+START = 3.0
+TELLING = (
+    10 * START
+)  # seconds of a job of an earlier run, on average, from which on it measures its work, not its start
+# CPU seconds of one unit of work on the machine of docs/scaling.md (bench/_throughput.py), by rule and method, and the
+# tokens of an image there where the work grows with them.
+MEASURED: dict[str, tuple[float, int]] = {
+    "inputs": (2.6e-3, 0),
+    "weights": (6.0, 0),
+    "features/vit_small_focus": (0.54, 1024),
+    "features/efficientnet_lite0": (0.13, 196),
+    "cut/ncut": (0.012, 1024),
+    "cut/ncut+crf": (0.042, 1024),
+    "cut/maskcut": (0.016, 1024),
+    "cut/maskcut+crf": (0.079, 1024),
+    "cut/lost": (0.009, 1024),
+    "cut/lost+crf": (0.039, 1024),
+    "regions/mean": (1e-3, 0),
+    "reduce_fit/pca": (1.3e-5, 0),
+    "reduce_map/pca": (1e-3, 0),
+    "cluster_fit/kmeans": (7.8e-6, 0),
+    "cluster_map/kmeans": (1e-3, 0),
+    "paint/tokens": (4e-3, 196),
+    "paint/regions": (2e-3, 1024),
+    "rounds_train/token_head": (7.8e-3, 1024),
+    "rounds_predict/token_head+crf": (0.037, 1024),
+    "export": (4.4e-3, 0),
+    "report": (1.0, 0),
+}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds of one unit of work on all of a job's threads (or its GPU), and where the figure is from."""
+
+    seconds: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rates by `rule/owner`, `rule/method` or `rule`; what the user gives goes before a run, a run whose jobs are long
+    enough to measure before MEASURED.
+    """
+
+    given: Mapping[str, float] = field(default_factory=dict)  # units a second
+    run: Mapping[str, float] = field(default_factory=dict)  # seconds a unit
+    measured: Mapping[str, tuple[float, int]] = field(default_factory=lambda: MEASURED)
+    short: frozenset[str] = frozenset()  # `rule/owner` of the run's rates whose jobs were shorter than TELLING
+
+    def of(self, work: Work, run: Run) -> Rate | None:
+        """The rate of some jobs; None where nothing is known."""
+        names = [f"{work.rule}/{work.owner}", f"{work.rule}/{method(work, run)}", work.rule]
+        for name in names:
+            if name in self.given:
+                return Rate(1 / self.given[name], "given")
+        if names[0] in self.run and names[0] not in self.short:
+            return Rate(self.run[names[0]], "run")
+        for name in names[1:]:
+            if name in self.measured:
+                seconds, tokens = self.measured[name]
+                scale = tokens_of(work, run) / tokens if tokens else 1.0
+                return Rate(seconds * scale / work.threads, "core")
+        return Rate(self.run[names[0]], "run") if names[0] in self.run else None
+
+
+def method(work: Work, run: Run) -> str:
+    """What the speed of a rule depends on: the backbone, the method, and whether photos are looked at to refine."""
+    if work.rule in ("features", "evaluate_probe"):
+        return run.feature_sets[work.owner].backbone
+    if work.owner not in run.recipes:
+        return ""
+    recipe = run.recipes[work.owner]
+    stage = work.rule.partition("_")[0]
+    refined = ""
+    if stage in ("cut", "paint", "rounds") and work.rule not in ("rounds_train", "rounds_detect", "paint_instances"):
+        refine = recipe.stage(stage).settings.refine.method
+        refined = "" if refine == "none" else f"+{refine}"
+    if stage == "paint":
+        return ("tokens" if recipe.tokens else "regions") + refined
+    if stage == "adapt":
+        return str(recipe.stage("adapt").method)
+    if stage not in ("cut", "regions", "reduce", "foreground", "cluster", "rounds"):
+        return ""
+    return str(recipe.stage(stage).method) + refined
+
+
+def tokens_of(work: Work, run: Run) -> float:
+    """Tokens of a square image of the feature set that a rule works on: what its speed is scaled by."""
+    if work.rule == "features":
+        feature_set = run.feature_sets[work.owner]
+    else:
+        recipe = run.recipes[work.owner]
+        name = recipe.cut.settings.features if recipe.cut else recipe.regions.settings.features
+        feature_set = recipe.behind(name)
+    side = next(side for side in feature_set.size.model_dump().values() if side is not None)
+    return max(1, round(side / geometry(feature_set).stride)) ** 2
+
+
+def read_given(path: Path | None, pairs: Iterable[str]) -> dict[str, float]:
+    """Units a second by rule, of a JSON file and of `rule=number` pairs, which go before it.
+
+    Raises:
+        ConfigError: an unknown rule, or a rate that is no positive number.
+    """
+    found: dict[str, object] = {}
+    if path is not None:
+        try:
+            body = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise ConfigError(f"--throughput: {path}: {error}; expected JSON such as {{'features': 120}}") from None
+        if not isinstance(body, dict):
+            raise ConfigError(f"--throughput: {path}: expected an object such as {{'features': 120}}, found {body!r}")
+        found |= body
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise ConfigError(f"--images-per-second: {pair!r} is not RULE=NUMBER, such as features=120")
+        found[name] = value
+    return {name: _rate(name, value) for name, value in found.items()}
+
+
+def _rate(name: str, value: object) -> float:
+    rule = name.partition("/")[0]
+    if rule not in ORDER:
+        raise ConfigError(f"throughput: unknown rule {rule!r}{nearest(rule, ORDER)}; known: {', '.join(ORDER)}")
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ConfigError(f"throughput: {name}: {value!r} is not a positive number of images a second")
+    return number
+
+
+@dataclass(frozen=True)
+class Job:
+    """One benchmark file of an earlier run."""
+
+    rule: str
+    owner: str
+    seconds: float
+    memory: float | None
+
+
+def read_benchmarks(folder: Path) -> list[Job]:
+    """Every benchmark below `folder`, with the rule and its owner from the path."""
+    found = []
+    for path in sorted(folder.rglob("*.tsv")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        owner = parts[1] if len(parts) > 1 and parts[0] != "weights" else ""
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                seconds, memory = _number(row.get("s")), _number(row.get("max_rss"))
+                if seconds is not None and parts[0] in ORDER:
+                    found.append(Job(parts[0], owner, seconds, memory))
+    return found
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:  # "NA" or "-": the job was too short to be measured
+        return None
+
+
+def too_short(found: Iterable[Job]) -> frozenset[str]:
+    """`rule/owner` of jobs that took less than TELLING on average."""
+    seconds: dict[str, list[float]] = {}
+    for job in found:
+        seconds.setdefault(f"{job.rule}/{job.owner}", []).append(job.seconds)
+    return frozenset(name for name, each in seconds.items() if sum(each) < TELLING * len(each))
+
+
+def of_run(found: Iterable[Job], run: Run, images: Images, regions: Mapping[str, float]) -> dict[str, float]:
+    """Seconds a unit by `rule/owner` of an earlier run of the same configuration on `images`.
+
+    A job's start, `START`, is taken off first; jobs shorter than TELLING say little (see `too_short`), so give an
+    earlier run shards on which a job takes a minute.
+    """
+    rates = {}
+    jobs_of: dict[tuple[str, str], list[float]] = {}
+    for job in found:
+        jobs_of.setdefault((job.rule, job.owner), []).append(job.seconds)
+    for work in jobs(run, images, dict(regions)):
+        seconds = jobs_of.get((work.rule, work.owner))
+        if not seconds or not work.jobs or not work.amount:
+            continue
+        amount = work.amount * len(seconds) / work.jobs  # a run that was cut short has fewer jobs
+        working = sum(max(second - START, 0.05 * second) for second in seconds)
+        name = f"{work.rule}/{work.owner}"
+        rates[name] = working / amount
+    return rates

@@ -1,0 +1,159 @@
+"""Files of `maskmill plan`: configuration, recipes, an earlier run, a manifest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskmill.errors import ConfigError
+from maskmill.plan.build import Machines, Plan, build
+from maskmill.plan.images import Images, mixture, of_manifest, of_one_size
+from maskmill.plan.rates import Rates, of_run, read_benchmarks, too_short
+from maskmill.recipes import Run, load
+
+PHOTO = (375, 500)  # height, width where nothing says it: the usual photo of PASCAL VOC and ImageNet
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier run of the same configuration says."""
+
+    photos: Mapping[tuple[int, int], float]
+    rates: Mapping[str, float]
+    regions: Mapping[str, float]
+    bytes: Mapping[str, float]
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    short: frozenset[str] = frozenset()
+
+
+def configured(
+    config: Path, folder: Path, recipes: Sequence[str] = (), size: int | None = None, shard_size: int | None = None
+) -> Run:
+    """The run of config.yaml, with other recipes, another size of every feature set, another shard size.
+
+    Raises:
+        ConfigError: see maskmill.recipes.load; or no such file.
+    """
+    if not config.is_file():
+        raise ConfigError(f"{config}: no such file; run this where config.yaml is, or give --config")
+    try:
+        body: dict[str, Any] = yaml.safe_load(config.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{config}: not valid YAML: {' '.join(str(error).split())}") from None
+    if recipes:
+        body |= {"recipes": list(recipes)}
+    if shard_size is not None:
+        body |= {"inputs": dict(body.get("inputs") or {}) | {"shard_size": shard_size}}
+    run = load(body, folder, str(config))
+    if size is None:
+        return run
+    own = dict(body.get("features") or {})
+    for recipe in run.recipes.values():
+        for name, feature_set in recipe.features.items():
+            side = next(side for side, value in feature_set.size.model_dump().items() if value is not None)
+            own[name] = dict(own.get(name) or {}) | {"size": {side: size}}
+    return load(body | {"features": own}, folder, "--size")
+
+
+def earlier(folder: Path, run: Run) -> Earlier:
+    """What a finished, smaller run in `folder` says.
+
+    Raises:
+        ConfigError: no manifest or no benchmarks there.
+    """
+    manifest, benchmarks = folder / "results/inputs/manifest.parquet", folder / "benchmarks"
+    for path in (manifest, benchmarks):
+        if not path.exists():
+            raise ConfigError(
+                f"--from: {path} does not exist; give the folder in which snakemake ran, after a small run"
+            )
+    images = of_manifest(manifest)
+    found = read_benchmarks(benchmarks)
+    regions = {
+        name: _rows(folder / f"results/recipes/{name}/regions") / images.count
+        for name, recipe in run.recipes.items()
+        if not recipe.tokens and (folder / f"results/recipes/{name}/regions").is_dir()
+    }
+    peaks: dict[str, float] = {}
+    for job in found:
+        peaks[job.rule] = max(peaks.get(job.rule, 0.0), job.memory or 0.0)
+    sizes = _sizes(folder, run, images.count)
+    return Earlier(mixture(images), of_run(found, run, images, regions), regions, sizes, peaks, too_short(found))
+
+
+def _rows(folder: Path) -> int:
+    """Rows of all region tables."""
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+
+
+def _sizes(folder: Path, run: Run, images: int) -> dict[str, float]:
+    """Bytes of an image by `name/owner` of what is compressed."""
+    found = {"manifest/": _bytes([folder / "results/inputs/manifest.parquet"])}
+    for name in run.recipes:
+        base = folder / "results/recipes" / name
+        students = list(base.glob("seed*/export/student"))
+        found |= {
+            f"cut/{name}": _bytes([base / "cut"]),
+            f"regions/{name}": _bytes(base.glob("regions/*.parquet")),
+            f"assignments/{name}": _bytes(base.glob("seed*/cluster/*.parquet")),
+            f"masks/{name}": _bytes(base.glob("seed*/round*/masks")),
+            f"confidence/{name}": _bytes(base.glob("seed*/round*/confidence")),
+            f"instances/{name}": _bytes([*base.glob("seed*/round*/instances"), *base.glob("seed*/round*/taught")]),
+            f"export/{name}": _bytes(base.glob("seed*/export")) - _bytes(students),
+        }
+    return {name: total / images for name, total in found.items() if total}
+
+
+def _bytes(paths: Any) -> int:
+    """Bytes of files and folders."""
+    return sum(
+        file.stat().st_size
+        for path in paths
+        for file in (path.rglob("*") if path.is_dir() else [path])
+        if file.is_file()
+    )
+
+
+def plan(
+    run: Run,
+    images: int | None,
+    machines: Machines,
+    given: Mapping[str, float],
+    *,
+    photo: tuple[int, int] | None = None,
+    manifest: Path | None = None,
+    from_folder: Path | None = None,
+) -> Plan:
+    """Plan a run of `images` images, or of those of a manifest.
+
+    Args:
+        photo: (height, width) of the images; default: those of `from_folder`, else 375 x 500.
+
+    Raises:
+        ConfigError: neither images nor a manifest, or both.
+    """
+    if (images is None) == (manifest is None):
+        raise ConfigError(
+            "maskmill plan: give --images, such as 1e8, or --manifest of images that were checked; not both"
+        )
+    before = earlier(from_folder, run) if from_folder is not None else None
+    planned: Images
+    if manifest is not None:
+        planned = of_manifest(manifest)
+    else:
+        sizes = {photo or PHOTO: 1.0} if photo or before is None else before.photos
+        planned = of_one_size(images or 0, run.config.inputs.shard_size, sizes)
+    rates = Rates(given, before.rates, short=before.short) if before else Rates(given)
+    return build(
+        run, planned, rates, machines, free=shutil.disk_usage(".").free,
+        regions=before.regions if before else None,
+        measured=before.bytes if before else None,
+        peaks=before.peaks if before else None,
+    )  # fmt: skip
