@@ -15,7 +15,9 @@ from maskmill.recipes import Recipe, Run
 CELL = {"cut": 0.019, "masks": 0.028, "confidence": 0.25, "instances": 0.02}
 ROW = {"manifest": 120, "regions": 90, "assignments": 60}  # bytes of a row of a Parquet table
 EXPORT = 5200  # bytes of an image's PNG mask and COCO entries
-STAYS = ("reduce_fit", "foreground_fit", "cluster_fit", "rounds_train", "evaluate_probe")  # read every shard at once
+STAYS = (  # read every shard at once
+    "adapt_neighbours", "adapt_fit", "reduce_fit", "foreground_fit", "cluster_fit", "rounds_train", "evaluate_probe",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

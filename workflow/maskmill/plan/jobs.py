@@ -15,15 +15,16 @@ Unit = Literal["images", "points", "samples", "jobs"]
 
 ORDER = (
     "inputs", "weights", "features", "adapt_neighbours", "adapt_fit", "adapt_map", "cut", "regions", "reduce_fit",
-    "reduce_map", "foreground_fit", "foreground_count", "foreground_choose", "cluster_fit", "cluster_map", "paint_limits", "paint", "paint_instances", "rounds_teach", "rounds_train",
-    "rounds_detect", "rounds_predict", "evaluate", "evaluate_objects", "evaluate_probe", "export", "report",
+    "reduce_map", "foreground_fit", "foreground_count", "foreground_choose", "cluster_fit", "cluster_map",
+    "paint_limits", "paint", "paint_instances", "rounds_teach", "rounds_train", "rounds_detect", "rounds_predict",
+    "evaluate", "evaluate_objects", "evaluate_probe", "export", "report",
 )  # fmt: skip
 MEMORY = {  # MB of a first attempt, as in the rules
     "inputs": 4000, "weights": 2000, "features": 6000, "adapt_neighbours": 4000, "adapt_fit": 6000,
-    "adapt_map": 3000, "cut": 3000, "regions": 3000, "reduce_fit": 6000,
-    "reduce_map": 3000, "foreground_fit": 6000, "foreground_count": 3000, "foreground_choose": 2000,
-    "cluster_fit": 6000, "cluster_map": 3000, "paint_limits": 2000, "paint": 3000, "paint_instances": 3000, "rounds_teach": 3000,
-    "rounds_train": 8000, "rounds_detect": 4000, "rounds_predict": 4000, "evaluate": 3000, "evaluate_objects": 3000,
+    "adapt_map": 3000, "cut": 3000, "regions": 3000, "reduce_fit": 6000, "reduce_map": 3000, "foreground_fit": 6000,
+    "foreground_count": 3000, "foreground_choose": 2000, "cluster_fit": 6000, "cluster_map": 3000,
+    "paint_limits": 2000, "paint": 3000, "paint_instances": 3000, "rounds_teach": 3000, "rounds_train": 8000,
+    "rounds_detect": 4000, "rounds_predict": 4000, "evaluate": 3000, "evaluate_objects": 3000,
     "evaluate_probe": 6000, "export": 3000, "report": 3000,
 }  # fmt: skip
 TWO_THREADS = (

@@ -90,7 +90,12 @@ def method(work: Work, run: Run) -> str:
     recipe = run.recipes[work.owner]
     stage = work.rule.partition("_")[0]
     refined = ""
-    if stage in ("cut", "paint", "rounds") and work.rule not in ("rounds_train", "rounds_detect", "paint_instances"):
+    if stage in ("cut", "paint", "rounds") and work.rule not in (
+        "rounds_train",
+        "rounds_detect",
+        "paint_instances",
+        "paint_limits",
+    ):
         refine = recipe.stage(stage).settings.refine.method
         refined = "" if refine == "none" else f"+{refine}"
     if stage == "paint":
