@@ -97,6 +97,13 @@ def test_few_points_are_their_own_nodes(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_points_that_are_nodes_are_all_as_close(method: str) -> None:
+    """What keeps the closest share of a cluster must not choose by rounding."""
+    x, _ = blobs(50, 8, 4)
+    assert not books.assign(x, fit(method, x, fine=60))[1].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_bad_points_are_named(method: str) -> None:
     x, _ = blobs(300, 8, 4)
     broken = x.copy()

@@ -16,6 +16,7 @@ from maskmill.artefact import Provenance, read_tensors, write_tensors
 from maskmill.errors import NumericsError, StoreError
 
 BLOCK_BYTES = 32 << 20  # scores held at once by `assign`
+ROUNDING = 1e-6  # of a cosine
 OWN = ("centroids", "counts", "inertia", "spherical")
 
 
@@ -124,6 +125,12 @@ def scores(x: np.ndarray, codebook: Codebook) -> np.ndarray:
     return np.asarray(np.maximum.reduceat(value.numpy(), starts, axis=1))
 
 
+def _away(cosine: np.ndarray) -> np.ndarray:
+    """1 - cosine, 0 within float32's rounding: a vector is at its own centroid, and none is nearer by noise."""
+    distance = np.maximum(1 - cosine, 0)
+    return np.where(distance < ROUNDING, np.float32(0), distance)
+
+
 def assign(x: np.ndarray, codebook: Codebook) -> tuple[np.ndarray, np.ndarray]:
     """The cluster of the closest centroid of each vector and the distance to that centroid.
 
@@ -141,5 +148,5 @@ def assign(x: np.ndarray, codebook: Codebook) -> tuple[np.ndarray, np.ndarray]:
         best = value.argmax(axis=1)
         labels[start : start + step] = np.where(best < len(codebook), best, -1)
         closest = np.take_along_axis(value, best[:, None], 1)[:, 0]
-        distances[start : start + step] = np.maximum(1 - closest, 0) if codebook.spherical else -closest
+        distances[start : start + step] = _away(closest) if codebook.spherical else -closest
     return labels, distances
