@@ -318,7 +318,7 @@ def test_from_tokens_to_segments_through_the_verbs(method: str, tmp_path: Path) 
     verb("cut", "--features", tmp_path / "c.zarr", "--params", section, "--out", tmp_path / "cut.zarr")
     codes, segments = Ragged(tmp_path / "c.zarr"), Ragged(tmp_path / "cut.zarr", "segments")
     assert segments.ids == sorted(images)
-    assert segments.per_image("scores").shape == (16, 3)
+    assert segments.per_image("scores").shape == (16, codes.depth)
     for image_id in segments.ids:
         np.testing.assert_array_equal(segments[image_id], cut(codes[image_id].astype(np.float32))[0])
     assert (segments.per_image("groups") == segments.per_image("groups").astype(int)).all()

@@ -68,7 +68,8 @@ class MlpDecoder(nn.Module):
 
     def places(self, h: int, w: int) -> torch.Tensor:
         """Positions [h * w, c], laid bilinearly on the grid."""
-        side, place = len(self.place), self.place
+        side = len(self.place)
+        place: torch.Tensor = self.place
         if (h, w) != (side, side):
             rows, columns = (torch.from_numpy(matrix(side, n)).to(place.device) for n in (h, w))
             place = torch.einsum("yi,ijc,xj->yxc", rows, place, columns)

@@ -56,6 +56,7 @@ def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     from maskmill.adapt._slots import MlpDecoder, SlotAttention, SlotHead, TransformerDecoder
 
     size, layers = params.slot_size, params.layers
+    decoder: torch.nn.Module
     if params.decoder == "mlp":
         decoder = MlpDecoder(depth, size, params.width or 2048, layers or 3, params.side)
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from maskmill.config import Model
@@ -14,9 +16,7 @@ class Params(Model):
     """There is nothing to choose."""
 
 
-def cut(
-    tokens: np.ndarray, params: Params, seed: int, image_id: str
-) -> tuple[np.ndarray, dict[str, float | np.ndarray]]:
+def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[np.ndarray, dict[str, Any]]:
     """Segments (uint8 [h, w]) of codes [h, w, k] >= 0: 1, 2, ... for each channel that wins a token, in their order.
 
     A tie goes to the first channel; a token whose codes are all 0 is in no segment. A token's share is its largest code
