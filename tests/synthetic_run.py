@@ -240,7 +240,8 @@ def _scores(results: Path, seeds: Sequence[int], clusters: int, images: int, obj
                 write_json(results / f"recipes/{recipe}/seed{seed}/round{r}/scores.json", body)
 
     if objects:
-        entry = {"corloc": 0.7, "box_ap50": 0.31, "mask_ap50": 0.29, "mbo": 0.41, "images": images, "objects": 17}
+        entry = {"corloc": 0.7, "box_ap50": 0.31, "mask_ap50": 0.29, "mbo": 0.41, "fg_ari": 0.37}
+        entry |= {"images": images, "objects": 17}
         entry["protocol"] = {"name": "objects", "rules": {"corloc": "in words"}, "min_area": 0.0}
         body = {"recipe": "comus", "ranking": "confidence", "scores": [entry, _saliency(0.55, images)]}
         write_json(results / "recipes/comus/objects.json", body)

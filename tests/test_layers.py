@@ -39,7 +39,7 @@ def test_instances_that_do_not_overlap_are_scored_like_segments(seed: int, count
     assert layers.coded_objects() == scene.coded_objects()
     results = []
     for seen in (scene, layers):
-        metrics = [METRICS[name]() for name in ("corloc", "ap", "mbo")]
+        metrics = [METRICS[name]() for name in ("corloc", "ap", "mbo", "fg_ari")]
         for metric in metrics:
             metric.add("a", seen)
         results.append([metric.result() for metric in metrics])

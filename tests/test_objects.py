@@ -22,8 +22,10 @@ from maskmill.evaluate.objects import (
     METRICS,
     AveragePrecision,
     CorLoc,
+    ForegroundRand,
     MeanBestOverlap,
     Scene,
+    adjusted_rand,
     box_overlap,
     boxes,
 )
@@ -109,6 +111,42 @@ def test_mbo_by_hand() -> None:
     assert only(MeanBestOverlap(), scene(objects, segments))["mbo"] == pytest.approx(expected, abs=1e-12)
     perfect = scene(objects, objects)
     assert only(MeanBestOverlap(), scene(objects, segments), perfect)["mbo"] == pytest.approx((expected + 1) / 2)
+
+
+# --- FG-ARI ---------------------------------------------------------------------------------------------------------
+
+
+def test_fg_ari_is_the_adjusted_rand_index_of_the_pixels_of_objects() -> None:
+    from sklearn.metrics import adjusted_rand_score
+
+    rng = np.random.default_rng(4)
+    values, scenes = [], []
+    for _ in range(40):
+        objects, segments, scores, void = random_arrays(rng)
+        objects = consecutive(objects, void)
+        inside = (objects > 0) & ~void
+        scenes.append(scene(objects, segments, scores, void))
+        if inside.any():
+            values.append(adjusted_rand_score(objects[inside], segments[inside]))
+            assert only(ForegroundRand(), scenes[-1])["fg_ari"] == pytest.approx(values[-1], abs=1e-12)
+    assert only(ForegroundRand(), *scenes)["fg_ari"] == pytest.approx(np.mean(values), abs=1e-12)
+
+
+def test_fg_ari_of_one_object_of_one_pixel_and_of_what_lies_outside() -> None:
+    whole, split, single = row((1, 6), (0, 4)), row((1, 3), (2, 3), (0, 4)), row((1, 1), (0, 9))
+    wide = row((1, 10))
+    assert only(ForegroundRand(), scene(whole, wide)) == {"fg_ari": 1.0}  # the background does not count
+    assert only(ForegroundRand(), scene(whole, split)) == {"fg_ari": 0.0}
+    assert only(ForegroundRand(), scene(split, whole)) == {"fg_ari": 0.0}
+    assert only(ForegroundRand(), scene(single, split)) == {"fg_ari": 1.0}
+    assert only(ForegroundRand(), scene(split, split)) == {"fg_ari": 1.0}
+    assert only(ForegroundRand(), scene(split, row((0, 3), (1, 3), (0, 4)))) == {"fg_ari": 1.0}  # none is a group
+
+
+def test_fg_ari_of_counts_beyond_32_bits_is_exact() -> None:
+    big = np.array([[10**6, 0], [0, 10**6]])
+    assert adjusted_rand(big) == 1.0
+    assert adjusted_rand(np.full((2, 2), 10**6)) == pytest.approx(0, abs=1e-6)
 
 
 # --- AP -------------------------------------------------------------------------------------------------------------

@@ -114,9 +114,9 @@ def test_objects_have_their_own_tables_with_the_rounds_below_the_cut(tmp_path: P
     check(html)
     objects, foreground = re.findall(r"<table>.*?</table>", html, re.S)[3:5]
     assert re.findall(r'<th scope="col"[^>]*>([^<]*)', objects) == [
-        "Recipe", "Step", "CorLoc", "mBO", "Box AP50", "Mask AP50",
+        "Recipe", "Step", "CorLoc", "mBO", "FG-ARI", "Box AP50", "Mask AP50",
     ]  # fmt: skip
-    assert text_of(objects).split()[-6:] == ["comus", "cut", "70.0", "41.0", "31.0", "29.0"]
+    assert text_of(objects).split()[-7:] == ["comus", "cut", "70.0", "41.0", "37.0", "31.0", "29.0"]
     assert re.findall(r"<td>(.*?)</td>", foreground) == ["cut", "round 0", "round 1", "round 2"]
     last = foreground.split("<tr")[-1]
     assert "64.5 ± 0.7" in last  # (0.64 + 0.65) / 2

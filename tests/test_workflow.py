@@ -98,7 +98,7 @@ def test_objects_are_scored_where_there_is_a_cut(finished: Path, tmp_path: Path)
     assert not (recipes / "kmeans/objects.json").exists()
     objects, foreground = json.loads((recipes / "comus/objects.json").read_text())["scores"]
     assert (objects["images"], objects["objects"]) == (12, 12)
-    assert {"corloc", "box_ap50", "mask_ar100", "mbo"} <= set(objects)
+    assert {"corloc", "box_ap50", "mask_ar100", "mbo", "fg_ari"} <= set(objects)
     painted = json.loads((recipes / "comus/seed0/round2/scores.json").read_text())["saliency"]
     assert painted[0]["protocol"] == foreground["protocol"]
     assert "saliency" not in json.loads((recipes / "kmeans/seed0/round0/scores.json").read_text())
@@ -106,7 +106,7 @@ def test_objects_are_scored_where_there_is_a_cut(finished: Path, tmp_path: Path)
     assert "CorLoc" in html
     assert "max F" in html
     out = tmp_path / "objects.json"
-    line = json.dumps({"objects": {"metrics": "corloc,ap,mbo,saliency"}})
+    line = json.dumps({"objects": {"metrics": "corloc,ap,mbo,fg_ari,saliency"}})
     run = subprocess.run(
         ["maskmill", "evaluate", "objects", "--cut", str(recipes / "comus/cut"), "--params", line, "--recipe", "comus",
          "--manifest", str(finished / "results/inputs/manifest.parquet"), "--out", str(out)],

@@ -264,14 +264,14 @@ def _original(value: Any) -> Any:
 
 
 ProtocolName = Literal["hungarian_counts", "hungarian_iou", "many_to_one"]
-ObjectMetric = Literal["corloc", "ap", "mbo", "saliency"]
+ObjectMetric = Literal["corloc", "ap", "mbo", "fg_ari", "saliency"]
 
 
 class Objects(Model):
     """evaluate.objects: the cut's segments against labelled objects, without classes."""
 
     metrics: Annotated[list[ObjectMetric], BeforeValidator(_split)] = Field(
-        default=["corloc", "ap", "mbo", "saliency"], min_length=1
+        default=["corloc", "ap", "mbo", "fg_ari", "saliency"], min_length=1
     )
     instances: LocalPath | None = Field(
         None, description="folder of instance id images (0 = none); default: connected parts of each foreground class"

@@ -390,9 +390,27 @@ def _check_adapt(recipe: Recipe, path: Path) -> None:
         if not recipe.tokens or recipe.regions.settings.features != CODES or recipe.reduce.method != "none":
             advice = f"set regions: {{features: {CODES}, pool: token}} and reduce.method: none"
             raise ConfigError(f"{path}: cluster.method: prototypes lie among the codes; {advice}")
+    _check_masks(recipe, path)
     if recipe.crops and recipe.regions.settings.features == CODES:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method} looks at crops through a backbone, and "
                           f"{CODES} has none; name another feature set, or use pool: mean")  # fmt: skip
+
+
+def _check_masks(recipe: Recipe, path: Path) -> None:
+    """Codes that are masks of one image are cut and not clustered; the cut that reads them gets them."""
+    cut, adapt = recipe.cut, recipe.adapt
+    reads = cut is not None and getattr(registry.load("cut", str(cut.method)), "READS_CODES", False)
+    if cut is not None and reads and cut.settings.features != CODES:
+        raise ConfigError(
+            f"{path}: cut.features: {cut.settings.features!r}, but method {cut.method} reads the masks of a head; add "
+            f"adapt: {{method: acseg}} or dinosaur, and set features: {CODES}"
+        )
+    masks = adapt is not None and getattr(registry.load("adapt", str(adapt.method)), "PER_IMAGE", False)
+    if adapt is not None and masks and recipe.regions.settings.features == CODES:
+        raise ConfigError(
+            f"{path}: regions.features: the {CODES} of {adapt.method} are masks, each within its image; cut them "
+            f"(cut: {{features: {CODES}, method: argmax}}) and name another feature set here"
+        )
 
 
 def _check_instances(recipe: Recipe, path: Path) -> None:

@@ -16,7 +16,7 @@ STAGE_VERSION: dict[str, int] = {
     "cluster": 3,
     "paint": 1,
     "rounds": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "export": 2,
     "report": 1,
 }

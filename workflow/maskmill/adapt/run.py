@@ -22,7 +22,7 @@ from maskmill.training.checkpoint import Keeper
 
 FORMAT = "maskmill-head-1"
 LOOK = 32  # images that a new head is looked at on
-FULL = 0.95  # a cluster with a larger share of the tokens is a collapse
+FULL = 0.95  # a cluster with a larger share of the tokens, or a mask of an image's, is a collapse
 
 
 def fit(
@@ -83,6 +83,14 @@ def fit(
             f"{100 * max(shares):.1f} % of the tokens; try another seed, fewer adapt.steps, a lower "
             "adapt.learning_rate, or more images (docs/adapt.md says what the method needs)"
         )
+    if getattr(method, "PER_IMAGE", False):
+        diagnostics["mask"] = share = _mask_share(head, images, seed)
+        if share > FULL:
+            raise NumericsError(
+                f"adapt: the head of {params[METHOD_KEY['adapt']]} has collapsed: one mask takes {100 * share:.1f} % "
+                "of an image's tokens on average; try another seed, more or fewer adapt.steps, a lower "
+                "adapt.learning_rate, or more images (docs/adapt.md says what the method needs)"
+            )
     if timing is not None:
         write_json(timing, taken | {"device": place.type, "threads": threads}, made)
     if monitor is not None:
@@ -110,16 +118,30 @@ def _plain(value: Any) -> Any:
 
 def _shares(head: Head, images: TokenImages, seed: int) -> list[float]:
     """Share of each prototype among the tokens of some images; none for a method without prototypes."""
-    from maskmill.sampling import rng
-
     if head.prototypes is None:
         return []
     counts = np.zeros(len(head.prototypes), np.int64)
-    for i in sorted(rng(seed, "adapt", "look").permutation(len(images))[:LOOK]):
+    for i in _looked_at(images, seed):
         codes = head.codes(images[i])
         flat = codes.reshape(-1, codes.shape[2])
         counts += np.bincount((flat @ head.prototypes.T).argmax(1), minlength=len(counts))
     return [float(share) for share in counts / counts.sum()]
+
+
+def _mask_share(head: Head, images: TokenImages, seed: int) -> float:
+    """Share of the tokens in an image's largest mask, mean over some images."""
+    found = []
+    for i in _looked_at(images, seed):
+        winner = head.codes(images[i]).argmax(2)
+        found.append(np.bincount(winner.ravel()).max() / winner.size)
+    return float(np.mean(found))
+
+
+def _looked_at(images: TokenImages, seed: int) -> list[int]:
+    """Some images, drawn by the seed."""
+    from maskmill.sampling import rng
+
+    return sorted(rng(seed, "adapt", "look").permutation(len(images))[:LOOK].tolist())
 
 
 class Head:

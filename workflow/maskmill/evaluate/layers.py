@@ -58,6 +58,14 @@ class Layers(Labelled):
         return (self.objects[None] == np.arange(1, count + 1)[:, None, None]) & ~self.void
 
     @cached_property
+    def pairs(self) -> np.ndarray:
+        """Pixels of every object by instance, none first: int64 [n, m + 1]; where they overlap the best one has it."""
+        owner = np.where(self.masks.any(axis=0), self.masks.argmax(axis=0) + 1, 0) if len(self.masks) else 0
+        count, width = len(self.object_boxes), len(self.masks) + 1
+        flat = (self.objects.astype(np.int64) * width + owner)[~self.void]
+        return np.bincount(flat, minlength=(count + 1) * width).reshape(count + 1, width)[1:]
+
+    @cached_property
     def segment_boxes(self) -> np.ndarray:
         """[m, 4] int64 of the instances."""
         return layer_boxes(self.masks)

@@ -1,4 +1,4 @@
-"""Class-agnostic object metrics: CorLoc, mBO, and AP/AR by COCO's rules, image by image.
+"""Class-agnostic object metrics: CorLoc, mBO, FG-ARI, and AP/AR by COCO's rules, image by image.
 
 Segments of a cut are a map, so they do not overlap; objects likewise. Predicted instances may overlap, and are scored
 as they are (`maskmill.evaluate.layers`). Void pixels are cut out of both before anything is
@@ -34,6 +34,10 @@ AP = (
     " segment, ties: larger first, then by image id"
 )
 MBO = "IoU of each object with its best segment, mean over the image's objects, then over images with an object"
+FG_ARI = (
+    "adjusted Rand index of segments and objects on the pixels of objects, where no segment is one group more and"
+    " instances that overlap leave a pixel to the best of them; mean over images with an object"
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,11 @@ class Scene(Labelled):
         overlap = np.bincount(flat, minlength=(truth.count + 1) * width).reshape(truth.count + 1, width)
         return cls(truth.objects, ranked, mine[order], overlap)
 
+    @property
+    def pairs(self) -> np.ndarray:
+        """Pixels of every object by segment, none first: int64 [n, m + 1]."""
+        return self.overlap[1:]
+
     @cached_property
     def mask_iou(self) -> np.ndarray:
         """IoU [n, m] float64 of every object with every segment."""
@@ -154,6 +163,8 @@ class Seen(Protocol):
     @property
     def objects(self) -> np.ndarray: ...
     @property
+    def pairs(self) -> np.ndarray: ...
+    @property
     def mask_iou(self) -> np.ndarray: ...
     @property
     def object_boxes(self) -> np.ndarray: ...
@@ -207,6 +218,40 @@ class MeanBestOverlap:
     def result(self) -> dict[str, float | None]:
         """{"mbo": mean or None}."""
         return {"mbo": math.fsum(self.values) / len(self.values) if self.values else None}
+
+
+class ForegroundRand:
+    """FG-ARI: do two pixels of the objects share a segment exactly where they share an object? 0: as by chance.
+
+    The background does not count, so that a segment may reach beyond its object for nothing; mBO sees that.
+    """
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def add(self, image_id: str, scene: Seen) -> None:
+        """Images without an object do not count; one object in one segment counts 1, in several 0."""
+        if len(scene.pairs):
+            self.values.append(adjusted_rand(scene.pairs))
+
+    def result(self) -> dict[str, float | None]:
+        """{"fg_ari": mean, at most 1, or None}."""
+        return {"fg_ari": math.fsum(self.values) / len(self.values) if self.values else None}
+
+
+def adjusted_rand(table: np.ndarray) -> float:
+    """Adjusted Rand index of two partitions by the pixels [n, m] that they share (Hubert and Arabie 1985).
+
+    Two partitions without a choice (all pixels in one part of both, or each in a part of its own) agree: 1.
+    """
+
+    def pairs(counts: np.ndarray) -> int:
+        return sum(count * (count - 1) // 2 for count in counts.ravel().tolist())
+
+    both, rows, columns, every = pairs(table), pairs(table.sum(1)), pairs(table.sum(0)), pairs(table.sum())
+    # whole numbers of pairs, exact; both sides of the fraction are multiplied by 2 * every
+    denominator = every * (rows + columns) - 2 * rows * columns
+    return 2 * (both * every - rows * columns) / denominator if denominator else 1.0
 
 
 class AveragePrecision:
@@ -287,5 +332,7 @@ def _index(images: Sequence[Coded], name: str) -> Any:
     return made
 
 
-METRICS: dict[str, type[Metric]] = {"corloc": CorLoc, "ap": AveragePrecision, "mbo": MeanBestOverlap}
-RULES = {"corloc": CORLOC, "ap": AP, "mbo": MBO}
+METRICS: dict[str, type[Metric]] = {
+    "corloc": CorLoc, "ap": AveragePrecision, "mbo": MeanBestOverlap, "fg_ari": ForegroundRand,
+}  # fmt: skip
+RULES = {"corloc": CORLOC, "ap": AP, "mbo": MBO, "fg_ari": FG_ARI}

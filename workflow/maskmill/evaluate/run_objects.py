@@ -39,8 +39,8 @@ def run(
             i + 1 at i, else `confidence`, the score of every segment of the image, else all segments are equal.
         manifest: results/inputs/manifest.parquet.
         params: the `evaluate` section, with `objects`.
-        out: JSON to write: recipe, ranking (what the segments were ranked by), and `scores`, one entry for CorLoc, AP
-            and mBO and one for saliency, each with its whole protocol.
+        out: JSON to write: recipe, ranking (what the segments were ranked by), and `scores`, one entry for CorLoc, AP,
+            mBO and FG-ARI and one for saliency, each with its whole protocol.
 
     Raises:
         ConfigError: `evaluate.objects` is off.
@@ -86,9 +86,9 @@ def run(
 def score_instances(
     instance_stores: Sequence[str | Path], manifest: str | Path, settings: Evaluate
 ) -> list[dict[str, Any]]:
-    """Entries of CorLoc, AP and mBO of predicted instances, by the protocol of the cut's segments; none if not asked.
+    """Entries of CorLoc, AP, mBO and FG-ARI of predicted instances, by the cut's protocol; none if not asked.
 
-    Instances are scored as they are: overlapping ones are not flattened.
+    Instances are scored as they are: overlapping ones are not flattened, but for FG-ARI, which compares partitions.
 
     Raises:
         InputError, StoreError: as `run`.

@@ -17,6 +17,7 @@ HEADS = {"objects": "Objects, without classes", "saliency": "Foreground, without
 TITLES = {
     "corloc": "CorLoc",
     "mbo": "mBO",
+    "fg_ari": "FG-ARI",
     **{f"box_{name}": f"Box {name.upper()}" for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")},
     **{f"mask_{name}": f"Mask {name.upper()}" for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")},
     "iou": "IoU",

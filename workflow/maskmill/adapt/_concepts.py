@@ -1,0 +1,73 @@
+"""ACSeg's concept generator, and the modularity of a soft assignment."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from maskmill.adapt._attention import Attention
+from maskmill.adapt._modules import unit
+
+
+def affinity(x: torch.Tensor) -> torch.Tensor:
+    """Cosines of tokens [n, t, d] with each other, 0 where negative: [n, t, t]."""
+    x = unit(x, 2)
+    return (x @ x.mT).relu()
+
+
+def modularity(a: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+    """Modularity [n] of weighted graphs a [n, t, t] and soft assignments s [n, t, k] in 0..1 of their nodes.
+
+    1/m sum_ij (a_ij - d_i d_j / m) max_k s_ik s_jk with degrees d and m = sum d; where s is hard this is Newman's
+    modularity (the literature's 2m is the m here).
+    """
+    degree = a.sum(2)
+    m = degree.sum(1).clamp_min(1e-12)
+    excess = a - degree[:, :, None] * degree[:, None] / m[:, None, None]
+    together = torch.einsum("nik,njk->nkij", s, s).amax(1)
+    return (excess * together).sum((1, 2)) / m
+
+
+class Block(nn.Module):
+    """Concepts look at the tokens, then at each other, then each at itself; normalised after each."""
+
+    def __init__(self, depth: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.across, self.among = Attention(depth, heads), Attention(depth, heads)
+        self.forwards = nn.Sequential(nn.Linear(depth, hidden), nn.ReLU(), nn.Linear(hidden, depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(depth) for _ in range(3))
+
+    def forward(self, p: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Concepts [n, k, d] after the tokens [n, t, d]."""
+        p = self.norms[0](p + self.across.few(p, x))
+        p = self.norms[1](p + self.among(p, p)[0])
+        return torch.as_tensor(self.norms[2](p + self.forwards(p)))
+
+
+class ConceptHead(nn.Module):
+    """k learnt vectors become the concepts of an image; a token belongs to them by its cosine, 0 where negative."""
+
+    def __init__(self, depth: int, concepts: int, blocks: int, heads: int, hidden: int, centre: bool) -> None:
+        super().__init__()
+        self.centre = centre
+        self.start = nn.Parameter(torch.randn(concepts, depth))
+        self.blocks = nn.ModuleList(Block(depth, heads, hidden) for _ in range(blocks))
+
+    def concepts(self, x: torch.Tensor) -> torch.Tensor:
+        """Concepts [n, k, d] of tokens [n, t, d]."""
+        seen = nn.functional.layer_norm(x, x.shape[2:])
+        p = self.start.expand(len(x), -1, -1)
+        for block in self.blocks:
+            p = block(p, seen)
+        return p
+
+    def tokens(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens [n, t, d] of x [n, d, h, w], less the mean of their image where asked for."""
+        tokens = x.flatten(2).mT
+        return tokens - tokens.mean(1, keepdim=True) if self.centre else tokens
+
+    def codes(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens [n, d, h, w] -> assignments [n, k, h, w] in 0..1; they need not sum to one."""
+        tokens = self.tokens(x)
+        cosine = torch.einsum("nkd,ntd->nkt", unit(self.concepts(tokens), 2), unit(tokens, 2))
+        return cosine.relu().unflatten(2, x.shape[2:])

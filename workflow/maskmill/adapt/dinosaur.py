@@ -1,0 +1,98 @@
+"""DINOSAUR: slots compete for the tokens of an image, so that a decoder can make the tokens again from the slots.
+
+Seitzer, Horn, Zadaianchuk, Zietlow, Xiao and others, Bridging the gap to real-world object-centric learning (ICLR
+2023). Network, loss and schedule are those of its code (OCLF), defaults those for COCO. Codes are the masks of the
+slots: of the decoder (`masks: decoder`: alpha of the MLP decoder, cross-attention of the transformer's last layer), or
+of slot attention itself.
+
+Not as in the paper: tokens are stored ones of whole images, laid on side x side, without crops or flips of pixels; the
+transformer decoder ends in a linear layer, so that its width may differ from the token's. Slots start from draws. In
+training these are anew for every image and step; codes are made from one draw, kept with the head and the same for
+every image, so that they depend on the image and the head only. Positions are learnt on side x side and laid
+bilinearly on other grids.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from maskmill.config import Model
+
+if TYPE_CHECKING:
+    import torch
+
+    from maskmill.adapt._data import TokenImages
+    from maskmill.adapt._job import Job
+
+PER_IMAGE = True  # a code means something within its image only
+
+
+class Params(Model):
+    """Settings of slot attention, the decoder and the training. Defaults: COCO with the MLP decoder."""
+
+    decoder: Literal["mlp", "transformer"] = Field("mlp", description="what makes tokens from slots")
+    masks: Literal["decoder", "slots"] = Field("decoder", description="whose masks the codes are")
+    slots: int = Field(7, ge=2, le=254, description="slots of an image, the largest number of its segments")
+    slot_size: int = Field(256, ge=1, le=4096, description="length of a slot")
+    iterations: int = Field(3, ge=1, le=20, description="of slot attention")
+    input_width: int | None = Field(None, ge=1, description="hidden units before slot attention; null: of a token")
+    width: int | None = Field(None, ge=1, description="of the decoder; null: 2048 (mlp), that of a token (transformer)")
+    layers: int | None = Field(None, ge=1, le=32, description="of the decoder; null: 3 hidden (mlp), 4 (transformer)")
+    heads: int = Field(8, ge=1, le=64, description="of the transformer decoder; published: 8, on PASCAL VOC 4")
+    side: int = Field(14, ge=2, le=128, description="tokens a side in training")
+    steps: int = Field(500_000, ge=1, description="optimiser steps")
+    batch_size: int = Field(64, ge=2, description="images a step")
+    learning_rate: float = Field(4e-4, gt=0, description="Adam, after the warm-up")
+    warmup: int = Field(10_000, ge=0, description="steps in which the rate rises")
+    halve_every: int = Field(100_000, ge=1, description="steps in which the rate falls by half, all along")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+
+
+def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
+    """The head: `codes` [n, d, h, w] -> masks [n, slots, h, w] that sum to one."""
+    from maskmill.adapt._slots import MlpDecoder, SlotAttention, SlotHead, TransformerDecoder
+
+    size, layers = params.slot_size, params.layers
+    decoder: torch.nn.Module
+    if params.decoder == "mlp":
+        decoder = MlpDecoder(depth, size, params.width or 2048, layers or 3, params.side)
+    else:
+        decoder = TransformerDecoder(depth, size, params.width or depth, layers or 4, params.heads)
+    slots = SlotAttention(size, params.slots, params.iterations)
+    return SlotHead(depth, slots, decoder, params.input_width or depth, params.masks == "decoder")
+
+
+def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Train; tensors `head.*`, and diagnostics: loss (mean squared error of the tokens), monitors.
+
+    Raises:
+        NumericsError: a loss that is not finite.
+    """
+    import torch
+
+    from maskmill.adapt import _masks, _trainer
+
+    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
+
+    def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
+        (x,) = batch
+        shape = (len(x), *head.slots.draw.shape)
+        made, masks = head(x, torch.randn(shape, generator=draws, device=x.device))
+        error = (made.float() - x).square().mean()
+        return error, len(x), {"error": error / x.var()} | _masks.watch(masks)
+
+    plan = _trainer.Plan(
+        head, [(list(head.parameters()), params.learning_rate)],
+        lambda step: _masks.batch(images, params.side, params.batch_size, step, job.seed), loss, params.steps,
+        params.batch_size, monitors=("error", *_masks.MONITORS), rate=lambda step: rate(step, params), clip=params.clip,
+    )  # fmt: skip
+    return _trainer.train(plan, job)
+
+
+def rate(step: int, params: Params) -> float:
+    """Factor of the learning rate at a step, from 0: linear rise times exponential fall."""
+    rise = min(1.0, (step + 1) / params.warmup) if params.warmup else 1.0
+    return float(rise * 0.5 ** (step / params.halve_every))
