@@ -24,6 +24,14 @@ DEPTH = 16
 # Settings that end in a second on the toy images below; a method without an entry runs with its own few steps.
 FAST: dict[str, dict] = {
     "stego": {"steps": 60, "batch_size": 8, "dimensions": 8, "places": 4},
+    "smooseg": {
+        "steps": 60,
+        "batch_size": 8,
+        "dimensions": 8,
+        "learning_rate": 5e-3,
+        "prototype_rate": 5e-3,
+        "momentum": 0.9,
+    },
 }
 
 
