@@ -24,6 +24,7 @@ DEPTH = 16
 # Settings that end in a second on the toy images below; a method without an entry runs with its own few steps.
 FAST: dict[str, dict] = {
     "stego": {"steps": 60, "batch_size": 8, "dimensions": 8, "places": 4},
+    "hp": {"steps": 60, "batch_size": 4, "dimensions": 8, "pool": 16, "renew": 20, "warmup": 20, "negatives": 0.5},
     "smooseg": {
         "steps": 60,
         "batch_size": 8,

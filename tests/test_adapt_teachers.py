@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.adapt import _teachers, smooseg
+from maskmill.adapt import _positives, _teachers, hp, smooseg
 from maskmill.adapt._data import TokenImages
 from maskmill.adapt._job import Job
 from maskmill.adapt._modules import Prototypes
@@ -70,6 +70,7 @@ def test_smooseg_moves_codes_by_the_energy_and_prototypes_by_the_data(tmp_path: 
     images = tokens(tmp_path, [(4, 4)] * 4)
     params = smooseg.Params(dimensions=4, dropout=0, crops="none", steps=1, batch_size=4)
     plans = []
+    monkeypatch.setattr(smooseg, "PAIRS", 4)
     monkeypatch.setattr("maskmill.adapt._trainer.train", lambda plan, job: (plans.append(plan), ({}, {}))[1])
     smooseg.fit(images, params, JOB)
     (plan,) = plans
@@ -115,3 +116,116 @@ def test_smooseg_reads_shifts_off_the_features(tmp_path: Path) -> None:
     auto = smooseg._shifts(measured, smooseg.Params(quantile_within=0.25, quantile_across=0.75))
     assert auto == pytest.approx({"within": -0.5, "across": 0.25})
     assert smooseg._shifts(measured, smooseg.Params(shift="fixed")) == {"within": -0.02, "across": 0.48}
+
+
+def contrast_by_loops(z, f, own, pools, others, each: int, share: float, tau: float) -> float:
+    """Published loss of one view, image by image, anchor by anchor: mean log p weighted by positives."""
+    n = len(z)
+    reach = [[max(a[i] @ k for k in pool) for i in range(n)] for a, pool in ((f, pools[0]), (own, pools[1]))]
+
+    def positive(kind: int, a, i: int, j: int) -> bool:
+        return i != j and bool(a[i] @ a[j] > reach[kind][i] or a[i] @ a[j] > reach[kind][j])
+
+    images = []
+    for start in range(0, n, each):
+        means, sizes = [], []
+        for i in range(start, start + each):
+            general = [positive(0, f, i, j) for j in range(n)]
+            if not any(general):
+                continue
+            weight = [general[j] + share * positive(1, own, i, j) for j in range(n)]
+            beside = [j for j in range(n) if j != i and (general[j] or others[i - start, j])]
+            log_sum = np.log(sum(np.exp(z[i] @ z[j] / tau) for j in beside))
+            logs = [weight[j] * (z[i] @ z[j] / tau - log_sum) for j in range(n)]
+            means.append(sum(logs) / sum(weight))
+            sizes.append(sum(weight))
+        scaled = np.array(sizes) / np.mean(sizes) if sizes else np.zeros(0)
+        images.append(float(np.mean(scaled * means)) if sizes else 0.0)
+    return -tau / 0.07 * float(np.mean(images))
+
+
+@pytest.mark.parametrize(("references", "having"), [(1, [4, 4, 4]), (60, [1, 2, 2]), (100, [0, 2, 0])])
+def test_the_contrast_of_hidden_positives_is_the_published_one(references: int, having: list[int]) -> None:
+    """Also where anchors, or all anchors of an image, have no positive."""
+    draws = np.random.default_rng(references)
+    z, mix, f, own = (unit(draws.standard_normal((12, c))) for c in (3, 3, 5, 4))
+    pools = unit(draws.standard_normal((references, 5))), unit(draws.standard_normal((3, 4)))
+    others = draws.random((4, 12)) < 0.3
+    expected = [contrast_by_loops(view, f, own, pools, others, 4, 0.4, 0.6) for view in (z, mix)]
+    x = [torch.from_numpy(part) for part in (z, mix, f, own, *pools, others)]
+    rule = _positives.Rule(4, 0.4, 0.6)
+    found, shares = _positives.loss((x[0], x[1]), (x[2], x[3]), (x[4], x[5]), x[6], rule)
+    assert float(found) == pytest.approx(np.mean(expected), rel=1e-9)
+    general = _positives.positives(x[2], (x[2] @ x[4].T).amax(1), slice(0, 12))
+    assert float(shares["general"]) == pytest.approx(float(general.sum()) / 132)
+    assert bool((general == general.T).all())
+    assert general.any(1).reshape(3, 4).sum(1).tolist() == having
+
+
+def test_large_batches_give_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = torch.Generator().manual_seed(0)
+    z, mix, f, own, pool = (torch.nn.functional.normalize(torch.randn(12, 4, generator=draws)) for _ in range(5))
+    others = torch.rand(6, 12, generator=draws) < 0.5
+    gradients = []
+    for large in (100, 0):
+        monkeypatch.setattr(_positives, "LARGE", large)
+        leaf = z.clone().requires_grad_()
+        value, _ = _positives.loss((leaf, mix), (f, own), (pool[:2], pool[:2]), others, _positives.Rule(6, 1.0, 0.8))
+        gradients.append(torch.autograd.grad(value, leaf)[0])
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_without_a_positive_nothing_moves() -> None:
+    z = torch.eye(4).requires_grad_()
+    reference = torch.eye(4).detach()
+    value, _ = _positives.loss(
+        (z, z), (torch.eye(4), torch.eye(4)), (reference, reference), torch.ones(2, 4) > 0, _positives.Rule(2, 1.0, 0.8)
+    )
+    assert float(value.detach()) == 0
+    assert torch.autograd.grad(value, z)[0].abs().sum() == 0
+
+
+def test_codes_mix_with_like_neighbours_only() -> None:
+    draws = np.random.default_rng(1)
+    x, codes = maps(draws, 2, 3, 4, 5), maps(draws, 2, 2, 4, 5)
+    u = unit(x.transpose(0, 2, 3, 1))
+    found = _positives.mixed(torch.from_numpy(codes), torch.from_numpy(x)).numpy()
+    for n, i, j in [(0, 0, 0), (0, 2, 3), (1, 3, 4), (1, 1, 0)]:
+        mean = (u[n] @ u[n, i, j]).mean()
+        total, mass = np.zeros(2), 0.0
+        for a in range(max(0, i - 1), min(4, i + 2)):
+            for b in range(max(0, j - 1), min(5, j + 2)):
+                weight = u[n, a, b] @ u[n, i, j]
+                if (a, b) == (i, j) or (weight > 0 and weight >= mean):
+                    total, mass = total + weight * codes[n, :, a, b], mass + weight
+        np.testing.assert_allclose(found[n, :, i, j], total / mass, rtol=1e-6)
+
+
+def test_reference_tokens_are_of_as_many_images_as_there_are(tmp_path: Path) -> None:
+    images = tokens(tmp_path, [(2, 3), (3, 3), (4, 2), (1, 5)])
+    params = hp.Params(pool=6)
+    drawn = hp.references(images, params, JOB, "1")
+    owner = [next(i for i in range(4) if (images[i].reshape(-1, 5).astype("f4") == row).all(1).any()) for row in drawn]
+    assert sorted(owner[:4]) == [0, 1, 2, 3]
+    np.testing.assert_array_equal(drawn, hp.references(images, params, JOB, "1"))
+    assert not np.array_equal(drawn, hp.references(images, params, JOB, "2"))
+
+
+def test_teacher_and_references_are_renewed_after_their_steps(tmp_path: Path) -> None:
+    images = tokens(tmp_path, [(2, 3)] * 3)
+    params = hp.Params(dimensions=4, pool=5, renew=2, momentum=0.5)
+    head = hp.build(5, params, 3)
+    start = head.teacher.linear.weight.clone()
+    torch.testing.assert_close(start, head.projector.linear.weight.detach())
+    assert not any(p.requires_grad for p in head.teacher.parameters())
+    with torch.no_grad():
+        head.projector.linear.weight.add_(1)
+    hp._after(head, images, params, JOB, 0)
+    torch.testing.assert_close(head.teacher.linear.weight, start + 0.5)
+    assert head.pool_codes.abs().sum() == 0
+    hp._after(head, images, params, JOB, 1)
+    x = torch.from_numpy(hp.references(images, params, JOB, "2"))
+    expected = torch.nn.functional.normalize(head.teacher(x[:, :, None, None])[:, :, 0, 0])
+    torch.testing.assert_close(head.pool_codes, expected)
+    assert [hp.growth(step, hp.Params(steps=11, warmup=1)) for step in (0, 1, 6, 11)] == [0, 0, 0.5, 1]
