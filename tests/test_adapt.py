@@ -25,6 +25,7 @@ DEPTH = 16
 FAST: dict[str, dict] = {
     "stego": {"steps": 60, "batch_size": 8, "dimensions": 8, "places": 4},
     "hp": {"steps": 60, "batch_size": 4, "dimensions": 8, "pool": 16, "renew": 20, "warmup": 20, "negatives": 0.5},
+    "primaps_em": {"steps": 60, "batch_size": 4, "probe_steps": 20},
     "smooseg": {
         "steps": 60,
         "batch_size": 8,

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.adapt import _positives, _teachers, hp, smooseg
+from maskmill.adapt import _positives, _teachers, hp, primaps_em, run, smooseg
 from maskmill.adapt._data import TokenImages
 from maskmill.adapt._job import Job
 from maskmill.adapt._modules import Prototypes
-from maskmill.store import RaggedWriter
+from maskmill.cluster import prototypes
+from maskmill.cut import primaps
+from maskmill.store import Ragged, RaggedWriter
 
 JOB = Job(seed=0, device=torch.device("cpu"), clusters=3)
 
@@ -229,3 +231,104 @@ def test_teacher_and_references_are_renewed_after_their_steps(tmp_path: Path) ->
     expected = torch.nn.functional.normalize(head.teacher(x[:, :, None, None])[:, :, 0, 0])
     torch.testing.assert_close(head.pool_codes, expected)
     assert [hp.growth(step, hp.Params(steps=11, warmup=1)) for step in (0, 1, 6, 11)] == [0, 0, 0.5, 1]
+
+
+def test_masks_are_those_of_the_cut_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = tokens(tmp_path, [(6, 7), (5, 5)])
+    params = primaps_em.Params(vote=False, batch_size=2)
+    masks = primaps_em.Masks(images, params)
+    settings = primaps.Params(vote=False)
+    expected = [primaps.cut(images[i], settings, 0, "a")[0] for i in range(2)]
+    for i in range(2):
+        np.testing.assert_array_equal(masks[i], expected[i].ravel())
+    monkeypatch.setattr("maskmill.principal.segments_of", None)
+    x, owner = primaps_em.batch(images, masks, params, JOB, 0)
+    ids = _order(images, x)
+    assert sorted(ids) == [0, 1]
+    first, second = (expected[i].ravel().astype(int) for i in ids)
+    np.testing.assert_array_equal(owner[: len(first)], first)
+    np.testing.assert_array_equal(owner[len(first) :], np.where(second > 0, second + first.max(), 0))
+
+
+def _order(images: TokenImages, x: np.ndarray) -> list[int]:
+    """The images that make up the rows x, in their order."""
+    found, at = [], 0
+    while at < len(x):
+        i = next(i for i in range(len(images)) if (images[i].reshape(-1, 5)[0].astype("f4") == x[at]).all())
+        found, at = [*found, i], at + images[i].shape[0] * images[i].shape[1]
+    return found
+
+
+def test_a_mask_is_named_by_most_of_its_tokens() -> None:
+    labels = torch.tensor([2, 2, 0, 1, 0, 2, 1, 0])
+    owner = torch.tensor([1, 1, 1, 2, 2, 0, 3, 0])
+    named = primaps_em.names(torch.nn.functional.one_hot(labels, 3).float(), owner)
+    assert named.tolist() == [2, 2, 2, 0, 0, -1, 1, -1]  # of equal ones the first
+    assert primaps_em.names(torch.randn(4, 3), torch.zeros(4, dtype=torch.long)).tolist() == [-1] * 4
+
+
+def test_the_focal_loss_is_the_published_one() -> None:
+    draws = np.random.default_rng(0)
+    scores, labels = draws.standard_normal((6, 3)), np.array([0, 2, -1, 1, 1, -1])
+    p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    weight = [(1 - sum(p[i][k] for i in range(6)) / 6) ** 1.5 for k in range(3)]
+    expected = sum(-weight[k] * np.log(p[i][k]) for i, k in enumerate(labels) if k >= 0) / 6
+    found = primaps_em.focal(torch.from_numpy(scores), torch.from_numpy(labels), 1.5)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_teacher_moves_every_few_steps_and_slower_with_time() -> None:
+    params = primaps_em.Params(probe_steps=2, follow_steps=3, momentum=0.6)
+    moves = [primaps_em.pace(step, params) for step in range(14)]
+    expected = [0, 0, None, None, 0, None, None, 0.5, None, None, 0.6, None, None, 0.6]  # 1/2, then at most 0.6
+    assert moves == expected
+
+
+def test_training_starts_at_the_principal_directions(tmp_path: Path) -> None:
+    images = tokens(tmp_path, [(6, 7), (5, 5), (4, 4)])
+    head = primaps_em.build(5, primaps_em.Params(), 7)
+    primaps_em.start(head, images, JOB)
+    x = np.concatenate([images[i].reshape(-1, 5).astype("f8") for i in range(3)])
+    _, _, rows = np.linalg.svd(x - x.mean(0))
+    rows *= np.sign(np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1))
+    weight = head.student.weight.detach().numpy()
+    np.testing.assert_allclose(weight[:5], rows, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(weight, axis=1), 1, rtol=1e-6)
+    torch.testing.assert_close(head.teacher.weight, head.student.weight)
+    assert not any(p.requires_grad for p in head.teacher.parameters())
+
+
+def test_the_nearest_prototype_is_the_class_of_the_largest_score(tmp_path: Path) -> None:
+    """Gains count, and the cluster method `prototypes` takes the axes as they are."""
+    head = primaps_em.build(5, primaps_em.Params(), 3)
+    with torch.no_grad():
+        head.teacher.gain.copy_(torch.tensor([0.3, 1.0, 3.0]))
+    x = torch.randn(2, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    codes = head.codes(x)
+    scores = head.teacher(x.permute(0, 2, 3, 1))  # of tokens as they are
+    assert (head.prototypes(codes).argmax(1) == scores.argmax(-1)).all()
+    plain = x.permute(0, 2, 3, 1) @ torch.nn.functional.normalize(head.teacher.weight, dim=1).T
+    assert (scores.argmax(-1) != plain.argmax(-1)).any()
+
+
+def test_a_student_with_the_teachers_names_learns_them(tmp_path: Path) -> None:
+    """Three materials, each image two: each gets a class of its own, other classes stay empty."""
+    draws = np.random.default_rng(3)
+    materials = 3 * np.linalg.qr(draws.standard_normal((5, 5)))[0][:3]
+    labels = [np.repeat(draws.choice(3, 2, replace=False), 3)[None].repeat(4, 0) for _ in range(12)]
+    with RaggedWriter(tmp_path / "s.zarr", "features", depth=5) as out:
+        for i, label in enumerate(labels):
+            out.append(f"im{i:02d}", (materials[label] + 0.2 * draws.standard_normal((4, 6, 5))).astype("f4"))
+    body = {"method": "primaps_em", "steps": 120, "probe_steps": 40, "batch_size": 6}
+    run.fit([tmp_path / "s.zarr"], body, 0, 5, tmp_path / "head.safetensors", 1, "cpu")
+    model = run.Head.load(tmp_path / "head.safetensors", "cpu")
+    run.apply(tmp_path / "head.safetensors", tmp_path / "s.zarr", tmp_path / "codes.zarr", 1, "cpu")
+    codes = Ragged(tmp_path / "codes.zarr")
+    classes = np.stack([(codes[image_id] @ model.prototypes.T).argmax(-1) for image_id in codes.ids])
+    table = np.zeros((3, 5), int)
+    np.add.at(table, (np.stack(labels).ravel(), classes.ravel()), 1)
+    assert len(set(table.argmax(1))) == 3
+    assert table.max(1).sum() / table.sum() > 0.97
+    vectors = np.concatenate([codes[image_id].reshape(-1, 5) for image_id in codes.ids]).astype("f4")
+    book, _ = prototypes.fit(vectors, prototypes.Params(clusters=5), 0, head=tmp_path / "head.safetensors")
+    assert sorted(book.counts) == sorted(np.bincount(classes.ravel(), minlength=5))

@@ -7,6 +7,7 @@ sections 3.2 and 3.3, as in its code. Notation: N anchors; the rows of [N, c] ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -74,15 +75,15 @@ def loss(
         x: features, and the teacher's codes, of the tokens [N, .]. pools: of both, the reference tokens [P, .].
         others: [anchors, N] bool, what is drawn into the denominator of an image's anchors besides the positives.
     """
-    reach = tuple((a @ pool.T).amax(1) for a, pool in zip(x, pools, strict=True))
+    reach = (x[0] @ pools[0].T).amax(1), (x[1] @ pools[1].T).amax(1)
     total, counts = views[0].new_zeros(()), views[0].new_zeros(2)
     for start in range(0, len(x[0]), rule.anchors):
         rows = slice(start, start + rule.anchors)
-        arguments = (views, x, reach, others, rows, rule)
+        image = partial(_image, views, x, reach, others, rows, rule)
         if len(x[0]) > LARGE:
-            part, found = checkpoint(_image, *arguments, use_reentrant=False, preserve_rng_state=False)
+            part, found = checkpoint(image, use_reentrant=False, preserve_rng_state=False)
         else:
-            part, found = _image(*arguments)
+            part, found = image()
         total, counts = total + part, counts + found
     pairs = len(x[0]) * max(len(x[0]) - 1, 1)
     return total * rule.anchors / len(x[0]), {"general": counts[0] / pairs, "own": counts[1] / pairs}

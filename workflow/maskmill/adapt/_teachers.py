@@ -28,3 +28,36 @@ def follow(teacher: nn.Module, online: nn.Module, momentum: float) -> None:
     targets = dict(teacher.named_parameters()) | dict(teacher.named_buffers())
     for name, value in online.named_parameters():
         targets[name].lerp_(value.to(targets[name].dtype), 1 - momentum)
+
+
+class Scores(nn.Module):
+    """A linear map without a bias whose rows have a direction and a gain of their own (weight normalisation)."""
+
+    def __init__(self, clusters: int, dimensions: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(clusters, dimensions))
+        self.gain = nn.Parameter(torch.ones(clusters))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens [m, d] -> scores [m, k]."""
+        return self.gain * (x @ unit(self.weight).T)
+
+
+class ScoreHead(nn.Module):
+    """Scores of tokens by a teacher: a code is the scores of the unit token, and prototype k is the k-th axis.
+
+    So the nearest prototype by cosine is the class of the largest score, gains included.
+    """
+
+    def __init__(self, clusters: int, dimensions: int) -> None:
+        super().__init__()
+        self.student = Scores(clusters, dimensions)
+        self.teacher = Scores(clusters, dimensions).requires_grad_(False)
+        self.prototypes = Followed(clusters, clusters)
+        self.prototypes.weight.copy_(torch.eye(clusters))
+        follow(self.teacher, self.student, 0.0)
+
+    def codes(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens [n, d, h, w] -> codes [n, k, h, w]."""
+        rows = unit(x).permute(0, 2, 3, 1)
+        return torch.as_tensor(self.teacher(rows)).permute(0, 3, 1, 2)
