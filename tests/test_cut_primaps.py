@@ -46,6 +46,21 @@ def test_the_direction_of_many_tokens_is_that_of_all_eigenvectors(shape: tuple[i
     assert abs(principal.principal_direction(x) @ rows[0]) == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.6])
+def test_masks_of_fewer_tokens_than_dimensions_are_the_same(noise: float) -> None:
+    """Dimensions of zeros change no product of tokens."""
+    x = picture(noise, 5)[0].reshape(-1, 9).astype(np.float64)
+    labels, cosines = principal.masks_of(x, PLAIN)
+    wide, wide_cosines = principal.masks_of(np.pad(x, ((0, 0), (0, 300))), PLAIN)
+    np.testing.assert_array_equal(labels, wide)
+    np.testing.assert_allclose(cosines, wide_cosines, atol=1e-12)
+    left = np.arange(len(x)) % 3 > 0
+    direct = x @ principal.principal_direction(x[left])
+    along = principal._along(x @ x.T, left)
+    np.testing.assert_allclose(np.abs(along), np.abs(direct), atol=1e-6)
+    np.testing.assert_allclose(np.abs(principal._along(np.ones((4, 4)), np.ones(4, bool))), 1)
+
+
 def test_one_token_is_its_own_direction() -> None:
     np.testing.assert_allclose(principal.principal_direction(np.array([[0.0, 3, 4]])), [0, 0.6, 0.8])
 

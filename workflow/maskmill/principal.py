@@ -53,14 +53,16 @@ def segments_of(tokens: np.ndarray, settings: Settings) -> np.ndarray:
 
 def masks_of(x: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Labels 0 (none), 1, 2, ... [n] of tokens x float64 [n, d], and each token's cosine with its mask's token [n]."""
-    n = len(x)
-    unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300)  # zero tokens have cosine 0 with all
+    n, d = x.shape
+    gram = x @ x.T if n < d else None  # with it no later step depends on d
+    size = np.maximum(np.linalg.norm(x, axis=1), 1e-300)  # zero tokens have cosine 0 with all
+    unit = x / size[:, None]
     labels, cosines, left = np.zeros(n, np.int64), np.zeros(n), np.ones(n, bool)
     for mask in range(1, settings.masks + 1):
         if (~left).mean() >= settings.covered or not left.any():
             break
-        direction = principal_direction(x[left])
-        alike = np.where(left, np.abs(unit @ direction), -1)  # either sign: a direction has none
+        along = unit @ principal_direction(x[left]) if gram is None else _along(gram, left) / size
+        alike = np.where(left, np.abs(along), -1)  # either sign: a direction has none
         named = int(np.argmax(alike >= alike.max() - 1e-9))  # of equal ones the first
         cosine = unit @ unit[named]
         joins = left & (cosine >= settings.threshold * cosine[named])
@@ -68,6 +70,19 @@ def masks_of(x: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]
         labels[joins], cosines[joins] = mask, cosine[joins]
         left &= ~joins
     return labels, cosines
+
+
+def _along(gram: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """X @ `principal_direction(x[left])` [n] by the products of all tokens x [n, d] with each other, gram [n, n]."""
+    rest = gram[:, left]
+    own = rest[left]
+    mean = own.mean(0)
+    centred = own - mean - mean[:, None] + mean.mean()
+    if np.trace(centred) <= 1e-13 * np.trace(own):  # differences of products: rounding is as large
+        return rest[:, 0] / max(float(np.sqrt(own[0, 0])), 1e-300)
+    u = _top(centred)
+    u = u - u.mean()
+    return np.asarray(rest @ u) / np.sqrt(u @ centred @ u)
 
 
 def principal_direction(x: np.ndarray) -> np.ndarray:
