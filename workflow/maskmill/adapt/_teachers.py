@@ -44,10 +44,15 @@ class Scores(nn.Module):
 
 
 class ScoreHead(nn.Module):
-    """Scores of tokens by a teacher: a code is the scores of the unit token, and prototype k is the k-th axis.
+    """Scores of tokens by a teacher: a code is the scores of the centred unit token, and prototype k is the k-th axis.
 
     So the nearest prototype by cosine is the class of the largest score, gains included.
+
+    Attributes:
+        mean: [d], what is subtracted from every token.
     """
+
+    mean: torch.Tensor
 
     def __init__(self, clusters: int, dimensions: int) -> None:
         super().__init__()
@@ -55,9 +60,10 @@ class ScoreHead(nn.Module):
         self.teacher = Scores(clusters, dimensions).requires_grad_(False)
         self.prototypes = Followed(clusters, clusters)
         self.prototypes.weight.copy_(torch.eye(clusters))
+        self.register_buffer("mean", torch.zeros(dimensions))
         follow(self.teacher, self.student, 0.0)
 
     def codes(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens [n, d, h, w] -> codes [n, k, h, w]."""
-        rows = unit(x).permute(0, 2, 3, 1)
+        rows = unit(x.permute(0, 2, 3, 1) - self.mean, -1)
         return torch.as_tensor(self.teacher(rows)).permute(0, 3, 1, 2)
