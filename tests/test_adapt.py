@@ -31,6 +31,17 @@ FAST: dict[str, dict] = {
     "stego": {"steps": 60, "batch_size": 8, "dimensions": 8, "places": 4},
 }  # fmt: skip
 PER_IMAGE = [name for name in METHODS if getattr(registry.load("adapt", name), "PER_IMAGE", False)]
+    "hp": {"steps": 60, "batch_size": 4, "dimensions": 8, "pool": 16, "renew": 20, "warmup": 20, "negatives": 0.5},
+    "primaps_em": {"steps": 60, "batch_size": 4, "probe_steps": 20},
+    "smooseg": {
+        "steps": 60,
+        "batch_size": 8,
+        "dimensions": 8,
+        "learning_rate": 5e-3,
+        "prototype_rate": 5e-3,
+        "momentum": 0.9,
+    },
+}
 
 
 def write(folder: Path, images: dict[str, np.ndarray], shards: int = 1, backbone: str = "toy") -> list[Path]:

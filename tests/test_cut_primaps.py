@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskmill import principal
 from maskmill.cut import primaps
 from maskmill.errors import NumericsError
 
@@ -34,11 +35,34 @@ def test_the_direction_is_the_first_singular_vector(seed: int, m: int, d: int) -
     _, values, rows = np.linalg.svd(x - x.mean(0), full_matrices=False)
     if len(values) > 1 and values[1] > 0.98 * values[0]:
         return
-    assert abs(primaps.principal_direction(x) @ rows[0]) == pytest.approx(1, abs=1e-6)
+    assert abs(principal.principal_direction(x) @ rows[0]) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(90, 200), (200, 90), (90, 70)])
+def test_the_direction_of_many_tokens_is_that_of_all_eigenvectors(shape: tuple[int, int]) -> None:
+    x = np.random.default_rng(0).standard_normal(shape) * np.linspace(2, 1, shape[1]) ** 3 + 1
+    _, _, rows = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    assert min(shape) > principal.DENSE
+    assert abs(principal.principal_direction(x) @ rows[0]) == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.6])
+def test_masks_of_fewer_tokens_than_dimensions_are_the_same(noise: float) -> None:
+    """Dimensions of zeros change no product of tokens."""
+    x = picture(noise, 5)[0].reshape(-1, 9).astype(np.float64)
+    labels, cosines = principal.masks_of(x, PLAIN)
+    wide, wide_cosines = principal.masks_of(np.pad(x, ((0, 0), (0, 300))), PLAIN)
+    np.testing.assert_array_equal(labels, wide)
+    np.testing.assert_allclose(cosines, wide_cosines, atol=1e-12)
+    left = np.arange(len(x)) % 3 > 0
+    direct = x @ principal.principal_direction(x[left])
+    along = principal._along(x @ x.T, left)
+    np.testing.assert_allclose(np.abs(along), np.abs(direct), atol=1e-6)
+    np.testing.assert_allclose(np.abs(principal._along(np.ones((4, 4)), np.ones(4, bool))), 1)
 
 
 def test_one_token_is_its_own_direction() -> None:
-    np.testing.assert_allclose(primaps.principal_direction(np.array([[0.0, 3, 4]])), [0, 0.6, 0.8])
+    np.testing.assert_allclose(principal.principal_direction(np.array([[0.0, 3, 4]])), [0, 0.6, 0.8])
 
 
 def test_things_are_found_one_after_the_other() -> None:
@@ -60,7 +84,7 @@ def test_a_step_is_the_published_one() -> None:
     """pca_lowrank of what is left, the nearest token by cosine, 0.4 of the maximum: up to the sign, which is free."""
     tokens, _ = picture(0.6, 3)
     x = tokens.reshape(-1, 9).astype(np.float64)
-    labels, _ = primaps.masks_of(x, PLAIN)
+    labels, _ = principal.masks_of(x, PLAIN)
     unit = torch.nn.functional.normalize(torch.from_numpy(x), dim=1)
     left = torch.ones(len(x), dtype=torch.bool)
     torch.manual_seed(0)
@@ -89,7 +113,7 @@ def test_it_stops_when_enough_is_covered_and_at_the_number() -> None:
 def test_the_vote_is_a_median_of_each_mask() -> None:
     labels = np.random.default_rng(0).integers(0, 4, (11, 14))
     labels[2:7, 3:9] = 2
-    voted = primaps.majority(labels)
+    voted = principal.majority(labels)
     padded = np.pad(labels, 1, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(11, 14, 9)
     for mask in (1, 2, 3):

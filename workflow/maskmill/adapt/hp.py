@@ -1,0 +1,176 @@
+"""Hidden Positives: tokens that are more alike than a random reference token are positives of a contrast.
+
+Seong, Moon, Lee, Hong and Heo, Leveraging hidden positives for unsupervised semantic segmentation (CVPR 2023). Two
+kinds of positives are mined, by the frozen features and, with a weight that grows from 0 to 1 after `warmup` steps, by
+the codes of a teacher, the moving average of the head. Codes mixed with those around learn the same contrast.
+
+What differs, as only tokens are seen: no view of other colours, so no term that ties two views; the surroundings are
+weighed by the features' cosine instead of the attention; crops are crops of stored tokens. Positives are mined without
+dropout; weight decay also shortens prototypes and the projection, whose lengths do not matter. `tokens` draws some
+anchors of every item, where the published code takes all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from maskmill.adapt._data import Crops
+from maskmill.config import Model
+
+if TYPE_CHECKING:
+    import torch
+
+    from maskmill.adapt._data import TokenImages
+    from maskmill.adapt._job import Job
+
+
+class Params(Model):
+    """Settings of the head, the contrast and the training. Defaults: ViT-S on COCO-Stuff."""
+
+    dimensions: int = Field(512, ge=1, le=4096, description="length of a code")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of a map's channels hidden in training")
+    crops: Crops = Field("five", description="items of the training: whole images, or five crops of each")
+    tokens: int = Field(0, ge=0, description="anchors drawn of an item, anew at every step; 0: all, as published")
+    temperature: float = Field(0.8, gt=0, description="of the contrast")
+    negatives: float = Field(0.02, ge=0, le=1, description="share of all tokens in a denominator besides positives")
+    pool: int = Field(2048, ge=1, description="reference tokens that decide what is a positive")
+    renew: int = Field(100, ge=1, description="steps after which the reference codes are drawn anew")
+    momentum: float = Field(0.99, ge=0, lt=1, description="of the teacher of the head")
+    warmup: int = Field(1000, ge=0, description="steps before the teacher's positives count")
+    steps: int = Field(11600, ge=1, description="optimiser steps")
+    batch_size: int = Field(64, ge=2, description="items a step")
+    learning_rate: float = Field(5e-4, gt=0, description="AdamW, of the head and the projection")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW")
+    clip: float = Field(10.0, gt=0, description="largest norm of a step's gradient")
+    probe_rate: float = Field(5e-3, gt=0, description="AdamW, of the prototypes")
+
+
+def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
+    """The head: `codes` [n, d, h, w] -> [n, c, h, w], `prototypes`; teacher, projection and pools of the training."""
+    import torch
+
+    from maskmill.adapt._modules import CodeHead, Projector
+    from maskmill.adapt._teachers import follow
+
+    c = params.dimensions
+    head = CodeHead(Projector(depth, c, params.dropout), clusters, c)
+    head.teacher = Projector(depth, c).requires_grad_(False)
+    follow(head.teacher, head.projector, 0.0)
+    head.projection = torch.nn.Linear(c, c)
+    head.register_buffer("pool_features", torch.zeros(params.pool, depth))
+    head.register_buffer("pool_codes", torch.zeros(params.pool, c))
+    return head
+
+
+def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Train; tensors `head.*`, and diagnostics: loss and monitors (general, own: shares of pairs that are positives).
+
+    Raises:
+        NumericsError: a loss that is not finite.
+    """
+    import torch
+
+    from maskmill.adapt import _positives, _trainer
+    from maskmill.adapt._modules import probe_loss, unit, usage
+
+    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
+    head.pool_features.copy_(unit(torch.from_numpy(references(images, params, job, "features")).to(job.device)))
+    renew(head, images, params, job, 0)
+
+    def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
+        (x,) = batch
+        codes = head.projector(x, draws)
+        places = _anchors(x, params.tokens, draws)
+        with torch.autocast(x.device.type, enabled=False):  # whether a cosine exceeds another wants float32
+            f, own = (unit(_rows(maps.float(), places)) for maps in (x, _teach(head, x)))
+            around = _positives.mixed(codes.float(), x)
+            z, mix = (unit(head.projection(_rows(maps.float(), places))) for maps in (codes, around))
+            rule = _positives.Rule(places.shape[1], growth(step, params), params.temperature)
+            drawn = torch.rand(places.shape[1], len(f), generator=draws, device=x.device) < params.negatives
+            pools = (head.pool_features, head.pool_codes)
+            contrast, shares = _positives.loss((z, mix), (f, own), pools, drawn, rule)
+        cosine = head.prototypes(codes.detach())
+        parts = {"contrast": contrast, "probe": probe_loss(cosine)}
+        return sum(parts.values()), len(x), parts | shares | usage(cosine.detach())
+
+    rest = [*head.projector.parameters(), *head.projection.parameters()]
+    plan = _trainer.Plan(
+        head, [(rest, params.learning_rate), ([head.prototypes.weight], params.probe_rate)],
+        lambda step: [batch(images, params, job, step)], loss, params.steps, params.batch_size,
+        monitors=("contrast", "probe", "general", "own", "entropy", "used", "largest"),
+        after=lambda step: _after(head, images, params, job, step),
+        clip=params.clip, weight_decay=params.weight_decay, optimiser="adamw",
+    )  # fmt: skip
+    return _trainer.train(plan, job)
+
+
+def batch(images: TokenImages, params: Params, job: Job, step: int) -> tuple[np.ndarray, ...]:
+    """Tokens [n, d, h, w] of a step's items."""
+    from maskmill.adapt._data import order, stack
+
+    items = order(step, params.batch_size, images.items(params.crops), job.seed)
+    return (stack([images.item(j, params.crops) for j in items]),)
+
+
+def growth(step: int, params: Params) -> float:
+    """Lambda: 0 while it warms up, then in a line to 1 at the end."""
+    return max(0.0, (step - params.warmup) / max(1, params.steps - params.warmup))
+
+
+def references(images: TokenImages, params: Params, job: Job, key: str) -> np.ndarray:
+    """Random tokens [pool, d] float32 of random images, one of each image while there are enough."""
+    from maskmill.sampling import rng
+
+    draws = rng(job.seed, "pool", key)
+    turns = [draws.permutation(len(images)) for _ in range(-(-params.pool // len(images)))]
+    picked, at = np.concatenate(turns)[: params.pool], draws.random(params.pool)
+    out = np.empty((params.pool, images.depth), np.float32)
+    for image in np.unique(picked):  # each is read once
+        rows, flat = np.flatnonzero(picked == image), images[int(image)].reshape(-1, images.depth)
+        out[rows] = flat[(at[rows] * len(flat)).astype(np.int64)]
+    return out
+
+
+def renew(head: Any, images: TokenImages, params: Params, job: Job, step: int) -> None:
+    """Draw the reference codes anew: the teacher's, of other tokens than before."""
+    import torch
+
+    from maskmill.adapt._modules import unit
+
+    x = torch.from_numpy(references(images, params, job, str(step))).to(job.device)
+    head.pool_codes.copy_(unit(_teach(head, x[:, :, None, None])[:, :, 0, 0]))
+
+
+def _teach(head: Any, x: torch.Tensor) -> torch.Tensor:
+    """Codes of the teacher, without a gradient."""
+    import torch
+
+    with torch.no_grad():
+        return torch.as_tensor(head.teacher(x))
+
+
+def _after(head: Any, images: TokenImages, params: Params, job: Job, step: int) -> None:
+    from maskmill.adapt._teachers import follow
+
+    follow(head.teacher, head.projector, params.momentum)
+    if (step + 1) % params.renew == 0:
+        renew(head, images, params, job, step + 1)
+
+
+def _anchors(x: torch.Tensor, tokens: int, draws: torch.Generator) -> torch.Tensor:
+    """Places [n, anchors] in the flat grids of x [n, d, h, w]: all, or as many drawn ones."""
+    import torch
+
+    n, cells = len(x), x.shape[2] * x.shape[3]
+    if not tokens or tokens >= cells:
+        return torch.arange(cells, device=x.device).expand(n, cells)
+    return torch.rand(n, cells, generator=draws, device=x.device).argsort(1)[:, :tokens]
+
+
+def _rows(maps: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Vectors [n * anchors, c] of maps [n, c, h, w] at places [n, anchors]."""
+    flat = maps.flatten(2)
+    return flat.gather(2, places[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2).flatten(0, 1)

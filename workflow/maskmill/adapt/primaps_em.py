@@ -1,0 +1,199 @@
+"""PriMaPs-EM: prototypes of the frozen features that give every principal mask one class.
+
+Hahn, Araslanov, Schaub-Meyer and Roth, Boosting unsupervised semantic segmentation with principal mask proposals (TMLR
+2024), section 3.2. Prototypes start at the principal directions of all tokens and take `probe_steps` steps of online
+spherical k-means. Then the teacher names each mask of an image (`maskmill.principal`) by the class of most of its
+tokens, and the student learns these names with a focal loss; the teacher follows the student every few steps.
+
+What differs, as only tokens are seen: masks are those of the token grid, without the CRF and the median of pixels; the
+student sees the same tokens as the teacher, no flipped or recoloured photo. Both phases share one optimiser. With
+`centre`, not in the paper, the mean token is subtracted first, for masks and classes: tokens of a CNN, all positive,
+are otherwise so alike that an image is one mask and one class takes all.
+
+Codes are the teacher's class scores and the prototypes the axes: rows of the published classifier have gains of their
+own, so that its argmax is not the nearest direction. Scores are those of unit tokens, which leaves the argmax as it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from maskmill.principal import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from maskmill.adapt._data import TokenImages
+    from maskmill.adapt._job import Job
+
+POINTS = 16384  # tokens that the first directions are read from
+
+
+class Params(Settings):
+    """Settings of the masks, the loss and the training. Steps are the published epochs of Cityscapes."""
+
+    centre: bool = Field(True, description="subtract the mean token of all images first; false: as published")
+    focus: float = Field(2.0, ge=0, description="exponent of the focal loss: how much less sure classes count")
+    scale: float = Field(0.0, ge=0, description="length of every token in the loss; 0: as stored, as published")
+    probe_steps: int = Field(190, ge=0, description="of the steps, the first ones, of k-means")
+    steps: int = Field(4800, ge=1, description="optimiser steps")
+    batch_size: int = Field(32, ge=1, description="images a step")
+    learning_rate: float = Field(5e-3, gt=0, description="Adam, of the prototypes")
+    momentum: float = Field(0.98, ge=0, lt=1, description="of the teacher; it starts at 0")
+    follow_steps: int = Field(10, ge=1, description="steps between two moves of the teacher")
+
+
+def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
+    """The head: `codes` [n, d, h, w] -> [n, k, h, w], `prototypes` (the axes), `student` and `teacher`."""
+    from maskmill.adapt._teachers import ScoreHead
+
+    return ScoreHead(clusters, depth)
+
+
+def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Train; tensors `head.*`, and diagnostics: loss and monitors (focal: 0 until it is learnt; masks: share
+    of the tokens that are in one).
+
+    Raises:
+        NumericsError: a loss that is not finite.
+    """
+    import torch
+
+    from maskmill.adapt import _trainer
+    from maskmill.adapt._modules import probe_loss, unit, usage
+    from maskmill.adapt._teachers import follow
+
+    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
+    start(head, images, params, job)
+    masks = Masks(images, params, head.mean.cpu().numpy())
+
+    def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
+        x, owner = batch
+        scores = unit(x) @ unit(head.student.weight).T
+        parts = {"probe": probe_loss(scores), "focal": torch.zeros(()), "masks": (owner > 0).double().mean()}
+        learnt = "probe"
+        if step >= params.probe_steps:
+            x = params.scale * unit(x) if params.scale else x
+            scores, learnt = head.student(x), "focal"
+            parts["focal"] = focal(scores, names(head.teacher(x), owner), params.focus)
+        return parts[learnt], 1, parts | usage(scores.detach())
+
+    def after(step: int) -> None:
+        if (momentum := pace(step, params)) is not None:
+            follow(head.teacher, head.student, momentum)
+
+    plan = _trainer.Plan(
+        head, [(list(head.student.parameters()), params.learning_rate)],
+        lambda step: [batch(masks, params, job, step)], loss, params.steps, params.batch_size,
+        monitors=("probe", "focal", "masks", "entropy", "used", "largest"), after=after,
+    )  # fmt: skip
+    return _trainer.train(plan, job)
+
+
+class Masks:
+    """Principal masks of images, kept once they are made; a function of an image's tokens and of what is subtracted.
+
+    Attributes:
+        mean: [d] float32, subtracted from every token.
+    """
+
+    def __init__(self, images: TokenImages, params: Params, mean: np.ndarray) -> None:
+        self.images, self.params, self.mean = images, params, mean
+        self.made: dict[int, np.ndarray] = {}
+
+    def tokens(self, i: int) -> np.ndarray:
+        """Tokens of image i less the mean, [h, w, d] float32."""
+        return np.asarray(self.images[i].astype(np.float32) - self.mean)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Masks of image i, flat: uint8 [h * w], 0 = in none."""
+        from maskmill.principal import segments_of
+
+        if i not in self.made:
+            self.made[i] = segments_of(self.tokens(i), self.params).ravel()
+        return self.made[i]
+
+
+def batch(masks: Masks, params: Params, job: Job, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centred tokens [m, d] float32 of a step's images, one after the other, and the mask of each [m] int64.
+
+    Masks of all images are numbered through from 1; 0 is in none.
+    """
+    from maskmill.adapt._data import order
+
+    items = order(step, params.batch_size, len(masks.images), job.seed)
+    owners, last = [], 0
+    for i in items:
+        own = masks[i].astype(np.int64)
+        owners.append(np.where(own > 0, own + last, 0))
+        last += int(own.max(initial=0))
+    x = np.concatenate([masks.tokens(i).reshape(-1, len(masks.mean)) for i in items])
+    return x, np.concatenate(owners)
+
+
+def names(scores: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+    """Class of every token [m]: that of most tokens of its mask (of equal ones the first), -1 without a mask.
+
+    Args:
+        scores: [m, k]. owner: its mask [m], 0 = none.
+    """
+    import torch
+
+    k, count = scores.shape[1], int(owner.max()) + 1
+    votes = torch.bincount(owner * k + scores.argmax(1), minlength=count * k).view(count, k)
+    return torch.where(owner > 0, votes.argmax(1)[owner], -1)
+
+
+def focal(scores: torch.Tensor, labels: torch.Tensor, focus: float) -> torch.Tensor:
+    """Cross-entropy with class weights (1 - mean softmax of the class)^focus; the mean over all tokens, -1 count 0.
+
+    Args:
+        scores: [m, k]. labels: [m].
+    """
+    import torch
+
+    weight = (1 - torch.softmax(scores.detach().float(), 1).mean(0)) ** focus
+    each = torch.nn.functional.cross_entropy(scores.float(), labels, weight, ignore_index=-1, reduction="none")
+    return each.mean()
+
+
+def pace(step: int, params: Params) -> float | None:
+    """Momentum with which the teacher moves after a step: u / (u + 1) up to its own at move u; None: it stays."""
+    if step < params.probe_steps:
+        return 0.0
+    moves, rest = divmod(step - params.probe_steps + 1, params.follow_steps)
+    return min(params.momentum, (moves - 1) / moves) if rest == 0 else None
+
+
+def start(head: Any, images: TokenImages, params: Params, job: Job) -> None:
+    """Prototypes at the principal directions of some tokens, the largest first; random ones beyond their number.
+
+    Sets what the head subtracts, their mean.
+    """
+    import torch
+
+    from maskmill.adapt._modules import unit
+    from maskmill.adapt._teachers import follow
+    from maskmill.sampling import rng
+
+    draws = rng(job.seed, "principal")
+    some = draws.permutation(len(images))[:POINTS]
+    each = -(-POINTS // len(some))
+    parts = []
+    for i in some:
+        flat = images[int(i)].reshape(-1, images.depth)
+        parts.append(flat[np.sort(draws.choice(len(flat), min(each, len(flat)), replace=False))])
+    x = torch.from_numpy(np.concatenate(parts).astype(np.float64))
+    mean = x.mean(0)
+    _, vectors = torch.linalg.eigh((x - mean).T @ (x - mean))  # [d, d], the largest last
+    rows = vectors.flip(1).T[: head.student.weight.shape[0]]
+    sign = rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
+    with torch.no_grad():
+        if params.centre:
+            head.mean.copy_(mean)
+        head.student.weight.copy_(unit(head.student.weight))
+        head.student.weight[: len(rows)] = (rows * sign).to(head.student.weight)
+    follow(head.teacher, head.student, 0.0)

@@ -1,0 +1,174 @@
+"""SmooSeg: classes that change where features do; a smoothness energy, and a teacher of the prototypes.
+
+Lan, Wang, Ke, Xu, Feng and Zhang, SmooSeg: smoothness prior for unsupervised semantic segmentation (NeurIPS 2023).
+Two tokens pay (F - b) (1 - cos(p, p')) with F their centred feature correlation and p their soft assignments to the
+teacher's prototypes, for all pairs within an image and across two images. The prototypes that learn predict the
+teacher's hard assignment of detached codes; the teacher is their moving average, and the classes are the teacher's.
+
+The five crops of an image are crops of its stored tokens, not of its pixels. Published shifts hold for one backbone:
+`shift: auto` takes quantiles of the centred correlations instead, as for STEGO. `tokens` draws some tokens of every
+item, where the published code takes all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from maskmill.adapt._data import Crops
+from maskmill.config import Model
+
+if TYPE_CHECKING:
+    import torch
+
+    from maskmill.adapt._data import TokenImages
+    from maskmill.adapt._job import Job
+
+MICRO = 8  # items that are computed together; an item's other image is one of these
+PAIRS = 256  # of each kind, that automatic shifts and histograms are read from
+PLACES = 11  # sampled places a side for the same
+KINDS = {"within": "self", "across": "random"}  # names of the correspondence's pairs
+
+
+class Params(Model):
+    """Settings of the head, the energy and the training. Defaults: ViT-S on COCO-Stuff."""
+
+    dimensions: int = Field(64, ge=1, le=4096, description="length of a code")
+    dropout: float = Field(0.2, ge=0, lt=1, description="share of a map's channels hidden in training")
+    crops: Crops = Field("five", description="items of the training: whole images, or five crops of each")
+    tokens: int = Field(0, ge=0, description="tokens drawn of an item, anew at every step; 0: all, as published")
+    temperature: float = Field(0.1, gt=0, description="of the soft assignment")
+    momentum: float = Field(0.998, ge=0, lt=1, description="of the teacher of the prototypes")
+    shift: Literal["auto", "fixed"] = Field("auto", description="auto: read from the features; fixed: shift_*")
+    shift_within: float = Field(-0.02, ge=-1, le=1, description="published for DINO ViT-S on COCO-Stuff")
+    shift_across: float = Field(0.48, ge=-1, le=1, description="the same")
+    quantile_within: float = Field(0.2, ge=0, le=1, description="auto: share of an image's own pairs pushed apart")
+    quantile_across: float = Field(0.95, ge=0, le=1, description="auto: the same for pairs of two images")
+    steps: int = Field(8000, ge=1, description="optimiser steps")
+    batch_size: int = Field(32, ge=2, description="items a step")
+    learning_rate: float = Field(1e-4, gt=0, description="Adam, of the projector")
+    prototype_rate: float = Field(5e-4, gt=0, description="Adam, of the prototypes")
+
+
+def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
+    """The head: `codes` [n, d, h, w] -> [n, c, h, w], `prototypes` (the teacher), `student` (they learn)."""
+    import torch
+
+    from maskmill.adapt._modules import CodeHead, Projector, Prototypes, unit
+    from maskmill.adapt._teachers import Followed, follow
+
+    head = CodeHead(Projector(depth, params.dimensions, params.dropout, torch.nn.SiLU), clusters, params.dimensions)
+    student = Prototypes(clusters, params.dimensions)
+    with torch.no_grad():
+        student.weight.copy_(unit(student.weight))
+    head.student, head.prototypes = student, Followed(clusters, params.dimensions)  # type: ignore[assignment]
+    follow(head.prototypes, student, 0.0)
+    return head
+
+
+def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Train; tensors `head.*`, and diagnostics: loss, monitors, shifts, histograms of F and of S before and after.
+
+    Raises:
+        NumericsError: a loss that is not finite.
+    """
+    import torch
+
+    from maskmill.adapt import _correspondence as corr
+    from maskmill.adapt import _trainer
+    from maskmill.adapt._modules import drop_channels, usage
+    from maskmill.adapt._teachers import follow
+
+    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
+    before = _measured(images, params, job, lambda x: x)
+    shifts = _shifts(before, params)
+
+    def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
+        code, seen = head.projector(batch[0], draws), drop_channels(batch[0], params.dropout, draws)
+        scores = head.prototypes(code)
+        p = torch.softmax(scores / params.temperature, 1)
+        other = corr.others(len(code), draws)
+        parts = {
+            "within": smoothness(seen, seen, p, p, shifts["within"]),
+            "across": smoothness(seen, seen[other], p, p[other], shifts["across"]),
+            "data": torch.nn.functional.cross_entropy(head.student(code.detach()), scores.argmax(1)),
+        }
+        return sum(parts.values()), len(code), parts | usage(scores.detach())
+
+    plan = _trainer.Plan(
+        head,
+        [(list(head.projector.parameters()), params.learning_rate), ([head.student.weight], params.prototype_rate)],
+        lambda step: micros(images, params, job, step), loss, params.steps, params.batch_size,
+        monitors=("within", "across", "data", "entropy", "used", "largest"),
+        after=lambda step: follow(head.prototypes, head.student, params.momentum),
+    )  # fmt: skip
+    tensors, diagnostics = _trainer.train(plan, job)
+    after = _measured(images, params, job, head.codes)
+    histograms = {
+        f"{name} {kind}": corr.histogram(measured[KINDS[kind]][i])
+        for name, i, measured in (("features", 0, before), ("codes", 1, after))
+        for kind in KINDS
+    }
+    return tensors, diagnostics | {"shifts": shifts, "histograms": histograms}
+
+
+def smoothness(
+    f: torch.Tensor, other_f: torch.Tensor, p: torch.Tensor, other_p: torch.Tensor, shift: float
+) -> torch.Tensor:
+    """mean((F - b) (1 - cos(p, p'))) over all pairs of tokens of two maps; F is centred.
+
+    Args:
+        f, other_f: features [n, d, h, w]. p, other_p: assignments [n, k, h, w].
+    """
+    from maskmill.adapt import _correspondence as corr
+
+    return ((corr.centred(corr.correlate(f, other_f)) - shift) * (1 - corr.correlate(p, other_p))).mean()
+
+
+def micros(images: TokenImages, params: Params, job: Job, step: int) -> list[tuple[np.ndarray, ...]]:
+    """Tokens of a step's items, MICRO at a time: [n, d, h, w], or [n, d, tokens, 1] of drawn ones."""
+    from maskmill.adapt._data import order, stack
+    from maskmill.sampling import rng
+
+    items = order(step, params.batch_size, images.items(params.crops), job.seed)
+    grids = [images.item(j, params.crops) for j in items]
+    if params.tokens:
+        draws = rng(job.seed, "tokens", str(step))
+        grids = [drawn(grid, params.tokens, draws) for grid in grids]
+    parts = np.array_split(np.arange(len(grids)), -(-len(grids) // MICRO))  # even: none is left alone
+    return [(stack([grids[i] for i in part]),) for part in parts]
+
+
+def drawn(grid: np.ndarray, tokens: int, draws: np.random.Generator) -> np.ndarray:
+    """Some tokens [tokens, 1, d] of a grid [h, w, d]; one that is smaller gives some twice."""
+    flat = grid.reshape(-1, 1, grid.shape[2])
+    return flat[np.sort(draws.choice(len(flat), tokens, replace=len(flat) < tokens))]
+
+
+def _measured(images: TokenImages, params: Params, job: Job, encode: Any) -> dict[str, Any]:
+    """Centred correlations of features, and of what `encode` makes of them, of PAIRS pairs of each kind."""
+    import torch
+
+    from maskmill.adapt import _correspondence as corr
+    from maskmill.adapt import _trainer
+    from maskmill.adapt._data import order, stack
+
+    size = min(params.batch_size, images.items(params.crops))
+
+    def batches() -> Any:
+        for step in range(-(-PAIRS // size)):
+            items = order(step, size, images.items(params.crops), job.seed)
+            x = torch.from_numpy(stack([images.item(j, params.crops) for j in items])).to(job.device)
+            yield x, x
+
+    return corr.measure(batches(), encode, PLACES, _trainer.generator(job, "measure"))
+
+
+def _shifts(measured: dict[str, Any], params: Params) -> dict[str, float]:
+    """The shift of both kinds of pairs: given, or a quantile of the centred correlations of the features."""
+    if params.shift == "fixed":
+        return {"within": params.shift_within, "across": params.shift_across}
+    quantiles = {"within": params.quantile_within, "across": params.quantile_across}
+    return {kind: float(np.quantile(measured[KINDS[kind]][0].cpu().numpy(), q)) for kind, q in quantiles.items()}
