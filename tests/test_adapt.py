@@ -29,8 +29,6 @@ FAST: dict[str, dict] = {
                  "input_width": 32, "layers": 1, "side": 6, "iterations": 2, "learning_rate": 2e-2, "warmup": 5,
                  "halve_every": 200},
     "stego": {"steps": 60, "batch_size": 8, "dimensions": 8, "places": 4},
-}  # fmt: skip
-PER_IMAGE = [name for name in METHODS if getattr(registry.load("adapt", name), "PER_IMAGE", False)]
     "hp": {"steps": 60, "batch_size": 4, "dimensions": 8, "pool": 16, "renew": 20, "warmup": 20, "negatives": 0.5},
     "primaps_em": {"steps": 60, "batch_size": 4, "probe_steps": 20},
     "smooseg": {
@@ -41,7 +39,8 @@ PER_IMAGE = [name for name in METHODS if getattr(registry.load("adapt", name), "
         "prototype_rate": 5e-3,
         "momentum": 0.9,
     },
-}
+}  # fmt: skip
+PER_IMAGE = [name for name in METHODS if getattr(registry.load("adapt", name), "PER_IMAGE", False)]
 
 
 def write(folder: Path, images: dict[str, np.ndarray], shards: int = 1, backbone: str = "toy") -> list[Path]:
