@@ -24,6 +24,9 @@ DEPTH = 16
 # Settings that end in a second on the toy images below; a method without an entry runs with its own few steps.
 FAST: dict[str, dict] = {
     "stego": {"steps": 60, "batch_size": 8, "dimensions": 8, "places": 4},
+    "iic": {"steps": 60, "batch_size": 8, "dimensions": 16, "hidden": 0, "shift": 1, "learning_rate": 1e-2},
+    "mdc": {"steps": 60, "batch_size": 8, "dimensions": 8, "hidden": 8, "epoch_steps": 15, "learning_rate": 1e-3},
+    "picie": {"steps": 60, "batch_size": 8, "dimensions": 8, "hidden": 8, "epoch_steps": 15, "learning_rate": 1e-3},
 }
 
 
