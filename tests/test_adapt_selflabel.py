@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_adapt import DEPTH, FAST, scenes, write
 
-from maskmill.adapt import _information, _selflabel, _trainer, _views, _warp, iic, mdc, picie, run
+from maskmill.adapt import _data, _information, _selflabel, _trainer, _views, _warp, iic, mdc, picie, run
 from maskmill.adapt._data import TokenImages
 from maskmill.adapt._job import Job
 from maskmill.adapt._streaming import StreamingKMeans, nearest
@@ -23,7 +23,7 @@ from maskmill.interpolate import resize_maps
 from maskmill.training import loop
 
 CPU = torch.device("cpu")
-OWN = {k: v for k, v in FAST["picie"].items()}
+OWN = dict(FAST["picie"])
 
 
 def maps(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -92,13 +92,17 @@ def test_views_follow_the_epoch_and_the_image_only() -> None:
     assert ((kept[:, :, 0] == 0) <= (kept[:, :, 1] == 0)).all()
 
 
-def test_recoloured_channels_are_scaled_and_shifted_in_their_deviations() -> None:
-    x, gains = maps(2, 3, 4, 5), maps(2, 2, 3, seed=1)
-    out = _warp.recolour(x, gains)
-    for n in range(2):
-        for c in range(3):
-            expected = x[n, c] * gains[n, 0, c] + gains[n, 1, c] * x[n, c].numpy().std()
-            torch.testing.assert_close(out[n, c], expected)
+def test_recoloured_channels_are_scaled_and_shifted_in_their_deviations(images: TokenImages) -> None:
+    own = picie.Params(**OWN)
+    x, where, gains = _views.batch(images, own, Job(0, CPU), 5, 4)
+    _, drawn = _views.draw(_data.order(5, 8, 16, 0), 1, DEPTH, own, 0)
+    out = _warp.recolour(torch.from_numpy(x), torch.from_numpy(gains[:, 1]))
+    for n, c in np.ndindex(8, DEPTH):
+        expected = x[n, c] * drawn[n, 1, 0, c] + drawn[n, 1, 1, c] * x[n, c].std()
+        np.testing.assert_allclose(out[n, c], expected, rtol=1e-4, atol=1e-5)
+    size, box = (4, 5), torch.from_numpy(where)  # what the methods rely on: recolouring commutes with the geometry
+    late = _warp.recolour(_warp.crop(torch.from_numpy(x), box, size), torch.from_numpy(gains[:, 1]))
+    torch.testing.assert_close(late, _warp.crop(out, box, size), atol=1e-5, rtol=1e-4)
 
 
 # clusters of a stream
@@ -152,7 +156,7 @@ def test_a_start_of_few_points_counts_all() -> None:
 def test_features_that_are_not_finite_or_all_alike_are_said(images: TokenImages) -> None:
     own = picie.Params(**OWN)
     model = labeller(images, own)
-    for value, what in ((math.nan, "not finite"), (0.0, "distinct")):
+    for value, what in ((math.nan, "NaN"), (0.0, "distinct")):
         with torch.no_grad():
             for parameter in model.head.projector.parameters():
                 parameter.fill_(value)
@@ -206,7 +210,7 @@ def test_an_epoch_keeps_its_labels_while_the_head_learns(images: TokenImages) ->
         found = []
         for step in range(4):
             batch = [torch.from_numpy(array) for array in _views.batch(images, own, job, step, 4)]
-            found.append(model.labels(model.frozen_features(batch)[view], level, view))
+            found.append(model.labels(model.frozen_features(model.inputs(batch))[view], level, view))
         return torch.cat(found)
 
     first = {(level, view): labels(level, view) for level in range(2) for view in range(2)}
@@ -226,7 +230,7 @@ def test_the_second_view_is_cropped_after_the_head(images: TokenImages) -> None:
     own = picie.Params(**OWN, hide=0, jitter=0)
     model = labeller(images, own)
     batch = [torch.from_numpy(array) for array in _views.batch(images, own, Job(0, CPU), 0, 4)]
-    one, two = model.features(batch)
+    one, two = model.features(model.inputs(batch))
     x, where, _ = batch
     projector = model.head.projector
     expected = _warp.crop(projector(_warp.resize(x, (4, 5))), where, (4, 5))

@@ -21,7 +21,6 @@ from maskmill.adapt._job import Job
 from maskmill.adapt._modules import CodeHead, Projector, unit
 from maskmill.adapt._streaming import StreamingKMeans
 from maskmill.adapt._views import SelfLabelParams, ViewParams
-from maskmill.errors import NumericsError
 from maskmill.sampling import rng
 
 
@@ -69,25 +68,30 @@ class SelfLabeller(nn.Module):
         """Class weights [k]."""
         return torch.as_tensor(getattr(self, f"weights{level}")[view])
 
-    def features(self, batch: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Unit features [n, c, h, w] of every view, float32, of the projector that learns."""
-        return self._features(batch, self.head.projector)
-
-    @torch.no_grad()
-    def frozen_features(self, batch: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The same of the projector at the start of the epoch, never in half precision."""
-        with torch.autocast(batch[0].device.type, enabled=False):
-            return self._features(batch, self.frozen)
-
-    def _features(self, batch: Sequence[torch.Tensor], projector: nn.Module) -> list[torch.Tensor]:
-        """View 1 is cropped before the projector, view 2 after it."""
+    def inputs(self, batch: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Boxes [n, 4], and tokens [n, d, h, w] that the projector sees of view 1, a crop, and of view 2, the whole."""
         x, boxes, gains = batch
         size = _views.size(x, self.scale)
-        found = [unit(projector(_warp.crop(_warp.recolour(x, gains[:, 0]), boxes, size)).float())]
-        if self.views > 1:
-            whole = projector(_warp.resize(_warp.recolour(x, gains[:, 1]), size))
-            found.append(unit(_warp.crop(whole.float(), boxes, size)))
-        return found
+        with torch.autocast(x.device.type, enabled=False):
+            found = [_warp.recolour(_warp.crop(x, boxes, size), gains[:, 0])]
+            if self.views > 1:
+                found.append(_warp.recolour(_warp.resize(x, size), gains[:, 1]))
+        return boxes, *found
+
+    def features(self, inputs: Sequence[torch.Tensor], projector: nn.Module | None = None) -> list[torch.Tensor]:
+        """Unit features [n, c, h, w] of every view, float32, by the projector that learns; view 2 is cropped here."""
+        boxes, *seen = inputs
+        maps = [(projector or self.head.projector)(x).float() for x in seen]
+        with torch.autocast(boxes.device.type, enabled=False):
+            if self.views > 1:
+                maps[1] = _warp.crop(maps[1], boxes, (maps[1].shape[2], maps[1].shape[3]))
+            return [unit(each) for each in maps]
+
+    @torch.no_grad()
+    def frozen_features(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The same by the projector at the start of the epoch, never in half precision."""
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            return self.features(inputs, self.frozen)
 
     def labels(self, frozen: torch.Tensor, level: int, view: int) -> torch.Tensor:
         """The Euclidean nearest centroid [n, h, w] of frozen features [n, c, h, w] of a view."""
@@ -108,12 +112,12 @@ class SelfLabeller(nn.Module):
         device = self.head.prototypes.weight.device
         for arrays in batches:
             tensors = [torch.from_numpy(array).to(device) for array in arrays]
-            for view, maps in enumerate(self.frozen_features(tensors)):
+            for view, maps in enumerate(self.frozen_features(self.inputs(tensors))):
                 for stream in streams:
                     stream[view].add(_rows(maps))
         for level, stream in enumerate(streams):
             for view, one in enumerate(stream):
-                centroids, counts = _result(one)
+                centroids, counts = one.result()
                 self.centroids(level, view).copy_(torch.from_numpy(centroids))
                 self.weights(level, view).copy_(torch.from_numpy(counts / counts.sum()))
 
@@ -166,21 +170,13 @@ def settle(model: SelfLabeller, images: TokenImages, params: SelfLabelParams, jo
     for first in range(0, len(images), size):
         x = stack([images[i] for i in range(first, min(first + size, len(images)))])
         stream.add(_rows(head.codes(torch.from_numpy(x).to(job.device))))
-    head.prototypes.weight.copy_(torch.from_numpy(_result(stream)[0]))
+    head.prototypes.weight.copy_(torch.from_numpy(stream.result()[0]))
     return {f"head.{name}": value.detach().cpu().numpy() for name, value in head.state_dict().items()}
 
 
 def _rows(maps: torch.Tensor) -> np.ndarray:
     """Maps [n, c, h, w] as points [m, c]."""
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1]).cpu().numpy()
-
-
-def _result(stream: StreamingKMeans) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        return stream.result()
-    except NumericsError as error:
-        raise NumericsError(f"adapt: the clusters of an epoch: {error}; the head has collapsed: lower "
-                            "adapt.learning_rate, or ask for fewer clusters") from error  # fmt: skip
 
 
 def monitors(parts: dict[str, Any], scores: torch.Tensor) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from maskmill.sampling import rng
 
 
 class StreamingKMeans:
-    """Centroids [k, c] and counts [k] of what `add` has seen.
+    """Centroids [k, c] and counts [k] of what `add` has seen; vectors with NaN or too few distinct ones: NumericsError.
 
     Args:
         start: batches that the fit is made of; a centroid then moves by share n / N of a batch's mean, with n the
@@ -46,20 +46,18 @@ class StreamingKMeans:
             self._fit()
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Centroids [k, c] float32 and counts [k] float64.
-
-        Raises:
-            NumericsError: NaN, or fewer distinct points than clusters.
-        """
+        """Centroids [k, c] float32 and counts [k] float64."""
         if self.means is None:
             self._fit()
         return self._centroids().astype(np.float32), self.counts
 
     def _fit(self) -> None:
         x = np.concatenate(self.kept)
-        if not np.isfinite(x).all():
-            raise NumericsError("features are not finite")
-        book, _ = kmeans.fit(x, self.params, self.seed, "cpu")
+        try:
+            book, _ = kmeans.fit(x, self.params, self.seed, "cpu")
+        except NumericsError as error:
+            raise NumericsError(f"adapt: clusters of the head's features: {error}; the head has collapsed: lower "
+                                "adapt.learning_rate, or ask for fewer clusters") from error  # fmt: skip
         self.means = book.centroids.astype(np.float64)
         self.counts = np.bincount(self._nearest(x), minlength=len(self.means)) * (self.seen / len(x))
         self.kept = []

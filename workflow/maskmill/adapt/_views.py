@@ -32,9 +32,7 @@ class ViewParams(Model):
     smallest_crop: float = Field(0.5, gt=0, le=1, description="smallest side of a crop, a share of the grid's; 1: none")
     flip: bool = Field(True, description="mirror half of the images")
     hide: float = Field(0.1, ge=0, lt=1, description="share of the channels that a view hides")
-    jitter: float = Field(
-        0.1, ge=0, le=1, description="channels of a view: deviation of their scale, and of their shift"
-    )
+    jitter: float = Field(0.1, ge=0, le=1, description="deviation of a channel's scale in a view, and of its shift")
     epoch_steps: int = Field(0, ge=0, description="steps of an epoch; 0: as many as show every image once")
     steps: int = Field(5000, ge=1, description="optimiser steps")
     batch_size: int = Field(128, ge=1, description="images a step")
@@ -55,7 +53,7 @@ def span(images: int, params: ViewParams) -> int:
 
 
 def batch(images: TokenImages, params: ViewParams, job: Job, step: int, length: int) -> tuple[np.ndarray, ...]:
-    """Tokens [n, d, h, w], boxes [n, 4] and gains [n, 2, 2, d] of a step's images; see `draw`.
+    """Tokens [n, d, h, w], boxes [n, 4] and gains [n, 2, 2, d] of a step's images, see `draw`; shifts in units of x.
 
     Args:
         length: steps of an epoch; within one, an image has one pair of views.
@@ -63,6 +61,7 @@ def batch(images: TokenImages, params: ViewParams, job: Job, step: int, length: 
     items = order(step, params.batch_size, len(images), job.seed)
     x = stack([images[i] for i in items])
     boxes, gains = draw(items, step // length, images.depth, params, job.seed)
+    gains[:, :, 1] *= x.std((2, 3))[:, None]
     return x, boxes, gains
 
 

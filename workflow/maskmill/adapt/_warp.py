@@ -9,9 +9,8 @@ import torch
 
 
 def recolour(x: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
-    """Maps [n, d, h, w] with every channel scaled and shifted by gains [n, 2, d], the shift in its own deviations."""
-    spread = x.std((2, 3), correction=0, keepdim=True)
-    return x * gains[:, 0, :, None, None] + spread * gains[:, 1, :, None, None]
+    """Maps [n, d, h, w] with every channel scaled and shifted by gains [n, 2, d]; before or after a resize alike."""
+    return x * gains[:, 0, :, None, None] + gains[:, 1, :, None, None]
 
 
 def crop(maps: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -26,7 +25,7 @@ def lay_back(maps: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]) -> 
     """The inverse of `crop`: maps of crops [n, c, h, w] in the frame of the whole [n, c, *size].
 
     Returns:
-        the maps, and [n, 1, *size] 1.0 where the centre of a cell lies in the crop, 0.0 elsewhere (values mean nothing).
+        the maps, and [n, 1, *size] 1.0 where a cell's centre lies in the crop, 0.0 elsewhere (values mean nothing).
     """
     side = boxes[:, 2:3]
     rows = (_within(size[0], maps) - boxes[:, :1]) / side
@@ -50,9 +49,11 @@ def _within(cells: int, like: torch.Tensor) -> torch.Tensor:
 
 def _lay(maps: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """Values of maps [n, c, h, w] at rows [n, H] x columns [n, W], shares of the sides; edge cells extend."""
-    down = _weights(rows, maps.shape[2]).to(maps.dtype)
-    right = _weights(columns, maps.shape[3]).to(maps.dtype)
-    return torch.matmul(down[:, None], torch.matmul(maps, right[:, None].transpose(2, 3)))
+    n, c, h, w = maps.shape
+    down, right = _weights(rows, h).to(maps.dtype), _weights(columns, w).to(maps.dtype)
+    last = maps.permute(0, 2, 3, 1).reshape(n, h, w * c)  # channels last: two products of wide matrices
+    lower = torch.matmul(down, last).reshape(n, -1, w, c)  # [n, H, w, c]
+    return torch.matmul(right[:, None], lower).permute(0, 3, 1, 2)
 
 
 def _weights(at: torch.Tensor, cells: int) -> torch.Tensor:

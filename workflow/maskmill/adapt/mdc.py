@@ -60,8 +60,9 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
         return renew(model.classifier, _trainer.generator(job, "classifier", str(step))) if step % length == 0 else ()
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
-        scores = model.classifier(model.features(batch)[0])
-        labels = model.labels(model.frozen_features(batch)[0], 0, 0)
+        inputs = model.inputs(batch)
+        scores = model.classifier(model.features(inputs)[0])
+        labels = model.labels(model.frozen_features(inputs)[0], 0, 0)
         found = _selflabel.cross_entropy(scores, labels, model.weights(0, 0))
         return found, len(batch[0]), _selflabel.monitors({"labels": found}, scores)
 

@@ -6,8 +6,8 @@ those of the other view with the centroids as frozen classifiers. Class weights 
 code, which favours large clusters. `over_clusters: 100` is PiCIE+H: the same losses for a second, finer clustering.
 
 What differs because tokens are frozen and pixels are not seen: the network is a head on one grid instead of a ResNet
-with a feature pyramid. The photometric jitter is hidden, scaled and shifted channels (see `_views`), which is weaker: the
-backbone has already taken most of the light out. The geometric equivariance is nearly free for a head that treats every
+with a feature pyramid. Hidden, scaled and shifted channels stand in for the photometric jitter (see `_views`); they are
+no change of light that a camera would make. The geometric equivariance is nearly free for a head that treats every
 token alone (only interpolation tells a crop before it from one after it), so the two views differ mainly by their
 channels. Class weights count the tokens as the clustering passed them, not by a second pass. The prototypes are a last,
 spherical clustering of the whole images (the code's evaluation "with fresh clusters").
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 class Params(SelfLabelParams):
     """Settings. Defaults: COCO-Stuff."""
 
-    over_clusters: int = Field(
-        0, ge=0, le=65534, description="clusters of a second, finer clustering (+H: 100); 0: none"
-    )
+    over_clusters: int = Field(0, ge=0, le=65534, description="clusters of a second, finer clustering (+H: 100)")
 
 
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
@@ -67,7 +65,8 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     model = _selflabel.SelfLabeller(head, [k for k, _ in parts], 2, params.scale)
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
-        phi, frozen = model.features(batch), model.frozen_features(batch)
+        inputs = model.inputs(batch)
+        phi, frozen = model.features(inputs), model.frozen_features(inputs)
         losses = [view_losses(model, phi, frozen, level) for level in range(len(parts))]
         total = sum(w * (within + across) / 2 for (within, across), (_, w) in zip(losses, parts, strict=True))
         seen: dict[str, Any] = {"within": losses[0][0], "across": losses[0][1]}
