@@ -30,7 +30,7 @@ class StreamingKMeans:
         self.kept: list[np.ndarray] = []
         self.seen = 0
         self.means: np.ndarray | None = None  # [k, c] float64
-        self.counts = np.zeros(clusters)
+        self.counts: np.ndarray = np.zeros(clusters)
 
     def add(self, x: np.ndarray) -> None:
         """Points [m, c] float32 of one batch."""

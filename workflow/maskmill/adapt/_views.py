@@ -19,6 +19,8 @@ from maskmill.config import Model
 from maskmill.sampling import rng
 
 if TYPE_CHECKING:
+    import torch
+
     from maskmill.adapt._data import TokenImages
     from maskmill.adapt._job import Job
 
@@ -86,7 +88,7 @@ def draw(items: Sequence[int], epoch: int, depth: int, params: ViewParams, seed:
     return boxes, gains
 
 
-def size(x: np.ndarray | object, scale: float) -> tuple[int, int]:
+def size(x: torch.Tensor, scale: float) -> tuple[int, int]:
     """Rows and columns of a view of maps [n, d, h, w], at least two a side."""
-    h, w = x.shape[-2:]  # type: ignore[attr-defined]
+    h, w = x.shape[-2:]
     return max(2, round(h * scale)), max(2, round(w * scale))

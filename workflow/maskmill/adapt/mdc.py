@@ -52,22 +52,23 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
     length = _views.span(len(images), params)
     model = _selflabel.SelfLabeller(head, [job.clusters], 1, params.scale)
-    model.classifier = torch.nn.Conv2d(params.dimensions, job.clusters, 1).to(job.device)
+    classifier = torch.nn.Conv2d(params.dimensions, job.clusters, 1).to(job.device)
+    model.classifier = classifier  # in the checkpoint
     cluster = _selflabel.starter(model, images, params, job, length)
 
     def before(step: int) -> Sequence[torch.nn.Parameter]:
         cluster(step)
-        return renew(model.classifier, _trainer.generator(job, "classifier", str(step))) if step % length == 0 else ()
+        return renew(classifier, _trainer.generator(job, "classifier", str(step))) if step % length == 0 else ()
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         inputs = model.inputs(batch)
-        scores = model.classifier(model.features(inputs)[0])
+        scores = classifier(model.features(inputs)[0])
         labels = model.labels(model.frozen_features(inputs)[0], 0, 0)
         found = _selflabel.cross_entropy(scores, labels, model.weights(0, 0))
         return found, len(batch[0]), _selflabel.monitors({"labels": found}, scores)
 
     plan = _trainer.Plan(
-        model, [([*head.projector.parameters(), *model.classifier.parameters()], params.learning_rate)],
+        model, [([*head.projector.parameters(), *classifier.parameters()], params.learning_rate)],
         lambda step: [_views.batch(images, params, job, step, length)], loss, params.steps, params.batch_size,
         monitors=("labels", "entropy", "used", "largest"), before=before,
     )  # fmt: skip
@@ -79,8 +80,8 @@ def renew(classifier: torch.nn.Conv2d, draws: torch.Generator) -> list[torch.nn.
     """Start the classifier anew; its parameters."""
     import torch
 
-    assert classifier.bias is not None
     with torch.no_grad():
-        classifier.weight.normal_(0, DEVIATION, generator=draws)
-        classifier.bias.zero_()
-    return [classifier.weight, classifier.bias]
+        weight, bias = classifier.parameters()
+        weight.normal_(0, DEVIATION, generator=draws)
+        bias.zero_()
+    return [weight, bias]
