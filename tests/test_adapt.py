@@ -39,6 +39,9 @@ FAST: dict[str, dict] = {
         "prototype_rate": 5e-3,
         "momentum": 0.9,
     },
+    "iic": {"steps": 60, "batch_size": 8, "dimensions": 16, "hidden": 0, "shift": 1, "learning_rate": 1e-2},
+    "mdc": {"steps": 60, "batch_size": 8, "dimensions": 8, "hidden": 8, "epoch_steps": 15, "learning_rate": 1e-3},
+    "picie": {"steps": 60, "batch_size": 8, "dimensions": 8, "hidden": 8, "epoch_steps": 15, "learning_rate": 1e-3},
 }  # fmt: skip
 PER_IMAGE = [name for name in METHODS if getattr(registry.load("adapt", name), "PER_IMAGE", False)]
 

@@ -20,15 +20,24 @@ def drop_channels(x: torch.Tensor, share: float, draws: torch.Generator | None) 
 
 
 class Projector(nn.Module):
-    """STEGO's head: a linear map plus a two-layer one, both 1x1 convolutions, [n, d, h, w] -> [n, c, h, w]."""
+    """STEGO's head: a linear map plus a two-layer one, both 1x1 convolutions, [n, d, h, w] -> [n, c, h, w].
+
+    `hidden` is the width of the second map, None for d.
+    """
 
     def __init__(
-        self, depth: int, dimensions: int, dropout: float = 0.1, activation: type[nn.Module] = nn.ReLU
+        self,
+        depth: int,
+        dimensions: int,
+        dropout: float = 0.1,
+        activation: type[nn.Module] = nn.ReLU,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
         self.dropout = dropout
         self.linear = nn.Conv2d(depth, dimensions, 1)
-        self.bent = nn.Sequential(nn.Conv2d(depth, depth, 1), activation(), nn.Conv2d(depth, dimensions, 1))
+        width = depth if hidden is None else hidden
+        self.bent = nn.Sequential(nn.Conv2d(depth, width, 1), activation(), nn.Conv2d(width, dimensions, 1))
 
     def forward(self, x: torch.Tensor, draws: torch.Generator | None = None) -> torch.Tensor:
         """Codes; with a generator each branch drops channels of its own."""

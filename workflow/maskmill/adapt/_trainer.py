@@ -37,6 +37,8 @@ class Plan:
         rates: (parameters, learning rate) groups, each with its own, as separate optimisers would have.
         batch: step -> micro-batches of arrays; called in another thread, a step ahead.
         loss: (micro-batch of tensors, generator of its draws, step) -> (mean loss, its weight, monitors {name: value}).
+        before: called with the step before its gradients, for what an epoch starts with (a clustering); the parameters
+            that it returns forget their optimiser's state, as those of a new classifier do.
         monitors: names of what `loss` reports, in order. after: called when a step is done (teachers, pools).
         rate: step -> factor of the learning rates. clip: largest gradient norm. images: a step, for the throughput.
     """
@@ -48,6 +50,7 @@ class Plan:
     steps: int
     images: int
     monitors: Sequence[str] = ()
+    before: Callable[[int], Sequence[nn.Parameter]] | None = None
     after: Callable[[int], None] | None = None
     rate: Callable[[int], float] = field(default=lambda step: 1.0)
     clip: float = math.inf
@@ -83,6 +86,8 @@ def train(plan: Plan, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
         def gradients(drawn: tuple[int, list[Micro]]) -> float:
             step, micros = drawn
+            for parameter in plan.before(step) if plan.before is not None else ():
+                optimiser.state.pop(parameter, None)
             work = _work(plan, job, step, learning)
             results: list[Mapping[str, Any]] = [{} for _ in micros]
 

@@ -1,0 +1,62 @@
+"""The views that `_views` draws: channels scaled and shifted, grids cropped, mirrored and resized, and laid back.
+
+Bilinear with cells as areas, by two small products of matrices a map: deterministic on every device, gradients too.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def recolour(x: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
+    """Maps [n, d, h, w] with every channel scaled and shifted by gains [n, 2, d]; before or after a resize alike."""
+    return x * gains[:, 0, :, None, None] + gains[:, 1, :, None, None]
+
+
+def crop(maps: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The part of maps [n, c, h, w] in boxes [n, 4], mirrored where asked, as [n, c, *size]."""
+    rows, columns = _within(size[0], maps), _within(size[1], maps)
+    side = boxes[:, 2:3]
+    across = torch.where(boxes[:, 3:4] > 0, 1 - columns, columns)
+    return _lay(maps, boxes[:, :1] + side * rows, boxes[:, 1:2] + side * across)
+
+
+def lay_back(maps: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inverse of `crop`: maps of crops [n, c, h, w] in the frame of the whole [n, c, *size].
+
+    Returns:
+        the maps, and [n, 1, *size] 1.0 where a cell's centre lies in the crop, 0.0 elsewhere (values mean nothing).
+    """
+    side = boxes[:, 2:3]
+    rows = (_within(size[0], maps) - boxes[:, :1]) / side
+    columns = (_within(size[1], maps) - boxes[:, 1:2]) / side
+    inside = [((at >= 0) & (at <= 1)).to(maps.dtype) for at in (rows, columns)]
+    columns = torch.where(boxes[:, 3:4] > 0, 1 - columns, columns)
+    return _lay(maps, rows, columns), (inside[0][:, :, None] * inside[1][:, None, :])[:, None]
+
+
+def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Maps [n, c, h, w] -> [n, c, *size]."""
+    if maps.shape[2:] == size:
+        return maps
+    return _lay(maps, _within(size[0], maps), _within(size[1], maps))
+
+
+def _within(cells: int, like: torch.Tensor) -> torch.Tensor:
+    """Centres of cells in shares of the side [1, cells]."""
+    return ((torch.arange(cells, device=like.device, dtype=torch.float32) + 0.5) / cells)[None]
+
+
+def _lay(maps: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Values of maps [n, c, h, w] at rows [n, H] x columns [n, W], shares of the sides; edge cells extend."""
+    n, c, h, w = maps.shape
+    down, right = _weights(rows, h).to(maps.dtype), _weights(columns, w).to(maps.dtype)
+    last = maps.permute(0, 2, 3, 1).reshape(n, h, w * c)  # channels last: two products of wide matrices
+    lower = torch.matmul(down, last).reshape(n, -1, w, c)  # [n, H, w, c]
+    return torch.matmul(right[:, None], lower).permute(0, 3, 1, 2)
+
+
+def _weights(at: torch.Tensor, cells: int) -> torch.Tensor:
+    """Weights [n, m, cells] of linear interpolation at shares [n, m] of a side."""
+    place = (at * cells - 0.5).clamp(0, cells - 1)
+    return (1 - (place[:, :, None] - torch.arange(cells, device=at.device, dtype=at.dtype)).abs()).clamp_min(0)

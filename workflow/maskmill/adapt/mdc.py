@@ -1,0 +1,87 @@
+"""MDC: clusters of the tokens are the labels of an epoch, and a new classifier learns them together with the head.
+
+DeepCluster (Caron, Bojanowski, Joulin and Douze, ECCV 2018) for every place of an image, as modified and published for
+comparison by Cho, Mall, Bala and Hariharan, PiCIE (CVPR 2021): one view with PiCIE's transformations, mini-batch
+k-means, a linear classifier that starts anew every epoch with an optimiser of its own, class weights that are the
+clusters' shares.
+
+What differs because tokens are frozen and pixels are not seen: as in `picie`. The prototypes are a last, spherical
+clustering of the whole images, as the code evaluates MDC ("fresh clusters").
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from maskmill.adapt._views import SelfLabelParams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from maskmill.adapt._data import TokenImages
+    from maskmill.adapt._job import Job
+
+DEVIATION = 0.01  # of a new classifier's weights
+
+
+class Params(SelfLabelParams):
+    """Settings. Defaults: COCO-Stuff."""
+
+
+def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
+    """The head: `codes` [n, d, h, w] -> [n, c, h, w] of unit length, and `prototypes`."""
+    from maskmill.adapt._selflabel import UnitHead, small_head
+
+    return UnitHead(small_head(depth, params), clusters, params.dimensions)
+
+
+def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Train; tensors `head.*`, and diagnostics: loss, monitors.
+
+    Raises:
+        NumericsError: a loss that is not finite, or features that have collapsed.
+    """
+    import torch
+
+    from maskmill.adapt import _selflabel, _trainer, _views
+
+    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
+    length = _views.span(len(images), params)
+    model = _selflabel.SelfLabeller(head, [job.clusters], 1, params.scale)
+    classifier = torch.nn.Conv2d(params.dimensions, job.clusters, 1).to(job.device)
+    model.classifier = classifier  # in the checkpoint
+    cluster = _selflabel.starter(model, images, params, job, length)
+
+    def before(step: int) -> Sequence[torch.nn.Parameter]:
+        cluster(step)
+        return renew(classifier, _trainer.generator(job, "classifier", str(step))) if step % length == 0 else ()
+
+    def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
+        inputs = model.inputs(batch)
+        scores = classifier(model.features(inputs)[0])
+        labels = model.labels(model.frozen_features(inputs)[0], 0, 0)
+        found = _selflabel.cross_entropy(scores, labels, model.weights(0, 0))
+        return found, len(batch[0]), _selflabel.monitors({"labels": found}, scores)
+
+    plan = _trainer.Plan(
+        model, [([*head.projector.parameters(), *classifier.parameters()], params.learning_rate)],
+        lambda step: [_views.batch(images, params, job, step, length)], loss, params.steps, params.batch_size,
+        monitors=("labels", "entropy", "used", "largest"), before=before,
+    )  # fmt: skip
+    _, diagnostics = _trainer.train(plan, job)
+    return _selflabel.settle(model, images, params, job), diagnostics
+
+
+def renew(classifier: torch.nn.Conv2d, draws: torch.Generator) -> list[torch.nn.Parameter]:
+    """Start the classifier anew; its parameters."""
+    import torch
+
+    with torch.no_grad():
+        weight, bias = classifier.parameters()
+        weight.normal_(0, DEVIATION, generator=draws)
+        bias.zero_()
+    return [weight, bias]
