@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +38,9 @@ class ForegroundTokens(Ragged):
         first = int(self._raw[np.searchsorted(self.offsets, start, side="right") - 1])
         last = int(self._raw[np.searchsorted(self.offsets, stop, side="left")])
         return super().rows(first, last)[self._kept[first:last]]
+
+    def images(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(id, kept tokens [r, 1, d]) of every image, in order; about one chunk is read at a time."""
+        for i, (image_id, values) in enumerate(Ragged(self.path, "features").images()):
+            kept = self._kept[self._raw[i] : self._raw[i + 1]]
+            yield image_id, values.reshape(-1, values.shape[2])[kept][:, None]
