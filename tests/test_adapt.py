@@ -187,6 +187,9 @@ def test_codes_of_a_shard_are_a_feature_store(method: str, stores: list[Path], t
         run.apply(target, stores[0], tmp_path / f"codes{threads}.zarr", threads, "cpu")
     one, two = (Ragged(tmp_path / f"codes{threads}.zarr") for threads in (1, 2))
     assert one.kind == "features"
+    module = registry.load("adapt", method)
+    own = module.Params(**{key: value for key, value in params(method).items() if key != "method"})
+    assert one.depth == module.code_length(own, 3)  # what `maskmill plan` counts on
     assert one.ids == Ragged(stores[0]).ids
     for image_id in one.ids:
         np.testing.assert_array_equal(one[image_id], two[image_id])

@@ -72,7 +72,7 @@ def test_smooseg_moves_codes_by_the_energy_and_prototypes_by_the_data(tmp_path: 
     images = tokens(tmp_path, [(4, 4)] * 4)
     params = smooseg.Params(dimensions=4, dropout=0, crops="none", steps=1, batch_size=4)
     plans = []
-    monkeypatch.setattr(smooseg, "PAIRS", 4)
+    monkeypatch.setattr("maskmill.adapt._correspondence.PAIRS", 4)
     monkeypatch.setattr("maskmill.adapt._trainer.train", lambda plan, job: (plans.append(plan), ({}, {}))[1])
     smooseg.fit(images, params, JOB)
     (plan,) = plans
@@ -114,7 +114,7 @@ def test_smooseg_draws_tokens_and_leaves_no_item_alone(tmp_path: Path) -> None:
 
 def test_smooseg_reads_shifts_off_the_features(tmp_path: Path) -> None:
     values = torch.linspace(-1, 1, 201)
-    measured = {"self": (values, values), "random": (values / 2, values)}
+    measured = {"within": (values, values), "across": (values / 2, values)}
     auto = smooseg._shifts(measured, smooseg.Params(quantile_within=0.25, quantile_across=0.75))
     assert auto == pytest.approx({"within": -0.5, "across": 0.25})
     assert smooseg._shifts(measured, smooseg.Params(shift="fixed")) == {"within": -0.02, "across": 0.48}

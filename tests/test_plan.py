@@ -281,6 +281,16 @@ def test_size_changes_every_set_and_keeps_its_rule(tmp_path: Path) -> None:
     assert run.config.inputs.shard_size == 1000
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml")))
+def test_every_recipe_is_planned(name: str) -> None:
+    run, images = load({"recipes": [name]}, ROOT / "recipes"), of_one_size(1000, 100, PHOTO)
+    found = {work.rule for work in planned_jobs(run, images)}
+    assert {"features", "cluster_fit", "paint"} <= found or run.recipes[name].crops
+    assert ("adapt_fit" in found) == (run.recipes[name].adapt is not None)
+    assert all(work.jobs > 0 for work in planned_jobs(run, images))
+    assert all(artefact.bytes > 0 for artefact in artefacts(run, images))
+
+
 def test_text_says_what_is_not_known() -> None:
     plan = build(comus(), of_one_size(1000, 256, PHOTO), Rates(measured={}), Machines(2, gpus=1))
     page = "\n".join(text.lines(plan))

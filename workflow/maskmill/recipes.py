@@ -93,9 +93,12 @@ class Recipe(BaseModel):
         """Length of a code of the stage adapt."""
         stage = self.stage("adapt")
         module = registry.load("adapt", str(stage.method))
-        if hasattr(module, "code_length"):
-            return int(module.code_length(stage.params, int(self.cluster.params.clusters or 0)))
-        return int(stage.params.dimensions)
+        return int(module.code_length(stage.params, int(self.cluster.params.clusters or 0)))
+
+    @property
+    def neighbours(self) -> bool:
+        """True when the head asks for the images most like each image."""
+        return bool(getattr(registry.load("adapt", str(self.stage("adapt").method)), "NEIGHBOURS", False))
 
     @property
     def tokens(self) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from maskmill import access, registry, slurm
+from maskmill import access, slurm
 from maskmill.recipes import CODES, load
 from maskmill.errors import UserError
 from maskmill.inputs._listing import listing_fingerprint
@@ -200,12 +200,6 @@ def adapt_features(wc, wanted):
     return [f"{adapt_folder(wc)}/{shard}.zarr" for shard in wanted]
 
 
-def neighbour_method(recipe):
-    """True when the method of a recipe's head asks for the images most like each image."""
-    method = registry.load("adapt", RUN.recipes[recipe].stage("adapt").method)
-    return getattr(method, "NEIGHBOURS", False)
-
-
 def neighbours_params(wc):
     """What the table depends on."""
     params = RUN.recipes[wc.recipe].stage("adapt").params
@@ -225,7 +219,7 @@ def adapt_params(wc):
 
 def adapt_neighbours(wc):
     """The table of nearest images, where the recipe's method asks for it."""
-    if not neighbour_method(wc.recipe):
+    if not RUN.recipes[wc.recipe].neighbours:
         return {}
     return {"neighbours": f"results/recipes/{wc.recipe}/neighbours.parquet"}
 

@@ -5,13 +5,16 @@ Hamilton et al., Unsupervised semantic segmentation by distilling feature corres
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import nn
 
 from maskmill.adapt._modules import unit
 
+Measured = Mapping[str, tuple[torch.Tensor, torch.Tensor]]  # kind of pair -> centred F and S
+PAIRS = 256  # of each kind, that automatic shifts and histograms are read from
 KINDS = ("self", "knn", "random")  # pairs: an image with itself, with one of its neighbours, with any other
 BINS = 40  # of a histogram over [-1, 1]
 
@@ -84,6 +87,20 @@ def measure(
             for kind, f, s in pairs((x, partner), (encode(x), encode(partner)), side, 1, draws):
                 found[kind].append((f.flatten(), s.flatten()))
     return {kind: (torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])) for kind, parts in found.items()}
+
+
+def quantiles(measured: Measured, wanted: Mapping[str, float]) -> dict[str, float]:
+    """Of every kind of pair the given quantile of its centred F: an automatic shift."""
+    return {kind: float(np.quantile(measured[kind][0].cpu().numpy(), q)) for kind, q in wanted.items()}
+
+
+def histograms(features: Measured, codes: Measured) -> dict[str, list[float]]:
+    """Of every kind of pair the histogram of F before the training and of S after it."""
+    return {
+        f"{name} {kind}": histogram(values[i])
+        for name, i, measured in (("features", 0, features), ("codes", 1, codes))
+        for kind, values in measured.items()
+    }
 
 
 def histogram(values: torch.Tensor) -> list[float]:

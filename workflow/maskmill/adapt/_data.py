@@ -7,7 +7,7 @@ the sorted ids, so shards do not matter.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -110,11 +110,3 @@ def stack(grids: Sequence[np.ndarray], side: tuple[int, int] | None = None) -> n
         maps = grid.transpose(2, 0, 1).astype(np.float32)
         out[i] = maps if maps.shape[1:] == size else resize_maps(maps, size)
     return out
-
-
-def batches(count: int, size: int, seed: int, start: int) -> Iterator[tuple[int, list[int]]]:
-    """(step, items) from step `start` on, without end."""
-    step = start
-    while True:
-        yield step, order(step, size, count, seed)
-        step += 1

@@ -8,9 +8,7 @@ each runs on one thread and their gradients are added in order, so no number dep
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +19,7 @@ from torch import nn
 from maskmill.adapt._job import Job
 from maskmill.device import memory_advice
 from maskmill.sampling import rng
+from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, run
 from maskmill.training.team import Team, set_gradients, single_threaded
 
@@ -35,7 +34,7 @@ class Plan:
     Attributes:
         head: the module; every parameter that requires a gradient learns.
         rates: (parameters, learning rate) groups, each with its own, as separate optimisers would have.
-        batch: step -> micro-batches of arrays; called in another thread, a step ahead.
+        batch: step -> micro-batches of arrays; called in another thread, two steps ahead.
         loss: (micro-batch of tensors, generator of its draws, step) -> (mean loss, its weight, monitors {name: value}).
         before: called with the step before its gradients, for what an epoch starts with (a clustering); the parameters
             that it returns forget their optimiser's state, as those of a new classifier do.
@@ -54,7 +53,6 @@ class Plan:
     after: Callable[[int], None] | None = None
     rate: Callable[[int], float] = field(default=lambda step: 1.0)
     clip: float = math.inf
-    ema: float = 0.0
     weight_decay: float = 0.0
     optimiser: str = "adam"
 
@@ -70,7 +68,7 @@ class Watched(nn.Module):
 
 
 def train(plan: Plan, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Tensors of the head's state, and diagnostics: loss [steps], monitors {name: [rows]}, at (their steps), timing.
+    """Tensors of the head's state, and diagnostics: loss [steps], monitors {name: [rows]}, every (steps a row), timing.
 
     Raises:
         NumericsError: the loss or a gradient is not finite. StoppedError: SIGTERM or SIGUSR1 came.
@@ -103,9 +101,9 @@ def train(plan: Plan, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             return value
 
         task = Task(
-            network=watched, optimiser=optimiser, batches=lambda step: ahead(plan.batch, step, plan.steps),
-            gradients=gradients, rate=plan.rate, steps=plan.steps, images=plan.images, ema=plan.ema, clip=plan.clip,
-            after=plan.after,
+            network=watched, optimiser=optimiser,
+            batches=lambda start: ahead(lambda step: (step, plan.batch(step)), range(start, plan.steps)),
+            gradients=gradients, rate=plan.rate, steps=plan.steps, images=plan.images, clip=plan.clip, after=plan.after,
         )  # fmt: skip
         trained = run(task, job.keeper, "adapt")
     state = {name.removeprefix("head."): value for name, value in trained.state.items() if name != "monitor"}
@@ -142,20 +140,6 @@ def _note(watched: Watched, row: int, names: Sequence[str], results: Sequence[Ma
         values = [float(torch.as_tensor(result[name]).detach()) for result in results if name in result]
         if values:
             watched.monitor[row, column] = sum(values) / len(values)
-
-
-def ahead(batch: Callable[[int], list[Micro]], start: int, steps: int) -> Iterator[tuple[int, list[Micro]]]:
-    """(step, micro-batches) of the steps that are left, made by a thread that is two steps ahead."""
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting: deque[tuple[int, Any]] = deque()
-        for step in range(start, steps):
-            waiting.append((step, pool.submit(batch, step)))
-            if len(waiting) > 2:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
 
 
 def generator(job: Job, *keys: str) -> torch.Generator:

@@ -45,6 +45,11 @@ class Params(Model):
     weight_decay: float = Field(0.01, ge=0, description="AdamW")
 
 
+def code_length(params: Params, clusters: int) -> int:
+    """Length of a code: the share of every concept."""
+    return params.concepts
+
+
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> assignments [n, concepts, h, w] in 0..1."""
     from maskmill.adapt._concepts import ConceptHead

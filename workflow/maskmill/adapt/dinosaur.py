@@ -51,6 +51,11 @@ class Params(Model):
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
 
+def code_length(params: Params, clusters: int) -> int:
+    """Length of a code: the share of every slot."""
+    return params.slots
+
+
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> masks [n, slots, h, w] that sum to one."""
     from maskmill.adapt._slots import MlpDecoder, SlotAttention, SlotHead, TransformerDecoder

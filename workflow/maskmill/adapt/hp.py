@@ -48,6 +48,11 @@ class Params(Model):
     probe_rate: float = Field(5e-3, gt=0, description="AdamW, of the prototypes")
 
 
+def code_length(params: Params, clusters: int) -> int:
+    """Length of a code: dimensions."""
+    return params.dimensions
+
+
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> [n, c, h, w], `prototypes`; teacher, projection and pools of the training."""
     import torch

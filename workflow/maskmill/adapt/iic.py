@@ -40,6 +40,11 @@ class Params(ViewParams):
     batch_size: int = Field(120, ge=1, description="images a step")
 
 
+def code_length(params: Params, clusters: int) -> int:
+    """Length of a code: the probability of every class."""
+    return clusters
+
+
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> class probabilities [n, k, h, w], and `prototypes`."""
     from maskmill.adapt._information import ClassHead

@@ -32,6 +32,11 @@ class Params(SelfLabelParams):
     """Settings. Defaults: COCO-Stuff."""
 
 
+def code_length(params: Params, clusters: int) -> int:
+    """Length of a code: dimensions."""
+    return params.dimensions
+
+
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> [n, c, h, w] of unit length, and `prototypes`."""
     from maskmill.adapt._selflabel import UnitHead, small_head

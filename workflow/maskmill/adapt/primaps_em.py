@@ -46,6 +46,11 @@ class Params(Settings):
     follow_steps: int = Field(10, ge=1, description="steps between two moves of the teacher")
 
 
+def code_length(params: Params, clusters: int) -> int:
+    """Length of a code: the score of every class."""
+    return clusters
+
+
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> [n, k, h, w], `prototypes` (the axes), `student` and `teacher`."""
     from maskmill.adapt._teachers import ScoreHead

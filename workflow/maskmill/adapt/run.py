@@ -15,6 +15,7 @@ from maskmill.artefact import Provenance, json_hash, read_tensors, write_json, w
 from maskmill.config import METHOD_KEY, Adapt, validate
 from maskmill.device import pick
 from maskmill.errors import NumericsError, StoreError
+from maskmill.neighbours import unit_rows
 from maskmill.progress import track
 from maskmill.registry import load
 from maskmill.store import Ragged, RaggedWriter
@@ -44,7 +45,7 @@ def fit(
         features: one store a shard; the result does not depend on how images are spread over them.
         params: the flat `adapt` section. clusters: of the recipe; the prototypes that a method with prototypes learns.
         out: safetensors: the head, and metadata that suffices to use it.
-        neighbours: the table of `maskmill adapt neighbors`, for methods that ask for it.
+        neighbours: the table of `maskmill adapt neighbours`, for methods that ask for it.
         monitor: JSON of the loss of every step and of what the method watches. timing: JSON of seconds, images a second
             and the share of time spent waiting for data, apart because it differs between runs.
 
@@ -75,28 +76,34 @@ def fit(
     keeper = Keeper.beside(out, key, settings.checkpoint_steps, "adapt")
     tensors, diagnostics = method.fit(images, own, Job(seed, place, clusters, threads, keeper, table))
     taken = diagnostics.pop("timing")
-    head = Head(tensors, spec, place)
-    diagnostics["clusters"] = shares = _shares(head, images, seed)
-    if shares and max(shares) > FULL:
-        raise NumericsError(
-            f"adapt: the head of {params[METHOD_KEY['adapt']]} has collapsed: one of {clusters} clusters takes "
-            f"{100 * max(shares):.1f} % of the tokens; try another seed, fewer adapt.steps, a lower "
-            "adapt.learning_rate, or more images (docs/adapt.md says what the method needs)"
-        )
-    if getattr(method, "PER_IMAGE", False):
-        diagnostics["mask"] = share = _mask_share(head, images, seed)
-        if share > FULL:
-            raise NumericsError(
-                f"adapt: the head of {params[METHOD_KEY['adapt']]} has collapsed: one mask takes {100 * share:.1f} % "
-                "of an image's tokens on average; try another seed, more or fewer adapt.steps, a lower "
-                "adapt.learning_rate, or more images (docs/adapt.md says what the method needs)"
-            )
+    diagnostics |= _examined(Head(tensors, spec, place), images, seed)
     if timing is not None:
         write_json(timing, taken | {"device": place.type, "threads": threads}, made)
     if monitor is not None:
         write_json(monitor, _plain(diagnostics), made)
     write_tensors(out, tensors, made)
     keeper.clear()
+
+
+def _examined(head: Head, images: TokenImages, seed: int) -> dict[str, Any]:
+    """Monitors of a new head: share of every cluster, and of an image's largest mask where its codes are masks.
+
+    Raises:
+        NumericsError: the head has collapsed.
+    """
+    name = str(head.spec["adapt"][METHOD_KEY["adapt"]])
+    found: dict[str, Any] = {"clusters": _shares(head, images, seed)}
+    largest = max(found["clusters"], default=0.0)
+    what = f"one of {head.spec['clusters']} clusters takes {100 * largest:.1f} % of the tokens"
+    if getattr(load("adapt", name), "PER_IMAGE", False):
+        found["mask"] = largest = _mask_share(head, images, seed)
+        what = f"one mask takes {100 * largest:.1f} % of an image's tokens on average"
+    if largest > FULL:
+        raise NumericsError(
+            f"adapt: the head of {name} has collapsed: {what}; try another seed, more or fewer adapt.steps, a lower "
+            "adapt.learning_rate, or more images (docs/adapt.md says what the method needs)"
+        )
+    return found
 
 
 def _settings(params: Mapping[str, Any]) -> tuple[Any, Adapt, Any]:
@@ -148,24 +155,22 @@ class Head:
     """A trained head.
 
     Attributes:
-        spec: parameters, clusters, length of a token, the feature set that it was trained on.
-        prototypes: [k, c] float32 of unit length, or None.
+        spec: parameters, clusters, length of a token, the feature set that it was trained on. code_length: c.
+        prototypes: [k, c] float32 of unit length, or None. hash: of what made the file that it was read from.
     """
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], spec: Mapping[str, Any], device: Any) -> None:
+    def __init__(self, tensors: Mapping[str, np.ndarray], spec: Mapping[str, Any], device: Any, hash: str = "") -> None:
         import torch
 
         method, _, own = _settings(spec["adapt"])
-        self.spec, self.device = spec, device
+        self.spec, self.device, self.hash = spec, device, hash
+        self.code_length = int(method.code_length(own, int(spec["clusters"])))
         self.module = method.build(int(spec["depth"]), own, int(spec["clusters"]))
         state = {name.removeprefix("head."): torch.from_numpy(value) for name, value in tensors.items()}
         self.module.load_state_dict(state)
         self.module.to(device).eval()
         kept = getattr(self.module, "prototypes", None)
-        self.prototypes = None
-        if kept is not None:
-            weight = kept.weight.detach().cpu().numpy()
-            self.prototypes = weight / np.maximum(np.linalg.norm(weight, axis=1, keepdims=True), 1e-12)
+        self.prototypes = None if kept is None else unit_rows(kept.weight.detach().cpu().numpy())
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> Head:
@@ -174,7 +179,7 @@ class Head:
         spec = provenance.get("params", {})
         if spec.get("format") != FORMAT:
             raise StoreError(f"{path}: not a head of the adapt stage; check the path")
-        return cls(tensors, spec, pick(device))
+        return cls(tensors, spec, pick(device), str(provenance["hash"]))
 
     def codes(self, tokens: np.ndarray) -> np.ndarray:
         """Tokens [h, w, d] of one image -> codes [h, w, c] float32."""
@@ -200,15 +205,9 @@ def apply(head: str | Path, features: str | Path, out: str | Path, threads: int 
     if store.ids and dict(store.provenance.get("params", {})) != model.spec["features"]:
         raise StoreError(f"{features}: not of the feature set that {head} was trained on; give the same one, or train "
                          "the head again")  # fmt: skip
-    made = Provenance.of("adapt", {"head": read_tensors(head)[1]["hash"]}, [store.hash])
+    made = Provenance.of("adapt", {"head": model.hash}, [store.hash])
     workers = 1 if model.device.type == "cuda" else threads
-    depth = _depth(model)
-    with RaggedWriter(out, "features", depth=depth, provenance=made) as writer:
+    with RaggedWriter(out, "features", depth=model.code_length, provenance=made) as writer:
         found = ordered(lambda image_id: model.codes(store[image_id]), store.ids, workers)
         for image_id, codes in track(zip(store.ids, found, strict=True), len(store.ids), "adapt"):
             writer.append(image_id, codes)
-
-
-def _depth(model: Head) -> int:
-    """Length of a code."""
-    return int(model.codes(np.zeros((4, 4, int(model.spec["depth"])), np.float32)).shape[2])

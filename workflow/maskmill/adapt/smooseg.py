@@ -23,11 +23,11 @@ from maskmill.config import Model
 if TYPE_CHECKING:
     import torch
 
+    from maskmill.adapt._correspondence import Measured
     from maskmill.adapt._data import TokenImages
     from maskmill.adapt._job import Job
 
 MICRO = 8  # items that are computed together; an item's other image is one of these
-PAIRS = 256  # of each kind, that automatic shifts and histograms are read from
 PLACES = 11  # sampled places a side for the same
 KINDS = {"within": "self", "across": "random"}  # names of the correspondence's pairs
 
@@ -50,6 +50,11 @@ class Params(Model):
     batch_size: int = Field(32, ge=2, description="items a step")
     learning_rate: float = Field(1e-4, gt=0, description="Adam, of the projector")
     prototype_rate: float = Field(5e-4, gt=0, description="Adam, of the prototypes")
+
+
+def code_length(params: Params, clusters: int) -> int:
+    """Length of a code: dimensions."""
+    return params.dimensions
 
 
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
@@ -106,12 +111,7 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     )  # fmt: skip
     tensors, diagnostics = _trainer.train(plan, job)
     after = _measured(images, params, job, head.codes)
-    histograms = {
-        f"{name} {kind}": corr.histogram(measured[KINDS[kind]][i])
-        for name, i, measured in (("features", 0, before), ("codes", 1, after))
-        for kind in KINDS
-    }
-    return tensors, diagnostics | {"shifts": shifts, "histograms": histograms}
+    return tensors, diagnostics | {"shifts": shifts, "histograms": corr.histograms(before, after)}
 
 
 def smoothness(
@@ -147,7 +147,7 @@ def drawn(grid: np.ndarray, tokens: int, draws: np.random.Generator) -> np.ndarr
     return flat[np.sort(draws.choice(len(flat), tokens, replace=len(flat) < tokens))]
 
 
-def _measured(images: TokenImages, params: Params, job: Job, encode: Any) -> dict[str, Any]:
+def _measured(images: TokenImages, params: Params, job: Job, encode: Any) -> Measured:
     """Centred correlations of features, and of what `encode` makes of them, of PAIRS pairs of each kind."""
     import torch
 
@@ -158,17 +158,19 @@ def _measured(images: TokenImages, params: Params, job: Job, encode: Any) -> dic
     size = min(params.batch_size, images.items(params.crops))
 
     def batches() -> Any:
-        for step in range(-(-PAIRS // size)):
+        for step in range(-(-corr.PAIRS // size)):
             items = order(step, size, images.items(params.crops), job.seed)
             x = torch.from_numpy(stack([images.item(j, params.crops) for j in items])).to(job.device)
             yield x, x
 
-    return corr.measure(batches(), encode, PLACES, _trainer.generator(job, "measure"))
+    found = corr.measure(batches(), encode, PLACES, _trainer.generator(job, "measure"))
+    return {kind: found[pair] for kind, pair in KINDS.items()}
 
 
-def _shifts(measured: dict[str, Any], params: Params) -> dict[str, float]:
+def _shifts(measured: Measured, params: Params) -> dict[str, float]:
     """The shift of both kinds of pairs: given, or a quantile of the centred correlations of the features."""
+    from maskmill.adapt._correspondence import quantiles
+
     if params.shift == "fixed":
         return {"within": params.shift_within, "across": params.shift_across}
-    quantiles = {"within": params.quantile_within, "across": params.quantile_across}
-    return {kind: float(np.quantile(measured[KINDS[kind]][0].cpu().numpy(), q)) for kind, q in quantiles.items()}
+    return quantiles(measured, {"within": params.quantile_within, "across": params.quantile_across})

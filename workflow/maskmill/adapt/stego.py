@@ -10,7 +10,6 @@ features: the given quantiles of the centred correlations of 256 pairs of each k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,12 +21,12 @@ from maskmill.config import Model
 if TYPE_CHECKING:
     import torch
 
+    from maskmill.adapt._correspondence import Measured
     from maskmill.adapt._data import TokenImages
     from maskmill.adapt._job import Job
 
 NEIGHBOURS = True  # reads the table of nearest neighbours
 SHUFFLES = 5  # random pairings of a batch
-PAIRS = 256  # of each kind, that automatic shifts and histograms are read from
 
 
 class Params(Model):
@@ -52,6 +51,11 @@ class Params(Model):
     batch_size: int = Field(16, ge=2, description="items a step")
     learning_rate: float = Field(5e-4, gt=0, description="Adam, of the head")
     probe_rate: float = Field(5e-3, gt=0, description="Adam, of the prototypes")
+
+
+def code_length(params: Params, clusters: int) -> int:
+    """Length of a code: dimensions."""
+    return params.dimensions
 
 
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
@@ -94,23 +98,17 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     )  # fmt: skip
     tensors, diagnostics = _trainer.train(plan, job)
     after = _measured(images, params, job, head.codes)
-    histograms = {
-        f"{name} {kind}": corr.histogram(values[i])
-        for name, i, measured in (("features", 0, before), ("codes", 1, after))
-        for kind, values in measured.items()
-    }
-    return tensors, diagnostics | {"shifts": shifts, "histograms": histograms}
+    return tensors, diagnostics | {"shifts": shifts, "histograms": corr.histograms(before, after)}
 
 
-def batch(images: TokenImages, params: Params, job: Job, step: int, size: int | None = None) -> tuple[np.ndarray, ...]:
+def batch(images: TokenImages, params: Params, job: Job, step: int) -> tuple[np.ndarray, ...]:
     """Tokens [n, d, h, w] of a step's items and of one neighbour of each."""
     from maskmill.adapt._data import order, stack
     from maskmill.adapt._neighbours import of
     from maskmill.sampling import rng
 
-    size = size or params.batch_size
     near = of(job.neighbours, params.crops, params.neighbours)
-    items = order(step, min(size, len(near)), len(near), job.seed)
+    items = order(step, params.batch_size, len(near), job.seed)
     ranks = rng(job.seed, "partners", str(step)).integers(params.neighbours, size=len(items))
     x = stack([images.item(j, params.crops) for j in items])
     side = (x.shape[2], x.shape[3])
@@ -118,23 +116,23 @@ def batch(images: TokenImages, params: Params, job: Job, step: int, size: int | 
     return x, partners
 
 
-def _measured(images: TokenImages, params: Params, job: Job, encode: Any) -> dict[str, tuple[Any, Any]]:
+def _measured(images: TokenImages, params: Params, job: Job, encode: Any) -> Measured:
     """Centred correlations of features, and of what `encode` makes of them, of PAIRS pairs of each kind."""
     import torch
 
     from maskmill.adapt import _correspondence as corr
     from maskmill.adapt import _trainer
 
-    drawn = (batch(images, params, job, step) for step in range(-(-PAIRS // params.batch_size)))
+    drawn = (batch(images, params, job, step) for step in range(-(-corr.PAIRS // params.batch_size)))
     batches = (tuple(torch.from_numpy(part).to(job.device) for part in parts) for parts in drawn)
     return corr.measure(batches, encode, params.places, _trainer.generator(job, "measure"))  # type: ignore[arg-type]
 
 
-def _shifts(measured: Mapping[str, tuple[Any, Any]], params: Params) -> dict[str, float]:
-    """B of every kind of pair: given, or a quantile of the centred correlations of the features."""
-    import numpy as np
+def _shifts(measured: Measured, params: Params) -> dict[str, float]:
+    """The shift of every kind of pair: given, or a quantile of the centred correlations of the features."""
+    from maskmill.adapt._correspondence import quantiles
 
     if params.shift == "fixed":
         return {"self": params.shift_self, "knn": params.shift_knn, "random": params.shift_random}
-    quantiles = {"self": params.quantile_self, "knn": params.quantile_knn, "random": params.quantile_random}
-    return {kind: float(np.quantile(measured[kind][0].cpu().numpy(), q)) for kind, q in quantiles.items()}
+    own = {"self": params.quantile_self, "knn": params.quantile_knn, "random": params.quantile_random}
+    return quantiles(measured, own)

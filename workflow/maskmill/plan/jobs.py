@@ -7,18 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from maskmill import registry
+from maskmill.benchmarks import RULES
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import Images
 from maskmill.recipes import CODES, Recipe, Run
 
 Unit = Literal["images", "points", "samples", "jobs"]
 
-ORDER = (
-    "inputs", "weights", "features", "adapt_neighbours", "adapt_fit", "adapt_map", "cut", "regions", "reduce_fit",
-    "reduce_map", "foreground_fit", "foreground_count", "foreground_choose", "cluster_fit", "cluster_map",
-    "paint_limits", "paint", "paint_instances", "rounds_teach", "rounds_train", "rounds_detect", "rounds_predict",
-    "evaluate", "evaluate_objects", "evaluate_probe", "export", "report",
-)  # fmt: skip
+ORDER = tuple(rule for rule in RULES if rule != "demo")  # no job of a user's images
 MEMORY = {  # MB of a first attempt, as in the rules
     "inputs": 4000, "weights": 2000, "features": 6000, "adapt_neighbours": 4000, "adapt_fit": 6000,
     "adapt_map": 3000, "cut": 3000, "regions": 3000, "reduce_fit": 6000, "reduce_map": 3000, "foreground_fit": 6000,
@@ -69,6 +65,8 @@ def regions_an_image(recipe: Recipe) -> float:
     cut = recipe.stage("cut")
     if cut.method == "grid":
         return int(cut.params.rows) * int(cut.params.columns)
+    if cut.method == "argmax":
+        return recipe.code_length
     name = REGIONS.get(str(cut.method))
     return 1 if name is None or getattr(cut.params, "mode", "") == "fiedler" else int(getattr(cut.params, name))
 
@@ -200,7 +198,7 @@ def _of_recipe(name: str, recipe: Recipe, run: Run, images: Images, regions: flo
 def _adapt(name: str, recipe: Recipe, images: Images, seeds: int) -> Iterator[Work]:
     """The jobs of a head. Cuts, regions and reductions of codes take those of the first seed only."""
     stage = recipe.stage("adapt")
-    if getattr(registry.load("adapt", str(stage.method)), "NEIGHBOURS", False):
+    if recipe.neighbours:
         yield _work("adapt_neighbours", name, 1, images.count)
     samples = seeds * int(stage.params.steps) * int(stage.params.batch_size)
     yield Work("adapt_fit", name, seeds, samples, "samples", False, True, 0, 0, 2, MEMORY["adapt_fit"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from maskmill import benchmarks
 from maskmill.errors import ConfigError, nearest
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import Images
@@ -168,22 +168,11 @@ class Job:
 def read_benchmarks(folder: Path) -> list[Job]:
     """Every benchmark below `folder`, with the rule and its owner from the path."""
     found = []
-    for path in sorted(folder.rglob("*.tsv")):
-        parts = path.relative_to(folder).with_suffix("").parts
-        owner = parts[1] if len(parts) > 1 and parts[0] != "weights" else ""
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
-                seconds, memory = _number(row.get("s")), _number(row.get("max_rss"))
-                if seconds is not None and parts[0] in ORDER:
-                    found.append(Job(parts[0], owner, seconds, memory))
+    for job in benchmarks.read(folder):
+        rule, owner = job.parts[0], job.parts[1] if len(job.parts) > 1 and job.parts[0] != "weights" else ""
+        if rule in ORDER:
+            found.append(Job(rule, owner, job.seconds, job.memory))
     return found
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:  # "NA" or "-": the job was too short to be measured
-        return None
 
 
 def too_short(found: Iterable[Job]) -> frozenset[str]:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ORDER = (
-    "demo", "inputs", "weights", "features", "adapt_neighbours", "adapt_fit", "adapt_map", "cut", "regions",
-    "reduce_fit", "reduce_map", "foreground_fit", "foreground_count", "foreground_choose", "cluster_fit",
-    "cluster_map", "paint_limits", "paint", "paint_instances", "rounds_teach", "rounds_train", "rounds_detect",
-    "rounds_predict", "evaluate", "evaluate_objects", "evaluate_probe", "export",
-)  # fmt: skip
+from maskmill import benchmarks
+
 SHARED = ("demo", "inputs", "weights", "features", "evaluate_probe")  # rules without a recipe
 SHARD = re.compile(r"(?!seed\d)s[0-9a-f]+")  # "seed0" is hexadecimal too
 
@@ -45,33 +40,20 @@ def read_jobs(folder: Path, recipes: Collection[str], shards: Collection[str]) -
 
 
 def _jobs(folder: Path, recipes: frozenset[str], shards: frozenset[str]) -> Iterator[Job]:
-    for path in sorted(folder.rglob("*.tsv")):
-        parts = path.relative_to(folder).with_suffix("").parts
-        rule = parts[0]
+    for job in benchmarks.read(folder):
+        rule, parts = job.parts[0], job.parts
         if rule == "report":  # an earlier report of the same run
             continue
-        if rule not in SHARED and rule in ORDER and len(parts) > 1 and parts[1] not in recipes:
+        if rule not in SHARED and rule in benchmarks.RULES and len(parts) > 1 and parts[1] not in recipes:
             continue
         if len(parts) > 1 and SHARD.fullmatch(parts[-1]) and parts[-1] not in shards:
             continue
-        ended = path.stat().st_mtime
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
-                seconds = _number(row.get("s"))
-                if seconds is not None:
-                    yield Job(rule, seconds, _number(row.get("max_rss")), ended)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:  # "NA" or "-": the job was too short to be measured
-        return None
+        yield Job(rule, job.seconds, job.memory, job.ended)
 
 
 def by_stage(jobs: Sequence[Job]) -> list[Stage]:
     """Jobs grouped by rule, in the order of the workflow."""
-    place = {rule: i for i, rule in enumerate(ORDER)}
+    place = {rule: i for i, rule in enumerate(benchmarks.RULES)}
     found = []
     for rule in sorted({job.rule for job in jobs}, key=lambda r: (place.get(r, len(place)), r)):
         mine = [job for job in jobs if job.rule == rule]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,9 @@ from maskmill.rounds._job import Job
 from maskmill.rounds._losses import LOSSES
 from maskmill.rounds.token_head import Params, build
 from maskmill.sampling import rng
+from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, run
-from maskmill.training.team import Team, Work, set_gradients, single_threaded
+from maskmill.training.team import Work, set_gradients, single_threaded
 
 MICRO = 4  # images of a micro-batch
 WARM_UP = 0.05  # share of the steps with a rising learning rate
@@ -42,7 +41,8 @@ def train_head(images: Images, params: Params, job: Job) -> tuple[dict[str, np.n
     weights = torch.from_numpy(class_weights(images.counts, params.balance)).to(job.device)
 
     def batches_from(step: int) -> Iterator[list[Ready]]:
-        return ahead(images, itertools.islice(batches(images, params, inputs, job.seed), step, None), team)
+        steps = itertools.islice(batches(images, params, inputs, job.seed), step, None)
+        return ahead(lambda draws: [(*collate(images, chosen), keep) for chosen, keep in team.share(draws)], steps)
 
     work, learning, team = _work(head, weights, params, job.device), list(head.parameters()), job.team
     with single_threaded(job.device, job.threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
@@ -69,20 +69,6 @@ def train_head(images: Images, params: Params, job: Job) -> tuple[dict[str, np.n
 
 def _head(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value for name, value in tensors.items() if name.startswith("head.")}
-
-
-def ahead(images: Images, steps: Iterator[list[Draw]], team: Team) -> Iterator[list[Ready]]:
-    """This process's micro-batches of every step, made ready by one thread while the step before is computed."""
-
-    def make(draws: list[Draw]) -> list[Ready]:
-        return [(*collate(images, chosen), keep) for chosen, keep in team.share(draws)]
-
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = deque(pool.submit(make, draws) for draws in itertools.islice(steps, 2))
-        while waiting:
-            ready = waiting.popleft().result()
-            waiting.extend(pool.submit(make, draws) for draws in itertools.islice(steps, 1))
-            yield ready
 
 
 def batches(images: Images, params: Params, inputs: int, seed: int) -> Iterator[list[Draw]]:
