@@ -59,3 +59,18 @@ def test_nothing_is_done_twice_and_another_head_leaves_the_features(run: tuple[P
     assert not {"features", "adapt_neighbours", "inputs"} & table.keys()
     more = jobs(snakemake(folder / "run", config | {"adapt": config["adapt"] | {"checkpoint_steps": 7}}, "--dry-run"))
     assert "adapt_fit" not in more
+
+
+def test_a_head_that_trains_its_backbone_sees_photos_instead_of_stored_tokens(
+    run: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, config = run
+    own = {"unfreeze": True, "steps": 4, "batch_size": 4, "dimensions": 8, "hidden": 8}
+    config = config | {"recipes": ["picie"], "seeds": [0], "adapt": own}
+    planned = jobs(snakemake(folder / "unfrozen", config, "--dry-run"))
+    assert "features" not in planned
+    done = snakemake(folder / "unfrozen", config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    base = folder / "unfrozen/results/recipes/picie/seed0"
+    assert read_json(base / "round0/scores.json")["scores"]
+    assert {Ragged(path).depth for path in (base / "adapt").glob("*.zarr")} == {8}

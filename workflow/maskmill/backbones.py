@@ -11,7 +11,7 @@ import inspect
 import json
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,12 +98,12 @@ class Backbone:
         self.heads: int | None = None
         self._norm = True
         if self.is_vit:
-            self._positions = _Positions(self.model)
+            self.positions = _Positions(self.model)
             if feature_set.facet in FACETS:
                 self._facet = _Facet(self.model, feature_set)
                 self.heads = self._facet.heads
             self.stride = int(model.patch_embed.patch_size[0])
-            side = self.stride * 2 if self._positions.dynamic else int(model.patch_embed.img_size[0])
+            side = self.stride * 2 if self.positions.dynamic else int(model.patch_embed.img_size[0])
         elif feature_set.facet != "token":
             raise ConfigError(
                 f"features.<name>.facet: {feature_set.facet!r} needs a ViT; {feature_set.backbone} has only 'token'"
@@ -141,18 +141,29 @@ class Backbone:
             x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()  # [b, 3, H, W]
             x = (x / 255 - self.mean) / self.std
             if self.is_vit:
-                self._positions.fit(x.shape[2] // self.stride, x.shape[3] // self.stride)
+                self.positions.fit(x.shape[2] // self.stride, x.shape[3] // self.stride)
             with torch.autocast(self.device.type, half, enabled=self.device.type == "cuda"):
                 return self._facets(x) if self._facet else (*self._tokens(x), None)
 
     def _tokens(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Output of the chosen block or feature level."""
-        level = self._intermediate(x)
-        level, prefix = level if isinstance(level, tuple) else (level, None)
+        level, prefix = self._level(x)
         tokens = level.permute(0, 2, 3, 1).float()  # [b, h, w, d]
         if prefix is not None and getattr(self.model, "cls_token", None) is not None:
             return tokens, prefix[:, 0].float()
         return tokens, tokens.mean((1, 2))
+
+    def _level(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The chosen level [b, d, h, w], and the prefix tokens [b, p, d] where there are some."""
+        level = self._intermediate(x)
+        return level if isinstance(level, tuple) else (level, None)
+
+    def maps(self, x: torch.Tensor) -> torch.Tensor:
+        """RGB 0..255 [b, 3, H, W] -> tokens [b, d, h, w] of the facet `token`, with gradients where they are wanted.
+
+        The caller sees to the position embeddings of a ViT (`resample_positions`).
+        """
+        return self._level((x / 255 - self.mean) / self.std)[0]
 
     def _facets(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Key, query or value of the chosen block, and the cls token's query."""
@@ -368,6 +379,12 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> 
         )
     model.load_state_dict({key: state[key] for key in wanted})
     return Backbone(model, feature_set, facts["mean"], facts["std"], device, facts.get("sha256", ""))
+
+
+def untrained(facts: Mapping[str, Any], feature_set: FeatureSet, device: torch.device) -> Backbone:
+    """The network that `facts` describes (architecture, mean, std) with random weights, to be filled from a file."""
+    model = _create(import_timm(), facts["architecture"], feature_set)
+    return Backbone(model, feature_set, facts["mean"], facts["std"], device)
 
 
 def _create(timm: Any, architecture: str, feature_set: FeatureSet) -> Any:

@@ -101,6 +101,11 @@ class Recipe(BaseModel):
         return bool(getattr(registry.load("adapt", str(self.stage("adapt").method)), "NEIGHBOURS", False))
 
     @property
+    def unfrozen(self) -> bool:
+        """True when the head trains its backbone and sees photos instead of stored tokens."""
+        return self.adapt is not None and bool(getattr(self.adapt.params, "unfreeze", False))
+
+    @property
     def tokens(self) -> bool:
         """True when tokens are clustered directly, without cut and regions."""
         return self.regions.method == "token"
@@ -394,6 +399,11 @@ def _check_adapt(recipe: Recipe, path: Path) -> None:
             advice = f"set regions: {{features: {CODES}, pool: token}} and reduce.method: none"
             raise ConfigError(f"{path}: cluster.method: prototypes lie among the codes; {advice}")
     _check_masks(recipe, path)
+    if recipe.unfrozen:
+        seen = recipe.features[recipe.stage("adapt").settings.features]
+        if seen.facet != "token" or seen.backbone == "colour":
+            raise ConfigError(f"{path}: adapt.unfreeze: true trains a network through facet: token, found {seen.facet} "
+                              f"of {seen.backbone}; name another feature set")  # fmt: skip
     if recipe.crops and recipe.regions.settings.features == CODES:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method} looks at crops through a backbone, and "
                           f"{CODES} has none; name another feature set, or use pool: mean")  # fmt: skip

@@ -1,4 +1,5 @@
-# adapt: a head learnt on stored features, once a seed; its codes are a feature set of the recipe, made shard by shard.
+# adapt: a head learnt on stored features, or on photos with its backbone, once a seed; its codes are a feature set of
+# the recipe, made shard by shard.
 rule adapt_neighbours:
     input:
         manifest=ancient("results/inputs/manifest.parquet"),
@@ -23,9 +24,8 @@ rule adapt_neighbours:
 
 rule adapt_fit:
     input:
-        unpack(adapt_neighbours),
+        unpack(adapt_inputs),
         manifest=ancient("results/inputs/manifest.parquet"),
-        features=lambda wc: adapt_features(wc, shards()),
     output:
         head="results/recipes/{recipe}/seed{seed}/adapt/head.safetensors",
         monitor="results/recipes/{recipe}/seed{seed}/adapt/monitor.json",
@@ -34,24 +34,24 @@ rule adapt_fit:
         "logs/adapt_fit/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/adapt_fit/{recipe}/seed{seed}.tsv"
-    threads: 2
+    threads: lambda wc: 8 if RUN.recipes[wc.recipe].unfrozen else 2
     resources:
-        mem_mb=lambda wc, attempt: 6000 * attempt,
+        mem_mb=lambda wc, attempt: (16000 if RUN.recipes[wc.recipe].unfrozen else 6000)
+        * attempt,
         runtime=lambda wc, attempt: 240 * attempt,
         gpu=0,
     params:
         adapt=adapt_params,
-        folder=adapt_folder,
         options=adapt_options,
     shell:
-        "maskmill adapt fit --features {params.folder} --manifest {input.manifest} --params {params.adapt:q}"
+        "maskmill adapt fit --manifest {input.manifest} --params {params.adapt:q}"
         " --seed {wildcards.seed} --out {output.head} --monitor {output.monitor} --timing {output.timing}"
         " {params.options} --threads {threads} &> {log}"
 
 
 rule adapt_map:
     input:
-        features=lambda wc: adapt_features(wc, [wc.shard]),
+        unpack(adapt_map_inputs),
         head="results/recipes/{recipe}/seed{seed}/adapt/head.safetensors",
     output:
         directory("results/recipes/{recipe}/seed{seed}/adapt/{shard}.zarr"),
@@ -66,5 +66,6 @@ rule adapt_map:
         runtime=lambda wc, attempt: 60 * attempt,
     params:
         version=STAGE_VERSION["adapt"],
+        options=adapt_map_options,
     shell:
-        "maskmill adapt map --features {input.features} --head {input.head} --out {output} --threads {threads} &> {log}"
+        "maskmill adapt map {params.options} --head {input.head} --out {output} --threads {threads} &> {log}"

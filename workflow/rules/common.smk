@@ -200,6 +200,15 @@ def adapt_features(wc, wanted):
     return [f"{adapt_folder(wc)}/{shard}.zarr" for shard in wanted]
 
 
+def adapt_source(wc, wanted):
+    """What a head looks at: stored tokens, or photos with a backbone that learns too."""
+    recipe = RUN.recipes[wc.recipe]
+    if not recipe.unfrozen:
+        return {"features": adapt_features(wc, wanted)}
+    seen = recipe.features[recipe.stage("adapt").settings.features]
+    return {"weights": f"resources/weights/{seen.weights_slug}.safetensors"}
+
+
 def neighbours_params(wc):
     """What the table depends on."""
     params = RUN.recipes[wc.recipe].stage("adapt").params
@@ -214,19 +223,41 @@ def adapt_params(wc):
     body = {k: v for k, v in recipe.stage("adapt").as_dict().items() if k not in others}
     if recipe.cluster.method == "prototypes":
         body["clusters"] = recipe.cluster.params.clusters
+    if recipe.unfrozen:
+        seen = recipe.features[recipe.stage("adapt").settings.features]
+        body["feature_set"] = seen.model_dump(mode="json")
     return keys("adapt", body)
 
 
-def adapt_neighbours(wc):
-    """The table of nearest images, where the recipe's method asks for it."""
-    if not RUN.recipes[wc.recipe].neighbours:
-        return {}
-    return {"neighbours": f"results/recipes/{wc.recipe}/neighbours.parquet"}
+def adapt_inputs(wc):
+    """What a head learns from, with the table of nearest images where the recipe's method asks for it."""
+    found = adapt_source(wc, shards())
+    if RUN.recipes[wc.recipe].neighbours:
+        found["neighbours"] = f"results/recipes/{wc.recipe}/neighbours.parquet"
+    return found
 
 
 def adapt_options(wc):
-    """The same as an option of `maskmill adapt fit`."""
-    return " ".join(f"--{name} {file}" for name, file in adapt_neighbours(wc).items())
+    """The same as options of `maskmill adapt fit`."""
+    files = {
+        name: adapt_folder(wc) if name == "features" else file
+        for name, file in adapt_inputs(wc).items()
+    }
+    return " ".join(f"--{name} {file}" for name, file in files.items())
+
+
+def adapt_map_inputs(wc):
+    """What a head makes the codes of a shard from."""
+    if RUN.recipes[wc.recipe].unfrozen:
+        return {"manifest": ancient("results/inputs/manifest.parquet")}
+    return {"features": adapt_features(wc, [wc.shard])}
+
+
+def adapt_map_options(wc):
+    """The same as options of `maskmill adapt map`."""
+    if RUN.recipes[wc.recipe].unfrozen:
+        return f"--manifest results/inputs/manifest.parquet --shard {wc.shard}"
+    return f"--features {adapt_folder(wc)}/{wc.shard}.zarr"
 
 
 def cluster_head(wc):

@@ -1,4 +1,4 @@
-"""What a head learns from: the stored tokens of all shards by image, and the crops of their grids.
+"""What a head learns from: images by position, their stored tokens, and the crops of their grids.
 
 Images are read from their shards as they are needed; what is held is bounded by `cache_mib`. Order and sampling follow
 the sorted ids, so shards do not matter.
@@ -10,13 +10,16 @@ import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from maskmill.errors import NumericsError, StoreError
 from maskmill.sampling import rng
 from maskmill.store import Ragged
+
+if TYPE_CHECKING:
+    from maskmill.adapt._encoder import Encoder
 
 Crops = Literal["none", "five"]
 CROPS: dict[str, int] = {"none": 1, "five": 5}  # crops of an image
@@ -32,11 +35,48 @@ def crop(tokens: np.ndarray, kind: Crops, which: int) -> np.ndarray:
     return tokens[tops[which] : tops[which] + rows, lefts[which] : lefts[which] + columns]
 
 
-class TokenImages:
-    """Images of several shards, by position in the sorted list of ids.
+class Images:
+    """Images by position in the sorted list of ids, as arrays; those that are read first stay in memory.
 
     Attributes:
-        ids: sorted. depth: d of a token. hashes: of the stores. made_by: parameters of the feature set.
+        ids: sorted. depth: d of a token. hashes: of what they were read from. made_by: parameters of the feature set.
+        multiple: sides of the arrays are multiples of it. encoder: the backbone that learns, where photos are seen.
+    """
+
+    multiple = 1
+    encoder: Encoder | None = None
+
+    def __init__(self, ids: list[str], depth: int, hashes: list[str], made_by: dict[str, Any], cache_mib: int) -> None:
+        self.ids, self.depth, self.hashes, self.made_by = ids, depth, hashes, made_by
+        self._cache: dict[int, np.ndarray] = {}
+        self._room = cache_mib << 20
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Image i as [h, w, ...]."""
+        if i in self._cache:
+            return self._cache[i]
+        array = self.read(i)
+        with self._lock:  # keep what was read first: order is random, all are as good
+            if self._room >= array.nbytes and i not in self._cache:
+                self._room -= array.nbytes
+                self._cache[i] = array
+        return array
+
+    def read(self, i: int) -> np.ndarray:
+        """Image i from its file."""
+        raise NotImplementedError
+
+    def several(self, places: Sequence[int]) -> list[np.ndarray]:
+        """Images by position."""
+        return [self[i] for i in places]
+
+
+class TokenImages(Images):
+    """Stored tokens [h, w, d] of the images of several shards.
 
     Raises:
         NumericsError: there is no image, or one has no tokens.
@@ -46,33 +86,19 @@ class TokenImages:
     def __init__(self, stores: Sequence[str | Path], cache_mib: int) -> None:
         opened = [Ragged(path) for path in stores]
         self._place = {image_id: store for store in opened for image_id in store.ids}
-        self.ids = sorted(self._place)
-        if not self.ids:
+        if not self._place:
             raise NumericsError("adapt: there is no image to learn from; check images and inputs/rejected.csv")
         if len(depths := {store.depth for store in opened if store.ids}) != 1:
             raise StoreError(f"{stores[0]}: shards hold vectors of lengths {sorted(map(str, depths))}; run snakemake "
                              "again")  # fmt: skip
-        self.depth = int(depths.pop() or 1)
-        self.hashes = [store.hash for store in opened]
-        self.made_by = dict(opened[0].provenance.get("params", {}))
-        self._cache: dict[int, np.ndarray] = {}
-        self._room = cache_mib << 20
-        self._lock = threading.Lock()
+        made_by = dict(opened[0].provenance.get("params", {}))
+        hashes = [store.hash for store in opened]
+        super().__init__(sorted(self._place), int(depths.pop() or 1), hashes, made_by, cache_mib)
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, i: int) -> np.ndarray:
+    def read(self, i: int) -> np.ndarray:
         """Tokens [h, w, d] of image i as stored."""
-        if i in self._cache:
-            return self._cache[i]
         image_id = self.ids[i]
-        tokens: np.ndarray = self._place[image_id][image_id]
-        with self._lock:  # keep what was read first: order is random, all are as good
-            if self._room >= tokens.nbytes and i not in self._cache:
-                self._room -= tokens.nbytes
-                self._cache[i] = tokens
-        return tokens
+        return np.asarray(self._place[image_id][image_id])
 
     def items(self, kind: Crops) -> int:
         """Number of crops of all images; item j is crop j % CROPS[kind] of image j // CROPS[kind]."""

@@ -8,27 +8,47 @@ own images from them: the same labels, in the checkpoint, without a file.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from maskmill.adapt import _views, _warp
-from maskmill.adapt._data import TokenImages, stack
+from maskmill.adapt._data import Images, stack
 from maskmill.adapt._job import Job
 from maskmill.adapt._modules import CodeHead, Projector, unit
 from maskmill.adapt._streaming import StreamingKMeans
 from maskmill.adapt._views import SelfLabelParams, ViewParams
 from maskmill.sampling import rng
 
+if TYPE_CHECKING:
+    from maskmill.adapt._encoder import Encoder
 
-def small_head(depth: int, params: ViewParams) -> nn.Module:
-    """In place of a feature pyramid over one grid: a 1x1 convolution, plus a two-layer branch where asked for."""
-    if not params.hidden:
-        return nn.Conv2d(depth, params.dimensions, 1)
-    return Projector(depth, params.dimensions, 0.0, hidden=params.hidden)
+
+def small_head(depth: int, params: ViewParams, encoder: Encoder | None) -> nn.Module:
+    """In place of a feature pyramid over one grid: a 1x1 convolution, plus a two-layer branch where asked for.
+
+    With an encoder the backbone is below it, and learns.
+    """
+    head: nn.Module = nn.Conv2d(depth, params.dimensions, 1)
+    if params.hidden:
+        head = Projector(depth, params.dimensions, 0.0, hidden=params.hidden)
+    if encoder is None:
+        return head
+    from maskmill.adapt._encoder import Tower
+
+    return Tower(encoder, head)
+
+
+def rates(trunk: nn.Module, others: Iterable[nn.Parameter], params: ViewParams) -> list[tuple[Any, float]]:
+    """Parameter groups of a `small_head` and of what else learns: a backbone has a learning rate of its own."""
+    below = [p for name, p in trunk.named_parameters() if name.startswith("model.")]  # of a Tower
+    own = {id(p) for p in below}
+    head = [*(p for p in trunk.parameters() if id(p) not in own), *others]
+    groups: list[tuple[Any, float]] = [(head, params.learning_rate)]
+    return [*groups, (below, params.backbone_rate)] if below else groups
 
 
 class UnitHead(CodeHead):
@@ -48,12 +68,13 @@ class SelfLabeller(nn.Module):
 
     Attributes:
         frozen: the projector at the start of the epoch. levels: numbers of clusters.
+        scale, multiple: see `_views.size`.
         centroids<l> [views, k, c], weights<l> [views, k]: of level l; a weight is the share of a cluster's tokens.
     """
 
-    def __init__(self, head: UnitHead, levels: Sequence[int], views: int, scale: float) -> None:
+    def __init__(self, head: UnitHead, levels: Sequence[int], views: int, scale: float, multiple: int = 1) -> None:
         super().__init__()
-        self.head, self.levels, self.views, self.scale = head, tuple(levels), views, scale
+        self.head, self.levels, self.views, self.scale, self.multiple = head, tuple(levels), views, scale, multiple
         self.frozen = copy.deepcopy(head.projector).requires_grad_(False)
         c = head.prototypes.weight.shape[1]
         for level, k in enumerate(levels):
@@ -69,13 +90,13 @@ class SelfLabeller(nn.Module):
         return torch.as_tensor(getattr(self, f"weights{level}")[view])
 
     def inputs(self, batch: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Boxes [n, 4], and tokens [n, d, h, w] that the projector sees of view 1, a crop, and of view 2, the whole."""
-        x, boxes, gains = batch
-        size = _views.size(x, self.scale)
+        """Boxes [n, 4], and maps [n, d, h, w] that the projector sees of view 1, a crop, and of view 2, the whole."""
+        x, boxes, changes = batch
+        size = _views.size(x, self.scale, self.multiple)
         with torch.autocast(x.device.type, enabled=False):
-            found = [_warp.recolour(_warp.crop(x, boxes, size), gains[:, 0])]
+            found = [_warp.change(_warp.crop(x, boxes, size), changes[:, 0])]
             if self.views > 1:
-                found.append(_warp.recolour(_warp.resize(x, size), gains[:, 1]))
+                found.append(_warp.change(_warp.resize(x, size), changes[:, 1]))
         return boxes, *found
 
     def features(self, inputs: Sequence[torch.Tensor], projector: nn.Module | None = None) -> list[torch.Tensor]:
@@ -145,7 +166,7 @@ def cross_entropy(scores: torch.Tensor, labels: torch.Tensor, weights: torch.Ten
 
 
 def starter(
-    model: SelfLabeller, images: TokenImages, params: SelfLabelParams, job: Job, length: int
+    model: SelfLabeller, images: Images, params: SelfLabelParams, job: Job, length: int
 ) -> Callable[[int], Sequence[nn.Parameter]]:
     """`Plan.before`: the first step of an epoch clusters the views of all its steps."""
 
@@ -160,7 +181,7 @@ def starter(
 
 
 @torch.no_grad()
-def settle(model: SelfLabeller, images: TokenImages, params: SelfLabelParams, job: Job) -> dict[str, np.ndarray]:
+def settle(model: SelfLabeller, images: Images, params: SelfLabelParams, job: Job) -> dict[str, np.ndarray]:
     """Tensors of the head, its prototypes being the spherical k-means centroids of all codes of the whole images."""
     head, size = model.head, params.batch_size
     clusters, steps = len(head.prototypes.weight), -(-len(images) // size)
@@ -168,7 +189,7 @@ def settle(model: SelfLabeller, images: TokenImages, params: SelfLabelParams, jo
     start = min(params.init_batches, steps)
     stream = StreamingKMeans(clusters, start, params.init_points, params.iterations, seed, True)
     for first in range(0, len(images), size):
-        x = stack([images[i] for i in range(first, min(first + size, len(images)))])
+        x = stack(images.several(range(first, min(first + size, len(images)))))
         stream.add(_rows(head.codes(torch.from_numpy(x).to(job.device))))
     head.prototypes.weight.copy_(torch.from_numpy(stream.result()[0]))
     return {f"head.{name}": value.detach().cpu().numpy() for name, value in head.state_dict().items()}

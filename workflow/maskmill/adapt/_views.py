@@ -1,9 +1,10 @@
-"""Two views of stored tokens: what is drawn for an image in an epoch, as arrays; `_warp` applies it.
+"""Two views of an image: what is drawn for it in an epoch, as arrays; `_warp` applies it.
 
 Geometry (mirror, crop, resize) is that of the papers, on the grid instead of the photo. Tokens do not see colours, so
 the photometric jitter has a stand-in: every view hides some channels, and scales and shifts the others for the whole
-image, as a change of brightness or contrast would move all of its tokens together. What is drawn depends on (seed,
-epoch, image) only, so that a clustering and the training after it see the same views.
+image, as a change of brightness or contrast would move all of its tokens together. With `unfreeze` the views are of
+photos, in another light and sharpness, as in the papers. What is drawn depends on (seed, epoch, image) only, so that a
+clustering and the training after it see the same views.
 """
 
 from __future__ import annotations
@@ -21,12 +22,22 @@ from maskmill.sampling import rng
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.adapt._data import TokenImages
+    from maskmill.adapt._data import Images
     from maskmill.adapt._job import Job
+
+
+CHANCE = 0.8  # of each change of a photo's light
+SIGMA = (0.1, 2.0)  # of a blur, in pixels of the view
 
 
 class ViewParams(Model):
     """Settings of two views, of the small head and of its training."""
+
+    unfreeze: bool = Field(False, description="train the backbone too, on photos instead of stored tokens")
+    backbone_rate: float = Field(1e-4, gt=0, description="unfreeze: learning rate of the backbone")
+    light: float = Field(0.3, ge=0, lt=1, description="unfreeze: largest change of brightness, contrast, saturation "
+                         "of a view; a third of it for the hue")  # fmt: skip
+    blur: float = Field(0.5, ge=0, le=1, description="unfreeze: chance that a view is blurred")
 
     dimensions: int = Field(128, ge=1, le=4096, description="length of a feature of the head")
     hidden: int = Field(256, ge=0, le=8192, description="width of the head's two-layer branch; 0: a linear head")
@@ -54,17 +65,18 @@ def span(images: int, params: ViewParams) -> int:
     return params.epoch_steps or -(-images // params.batch_size)
 
 
-def batch(images: TokenImages, params: ViewParams, job: Job, step: int, length: int) -> tuple[np.ndarray, ...]:
-    """Tokens [n, d, h, w], boxes [n, 4] and gains [n, 2, 2, d] of a step's images, see `draw`; shifts in units of x.
+def batch(images: Images, params: ViewParams, job: Job, step: int, length: int) -> tuple[np.ndarray, ...]:
+    """Maps [n, d, h, w], boxes [n, 4] and changes of a step's images, see `draw`; shifts of channels in units of x.
 
     Args:
         length: steps of an epoch; within one, an image has one pair of views.
     """
     items = order(step, params.batch_size, len(images), job.seed)
-    x = stack([images[i] for i in items])
-    boxes, gains = draw(items, step // length, images.depth, params, job.seed)
-    gains[:, :, 1] *= x.std((2, 3))[:, None]
-    return x, boxes, gains
+    x = stack(images.several(items))
+    boxes, changes = draw(items, step // length, images.depth, params, job.seed)
+    if not params.unfreeze:
+        changes[:, :, 1] *= x.std((2, 3))[:, None]
+    return x, boxes, changes
 
 
 def draw(items: Sequence[int], epoch: int, depth: int, params: ViewParams, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,23 +84,36 @@ def draw(items: Sequence[int], epoch: int, depth: int, params: ViewParams, seed:
 
     Returns:
         boxes [n, 4]: top, left and side of the crop in shares of the grid's sides, and 1 where it is mirrored.
-        gains [n, view, 2, d]: factor of every channel (0: hidden), and shift in deviations of the channel.
+        changes: of tokens [n, view, 2, d], factor of every channel (0: hidden), and shift in deviations of the channel;
+            of photos (`unfreeze`) [n, view, 5], see `_lights`.
     """
     boxes = np.empty((len(items), 4), np.float32)
-    gains = np.empty((len(items), 2, 2, depth), np.float32)
+    changes = []
     for row, item in enumerate(items):
         draws = rng(seed, "views", str(epoch), str(item))
         side = draws.uniform(params.smallest_crop, 1)
         top, left = (1 - side) * draws.random(2)
         boxes[row] = top, left, side, params.flip and draws.random() < 0.5
-        kept = (draws.random((2, depth)) >= params.hide) / (1 - params.hide)
-        noise = params.jitter * draws.standard_normal((2, 2, depth))
-        gains[row, :, 0] = kept * (1 + noise[0])
-        gains[row, :, 1] = kept * noise[1]
-    return boxes, gains
+        changes.append(_lights(draws, params) if params.unfreeze else _gains(draws, depth, params))
+    return boxes, np.stack(changes).astype(np.float32)
 
 
-def size(x: torch.Tensor, scale: float) -> tuple[int, int]:
-    """Rows and columns of a view of maps [n, d, h, w], at least two a side."""
-    h, w = x.shape[-2:]
-    return max(2, round(h * scale)), max(2, round(w * scale))
+def _gains(draws: np.random.Generator, depth: int, params: ViewParams) -> np.ndarray:
+    """Factors and shifts of the channels [view, 2, d]."""
+    kept = (draws.random((2, depth)) >= params.hide) / (1 - params.hide)
+    noise = params.jitter * draws.standard_normal((2, 2, depth))
+    return np.stack([kept * (1 + noise[0]), kept * noise[1]], axis=1)
+
+
+def _lights(draws: np.random.Generator, params: ViewParams) -> np.ndarray:
+    """Factors of brightness, contrast and saturation, turns of the hue, and deviation of the blur [view, 5]."""
+    size = params.light * np.array([1, 1, 1, 1 / 3])
+    change = np.where(draws.random((2, 4)) < CHANCE, draws.uniform(-1, 1, (2, 4)) * size, 0)
+    sigma = np.where(draws.random(2) < params.blur, draws.uniform(*SIGMA, 2), 0)
+    return np.concatenate([change + np.array([1, 1, 1, 0]), sigma[:, None]], axis=1)
+
+
+def size(x: torch.Tensor, scale: float, multiple: int = 1) -> tuple[int, int]:
+    """Rows and columns of a view of maps [n, d, h, w]: whole multiples, at least two a side."""
+    h, w = (round(side * scale / multiple) for side in x.shape[-2:])
+    return max(2, h) * multiple, max(2, w) * multiple

@@ -1,4 +1,4 @@
-"""The views that `_views` draws: channels scaled and shifted, grids cropped, mirrored and resized, and laid back.
+"""The views that `_views` draws: channels or light changed, maps cropped, mirrored and resized, and laid back.
 
 Bilinear with cells as areas, by two small products of matrices a map: deterministic on every device, gradients too.
 """
@@ -6,6 +6,50 @@ Bilinear with cells as areas, by two small products of matrices a map: determini
 from __future__ import annotations
 
 import torch
+
+GREY = (0.299, 0.587, 0.114)  # shares of red, green and blue in the luminance
+YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+
+
+def change(x: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
+    """What `_views.draw` says for one view: of tokens [n, 2, d], of photos [n, 5]."""
+    return relight(x, changes) if changes.ndim == 2 else recolour(x, changes)
+
+
+def relight(x: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
+    """Photos [n, 3, H, W] of 0..255: brightness, contrast, saturation, hue and blur [n, 5], in this order.
+
+    Factors as torchvision's: of all values, of the distance from the mean luminance of the view, from each pixel's.
+    The hue turns by a share of the circle, in YIQ. Values stay within 0..255.
+    """
+    bright, contrast, saturation, turn, sigma = (value[:, None, None, None] for value in changes.unbind(1))
+    x = (x * bright).clamp(0, 255)
+    x = (_grey(x).mean((2, 3), keepdim=True) * (1 - contrast) + x * contrast).clamp(0, 255)
+    x = (_grey(x) * (1 - saturation) + x * saturation).clamp(0, 255)
+    x = torch.einsum("nij,njhw->nihw", _turned(turn[:, 0, 0, 0]), x).clamp(0, 255)
+    down, right = _spread(x.shape[2], sigma[:, :, 0, 0]), _spread(x.shape[3], sigma[:, :, 0, 0])
+    return down[:, None] @ x @ right[:, None].transpose(2, 3)
+
+
+def _grey(x: torch.Tensor) -> torch.Tensor:
+    return (x * torch.tensor(GREY, device=x.device)[:, None, None]).sum(1, keepdim=True)
+
+
+def _turned(turn: torch.Tensor) -> torch.Tensor:
+    """Matrices [n, 3, 3] that turn the hue by shares of the circle [n]."""
+    to = torch.tensor(YIQ, device=turn.device)
+    angle = 2 * torch.pi * turn
+    rotation = torch.eye(3, device=turn.device).repeat(len(turn), 1, 1)
+    rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
+    rotation[:, 1, 2], rotation[:, 2, 1] = -angle.sin(), angle.sin()
+    return torch.linalg.inv(to) @ rotation @ to
+
+
+def _spread(cells: int, sigma: torch.Tensor) -> torch.Tensor:
+    """Gaussian weights [n, cells, cells] of deviations [n, 1], 0 for none; rows sum to 1, at the border too."""
+    at = torch.arange(cells, device=sigma.device, dtype=torch.float32)
+    weights = torch.exp(-0.5 * ((at[:, None] - at) / sigma.clamp_min(1e-3)[:, :, None]).square())
+    return weights / weights.sum(2, keepdim=True)
 
 
 def recolour(x: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:

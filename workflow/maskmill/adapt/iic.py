@@ -24,7 +24,8 @@ from maskmill.adapt._views import ViewParams
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.adapt._data import TokenImages
+    from maskmill.adapt._data import Images
+    from maskmill.adapt._encoder import Encoder
     from maskmill.adapt._information import ClassHead
     from maskmill.adapt._job import Job
 
@@ -45,15 +46,15 @@ def code_length(params: Params, clusters: int) -> int:
     return clusters
 
 
-def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
+def build(depth: int, params: Params, clusters: int, encoder: Encoder | None = None) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> class probabilities [n, k, h, w], and `prototypes`."""
     from maskmill.adapt._information import ClassHead
     from maskmill.adapt._selflabel import small_head
 
-    return ClassHead(small_head(depth, params), params.dimensions, clusters, params.over_factor * clusters)
+    return ClassHead(small_head(depth, params, encoder), params.dimensions, clusters, params.over_factor * clusters)
 
 
-def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss, monitors.
 
     Raises:
@@ -61,20 +62,21 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     """
     from maskmill.adapt import _information, _trainer, _views
     from maskmill.adapt._modules import usage
+    from maskmill.adapt._selflabel import rates
 
-    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
+    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters, images.encoder))
     length = _views.span(len(images), params)
     turn = min(length, max(1, params.steps // 2))  # however short the training, both heads learn
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         over = step // turn % 2 == 0
-        one, two, seen = views(head, batch, params.scale, over)
+        one, two, seen = views(head, batch, params.scale, over, images.multiple)
         found = _information.loss(one, two, params.shift, params.lam_over if over else params.lam)
         kept = {"over": found} if over else {"main": found} | usage(seen.detach())
         return found, len(batch[0]), kept
 
     plan = _trainer.Plan(
-        head, [(list(head.parameters()), params.learning_rate)],
+        head, rates(head.trunk, [*head.main.parameters(), *head.over.parameters()], params),
         lambda step: [_views.batch(images, params, job, step, length)], loss, params.steps, params.batch_size,
         monitors=("main", "over", "entropy", "used", "largest"),
     )  # fmt: skip
@@ -82,14 +84,14 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
 
 
 def views(
-    head: ClassHead, batch: tuple[torch.Tensor, ...], scale: float, over: bool
+    head: ClassHead, batch: tuple[torch.Tensor, ...], scale: float, over: bool, multiple: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Probabilities [n, k, h, w] of the whole and of the crop laid back, 0 outside the crop; those of the whole."""
     from maskmill.adapt import _views, _warp
 
-    x, boxes, gains = batch
-    size = _views.size(x, scale)
-    whole = head.probabilities(_warp.recolour(_warp.resize(x, size), gains[:, 0]), over)
-    part = head.probabilities(_warp.recolour(_warp.crop(x, boxes, size), gains[:, 1]), over)
-    back, inside = _warp.lay_back(part, boxes, size)
+    x, boxes, changes = batch
+    size = _views.size(x, scale, multiple)
+    whole = head.probabilities(_warp.change(_warp.resize(x, size), changes[:, 0]), over)
+    part = head.probabilities(_warp.change(_warp.crop(x, boxes, size), changes[:, 1]), over)
+    back, inside = _warp.lay_back(part, boxes, (whole.shape[2], whole.shape[3]))
     return whole * inside, back * inside, whole

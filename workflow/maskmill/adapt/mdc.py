@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from maskmill.adapt._data import TokenImages
+    from maskmill.adapt._data import Images
+    from maskmill.adapt._encoder import Encoder
     from maskmill.adapt._job import Job
 
 DEVIATION = 0.01  # of a new classifier's weights
@@ -37,14 +38,14 @@ def code_length(params: Params, clusters: int) -> int:
     return params.dimensions
 
 
-def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
+def build(depth: int, params: Params, clusters: int, encoder: Encoder | None = None) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> [n, c, h, w] of unit length, and `prototypes`."""
     from maskmill.adapt._selflabel import UnitHead, small_head
 
-    return UnitHead(small_head(depth, params), clusters, params.dimensions)
+    return UnitHead(small_head(depth, params, encoder), clusters, params.dimensions)
 
 
-def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss, monitors.
 
     Raises:
@@ -54,9 +55,9 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
 
     from maskmill.adapt import _selflabel, _trainer, _views
 
-    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
+    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters, images.encoder))
     length = _views.span(len(images), params)
-    model = _selflabel.SelfLabeller(head, [job.clusters], 1, params.scale)
+    model = _selflabel.SelfLabeller(head, [job.clusters], 1, params.scale, images.multiple)
     classifier = torch.nn.Conv2d(params.dimensions, job.clusters, 1).to(job.device)
     model.classifier = classifier  # in the checkpoint
     cluster = _selflabel.starter(model, images, params, job, length)
@@ -73,7 +74,7 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
         return found, len(batch[0]), _selflabel.monitors({"labels": found}, scores)
 
     plan = _trainer.Plan(
-        model, [([*head.projector.parameters(), *classifier.parameters()], params.learning_rate)],
+        model, _selflabel.rates(head.projector, classifier.parameters(), params),
         lambda step: [_views.batch(images, params, job, step, length)], loss, params.steps, params.batch_size,
         monitors=("labels", "entropy", "used", "largest"), before=before,
     )  # fmt: skip

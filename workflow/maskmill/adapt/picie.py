@@ -26,7 +26,8 @@ from maskmill.adapt._views import SelfLabelParams
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.adapt._data import TokenImages
+    from maskmill.adapt._data import Images
+    from maskmill.adapt._encoder import Encoder
     from maskmill.adapt._job import Job
     from maskmill.adapt._selflabel import SelfLabeller
 
@@ -42,11 +43,11 @@ def code_length(params: Params, clusters: int) -> int:
     return params.dimensions
 
 
-def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
+def build(depth: int, params: Params, clusters: int, encoder: Encoder | None = None) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> [n, c, h, w] of unit length, and `prototypes`."""
     from maskmill.adapt._selflabel import UnitHead, small_head
 
-    return UnitHead(small_head(depth, params), clusters, params.dimensions)
+    return UnitHead(small_head(depth, params, encoder), clusters, params.dimensions)
 
 
 def levels(clusters: int, params: Params) -> list[tuple[int, float]]:
@@ -57,7 +58,7 @@ def levels(clusters: int, params: Params) -> list[tuple[int, float]]:
     return [(clusters, two / (one + two)), (params.over_clusters, one / (one + two))]
 
 
-def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss, monitors.
 
     Raises:
@@ -65,9 +66,9 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     """
     from maskmill.adapt import _selflabel, _trainer, _views
 
-    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
+    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters, images.encoder))
     parts, length = levels(job.clusters, params), _views.span(len(images), params)
-    model = _selflabel.SelfLabeller(head, [k for k, _ in parts], 2, params.scale)
+    model = _selflabel.SelfLabeller(head, [k for k, _ in parts], 2, params.scale, images.multiple)
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         inputs = model.inputs(batch)
@@ -81,7 +82,7 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
         return total, len(batch[0]), _selflabel.monitors(seen, scores)
 
     plan = _trainer.Plan(
-        model, [(list(head.projector.parameters()), params.learning_rate)],
+        model, _selflabel.rates(head.projector, (), params),
         lambda step: [_views.batch(images, params, job, step, length)], loss, params.steps, params.batch_size,
         monitors=("within", "across", *(["over"] if len(parts) > 1 else []), "entropy", "used", "largest"),
         before=_selflabel.starter(model, images, params, job, length),

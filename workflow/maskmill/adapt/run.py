@@ -1,33 +1,53 @@
-"""Files of the adapt stage: learn a head from the tokens of all shards, then make codes shard by shard."""
+"""Files of the adapt stage: learn a head from the tokens or photos of all shards, then make codes shard by shard."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from maskmill.adapt import _neighbours
-from maskmill.adapt._data import CROPS, TokenImages
+from maskmill.adapt._data import CROPS, Images, TokenImages
 from maskmill.adapt._job import Job
 from maskmill.artefact import Provenance, json_hash, read_tensors, write_json, write_tensors
-from maskmill.config import METHOD_KEY, Adapt, validate
+from maskmill.config import METHOD_KEY, Adapt, FeatureSet, validate
 from maskmill.device import pick
 from maskmill.errors import NumericsError, StoreError
+from maskmill.manifest import read_shard
 from maskmill.neighbours import unit_rows
 from maskmill.progress import track
 from maskmill.registry import load
 from maskmill.store import Ragged, RaggedWriter
 from maskmill.training.checkpoint import Keeper
 
+if TYPE_CHECKING:
+    import torch
+
 FORMAT = "maskmill-head-1"
 LOOK = 32  # images that a new head is looked at on
 FULL = 0.95  # a cluster with a larger share of the tokens, or a mask of an image's, is a collapse
 
 
+@dataclass(frozen=True)
+class Photos:
+    """Photos in place of stored tokens, for a head that trains its backbone: manifest, weights, feature set."""
+
+    manifest: str | Path
+    weights: str | Path
+    feature_set: FeatureSet
+
+    def open(self, cache_mib: int, device: torch.device, threads: int) -> Images:
+        """See `PhotoImages`."""
+        from maskmill.adapt._encoder import PhotoImages
+
+        return PhotoImages(self.manifest, self.weights, self.feature_set, cache_mib, device, threads)
+
+
 def fit(
-    features: Sequence[str | Path],
+    source: Sequence[str | Path] | Photos,
     params: Mapping[str, Any],
     seed: int,
     clusters: int,
@@ -39,10 +59,10 @@ def fit(
     monitor: str | Path | None = None,
     timing: str | Path | None = None,
 ) -> None:
-    """Train a head on the stored tokens of all shards.
+    """Train a head on the stored tokens of all shards, or on photos together with their backbone.
 
     Args:
-        features: one store a shard; the result does not depend on how images are spread over them.
+        source: one store a shard; the result does not depend on how images are spread over them. Or photos.
         params: the flat `adapt` section. clusters: of the recipe; the prototypes that a method with prototypes learns.
         out: safetensors: the head, and metadata that suffices to use it.
         neighbours: the table of `maskmill adapt neighbours`, for methods that ask for it.
@@ -57,19 +77,25 @@ def fit(
 
     torch.set_num_threads(1)  # parallel work is split by hand, so that no sum depends on the number of threads
     method, settings, own = _settings(params)
-    images = TokenImages(features, settings.cache_mib)
+    place = pick(device)
+    images: Images
+    if isinstance(source, Photos):
+        images = source.open(settings.cache_mib, place, threads)
+    else:
+        images = TokenImages(source, settings.cache_mib)
     items = len(images) * CROPS[getattr(own, "crops", "none")]
     if items < getattr(own, "batch_size", 1):
         raise NumericsError(
             f"adapt.batch_size: {own.batch_size}, but there are {items} images (or crops) to learn from; set it to "
             f"{items} or less, or use more images"
         )
-    place = pick(device)
     table = _neighbours.read(neighbours, images.ids) if neighbours is not None else None
     spec = {
         "format": FORMAT, "adapt": dict(params), "seed": seed, "clusters": clusters, "depth": images.depth,
         "features": images.made_by,
     }  # fmt: skip
+    if images.encoder is not None:
+        spec["encoder"] = images.encoder.spec
     hashes = [*images.hashes, *([table.hash] if table is not None else [])]
     made = Provenance.of("adapt", spec, hashes)
     key = json_hash([made.hash, place.type, torch.__version__])
@@ -85,7 +111,7 @@ def fit(
     keeper.clear()
 
 
-def _examined(head: Head, images: TokenImages, seed: int) -> dict[str, Any]:
+def _examined(head: Head, images: Images, seed: int) -> dict[str, Any]:
     """Monitors of a new head: share of every cluster, and of an image's largest mask where its codes are masks.
 
     Raises:
@@ -123,7 +149,7 @@ def _plain(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def _shares(head: Head, images: TokenImages, seed: int) -> list[float]:
+def _shares(head: Head, images: Images, seed: int) -> list[float]:
     """Share of each prototype among the tokens of some images; none for a method without prototypes."""
     if head.prototypes is None:
         return []
@@ -135,7 +161,7 @@ def _shares(head: Head, images: TokenImages, seed: int) -> list[float]:
     return [float(share) for share in counts / counts.sum()]
 
 
-def _mask_share(head: Head, images: TokenImages, seed: int) -> float:
+def _mask_share(head: Head, images: Images, seed: int) -> float:
     """Share of the tokens in an image's largest mask, mean over some images."""
     found = []
     for i in _looked_at(images, seed):
@@ -144,7 +170,7 @@ def _mask_share(head: Head, images: TokenImages, seed: int) -> float:
     return float(np.mean(found))
 
 
-def _looked_at(images: TokenImages, seed: int) -> list[int]:
+def _looked_at(images: Images, seed: int) -> list[int]:
     """Some images, drawn by the seed."""
     from maskmill.sampling import rng
 
@@ -157,6 +183,7 @@ class Head:
     Attributes:
         spec: parameters, clusters, length of a token, the feature set that it was trained on. code_length: c.
         prototypes: [k, c] float32 of unit length, or None. hash: of what made the file that it was read from.
+        encoder: the backbone below it, where it was trained together with the head; then the head sees photos.
     """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], spec: Mapping[str, Any], device: Any, hash: str = "") -> None:
@@ -165,7 +192,13 @@ class Head:
         method, _, own = _settings(spec["adapt"])
         self.spec, self.device, self.hash = spec, device, hash
         self.code_length = int(method.code_length(own, int(spec["clusters"])))
-        self.module = method.build(int(spec["depth"]), own, int(spec["clusters"]))
+        size = int(spec["depth"]), own, int(spec["clusters"])
+        self.encoder = None
+        if "encoder" in spec:
+            from maskmill.adapt._encoder import Encoder
+
+            self.encoder = Encoder.of(spec["encoder"], device)
+        self.module = method.build(*size) if self.encoder is None else method.build(*size, self.encoder)
         state = {name.removeprefix("head."): torch.from_numpy(value) for name, value in tensors.items()}
         self.module.load_state_dict(state)
         self.module.to(device).eval()
@@ -182,7 +215,7 @@ class Head:
         return cls(tensors, spec, pick(device), str(provenance["hash"]))
 
     def codes(self, tokens: np.ndarray) -> np.ndarray:
-        """Tokens [h, w, d] of one image -> codes [h, w, c] float32."""
+        """Tokens [h, w, d] of one image, or a photo uint8 [H, W, 3] -> codes [h, w, c] float32."""
         import torch
 
         with torch.inference_mode():
@@ -191,23 +224,52 @@ class Head:
 
 
 def apply(head: str | Path, features: str | Path, out: str | Path, threads: int = 1, device: str = "auto") -> None:
-    """Codes of one shard, a Ragged "features" store.
+    """Codes of one shard, a Ragged "features" store, from its tokens.
 
     Raises:
-        StoreError: the tokens are of another feature set than the head was trained on.
+        StoreError: the tokens are of another feature set than the head was trained on, or the head sees photos.
     """
+    model, store = Head.load(head, device), Ragged(features)
+    if model.encoder is not None:
+        raise StoreError(f"{head}: was trained together with its backbone and sees photos; give --manifest and --shard")
+    if store.ids and dict(store.provenance.get("params", {})) != model.spec["features"]:
+        raise StoreError(f"{features}: not of the feature set that {head} was trained on; give the same one, or train "
+                         "the head again")  # fmt: skip
+    made = Provenance.of("adapt", {"head": model.hash}, [store.hash])
+    _write(out, model, store.ids, lambda image_id: np.asarray(store[image_id]), made, threads)
+
+
+def apply_to_photos(
+    head: str | Path, manifest: str | Path, shard: str, out: str | Path, threads: int = 1, device: str = "auto"
+) -> None:
+    """Codes of one shard, a Ragged "features" store, from its photos, by a head that was trained with its backbone.
+
+    Raises:
+        StoreError: the head sees stored tokens. InputError: a photo has changed.
+    """
+    from maskmill.adapt._encoder import seen
+
+    model = Head.load(head, device)
+    if model.encoder is None:
+        raise StoreError(f"{head}: sees stored tokens; give --features")
+    rows = {row.id: row for row in read_shard(manifest, shard)}
+    backbone = model.encoder.backbone
+    made = Provenance.of("adapt", {"head": model.hash}, [shard])
+    workers = 1 if backbone.is_vit else threads  # a ViT's position embeddings follow the image at hand
+    _write(out, model, list(rows), lambda key: seen(rows[key], backbone.set, backbone.multiple), made, workers)
+
+
+def _write(
+    out: str | Path, model: Head, ids: Sequence[str], read: Callable[[str], np.ndarray], made: Provenance, workers: int
+) -> None:
+    """The codes of images by id, computed several at once."""
     import torch
 
     from maskmill.blocks import ordered
 
     torch.set_num_threads(1)  # each image on one thread, several images at once
-    model, store = Head.load(head, device), Ragged(features)
-    if store.ids and dict(store.provenance.get("params", {})) != model.spec["features"]:
-        raise StoreError(f"{features}: not of the feature set that {head} was trained on; give the same one, or train "
-                         "the head again")  # fmt: skip
-    made = Provenance.of("adapt", {"head": model.hash}, [store.hash])
-    workers = 1 if model.device.type == "cuda" else threads
+    workers = 1 if model.device.type == "cuda" else workers
     with RaggedWriter(out, "features", depth=model.code_length, provenance=made) as writer:
-        found = ordered(lambda image_id: model.codes(store[image_id]), store.ids, workers)
-        for image_id, codes in track(zip(store.ids, found, strict=True), len(store.ids), "adapt"):
+        found = ordered(lambda image_id: model.codes(read(image_id)), ids, workers)
+        for image_id, codes in track(zip(ids, found, strict=True), len(ids), "adapt"):
             writer.append(image_id, codes)

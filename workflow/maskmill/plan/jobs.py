@@ -104,7 +104,7 @@ def _readers(recipe: Recipe) -> dict[str, set[str]]:
     def read(name: str, *rules: str) -> None:
         found.setdefault(name, set()).update(rules)
 
-    if recipe.adapt is not None:
+    if recipe.adapt is not None and not recipe.unfrozen:
         read(recipe.adapt.settings.features, "adapt_fit", "adapt_map")
     if not recipe.tokens:
         cut = recipe.stage("cut").settings
@@ -133,6 +133,8 @@ def _weights(run: Run) -> set[str]:
     used = used_sets(run)
     found = {fs.weights_slug for slug, fs in run.feature_sets.items() if slug in used}
     for recipe in run.recipes.values():
+        if recipe.unfrozen:
+            found.add(recipe.features[recipe.stage("adapt").settings.features].weights_slug)
         if recipe.crops:
             found.add(recipe.features[recipe.regions.settings.features].weights_slug)
         for r in range(1, recipe.round_count + 1):
@@ -201,8 +203,9 @@ def _adapt(name: str, recipe: Recipe, images: Images, seeds: int) -> Iterator[Wo
     if recipe.neighbours:
         yield _work("adapt_neighbours", name, 1, images.count)
     samples = seeds * int(stage.params.steps) * int(stage.params.batch_size)
-    yield Work("adapt_fit", name, seeds, samples, "samples", False, True, 0, 0, 2, MEMORY["adapt_fit"])
-    yield _mapped("adapt_map", name, images, seeds)
+    threads, memory = (8, 16000) if recipe.unfrozen else (2, MEMORY["adapt_fit"])
+    yield Work("adapt_fit", name, seeds, samples, "samples", False, True, 0, 0, threads, memory)
+    yield _mapped("adapt_map", name, images, seeds, network=recipe.unfrozen)
 
 
 def _rounds(name: str, recipe: Recipe, images: Images, seeds: int) -> Iterator[Work]:

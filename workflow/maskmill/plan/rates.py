@@ -101,7 +101,7 @@ def method(work: Work, run: Run) -> str:
     if stage == "paint":
         return ("tokens" if recipe.tokens else "regions") + refined
     if stage == "adapt":
-        return str(recipe.stage("adapt").method)
+        return str(recipe.stage("adapt").method) + ("+backbone" if recipe.unfrozen else "")
     if stage not in ("cut", "regions", "reduce", "foreground", "cluster", "rounds"):
         return ""
     return str(recipe.stage(stage).method) + refined

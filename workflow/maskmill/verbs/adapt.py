@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from maskmill.errors import ConfigError
 from maskmill.verbs.options import Device, ManifestFile, Out, Params, Seed, Threads, section, shard_files
 
 app = typer.Typer(help="adapt: tokens -> head -> codes, a feature set of the recipe.", no_args_is_help=True)
@@ -29,35 +30,52 @@ def adapt_neighbours(
 
 @app.command("fit")
 def adapt_fit(
-    features: Annotated[Path, typer.Option(help="folder of feature stores")],
     manifest: ManifestFile,
     params: Params,
     out: Out,
     seed: Seed = 0,
     threads: Threads = 1,
     device: Device = "auto",
+    features: Annotated[Path | None, typer.Option(help="folder of feature stores")] = None,
+    weights: Annotated[Path | None, typer.Option(help="of the backbone, where it learns too (unfreeze)")] = None,
     neighbours: Annotated[Path | None, typer.Option(help="table of nearest images, where the method asks")] = None,
     monitor: Annotated[Path | None, typer.Option(help="JSON of losses and monitors to write")] = None,
     timing: Annotated[Path | None, typer.Option(help="JSON of the throughput to write")] = None,
 ) -> None:
-    """Learn a head on the stored tokens of all shards."""
-    from maskmill.adapt.run import fit
+    """Learn a head on the stored tokens of all shards, or on the photos together with its backbone."""
+    from maskmill.adapt.run import Photos, fit
+    from maskmill.config import FeatureSet
 
     own = section(params)
-    clusters = own.pop("clusters", 8)
-    stores = shard_files(features, manifest)
-    fit(stores, own, seed, clusters, out, threads, device, neighbours=neighbours, monitor=monitor, timing=timing)
+    clusters, feature_set = own.pop("clusters", 8), own.pop("feature_set", None)
+    if (features is None) == (weights is None):
+        raise ConfigError("adapt fit: give --features, or --weights where the backbone learns too; one of the two")
+    if (weights is None) == bool(own.get("unfreeze")):
+        raise ConfigError("adapt fit: unfreeze: true needs --weights, a frozen backbone --features")
+    source: Any = shard_files(features, manifest) if features else None
+    if weights is not None:
+        source = Photos(manifest, weights, FeatureSet.model_validate(feature_set))
+    fit(source, own, seed, clusters, out, threads, device, neighbours=neighbours, monitor=monitor, timing=timing)
 
 
 @app.command("map")
 def adapt_map(
-    features: Annotated[Path, typer.Option(help="feature store of one shard")],
     head: Annotated[Path, typer.Option(help="head.safetensors")],
     out: Out,
+    features: Annotated[Path | None, typer.Option(help="feature store of one shard")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="manifest, for a head that was trained with its backbone")
+    ] = None,
+    shard: Annotated[str, typer.Option(help="with --manifest: name of the shard")] = "",
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
     """Codes of one shard."""
-    from maskmill.adapt.run import apply
+    from maskmill.adapt.run import apply, apply_to_photos
 
-    apply(head, features, out, threads, device)
+    if features is not None:
+        apply(head, features, out, threads, device)
+    elif manifest is not None and shard:
+        apply_to_photos(head, manifest, shard, out, threads, device)
+    else:
+        raise ConfigError("adapt map: give --features, or --manifest and --shard; one of the two")

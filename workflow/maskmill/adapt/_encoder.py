@@ -1,0 +1,199 @@
+"""A backbone that learns together with its head (`unfreeze`), and the photos that both see.
+
+Nothing of the network looks at other images of a batch (batch norms keep the statistics that they came with), so a
+batch goes through it in pieces: forward without a graph, and again with one when the gradient of the features is known.
+Memory is that of a piece whatever the batch, and the loss is still that of the whole batch, which IIC and the
+clusterings need. Pieces are of one size and their gradients are added in order, so no number depends on the threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from maskmill.adapt._data import Images
+from maskmill.artefact import read_tensors
+from maskmill.backbones import Backbone, load, resample_positions, untrained
+from maskmill.config import FeatureSet
+from maskmill.errors import ConfigError, NumericsError
+from maskmill.images import resize, target_size
+from maskmill.manifest import Row, read_manifest
+from maskmill.photos import read_photo
+
+PIECE = {"cpu": 4, "cuda": 32}  # images that are computed at once
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A backbone that is to learn. facts: architecture, mean, std. threads: of the CPU."""
+
+    backbone: Backbone
+    facts: dict[str, Any]
+    threads: int = 1
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any], device: torch.device) -> Encoder:
+        """From the `encoder` of a head's metadata, with random weights, to be filled from the head's tensors."""
+        feature_set = FeatureSet.model_validate(spec["feature_set"])
+        return cls(untrained(spec["facts"], feature_set, device), dict(spec["facts"]))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What `of` needs."""
+        return {"facts": self.facts, "feature_set": self.backbone.set.model_dump(mode="json")}
+
+
+class Tower(nn.Module):
+    """The backbone's level and a head on it: RGB 0..255 [n, 3, H, W] -> [n, c, h, w].
+
+    Attributes:
+        model: timm's network; all of its weights learn but a ViT's position embeddings. head: see `small_head`.
+        positions: those embeddings on the grid that they were made for; a grid of another size gets them resampled.
+    """
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+        self.model: nn.Module = encoder.backbone.model
+        self.positions: torch.Tensor | None
+        self._take_positions(encoder.backbone)
+        self.model.requires_grad_(True)
+
+    def _take_positions(self, backbone: Backbone) -> None:
+        """Move the position embeddings of a ViT out of its parameters: they change their size with the grid."""
+        self.register_buffer("positions", None)
+        if not backbone.is_vit:
+            return
+        positions = backbone.positions
+        if positions.native is None or positions.native.ndim != 3 or not positions.dynamic:
+            raise ConfigError(f"adapt.unfreeze: {backbone.set.backbone} takes one size of images; use a plain ViT or a "
+                              "CNN, or leave it frozen")  # fmt: skip
+        self.grid = positions.native_grid
+        self.register_buffer("positions", positions.native.detach().clone())
+        model: Any = self.model
+        del model.pos_embed
+
+    def train(self, mode: bool = True) -> Tower:
+        """The backbone stays in evaluation mode: its batch norms keep their statistics."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The head's maps; the head sees the whole batch, the backbone sees it in pieces."""
+        backbone = self.encoder.backbone
+        if self.positions is not None:
+            h, w = x.shape[2] // backbone.stride, x.shape[3] // backbone.stride
+            model: Any = self.model
+            model.pos_embed = resample_positions(self.positions, self.grid, (h, w))
+            model.patch_embed.grid_size = (h, w)
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        if torch.is_grad_enabled() and learning:
+            return torch.as_tensor(self.head(_Pieces.apply(self, x, *learning)))  # type: ignore[no-untyped-call]
+        return torch.as_tensor(self.head(torch.cat(self.by_pieces(self.tokens, [x]))))
+
+    def tokens(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens [n, d, h, w] of one piece, float32."""
+        return self.encoder.backbone.maps(x.contiguous(memory_format=torch.channels_last)).float()
+
+    def by_pieces(self, function: Callable[..., R], batches: Sequence[torch.Tensor]) -> list[R]:
+        """`function` of the pieces of tensors of equal length, in order, in threads; modes are those of the caller."""
+        size = PIECE[batches[0].device.type]
+        pieces = list(zip(*(batch.split(size) for batch in batches), strict=True))
+        mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        half = torch.is_autocast_enabled(batches[0].device.type)
+        kind = batches[0].device.type
+
+        def one(piece: tuple[torch.Tensor, ...]) -> R:
+            cast = torch.autocast(kind, torch.bfloat16, enabled=half)
+            with torch.inference_mode(mode[1]), torch.set_grad_enabled(mode[0]), cast:
+                return function(*piece)
+
+        workers = min(len(pieces), self.encoder.threads if kind == "cpu" else 1)
+        if workers < 2:
+            return [one(piece) for piece in pieces]
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(one, pieces))
+
+
+class _Pieces(torch.autograd.Function):
+    """The backbone's tokens of a batch without a graph; backward computes every piece again."""
+
+    @staticmethod
+    def forward(ctx: Any, tower: Tower, x: torch.Tensor, *learning: nn.Parameter) -> torch.Tensor:
+        ctx.tower, ctx.learning, ctx.half = tower, learning, torch.is_autocast_enabled(x.device.type)
+        ctx.save_for_backward(x)
+        return torch.cat(tower.by_pieces(tower.tokens, [x]))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+
+        def one(part: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+            with torch.enable_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=ctx.half):
+                tokens = ctx.tower.tokens(part)
+            return torch.autograd.grad(tokens, ctx.learning, gradient, allow_unused=True)
+
+        found = ctx.tower.by_pieces(one, [x, gradients[0]])
+        total = list(found[0])
+        for more in found[1:]:
+            total = [a if b is None else b if a is None else a + b for a, b in zip(total, more, strict=True)]
+        return None, None, *total
+
+
+class PhotoImages(Images):
+    """Photos of the manifest, uint8 RGB [H, W, 3] in the size that their feature set says.
+
+    Args:
+        manifest: its file. weights: of the backbone. feature_set: of what the backbone is to make.
+
+    Raises:
+        ConfigError: the feature set is no plain level of a network. NumericsError: there is no image.
+    """
+
+    def __init__(
+        self,
+        manifest: str | Path,
+        weights: str | Path,
+        feature_set: FeatureSet,
+        cache_mib: int,
+        device: torch.device,
+        threads: int = 1,
+    ) -> None:
+        found = read_manifest(manifest)
+        if not found.rows:
+            raise NumericsError("adapt: there is no image to learn from; check images and inputs/rejected.csv")
+        backbone = load(weights, feature_set, device)
+        if feature_set.facet != "token" or not isinstance(backbone, Backbone):
+            raise ConfigError(f"adapt.unfreeze: {feature_set.backbone}, facet {feature_set.facet}: a head can train a "
+                              "network through facet: token only; name another feature set")  # fmt: skip
+        facts = read_tensors(weights)[1]
+        self.encoder = Encoder(backbone, {key: facts[key] for key in ("architecture", "mean", "std")}, threads)
+        self.multiple, self.rows, self.threads = backbone.multiple, found.rows, threads
+        hashes = [*found.shards, backbone.digest]
+        super().__init__(found.ids, backbone.depth, hashes, feature_set.model_dump(mode="json"), cache_mib)
+
+    def read(self, i: int) -> np.ndarray:
+        """The photo as its backbone sees it, uint8 [H, W, 3]."""
+        return seen(self.rows[i], FeatureSet.model_validate(self.made_by), self.multiple)
+
+    def several(self, places: Sequence[int]) -> list[np.ndarray]:
+        """Photos by position, decoded in threads."""
+        if self.threads < 2:
+            return super().several(places)
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(self.__getitem__, places))
+
+
+def seen(row: Row, feature_set: FeatureSet, multiple: int) -> np.ndarray:
+    """A photo of the manifest in the size that the feature set says, uint8 [H, W, 3]; raises as `read_photo`."""
+    return resize(read_photo(row), target_size(row.height, row.width, feature_set.size, multiple))
