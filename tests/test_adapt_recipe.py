@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
     config = {key: value for key, value in BASELINE.items() if key != "reduce"} | {
         "images": str(folder / "images"), "labels": str(folder / "labels"), "recipes": ["stego"], "seeds": [0, 1],
         "adapt": {"steps": 40, "neighbours": 3, "places": 5, "dimensions": 16}, "inputs": {"shard_size": 4},
-        "cluster": {"clusters": 3}, "report": {"gallery": 2, "typical": 1},
+        "cluster": {"clusters": 3}, "report": {"gallery": 2, "typical": 1}, "evaluate": {"linear_probe": True},
     }  # fmt: skip
     done = snakemake(folder / "run", config)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -51,12 +51,22 @@ def test_every_seed_has_its_own_head_and_masks(run: tuple[Path, dict[str, Any]])
     assert "codes random" in page
 
 
+def test_the_codes_of_every_seed_are_probed_as_their_features_are(run: tuple[Path, dict[str, Any]]) -> None:
+    results = run[0] / "run/results"
+    features = read_json(next((results / "evaluate/probe").glob("*.json")))
+    for seed in (0, 1):
+        codes = read_json(results / f"recipes/stego/seed{seed}/adapt_probe.json")
+        assert (codes["recipe"], codes["features"], codes["dimensions"], codes["seed"]) == ("stego", "codes", 16, seed)
+        assert codes["scores"][0]["protocol"] == features["scores"][0]["protocol"]
+    assert "codes of stego" in (run[0] / "run/results/report.html").read_text()
+
+
 def test_nothing_is_done_twice_and_another_head_leaves_the_features(run: tuple[Path, dict[str, Any]]) -> None:
     folder, config = run
     assert "Nothing to be done" in (again := snakemake(folder / "run", config)).stdout + again.stderr
     table = jobs(snakemake(folder / "run", config | {"adapt": config["adapt"] | {"dropout": 0.2}}, "--dry-run"))
-    assert table["adapt_fit"] == 2
-    assert not {"features", "adapt_neighbours", "inputs"} & table.keys()
+    assert (table["adapt_fit"], table["evaluate_codes"]) == (2, 2)
+    assert not {"features", "adapt_neighbours", "inputs", "evaluate_probe"} & table.keys()
     more = jobs(snakemake(folder / "run", config | {"adapt": config["adapt"] | {"checkpoint_steps": 7}}, "--dry-run"))
     assert "adapt_fit" not in more
 

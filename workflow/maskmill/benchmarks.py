@@ -11,7 +11,7 @@ RULES = (
     "demo", "inputs", "weights", "features", "adapt_neighbours", "adapt_fit", "adapt_map", "cut", "regions",
     "reduce_fit", "reduce_map", "foreground_fit", "foreground_count", "foreground_choose", "cluster_fit", "cluster_map",
     "paint_limits", "paint", "paint_instances", "rounds_teach", "rounds_train", "rounds_detect", "rounds_predict",
-    "evaluate", "evaluate_objects", "evaluate_probe", "export", "report",
+    "evaluate", "evaluate_objects", "evaluate_probe", "evaluate_codes", "export", "report",
 )  # fmt: skip
 
 

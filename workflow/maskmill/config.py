@@ -297,7 +297,7 @@ class Evaluate(Model):
     size: Annotated[ScoreSize | None, BeforeValidator(_original)] = Field(
         None, description="where labels and masks meet: original (the label's own size, default) or {short_side: 320}"
     )
-    linear_probe: bool = Field(False, description="also fit a linear probe on each feature set")
+    linear_probe: bool = Field(False, description="also fit linear probes on each feature set and each head's codes")
     objects: Annotated[Objects | None, BeforeValidator(_switch, json_schema_input_type=bool | Objects | None)] = Field(
         None, description="class-agnostic object metrics of the cut: true, or a mapping"
     )

@@ -106,6 +106,12 @@ class Recipe(BaseModel):
         return self.adapt is not None and bool(getattr(self.adapt.params, "unfreeze", False))
 
     @property
+    def global_codes(self) -> bool:
+        """True with a head whose codes mean the same in every image, so that they can be clustered and probed."""
+        name = None if self.adapt is None else str(self.adapt.method)
+        return name is not None and not getattr(registry.load("adapt", name), "PER_IMAGE", False)
+
+    @property
     def tokens(self) -> bool:
         """True when tokens are clustered directly, without cut and regions."""
         return self.regions.method == "token"
@@ -418,8 +424,7 @@ def _check_masks(recipe: Recipe, path: Path) -> None:
             f"{path}: cut.features: {cut.settings.features!r}, but method {cut.method} reads the masks of a head; add "
             f"adapt: {{method: acseg}} or dinosaur, and set features: {CODES}"
         )
-    masks = adapt is not None and getattr(registry.load("adapt", str(adapt.method)), "PER_IMAGE", False)
-    if adapt is not None and masks and recipe.regions.settings.features == CODES:
+    if adapt is not None and not recipe.global_codes and recipe.regions.settings.features == CODES:
         raise ConfigError(
             f"{path}: regions.features: the {CODES} of {adapt.method} are masks, each within its image; cut them "
             f"(cut: {{features: {CODES}, method: argmax}}) and name another feature set here"

@@ -647,11 +647,28 @@ def report_inputs(wc):
                 ]
         if OBJECTS and not recipe.tokens:
             files["objects"].append(f"{base}/objects.json")
-    if RUN.config.labels and RUN.config.evaluate.linear_probe:
-        files["probes"] = [
-            f"results/evaluate/probe/{features}.json" for features in RUN.feature_sets
+    for features, probed in report_probes().items():
+        files["probes"].append(f"results/evaluate/probe/{features}.json")
+        files["probes"] += [
+            f"results/recipes/{name}/seed{seed}/adapt_probe.json"
+            for name in probed
+            for seed in RUN.config.seeds
         ]
     return files
+
+
+def report_probes():
+    """Feature set -> recipes whose heads were learnt on it and whose codes are probed; nothing where no probe is."""
+    if not RUN.config.labels or not RUN.config.evaluate.linear_probe:
+        return {}
+    return {
+        features: [
+            name
+            for name, recipe in RUN.recipes.items()
+            if recipe.global_codes and recipe.behind(CODES).slug == features
+        ]
+        for features in RUN.feature_sets
+    }
 
 
 def report_plan():
@@ -678,4 +695,6 @@ def report_plan():
     }
     if OBJECTS:
         plan["objects"] = True
+    if report_probes():
+        plan["probes"] = report_probes()
     return keys("report", plan | {"seeds": RUN.config.seeds, "recipes": recipes})

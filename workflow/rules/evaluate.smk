@@ -78,3 +78,26 @@ rule evaluate_probe:
     shell:
         "maskmill evaluate probe --manifest {input.manifest} --features results/features/{wildcards.features}"
         " --params {params.evaluate:q} --out {output} --threads {threads} &> {log}"
+
+
+# The same of what a head has made of a feature set: the codes of one seed.
+rule evaluate_codes:
+    input:
+        manifest="results/inputs/manifest.parquet",
+        codes=every_shard("results/recipes/{recipe}/seed{seed}/adapt/{shard}.zarr"),
+    output:
+        "results/recipes/{recipe}/seed{seed}/adapt_probe.json",
+    log:
+        "logs/evaluate_codes/{recipe}/seed{seed}.log",
+    benchmark:
+        "benchmarks/evaluate_codes/{recipe}/seed{seed}.tsv"
+    threads: 2
+    resources:
+        mem_mb=lambda wc, attempt: 6000 * attempt,
+        runtime=lambda wc, attempt: 120 * attempt,
+    params:
+        evaluate=lambda wc: evaluate_keys(objects=False),
+    shell:
+        "maskmill evaluate probe --manifest {input.manifest} --params {params.evaluate:q}"
+        " --features results/recipes/{wildcards.recipe}/seed{wildcards.seed}/adapt --recipe {wildcards.recipe}"
+        " --seed {wildcards.seed} --out {output} --threads {threads} &> {log}"

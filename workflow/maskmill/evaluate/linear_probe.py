@@ -1,5 +1,7 @@
 """The linear probe: how much a linear classifier reads out of frozen features. An upper mark for clusterings of them.
 
+The codes of a head are probed as the feature set that it was learnt on, so that the difference is what the head did.
+
 The labelled images are split into two halves by a hash of their ids. Multinomial logistic regression is fitted on the
 tokens of the one half and scored on the pixels of the other. A token's target is the share of each class among the
 pixels it covers, weighted by its share of scored pixels: the cross-entropy of its pixels, without the pixels. The
@@ -60,13 +62,17 @@ def probe(
     out: str | Path,
     threads: int = 1,
     device: str = "auto",
+    recipe: str | None = None,
 ) -> None:
-    """Fit and score the probe of one feature set, whose folder names it.
+    """Fit and score the probe of one feature set, whose folder names it, or of a recipe's codes of one seed.
 
     Args:
         feature_stores: Ragged "features" of all shards.
         params: the `evaluate` section.
-        out: JSON to write: features, seed, `scores` with one entry, as `evaluate.run.run` writes them.
+        seed: of the draw of tokens; for codes, the seed of their head.
+        out: JSON to write: features, dimensions, seed, `scores` with one entry, as `evaluate.run.run` writes them; for
+            codes also recipe, and features is "codes".
+        recipe: the recipe whose codes the stores are.
 
     Raises:
         InputError: one half has no labelled image, or nothing of the scored classes.
@@ -97,9 +103,11 @@ def probe(
     match = np.array([present.index(c) if c in present else -1 for c in classes])
     entry = score(counts, match, rule, present, settings.class_names) | {"diagnostics": diagnostics}
     del entry["matching"]
-    name = Path(feature_stores[0]).parent.name
+    subject = {"features": Path(feature_stores[0]).parent.name}
+    if recipe is not None:
+        subject = {"recipe": recipe, "features": "codes"}
     made = Provenance.of("evaluate", dict(params) | {"seed": seed}, [*(s.hash for s in stores), rule.labels])
-    write_json(out, {"features": name, "seed": seed, "scores": [entry]}, made)
+    write_json(out, subject | {"dimensions": x.shape[1], "seed": seed, "scores": [entry]}, made)
 
 
 def _without(digests: Mapping[str, str], left_out: Mapping[str, str]) -> dict[str, str]:

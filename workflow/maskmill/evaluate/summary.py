@@ -32,7 +32,8 @@ class Row:
 
     Attributes:
         protocol: the whole protocol, with its `hash`; only rows of one hash may share a table.
-        recipe: recipe, or feature set of a linear probe (then `round` is None).
+        recipe: recipe, or the feature set of a linear probe. round: None for probes.
+        features: what a linear probe read: a feature set, or the codes of the recipe's heads; None for masks.
         seeds: in ascending order. metrics: accuracy, miou, discovered, unmatched. per_class: IoU where it exists.
     """
 
@@ -43,10 +44,11 @@ class Row:
     seeds: tuple[int, ...]
     metrics: Mapping[str, Stat]
     per_class: Mapping[str, Stat] = field(default_factory=dict)
+    features: str | None = None
 
 
 def leaderboard(scores: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Rows grouped by (protocol, recipe, round); protocols by name, then by falling mean mIoU.
+    """Rows grouped by (protocol, recipe, probed features, round); protocols by name, then by falling mean mIoU.
 
     Args:
         scores: the objects of scores.json files and of linear probes.
@@ -54,15 +56,16 @@ def leaderboard(scores: Iterable[Mapping[str, Any]]) -> list[Row]:
     Raises:
         ValueError: one seed of a group is given twice.
     """
-    groups: dict[tuple[str, str, int | None, int | None], dict[int, Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str, str | None, int | None, int | None], dict[int, Mapping[str, Any]]] = {}
     for body in scores:
-        subject = (body.get("recipe") or body["features"], body.get("round"), body.get("clusters"))
+        name = body.get("recipe") or body["features"]
+        subject = (name, body.get("features"), body.get("round"), body.get("clusters"))
         for entry in body["scores"]:
             group = groups.setdefault((entry["protocol"]["hash"], *subject), {})
             if body["seed"] in group:
                 raise ValueError(f"{subject}: seed {body['seed']} is given twice for one protocol")
             group[body["seed"]] = entry
-    rows = [_row(recipe, round, clusters, group) for (_, recipe, round, clusters), group in groups.items()]
+    rows = [_row(*key[1:], group) for key, group in groups.items()]
     return sorted(rows, key=_order)
 
 
@@ -74,7 +77,9 @@ def tables(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _row(recipe: str, round: int | None, clusters: int | None, group: Mapping[int, Mapping[str, Any]]) -> Row:
+def _row(
+    recipe: str, features: str | None, round: int | None, clusters: int | None, group: Mapping[int, Mapping[str, Any]]
+) -> Row:
     entries = [group[seed] for seed in sorted(group)]
     return Row(
         protocol=entries[0]["protocol"],
@@ -88,6 +93,7 @@ def _row(recipe: str, round: int | None, clusters: int | None, group: Mapping[in
             for name, value in entries[0]["per_class"].items()
             if value is not None
         },
+        features=features,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from maskmill.plan.disk import feature_bytes, value_bytes
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import Images
-from maskmill.plan.jobs import regions_an_image, used_sets, vectors_of
+from maskmill.plan.jobs import regions_an_image, seeds_of_codes, used_sets, vectors_of
 from maskmill.recipes import Recipe, Run
 
 # Bytes of a label cell in a store of masks or segments (zstd), measured on the demo (docs/scaling.md).
@@ -64,18 +64,19 @@ def artefacts(
         )  # fmt: skip
         found.append(Artefact("features", slug, total, True, tuple(sorted(readers))))
     for name, recipe in run.recipes.items():
-        found += _of_recipe(name, recipe, images, regions.get(name), len(run.config.seeds), measured)
+        found += _of_recipe(name, recipe, run, images, regions.get(name), measured)
     return found
 
 
 def _of_recipe(
-    name: str, recipe: Recipe, images: Images, regions: float | None, seeds: int, measured: Mapping[str, float]
+    name: str, recipe: Recipe, run: Run, images: Images, regions: float | None, measured: Mapping[str, float]
 ) -> Iterator[Artefact]:
+    seeds, coded = len(run.config.seeds), seeds_of_codes(recipe, run)
     _, depth, reduced = vectors_of(recipe, images, regions)
     each = 0.0 if recipe.tokens else (regions_an_image(recipe) if regions is None else regions)
-    if recipe.adapt is not None:
+    if recipe.adapt is not None and coded:
         tokens = _mean_cells(recipe, recipe.adapt.settings.features, images, 1)
-        codes = seeds * _vectors(images, lambda n: round(n * tokens), recipe.code_length, 2)
+        codes = coded * _vectors(images, lambda n: round(n * tokens), recipe.code_length, 2)
         yield Artefact("codes", name, codes, True)
     if not recipe.tokens:
         cut = recipe.stage("cut").settings

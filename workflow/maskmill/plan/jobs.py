@@ -21,11 +21,11 @@ MEMORY = {  # MB of a first attempt, as in the rules
     "foreground_count": 3000, "foreground_choose": 2000, "cluster_fit": 6000, "cluster_map": 3000,
     "paint_limits": 2000, "paint": 3000, "paint_instances": 3000, "rounds_teach": 3000, "rounds_train": 8000,
     "rounds_detect": 4000, "rounds_predict": 4000, "evaluate": 3000, "evaluate_objects": 3000,
-    "evaluate_probe": 6000, "export": 3000, "report": 3000,
+    "evaluate_probe": 6000, "evaluate_codes": 6000, "export": 3000, "report": 3000,
 }  # fmt: skip
 TWO_THREADS = (
     "inputs", "features", "adapt_neighbours", "adapt_fit", "reduce_fit", "foreground_fit", "cluster_fit",
-    "rounds_train", "evaluate_probe",
+    "rounds_train", "evaluate_probe", "evaluate_codes",
 )  # fmt: skip
 REGIONS = {
     "kmeans": "segments",
@@ -95,6 +95,23 @@ def used_sets(run: Run) -> dict[str, set[str]]:
         for slug in run.feature_sets:
             found.setdefault(slug, set()).add("evaluate_probe")
     return found
+
+
+def seeds_of_codes(recipe: Recipe, run: Run) -> int:
+    """Seeds whose head makes codes: all where tokens are clustered as they are or codes are probed.
+
+    Cuts, regions and reductions are made once a recipe: they take the codes of the first seed only.
+    """
+    if recipe.adapt is None:
+        return 0
+    names = [recipe.regions.settings.features, *([recipe.cut.settings.features] if recipe.cut else [])]
+    clustered = CODES in names and recipe.tokens and recipe.reduce.method == "none"
+    return len(run.config.seeds) if clustered or probed(recipe, run) else int(CODES in names)
+
+
+def probed(recipe: Recipe, run: Run) -> bool:
+    """True when a linear probe is fitted on the recipe's codes."""
+    return bool(run.config.labels) and run.config.evaluate.linear_probe and recipe.global_codes
 
 
 def _readers(recipe: Recipe) -> dict[str, set[str]]:
@@ -168,7 +185,7 @@ def _of_recipe(name: str, recipe: Recipe, run: Run, images: Images, regions: flo
     seeds, labels = len(run.config.seeds), bool(run.config.labels)
     count, depth, reduced = vectors_of(recipe, images, regions)
     if recipe.adapt is not None:
-        yield from _adapt(name, recipe, images, seeds)
+        yield from _adapt(name, recipe, run, images)
     if not recipe.tokens:
         yield _mapped("cut", name, images)
         yield _mapped("regions", name, images, network=recipe.crops)
@@ -197,15 +214,18 @@ def _of_recipe(name: str, recipe: Recipe, run: Run, images: Images, regions: flo
     yield _work("export", name, 1, images.count)
 
 
-def _adapt(name: str, recipe: Recipe, images: Images, seeds: int) -> Iterator[Work]:
-    """The jobs of a head. Cuts, regions and reductions of codes take those of the first seed only."""
-    stage = recipe.stage("adapt")
+def _adapt(name: str, recipe: Recipe, run: Run, images: Images) -> Iterator[Work]:
+    """The jobs of a head, which is trained once a seed, and of the probe of its codes."""
+    stage, seeds, made = recipe.stage("adapt"), len(run.config.seeds), seeds_of_codes(recipe, run)
     if recipe.neighbours:
         yield _work("adapt_neighbours", name, 1, images.count)
     samples = seeds * int(stage.params.steps) * int(stage.params.batch_size)
     threads, memory = (8, 16000) if recipe.unfrozen else (2, MEMORY["adapt_fit"])
     yield Work("adapt_fit", name, seeds, samples, "samples", False, True, 0, 0, threads, memory)
-    yield _mapped("adapt_map", name, images, seeds, network=recipe.unfrozen)
+    if made:
+        yield _mapped("adapt_map", name, images, made, network=recipe.unfrozen)
+    if probed(recipe, run):
+        yield _work("evaluate_codes", name, seeds, seeds * images.count)
 
 
 def _rounds(name: str, recipe: Recipe, images: Images, seeds: int) -> Iterator[Work]:

@@ -100,7 +100,7 @@ def method(work: Work, run: Run) -> str:
         refined = "" if refine == "none" else f"+{refine}"
     if stage == "paint":
         return ("tokens" if recipe.tokens else "regions") + refined
-    if stage == "adapt":
+    if stage == "adapt" or work.rule == "evaluate_codes":
         return str(recipe.stage("adapt").method) + ("+backbone" if recipe.unfrozen else "")
     if stage not in ("cut", "regions", "reduce", "foreground", "cluster", "rounds"):
         return ""

@@ -20,6 +20,8 @@ HEADS = {
     "many_to_one": "Many to one",
     "linear_probe": "Linear probe",
 }
+MASKS = {"recipe": "Recipe", "round": "Round", "clusters": "Clusters"}
+PROBES = {"features": "Features", "learnt_on": "Learnt on", "dimensions": "Length"}
 NOT_METRICS = ("images", "pixels", "unmatched", "clusters")
 
 
@@ -45,21 +47,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One recipe and round."""
+    """One recipe and round, or one probe: `leads` says which, under the board's column heads of that name."""
 
-    recipe: str
-    round: int
+    leads: tuple[int | str | None, ...]
     seeds: tuple[int, ...]
-    clusters: int | str | None
     cells: tuple[Cell, ...]
     classes: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
 class Board:
-    """One protocol: its settings, the names of its metrics and classes, its rows."""
+    """One protocol: its settings, the heads of its columns: leads, metrics and classes, and its rows."""
 
     name: str
+    leads: tuple[str, ...]
     protocol: dict[str, Any]
     images: int | None
     metrics: tuple[str, ...]
@@ -89,36 +90,58 @@ def read_scores(results: Path, recipes: Mapping[str, int], seeds: Sequence[int])
     return found
 
 
-def boards(files: Sequence[Mapping[str, Any]]) -> list[Board]:
-    """Group scores by their whole protocol: numbers of different protocols never share a column."""
-    groups: dict[str, list[tuple[tuple[str, int, int], Mapping[str, Any]]]] = {}
+def read_probes(results: Path, probes: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Every linear probe that exists: of each feature set, followed by those of the codes that were learnt on it.
+
+    Args:
+        probes: slug of a feature set -> recipes whose heads were learnt on it and whose codes are probed.
+    """
+    found = []
+    for slug, recipes in probes.items():
+        places: list[tuple[Path, str, str | None]] = [(results / f"evaluate/probe/{slug}.json", slug, None)]
+        for recipe in recipes:
+            paths = [results / f"recipes/{recipe}/seed{seed}/adapt_probe.json" for seed in seeds]
+            places += [(path, f"codes of {recipe}", slug) for path in paths]
+        for path, name, learnt_on in places:
+            if path.is_file():
+                found.append(read_json(path) | {"features": name, "learnt_on": learnt_on})
+    return found
+
+
+def boards(files: Sequence[Mapping[str, Any]], leads: Mapping[str, str] = MASKS) -> list[Board]:
+    """Group scores by their whole protocol: numbers of different protocols never share a column.
+
+    Args:
+        leads: key of a file -> its column's head. The first two name a row, the third may vary over the row's seeds.
+    """
+    groups: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
     for file in files:
         for score in file.get("scores", []):
             key = json_hash([score["protocol"], score.get("images")])
-            place = (file["recipe"], file["round"], file["seed"])
-            groups.setdefault(key, []).append((place, dict(score) | {"clusters": file.get("clusters")}))
-    return [_board(group) for group in groups.values()]
+            groups.setdefault(key, []).append((file, score))
+    return [_board(group, leads) for group in groups.values()]
 
 
-def _board(group: Sequence[tuple[tuple[str, int, int], Mapping[str, Any]]]) -> Board:
-    first = group[0][1]
+def _board(group: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], leads: Mapping[str, str]) -> Board:
+    first, (one, two, varying) = group[0][1], leads
     metrics = [m for m in TITLES if m in first]
     metrics += sorted(m for m, v in first.items() if m not in (*metrics, *NOT_METRICS) and isinstance(v, int | float))
     classes = list(dict.fromkeys(name for _, score in group for name in score.get("per_class") or {}))
-    keys = list(dict.fromkeys((recipe, number) for (recipe, number, _), _ in group))
+    keys = list(dict.fromkeys((file[one], file[two]) for file, _ in group))
     rows = []
-    for recipe, number in keys:
-        mine = [(seed, score) for (a, b, seed), score in group if (a, b) == (recipe, number)]
+    for key in keys:
+        mine = [(file, score) for file, score in group if (file[one], file[two]) == key]
         cells = [_cell([score.get(m) for _, score in mine], m in SHARES) for m in metrics]
         each = [_cell([(score.get("per_class") or {}).get(c) for _, score in mine], True) for c in classes]
-        counts = list(dict.fromkeys(score["clusters"] for _, score in mine))
-        clusters = counts[0] if len(counts) == 1 else " / ".join(map(str, counts))
-        rows.append(Row(recipe, number, tuple(seed for seed, _ in mine), clusters, tuple(cells), tuple(each)))
+        counts = list(dict.fromkeys(file.get(varying) for file, _ in mine))
+        count = counts[0] if len(counts) == 1 else " / ".join(map(str, counts))
+        rows.append(Row((*key, count), tuple(file["seed"] for file, _ in mine), tuple(cells), tuple(each)))
     protocol = dict(first["protocol"])
     name = str(protocol.pop("name", "scores"))
-    comparable = name != "many_to_one" or len({row.clusters for row in rows}) == 1  # more clusters can only help there
+    comparable = name != "many_to_one" or len({row.leads[-1] for row in rows}) == 1  # more clusters can only help there
     ranked = _mark_best(rows) if comparable else tuple(rows)
-    return Board(name, protocol, first.get("images"), tuple(metrics), tuple(map(str, classes)), ranked)
+    heads = tuple(leads.values())
+    return Board(name, heads, protocol, first.get("images"), tuple(metrics), tuple(map(str, classes)), ranked)
 
 
 def cluster_names(files: Sequence[Mapping[str, Any]], recipe: str, number: int, seed: int) -> dict[int, str]:
@@ -154,4 +177,4 @@ def _mark_best(rows: Sequence[Row]) -> tuple[Row, ...]:
         ]
 
     both = zip(rows, marked([r.cells for r in rows]), marked([r.classes for r in rows]), strict=True)
-    return tuple(Row(r.recipe, r.round, r.seeds, r.clusters, cells, classes) for r, cells, classes in both)
+    return tuple(Row(r.leads, r.seeds, cells, classes) for r, cells, classes in both)

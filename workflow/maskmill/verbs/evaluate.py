@@ -51,9 +51,10 @@ def evaluate_probe(
     params: Params,
     out: Out,
     seed: Seed = 0,
+    recipe: Annotated[str | None, typer.Option(help="the features are the codes of this recipe's head")] = None,
     threads: Threads = 1,
 ) -> None:
-    """Score a linear probe on one feature set."""
+    """Score a linear probe on one feature set, or on the codes of a head."""
     from maskmill.evaluate.linear_probe import probe
 
-    probe(shard_files(features, manifest), manifest, section(params), seed, out, threads)
+    probe(shard_files(features, manifest), manifest, section(params), seed, out, threads, recipe=recipe)
