@@ -1,15 +1,15 @@
 """IIC: the classes of a token and of the same place in another view tell as much about each other as they can.
 
-Ji, Henriques and Vedaldi, Invariant information clustering for unsupervised image classification and segmentation
-(ICCV 2019). Two views of an image, one of them laid back by the known inverse of its geometry; the mutual information
-of their class probabilities is raised at every shift of a few cells. A main head of the recipe's clusters and a finer
-one learn by turns, an epoch each, the finer one first.
+Ji, Henriques and Vedaldi, Invariant information clustering for unsupervised image classification and segmentation (ICCV
+2019). Two views of an image, one of them laid back by the known inverse of its geometry; the mutual information of
+their class probabilities is raised at every shift of a few cells. A main head of the recipe's clusters and a finer one
+learn by turns, an epoch each, the finer one first.
 
-What differs because tokens are frozen and pixels are not seen: the trunk is a small head on stored tokens instead of a
-network trained on colours and Sobel edges. Hidden, scaled and shifted channels stand in for the photometric jitter (see
-`_views`). Shifts are counted in tokens: the paper's 10 of 128 pixels are 2 of 28. A head that treats every token alone
-knows its neighbours only through the shifts. Codes are the main head's class probabilities, prototypes the unit
-vectors, so that the nearest prototype is the most probable class.
+What differs, where tokens are frozen and pixels are not seen (`unfreeze: true` trains the backbone, on photos): the
+trunk is a small head on stored tokens instead of a network trained on colours and Sobel edges. Hidden, scaled and
+shifted channels stand in for the photometric jitter (see `_views`). Shifts are counted in tokens: the paper's 10 of 128
+pixels are 2 of 28. A head that treats every token alone knows its neighbours only through the shifts. Codes are the
+main head's class probabilities, prototypes the unit vectors, so that the nearest prototype is the most probable class.
 """
 
 from __future__ import annotations

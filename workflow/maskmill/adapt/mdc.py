@@ -5,8 +5,9 @@ comparison by Cho, Mall, Bala and Hariharan, PiCIE (CVPR 2021): one view with Pi
 k-means, a linear classifier that starts anew every epoch with an optimiser of its own, class weights that are the
 clusters' shares.
 
-What differs because tokens are frozen and pixels are not seen: as in `picie`. The prototypes are a last, spherical
-clustering of the whole images, as the code evaluates MDC ("fresh clusters").
+What differs, where tokens are frozen and pixels are not seen (`unfreeze: true` trains the backbone, on photos): as in
+`picie`. The prototypes are a last, spherical clustering of the whole images, as the code evaluates MDC ("fresh
+clusters").
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@ Cho, Mall, Bala and Hariharan, PiCIE: unsupervised semantic segmentation using i
 those of the other view with the centroids as frozen classifiers. Class weights are the clusters' shares, as in the
 code, which favours large clusters. `over_clusters: 100` is PiCIE+H: the same losses for a second, finer clustering.
 
-What differs because tokens are frozen and pixels are not seen: the network is a head on one grid instead of a ResNet
-with a feature pyramid. Hidden, scaled and shifted channels stand in for the photometric jitter (see `_views`); they are
-no change of light that a camera would make. The geometric equivariance is nearly free for a head that treats every
-token alone (only interpolation tells a crop before it from one after it), so the two views differ mainly by their
-channels. Class weights count the tokens as the clustering passed them, not by a second pass. The prototypes are a last,
-spherical clustering of the whole images (the code's evaluation "with fresh clusters").
+What differs, where tokens are frozen and pixels are not seen (`unfreeze: true` trains the backbone, on photos): the
+network is a head on one grid instead of a ResNet with a feature pyramid. Hidden, scaled and shifted channels stand in
+for the photometric jitter (see `_views`); they are no change of light that a camera would make. The geometric
+equivariance is nearly free for a head that treats every token alone (only interpolation tells a crop before it from one
+after it), so the two views differ mainly by their channels. Class weights count the tokens as the clustering passed
+them, not by a second pass. The prototypes are a last, spherical clustering of the whole images (the code's evaluation
+"with fresh clusters").
 """
 
 from __future__ import annotations
