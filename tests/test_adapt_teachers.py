@@ -241,6 +241,10 @@ def test_masks_are_those_of_the_cut_and_made_once(tmp_path: Path, monkeypatch: p
     expected = [primaps.cut(images[i].astype("f4") - np.float32(0.25), settings, 0, "a")[0] for i in range(2)]
     for i in range(2):
         np.testing.assert_array_equal(masks[i], expected[i].ravel())
+    monkeypatch.setattr(primaps_em, "CACHE_MIB", 0)
+    none = primaps_em.Masks(images, params, np.full(5, 0.25, "f4"))
+    assert none[0] is not none[0]  # beyond its memory they are made again
+    np.testing.assert_array_equal(none[1], masks[1])
     monkeypatch.setattr("maskmill.principal.segments_of", None)
     x, owner = primaps_em.batch(masks, params, JOB, 0)
     ids = _order(images, x + np.float32(0.25))

@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from maskmill.adapt._data import Images
 from maskmill.principal import Settings
 
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.adapt._data import TokenImages
     from maskmill.adapt._job import Job
 
 POINTS = 16384  # tokens that the first directions are read from
+CACHE_MIB = 1024  # of masks that are held, a byte a token; beyond it they are made again
 
 
 class Params(Settings):
@@ -58,7 +59,7 @@ def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     return ScoreHead(clusters, depth)
 
 
-def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss and monitors (focal: 0 until it is learnt; masks: share
     of the tokens that are in one).
 
@@ -98,28 +99,26 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     return _trainer.train(plan, job)
 
 
-class Masks:
-    """Principal masks of images, kept once they are made; a function of an image's tokens and of what is subtracted.
+class Masks(Images):
+    """Principal masks of images, flat: uint8 [h * w], 0 = in none; a function of the tokens and of what is subtracted.
 
     Attributes:
         mean: [d] float32, subtracted from every token.
     """
 
-    def __init__(self, images: TokenImages, params: Params, mean: np.ndarray) -> None:
+    def __init__(self, images: Images, params: Params, mean: np.ndarray) -> None:
+        super().__init__(images.ids, images.depth, images.hashes, images.made_by, CACHE_MIB)
         self.images, self.params, self.mean = images, params, mean
-        self.made: dict[int, np.ndarray] = {}
 
     def tokens(self, i: int) -> np.ndarray:
         """Tokens of image i less the mean, [h, w, d] float32."""
         return np.asarray(self.images[i].astype(np.float32) - self.mean)
 
-    def __getitem__(self, i: int) -> np.ndarray:
-        """Masks of image i, flat: uint8 [h * w], 0 = in none."""
+    def read(self, i: int) -> np.ndarray:
+        """Masks of image i, made anew."""
         from maskmill.principal import segments_of
 
-        if i not in self.made:
-            self.made[i] = segments_of(self.tokens(i), self.params).ravel()
-        return self.made[i]
+        return segments_of(self.tokens(i), self.params).ravel()
 
 
 def batch(masks: Masks, params: Params, job: Job, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -173,7 +172,7 @@ def pace(step: int, params: Params) -> float | None:
     return min(params.momentum, (moves - 1) / moves) if rest == 0 else None
 
 
-def start(head: Any, images: TokenImages, params: Params, job: Job) -> None:
+def start(head: Any, images: Images, params: Params, job: Job) -> None:
     """Prototypes at the principal directions of some tokens, the largest first; random ones beyond their number.
 
     Sets what the head subtracts, their mean.
