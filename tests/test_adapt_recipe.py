@@ -84,3 +84,11 @@ def test_a_head_that_trains_its_backbone_sees_photos_instead_of_stored_tokens(
     base = folder / "unfrozen/results/recipes/picie/seed0"
     assert read_json(base / "round0/scores.json")["scores"]
     assert {Ragged(path).depth for path in (base / "adapt").glob("*.zarr")} == {8}
+    stored = {"features": {"semantic": {"size": {"square": 128}, "dtype": "int8"}}, "adapt": own | {"cache_mib": 7}}
+    assert "adapt_fit" not in jobs(snakemake(folder / "unfrozen", config | stored, "--dry-run"))
+    draw(folder / "images/other.png", 9)  # other photos train another head
+    forced = snakemake(folder / "unfrozen", config | stored, "--until", "inputs")
+    assert forced.returncode == 0, forced.stdout + forced.stderr
+    again = snakemake(folder / "unfrozen", config | stored, "--dry-run", "-p")
+    assert jobs(again)["adapt_fit"] == 1
+    assert "--cache-mib 7" in again.stdout + again.stderr

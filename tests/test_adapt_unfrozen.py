@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 
-from maskmill.adapt import _encoder, _views, _warp, run
+from maskmill.adapt import _encoder, _views, _warp, iic, run
 from maskmill.adapt._encoder import Encoder, PhotoImages, Tower
 from maskmill.adapt.picie import Params
 from maskmill.artefact import read_tensors, write_table
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 CNN, VIT = "resnet10t", "vit_tiny_patch16_224"
 SETS = {
     CNN: FeatureSet(backbone=CNN, layer=2, size=Size(square=64)),  # stride 8
-    VIT: FeatureSet(backbone=VIT, layer=1, size=Size(short_side=64)),
+    VIT: FeatureSet(backbone=VIT, layer=1, size=Size(square=64)),
 }
 COMMON = {"unfreeze": True, "steps": 4, "batch_size": 6, "dimensions": 8, "hidden": 8}
 METHODS = {
@@ -168,8 +168,7 @@ def test_codes_of_a_shard_come_from_its_photos(
     one, two = (Ragged(tmp_path / f"codes{threads}.zarr") for threads in (1, 2))
     assert one.ids == [f"im{i}" for i in range(0, 10, 2)]
     assert one.depth == 8
-    sides = {one[key].shape[:2] for key in one.ids}
-    assert sides == ({(8, 8)} if name == CNN else {(4, 5), (6, 4), (4, 4)})
+    assert {one[key].shape[:2] for key in one.ids} == {(8, 8) if name == CNN else (4, 4)}
     for key in one.ids:
         np.testing.assert_array_equal(one[key], two[key])
     model = run.Head.load(target, "cpu")
@@ -249,3 +248,41 @@ def test_what_cannot_learn_is_refused(weights: dict[str, Path], manifest: Path) 
     keys = SETS[VIT].model_copy(update={"facet": "key"})
     with pytest.raises(ConfigError, match=r"adapt\.unfreeze: vit_tiny_patch16_224, facet key: a head can train"):
         PhotoImages(manifest, weights[VIT], keys, 10, CPU)
+    ragged = SETS[VIT].model_copy(update={"size": Size(short_side=64)})
+    with pytest.raises(ConfigError, match=r"gives photos of 3 sizes.*set features\.<name>\.size: \{square: \.\.\.\}"):
+        PhotoImages(manifest, weights[VIT], ragged, 10, CPU)
+
+
+def test_views_are_exact_where_the_network_computes_in_half_precision() -> None:
+    """A turn by nothing, at the size as it is, changes no pixel and no place."""
+    x = 255 * torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 0.0]]).repeat(2, 1)
+    same = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]).expand(2, 2, 5)
+    seen: list[torch.Tensor] = []
+
+    class Spy:
+        def probabilities(self, view: torch.Tensor, over: bool) -> torch.Tensor:
+            seen.append(view)
+            return view.softmax(1)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        one, two, _ = iic.views(Spy(), (x, boxes, same), 1.0, False, 8)  # type: ignore[arg-type]
+    for view in seen:
+        torch.testing.assert_close(view, x, rtol=0, atol=1e-3)
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+    assert two.dtype == torch.float32
+
+
+def test_the_verb_says_what_is_missing(weights: dict[str, Path], manifest: Path, tmp_path: Path) -> None:
+    from maskmill.verbs.adapt import adapt_fit, adapt_map
+
+    body = {"method": "mdc", **METHODS["mdc"]}
+    out = tmp_path / "head.safetensors"
+    with pytest.raises(ConfigError, match=r"feature_set\.backbone"):
+        adapt_fit(manifest, json.dumps(body), out, weights=weights[CNN])
+    with pytest.raises(ConfigError, match="unfreeze: true needs --weights"):
+        adapt_fit(manifest, json.dumps(body), out, features=tmp_path)
+    with pytest.raises(ConfigError, match="one of the two"):
+        adapt_fit(manifest, json.dumps(body), out)
+    with pytest.raises(ConfigError, match="one of the two"):
+        adapt_map(out, tmp_path / "codes.zarr")

@@ -69,8 +69,8 @@ def one_thread() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def ordered(function: Callable[[A], B], items: Iterable[A], threads: int) -> Iterator[B]:
-    """`function` of each item, in order, computed by `threads` threads; at most two items a thread are in flight.
+def ordered(function: Callable[[A], B], items: Iterable[A], threads: int, each: int = 2) -> Iterator[B]:
+    """`function` of each item, in order, computed by `threads` threads; at most `each` items a thread are in flight.
 
     Run it inside `one_thread()`; every worker sets its own torch threads to one as well.
     """
@@ -83,7 +83,7 @@ def ordered(function: Callable[[A], B], items: Iterable[A], threads: int) -> Ite
         flying: deque[Future[B]] = deque()
         for item in items:
             flying.append(pool.submit(function, item))
-            if len(flying) >= 2 * threads:
+            if len(flying) >= each * threads:
                 yield flying.popleft().result()
         while flying:
             yield flying.popleft().result()

@@ -40,13 +40,18 @@ rule adapt_fit:
         * attempt,
         runtime=lambda wc, attempt: 240 * attempt,
         gpu=0,
+        checkpoint_steps=lambda wc: (
+            RUN.recipes[wc.recipe].adapt.settings.checkpoint_steps
+        ),
+        cache_mib=lambda wc: RUN.recipes[wc.recipe].adapt.settings.cache_mib,
     params:
         adapt=adapt_params,
         options=adapt_options,
     shell:
         "maskmill adapt fit --manifest {input.manifest} --params {params.adapt:q}"
         " --seed {wildcards.seed} --out {output.head} --monitor {output.monitor} --timing {output.timing}"
-        " {params.options} --threads {threads} &> {log}"
+        " {params.options} --checkpoint-steps {resources.checkpoint_steps} --cache-mib {resources.cache_mib}"
+        " --threads {threads} &> {log}"
 
 
 rule adapt_map:
@@ -60,9 +65,10 @@ rule adapt_map:
     benchmark:
         "benchmarks/adapt_map/{recipe}/seed{seed}/{shard}.tsv"
     priority: SOON
-    threads: 1
+    threads: lambda wc: 2 if RUN.recipes[wc.recipe].unfrozen else 1
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
+        mem_mb=lambda wc, attempt: (6000 if RUN.recipes[wc.recipe].unfrozen else 3000)
+        * attempt,
         runtime=lambda wc, attempt: 60 * attempt,
     params:
         version=STAGE_VERSION["adapt"],

@@ -7,6 +7,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from maskmill import access, slurm
+from maskmill.adapt._views import UNFREEZING
+from maskmill.artefact import json_hash
 from maskmill.recipes import CODES, load
 from maskmill.errors import UserError
 from maskmill.inputs._listing import listing_fingerprint
@@ -217,15 +219,22 @@ def neighbours_params(wc):
 
 
 def adapt_params(wc):
-    """The section without what no head depends on, and the number of prototypes where the recipe takes them."""
+    """The section without what this head does not depend on, and the number of prototypes where the recipe takes them.
+
+    A head that trains its backbone depends on how photos are read and on which they are: no store of theirs is an
+    input whose time would tell.
+    """
     recipe = RUN.recipes[wc.recipe]
     others = ("checkpoint_steps", "cache_mib")
+    others += ("hide", "jitter") if recipe.unfrozen else UNFREEZING
     body = {k: v for k, v in recipe.stage("adapt").as_dict().items() if k not in others}
     if recipe.cluster.method == "prototypes":
         body["clusters"] = recipe.cluster.params.clusters
     if recipe.unfrozen:
         seen = recipe.features[recipe.stage("adapt").settings.features]
-        body["feature_set"] = seen.model_dump(mode="json")
+        stored = {"dtype", "key_bias"}
+        body["feature_set"] = seen.model_dump(mode="json", exclude=stored)
+        body["photos"] = json_hash(shards())  # their names are hashes of contents
     return keys("adapt", body)
 
 

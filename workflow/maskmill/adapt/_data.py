@@ -64,7 +64,7 @@ class Images:
             if self._room >= array.nbytes and i not in self._cache:
                 self._room -= array.nbytes
                 self._cache[i] = array
-        return array
+        return self._cache.get(i, array)
 
     def read(self, i: int) -> np.ndarray:
         """Image i from its file."""

@@ -1,14 +1,15 @@
 """A backbone that learns together with its head (`unfreeze`), and the photos that both see.
 
 Nothing of the network looks at other images of a batch (batch norms keep the statistics that they came with), so a
-batch goes through it in pieces: forward without a graph, and again with one when the gradient of the features is known.
-Memory is that of a piece whatever the batch, and the loss is still that of the whole batch, which IIC and the
-clusterings need. Pieces are of one size and their gradients are added in order, so no number depends on the threads.
+batch goes through it in pieces: forward without a graph, and again with one when the gradient of the tokens is known.
+The network's activations are those of a piece a thread, whatever the batch; only tokens and head hold the whole batch,
+whose loss IIC and the clusterings need. Pieces are of one size and their gradients are added in order, so no number
+depends on the threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import nn
 from maskmill.adapt._data import Images
 from maskmill.artefact import read_tensors
 from maskmill.backbones import Backbone, load, resample_positions, untrained
+from maskmill.blocks import ordered
 from maskmill.config import FeatureSet
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.images import resize, target_size
@@ -75,8 +77,8 @@ class Tower(nn.Module):
             return
         positions = backbone.positions
         if positions.native is None or positions.native.ndim != 3 or not positions.dynamic:
-            raise ConfigError(f"adapt.unfreeze: {backbone.set.backbone} takes one size of images; use a plain ViT or a "
-                              "CNN, or leave it frozen")  # fmt: skip
+            raise ConfigError(f"adapt.unfreeze: {backbone.set.backbone} has no position embeddings that can be laid on "
+                              "another grid; use a ViT that has, or a CNN, or leave it frozen")  # fmt: skip
         self.grid = positions.native_grid
         self.register_buffer("positions", positions.native.detach().clone())
         model: Any = self.model
@@ -99,14 +101,17 @@ class Tower(nn.Module):
         learning = [p for p in self.model.parameters() if p.requires_grad]
         if torch.is_grad_enabled() and learning:
             return torch.as_tensor(self.head(_Pieces.apply(self, x, *learning)))  # type: ignore[no-untyped-call]
-        return torch.as_tensor(self.head(torch.cat(self.by_pieces(self.tokens, [x]))))
+        return torch.as_tensor(self.head(torch.cat(list(self.by_pieces(self.tokens, [x])))))
 
     def tokens(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens [n, d, h, w] of one piece, float32."""
         return self.encoder.backbone.maps(x.contiguous(memory_format=torch.channels_last)).float()
 
-    def by_pieces(self, function: Callable[..., R], batches: Sequence[torch.Tensor]) -> list[R]:
-        """`function` of the pieces of tensors of equal length, in order, in threads; modes are those of the caller."""
+    def by_pieces(self, function: Callable[..., R], batches: Sequence[torch.Tensor]) -> Iterator[R]:
+        """`function` of the pieces of tensors of equal length, in order, in threads; modes are those of the caller.
+
+        No more results than threads are there at once.
+        """
         size = PIECE[batches[0].device.type]
         pieces = list(zip(*(batch.split(size) for batch in batches), strict=True))
         mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
@@ -119,10 +124,7 @@ class Tower(nn.Module):
                 return function(*piece)
 
         workers = min(len(pieces), self.encoder.threads if kind == "cpu" else 1)
-        if workers < 2:
-            return [one(piece) for piece in pieces]
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(one, pieces))
+        return ordered(one, pieces, workers, each=1)
 
 
 class _Pieces(torch.autograd.Function):
@@ -132,7 +134,7 @@ class _Pieces(torch.autograd.Function):
     def forward(ctx: Any, tower: Tower, x: torch.Tensor, *learning: nn.Parameter) -> torch.Tensor:
         ctx.tower, ctx.learning, ctx.half = tower, learning, torch.is_autocast_enabled(x.device.type)
         ctx.save_for_backward(x)
-        return torch.cat(tower.by_pieces(tower.tokens, [x]))
+        return torch.cat(list(tower.by_pieces(tower.tokens, [x])))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -143,21 +145,24 @@ class _Pieces(torch.autograd.Function):
                 tokens = ctx.tower.tokens(part)
             return torch.autograd.grad(tokens, ctx.learning, gradient, allow_unused=True)
 
-        found = ctx.tower.by_pieces(one, [x, gradients[0]])
-        total = list(found[0])
-        for more in found[1:]:
-            total = [a if b is None else b if a is None else a + b for a, b in zip(total, more, strict=True)]
+        total: list[torch.Tensor | None] = [None for _ in ctx.learning]
+        for found in ctx.tower.by_pieces(one, [x, gradients[0]]):
+            for i, more in enumerate(found):
+                before = total[i]
+                total[i] = more if before is None else before if more is None else before + more
         return None, None, *total
 
 
 class PhotoImages(Images):
-    """Photos of the manifest, uint8 RGB [H, W, 3] in the size that their feature set says.
+    """Photos of the manifest, uint8 RGB [H, W, 3] in the size that their feature set says, one for all.
 
     Args:
         manifest: its file. weights: of the backbone. feature_set: of what the backbone is to make.
 
     Raises:
-        ConfigError: the feature set is no plain level of a network. NumericsError: there is no image.
+        ConfigError: the feature set is no plain level of a network, or gives photos of several sizes: in a batch they
+            would be squeezed, and the network would see another shape than when codes are made.
+        NumericsError: there is no image.
     """
 
     def __init__(
@@ -176,6 +181,10 @@ class PhotoImages(Images):
         if feature_set.facet != "token" or not isinstance(backbone, Backbone):
             raise ConfigError(f"adapt.unfreeze: {feature_set.backbone}, facet {feature_set.facet}: a head can train a "
                               "network through facet: token only; name another feature set")  # fmt: skip
+        sizes = {target_size(row.height, row.width, feature_set.size, backbone.multiple) for row in found.rows}
+        if len(sizes) > 1:
+            raise ConfigError(f"adapt.unfreeze: {feature_set.size} gives photos of {len(sizes)} sizes, but they are "
+                              "learnt from in batches; set features.<name>.size: {square: ...}")  # fmt: skip
         facts = read_tensors(weights)[1]
         self.encoder = Encoder(backbone, {key: facts[key] for key in ("architecture", "mean", "std")}, threads)
         self.multiple, self.rows, self.threads = backbone.multiple, found.rows, threads

@@ -21,6 +21,7 @@ from maskmill.adapt._job import Job
 from maskmill.adapt._modules import CodeHead, Projector, unit
 from maskmill.adapt._streaming import StreamingKMeans
 from maskmill.adapt._views import SelfLabelParams, ViewParams
+from maskmill.device import memory_advice
 from maskmill.sampling import rng
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ def settle(model: SelfLabeller, images: Images, params: SelfLabelParams, job: Jo
     stream = StreamingKMeans(clusters, start, params.init_points, params.iterations, seed, True)
     for first in range(0, len(images), size):
         x = stack(images.several(range(first, min(first + size, len(images)))))
-        stream.add(_rows(head.codes(torch.from_numpy(x).to(job.device))))
+        with memory_advice("adapt.batch_size", size):
+            stream.add(_rows(head.codes(torch.from_numpy(x).to(job.device))))
     head.prototypes.weight.copy_(torch.from_numpy(stream.result()[0]))
     return {f"head.{name}": value.detach().cpu().numpy() for name, value in head.state_dict().items()}
 

@@ -56,8 +56,10 @@ class StreamingKMeans:
         try:
             book, _ = kmeans.fit(x, self.params, self.seed, "cpu")
         except NumericsError as error:
-            raise NumericsError(f"adapt: clusters of the head's features: {error}; the head has collapsed: lower "
-                                "adapt.learning_rate, or ask for fewer clusters") from error  # fmt: skip
+            advice = "lower adapt.learning_rate (and backbone_rate), or ask for fewer clusters"
+            raise NumericsError(
+                f"adapt: clusters of the head's features: {error}; the head has collapsed: {advice}"
+            ) from error
         self.means = book.centroids.astype(np.float64)
         self.counts = np.bincount(self._nearest(x), minlength=len(self.means)) * (self.seen / len(x))
         self.kept = []

@@ -84,8 +84,9 @@ def train(plan: Plan, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
         def gradients(drawn: tuple[int, list[Micro]]) -> float:
             step, micros = drawn
-            for parameter in plan.before(step) if plan.before is not None else ():
-                optimiser.state.pop(parameter, None)
+            with memory_advice("adapt.batch_size", plan.images):
+                for parameter in plan.before(step) if plan.before is not None else ():
+                    optimiser.state.pop(parameter, None)
             work = _work(plan, job, step, learning)
             results: list[Mapping[str, Any]] = [{} for _ in micros]
 

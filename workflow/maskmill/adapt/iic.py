@@ -87,11 +87,16 @@ def views(
     head: ClassHead, batch: tuple[torch.Tensor, ...], scale: float, over: bool, multiple: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Probabilities [n, k, h, w] of the whole and of the crop laid back, 0 outside the crop; those of the whole."""
+    import torch
+
     from maskmill.adapt import _views, _warp
 
     x, boxes, changes = batch
     size = _views.size(x, scale, multiple)
-    whole = head.probabilities(_warp.change(_warp.resize(x, size), changes[:, 0]), over)
-    part = head.probabilities(_warp.change(_warp.crop(x, boxes, size), changes[:, 1]), over)
-    back, inside = _warp.lay_back(part, boxes, (whole.shape[2], whole.shape[3]))
+    with torch.autocast(x.device.type, enabled=False):
+        one = _warp.change(_warp.resize(x, size), changes[:, 0])
+        two = _warp.change(_warp.crop(x, boxes, size), changes[:, 1])
+    whole, part = head.probabilities(one, over), head.probabilities(two, over)
+    with torch.autocast(x.device.type, enabled=False):
+        back, inside = _warp.lay_back(part, boxes, (whole.shape[2], whole.shape[3]))
     return whole * inside, back * inside, whole

@@ -58,6 +58,8 @@ def fit(
     neighbours: str | Path | None = None,
     monitor: str | Path | None = None,
     timing: str | Path | None = None,
+    checkpoint_steps: int | None = None,
+    cache_mib: int | None = None,
 ) -> None:
     """Train a head on the stored tokens of all shards, or on photos together with their backbone.
 
@@ -68,6 +70,7 @@ def fit(
         neighbours: the table of `maskmill adapt neighbours`, for methods that ask for it.
         monitor: JSON of the loss of every step and of what the method watches. timing: JSON of seconds, images a second
             and the share of time spent waiting for data, apart because it differs between runs.
+        checkpoint_steps, cache_mib: in place of those of the section; no head depends on them.
 
     Raises:
         NumericsError: too few images, a loss that is not finite, or a head that has collapsed.
@@ -77,12 +80,9 @@ def fit(
 
     torch.set_num_threads(1)  # parallel work is split by hand, so that no sum depends on the number of threads
     method, settings, own = _settings(params)
-    place = pick(device)
+    place, room = pick(device), settings.cache_mib if cache_mib is None else cache_mib
     images: Images
-    if isinstance(source, Photos):
-        images = source.open(settings.cache_mib, place, threads)
-    else:
-        images = TokenImages(source, settings.cache_mib)
+    images = source.open(room, place, threads) if isinstance(source, Photos) else TokenImages(source, room)
     items = len(images) * CROPS[getattr(own, "crops", "none")]
     if items < getattr(own, "batch_size", 1):
         raise NumericsError(
@@ -99,7 +99,8 @@ def fit(
     hashes = [*images.hashes, *([table.hash] if table is not None else [])]
     made = Provenance.of("adapt", spec, hashes)
     key = json_hash([made.hash, place.type, torch.__version__])
-    keeper = Keeper.beside(out, key, settings.checkpoint_steps, "adapt")
+    every = settings.checkpoint_steps if checkpoint_steps is None else checkpoint_steps
+    keeper = Keeper.beside(out, key, every, "adapt")
     tensors, diagnostics = method.fit(images, own, Job(seed, place, clusters, threads, keeper, table))
     taken = diagnostics.pop("timing")
     diagnostics |= _examined(Head(tensors, spec, place), images, seed)
@@ -127,7 +128,8 @@ def _examined(head: Head, images: Images, seed: int) -> dict[str, Any]:
     if largest > FULL:
         raise NumericsError(
             f"adapt: the head of {name} has collapsed: {what}; try another seed, more or fewer adapt.steps, a lower "
-            "adapt.learning_rate, or more images (docs/adapt.md says what the method needs)"
+            "adapt.learning_rate (with unfreeze: and backbone_rate), or more images (docs/adapt.md says what the method "
+            "needs)"
         )
     return found
 

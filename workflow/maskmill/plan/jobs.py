@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from maskmill import registry
@@ -223,7 +223,8 @@ def _adapt(name: str, recipe: Recipe, run: Run, images: Images) -> Iterator[Work
     threads, memory = (8, 16000) if recipe.unfrozen else (2, MEMORY["adapt_fit"])
     yield Work("adapt_fit", name, seeds, samples, "samples", False, True, 0, 0, threads, memory)
     if made:
-        yield _mapped("adapt_map", name, images, made, network=recipe.unfrozen)
+        codes = _mapped("adapt_map", name, images, made, network=recipe.unfrozen)
+        yield replace(codes, threads=2, memory=6000) if recipe.unfrozen else codes
     if probed(recipe, run):
         yield _work("evaluate_codes", name, seeds, seeds * images.count)
 

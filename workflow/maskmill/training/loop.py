@@ -122,8 +122,9 @@ def _check(task: Task, losses: list[float], keeper: Keeper) -> None:
     kept = keeper.path is not None and keeper.path.exists()
     last = f"; the checkpoint of the last good state is kept in {keeper.path}" if kept else ""
     rate = task.optimiser.defaults["lr"]
+    others = " or the section's other rates" if len(task.optimiser.param_groups) > 1 else ""
     raise NumericsError(
-        f"{keeper.stage}: {what} at step {len(losses)}; lower {keeper.stage}.learning_rate (now {rate}){last}"
+        f"{keeper.stage}: {what} at step {len(losses)}; lower {keeper.stage}.learning_rate (now {rate}){others}{last}"
     )
 
 

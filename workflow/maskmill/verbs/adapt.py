@@ -41,21 +41,27 @@ def adapt_fit(
     neighbours: Annotated[Path | None, typer.Option(help="table of nearest images, where the method asks")] = None,
     monitor: Annotated[Path | None, typer.Option(help="JSON of losses and monitors to write")] = None,
     timing: Annotated[Path | None, typer.Option(help="JSON of the throughput to write")] = None,
+    checkpoint_steps: Annotated[int, typer.Option(min=0, help="0: a checkpoint only on SIGTERM or SIGUSR1")] = 500,
+    cache_mib: Annotated[int, typer.Option(min=0, help="memory for tokens or photos that are read once")] = 2048,
 ) -> None:
     """Learn a head on the stored tokens of all shards, or on the photos together with its backbone."""
     from maskmill.adapt.run import Photos, fit
-    from maskmill.config import FeatureSet
+    from maskmill.config import FeatureSet, validate
 
     own = section(params)
     clusters, feature_set = own.pop("clusters", 8), own.pop("feature_set", None)
+    own.pop("photos", None)  # which they are, so that other photos train another head
     if (features is None) == (weights is None):
         raise ConfigError("adapt fit: give --features, or --weights where the backbone learns too; one of the two")
     if (weights is None) == bool(own.get("unfreeze")):
         raise ConfigError("adapt fit: unfreeze: true needs --weights, a frozen backbone --features")
     source: Any = shard_files(features, manifest) if features else None
     if weights is not None:
-        source = Photos(manifest, weights, FeatureSet.model_validate(feature_set))
-    fit(source, own, seed, clusters, out, threads, device, neighbours=neighbours, monitor=monitor, timing=timing)
+        source = Photos(manifest, weights, validate(FeatureSet, feature_set or {}, "--params", "feature_set"))
+    fit(
+        source, own, seed, clusters, out, threads, device, neighbours=neighbours, monitor=monitor, timing=timing,
+        checkpoint_steps=checkpoint_steps, cache_mib=cache_mib,
+    )  # fmt: skip
 
 
 @app.command("map")
