@@ -128,7 +128,7 @@ def _examined(head: Head, images: Images, seed: int) -> dict[str, Any]:
     if largest > FULL:
         raise NumericsError(
             f"adapt: the head of {name} has collapsed: {what}; try another seed, more or fewer adapt.steps, a lower "
-            "adapt.learning_rate (with unfreeze: and backbone_rate), or more images (docs/adapt.md says what the method "
+            "adapt.learning_rate (unfreeze: and backbone_rate), or more images (docs/adapt.md says what the method "
             "needs)"
         )
     return found
