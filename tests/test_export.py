@@ -261,6 +261,7 @@ def test_clusters_travel_with_what_they_need(tmp_path: Path) -> None:
     }  # fmt: skip
     body = read_json(folder / "features.json")
     assert (body["upsample"], body["refine"], body["clusters"]) == (4, {"method": "crf"}, 3)
+    assert body["files"] == ["codebook", "reduction"]
     assert read_json(tmp_path / "export/export.json")["segmenter"] == "clusters"
     with pytest.raises(StoreError, match="semantic, grouping; clusters are those of one"):
         run(**keywords, segmenter=Parts(files, {"semantic": FEATURES, "grouping": FEATURES}))

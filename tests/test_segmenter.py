@@ -204,6 +204,9 @@ def test_what_does_not_fit_is_named(finish: Finish, tmp_path: Path) -> None:
     write_json(recipe.segmenter / "features.json", about | {"features": {"semantic": other}})
     with pytest.raises(StoreError, match=r"head\.safetensors was trained on another feature set"):
         load(recipe.segmenter, "cpu")
+    write_json(recipe.segmenter / "features.json", about | {"files": ["codebook", "foreground", "head"]})
+    with pytest.raises(StoreError, match=r"has lost foreground\.safetensors; copy the whole folder again"):
+        load(recipe.segmenter, "cpu")
     write_json(recipe.segmenter / "features.json", {k: v for k, v in about.items() if k != "upsample"})
     with pytest.raises(StoreError, match=r"features\.json: has no upsample"):
         load(recipe.segmenter, "cpu")

@@ -59,7 +59,11 @@ def load(folder: Path, device: str = "auto") -> Segmenter:
     kinds: dict[str, type[OfStudent] | type[OfClusters]] = {"student": OfStudent, "codebook": OfClusters}
     for name, kind in kinds.items():
         if (folder / f"{name}.safetensors").is_file():
-            return kind(folder, read_json(folder / "features.json"), pick(device))
+            about = read_json(folder / "features.json")
+            lost = [part for part in about.get("files", [name]) if not (folder / f"{part}.safetensors").is_file()]
+            if lost:
+                raise StoreError(f"--segmenter {folder}: has lost {lost[0]}.safetensors; copy the whole folder again")
+            return kind(folder, about, pick(device))
     raise StoreError(f"--segmenter {folder}: {_missing(folder)}")
 
 

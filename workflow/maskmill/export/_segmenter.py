@@ -49,7 +49,7 @@ class Parts:
         folder.mkdir()
         for name, file in self.files.items():
             _copy(file, folder / f"{name}.safetensors", "run snakemake to make it")
-        body = dict(about) | {"refine": dict(self.refine)} | more
+        body = dict(about) | {"files": sorted(self.files), "refine": dict(self.refine)} | more
         write_json(folder / "features.json", body | {"features": {n: s.model_dump() for n, s in sets.items()}})
         if self.weights is not None:
             (folder / "weights").mkdir()
