@@ -13,6 +13,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from maskmill.predict import predict
+
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "preset": "small",
@@ -113,6 +115,18 @@ def masks(folder: Path) -> dict[str, str]:
             total.update(str(file.relative_to(store)).encode() + file.read_bytes())
         found[str(store.relative_to(folder))] = total.hexdigest()
     return found
+
+
+def predicted_otherwise(run: Path, images: Path, recipe: str, out: Path) -> float:
+    """Mean share of the pixels that `maskmill predict` sees otherwise than the run that has exported the recipe."""
+    export = run / f"results/recipes/{recipe}/seed0/export"
+    count = predict([images], export / "segmenter", out, overlays=False, threads=1, device="cpu")
+    shares = []
+    for path in sorted((export / "masks").rglob("*.png")):
+        new = out / path.relative_to(export / "masks")
+        shares.append((np.asarray(Image.open(new)) != np.asarray(Image.open(path))).mean())
+    assert len(shares) == count
+    return float(np.mean(shares))
 
 
 def digest(folder: Path) -> str:

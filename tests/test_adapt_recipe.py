@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from small_run import BASELINE, draw, jobs, snakemake
+from small_run import BASELINE, draw, jobs, predicted_otherwise, snakemake
 
 from maskmill.artefact import read_json
 from maskmill.codebook import read
@@ -51,6 +51,11 @@ def test_every_seed_has_its_own_head_and_masks(run: tuple[Path, dict[str, Any]])
     assert "codes random" in page
 
 
+def test_the_head_segments_new_images_as_its_own(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    other = predicted_otherwise(run[0] / "run", run[0] / "images", "stego", tmp_path)
+    assert other < 0.002  # the backbone saw batches
+
+
 def test_the_codes_of_every_seed_are_probed_as_their_features_are(run: tuple[Path, dict[str, Any]]) -> None:
     results = run[0] / "run/results"
     features = read_json(next((results / "evaluate/probe").glob("*.json")))
@@ -72,7 +77,7 @@ def test_nothing_is_done_twice_and_another_head_leaves_the_features(run: tuple[P
 
 
 def test_a_head_that_trains_its_backbone_sees_photos_instead_of_stored_tokens(
-    run: tuple[Path, dict[str, Any]],
+    run: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     folder, config = run
     own = {"unfreeze": True, "steps": 4, "batch_size": 4, "dimensions": 8, "hidden": 8}
@@ -84,6 +89,8 @@ def test_a_head_that_trains_its_backbone_sees_photos_instead_of_stored_tokens(
     base = folder / "unfrozen/results/recipes/picie/seed0"
     assert read_json(base / "round0/scores.json")["scores"]
     assert {Ragged(path).depth for path in (base / "adapt").glob("*.zarr")} == {8}
+    assert not (base / "export/segmenter/weights").exists()  # the head has its own
+    assert predicted_otherwise(folder / "unfrozen", folder / "images", "picie", tmp_path / "new") == 0
     stored = {"features": {"semantic": {"size": {"square": 128}, "dtype": "int8"}}, "adapt": own | {"cache_mib": 7}}
     assert "adapt_fit" not in jobs(snakemake(folder / "unfrozen", config | stored, "--dry-run"))
     draw(folder / "images/other.png", 9)  # other photos train another head

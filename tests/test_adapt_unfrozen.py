@@ -44,8 +44,12 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_weights(tmp_path_factory.mktemp("weights"))
+
+
+def write_weights(folder: Path) -> dict[str, Path]:
     """Random networks in files as `maskmill weights` writes them; batch norms have statistics of some images."""
-    folder, found = tmp_path_factory.mktemp("weights"), {}
+    found = {}
     for name in SETS:
         torch.manual_seed(0)
         model = import_timm().create_model(name, pretrained=False, num_classes=0).train()
@@ -58,8 +62,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten photos of two halves in two shards; not all of one size."""
-    folder, rng, rows = tmp_path_factory.mktemp("photos"), np.random.default_rng(0), []
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+def write_photos(folder: Path) -> Path:
+    """Ten photos of two halves in two shards, not all of one size; their manifest."""
+    rng, rows = np.random.default_rng(0), []
     for i in range(10):
         height, width = [(64, 80), (96, 64), (64, 64)][i % 3]
         pixels = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)

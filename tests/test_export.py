@@ -21,7 +21,10 @@ from pycocotools import mask as codec
 from pycocotools.coco import COCO
 
 from maskmill.artefact import Provenance, read_json, write_json, write_table, write_tensors
+from maskmill.codebook import Codebook
+from maskmill.codebook import write as write_codebook
 from maskmill.errors import StoreError
+from maskmill.export._segmenter import Parts
 from maskmill.export.run import run
 from maskmill.masks import ignore_value, mask_dtype, to_size
 from maskmill.palette import BACKGROUND, IGNORE, hexadecimal, palette
@@ -227,20 +230,45 @@ def test_the_student_travels_with_what_it_needs(tmp_path: Path) -> None:
     made = Provenance.of("rounds", {"features": {"semantic": {}}})
     write_tensors(tmp_path / "student.safetensors", {"x": np.zeros(3)}, made)
     write_tensors(tmp_path / "weights/vit_small_patch8_224.dino.safetensors", {"w": np.ones(2)})
-    keywords = write_run(tmp_path) | {"student": tmp_path / "student.safetensors"}
+    keywords, files = write_run(tmp_path), {"student": tmp_path / "student.safetensors"}
     sets = {"semantic": FEATURES, "grouping": FEATURES}
-    run(**keywords, feature_sets=sets, weights=tmp_path / "weights")
-    folder = tmp_path / "export/student"
+    run(**keywords, segmenter=Parts(files, sets, tmp_path / "weights"))
+    folder = tmp_path / "export/segmenter"
+    assert read_json(tmp_path / "export/export.json")["segmenter"] == "student"
     assert (folder / "student.safetensors").read_bytes() == (tmp_path / "student.safetensors").read_bytes()
     body = read_json(folder / "features.json")
     assert list(body["features"]) == ["semantic"]
     assert body["features"]["semantic"]["backbone"] == FEATURES["backbone"]
     assert [p.name for p in (folder / "weights").iterdir()] == ["vit_small_patch8_224.dino.safetensors"]
     with pytest.raises(StoreError, match="sees feature set 'semantic', which the recipe does not have"):
-        run(**keywords, feature_sets={"grouping": FEATURES})
+        run(**keywords, segmenter=Parts(files, {"grouping": FEATURES}))
     with pytest.raises(StoreError, match=r"vit_small_patch8_224\.dino\.safetensors: no such weights"):
-        run(**keywords, feature_sets=sets, weights=tmp_path / "cut")
+        run(**keywords, segmenter=Parts(files, sets, tmp_path / "cut"))
     assert (folder / "student.safetensors").is_file()  # a failed run leaves the finished one
+
+
+def test_clusters_travel_with_what_they_need(tmp_path: Path) -> None:
+    for name, k in (("codebook", 3), ("other", 4)):
+        book = Codebook(np.eye(k, 4, dtype=np.float32), np.ones(k, np.int64), 0.0, True)
+        write_codebook(tmp_path / f"{name}.safetensors", book)
+    write_tensors(tmp_path / "model.safetensors", {"w": np.ones(2)})
+    keywords, files = write_run(tmp_path), {"codebook": tmp_path / "codebook.safetensors"}
+    whole = files | {"reduction": tmp_path / "model.safetensors"}
+    run(**keywords, segmenter=Parts(whole, {"semantic": FEATURES}, refine={"method": "crf"}, upsample=4))
+    folder = tmp_path / "export/segmenter"
+    assert {file.name for file in folder.iterdir()} == {
+        "codebook.safetensors", "reduction.safetensors", "features.json",
+    }  # fmt: skip
+    body = read_json(folder / "features.json")
+    assert (body["upsample"], body["refine"], body["clusters"]) == (4, {"method": "crf"}, 3)
+    assert body["files"] == ["codebook", "reduction"]
+    assert read_json(tmp_path / "export/export.json")["segmenter"] == "clusters"
+    with pytest.raises(StoreError, match="semantic, grouping; clusters are those of one"):
+        run(**keywords, segmenter=Parts(files, {"semantic": FEATURES, "grouping": FEATURES}))
+    with pytest.raises(StoreError, match=r"other\.safetensors: not the clusters of the masks, which have 3"):
+        run(**keywords, segmenter=Parts({"codebook": tmp_path / "other.safetensors"}, {"semantic": FEATURES}))
+    run(**keywords, segmenter=Parts({}))
+    assert read_json(tmp_path / "export/export.json")["segmenter"] is None
 
 
 def test_errors_leave_nothing_behind(tmp_path: Path) -> None:

@@ -258,12 +258,12 @@ def test_wrong_settings_are_named() -> None:
 
 
 def test_it_travels_through_export_and_predict(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
-    from maskmill.export.run import _copy_student
+    from maskmill.export._segmenter import Parts
     from maskmill.predict import predict as apply
 
-    _copy_student(student, {}, tmp_path / "none", tmp_path / "student", {})
-    assert read_json(tmp_path / "student/features.json")["features"] == {}
-    where = {"student": tmp_path / "student", "out": tmp_path / "out", "device": "cpu"}
+    Parts({"student": student}, {}, tmp_path / "none").write(tmp_path / "segmenter", {})
+    assert read_json(tmp_path / "segmenter/features.json")["features"] == {}
+    where = {"segmenter": tmp_path / "segmenter", "out": tmp_path / "out", "device": "cpu"}
     assert apply([world["root"] / "im1.png"], overlays=False, threads=1, **where) == 1
     mask, label = np.array(Image.open(tmp_path / "out/im1.png")), picture(1)[1]
     assert mask.shape == label.shape

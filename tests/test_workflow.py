@@ -22,7 +22,20 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from small_run import BASELINE, ODD_NAMES, ROOT, SMALL, TOKEN, command, digest, draw, environment, jobs, snakemake
+from small_run import (
+    BASELINE,
+    ODD_NAMES,
+    ROOT,
+    SMALL,
+    TOKEN,
+    command,
+    digest,
+    draw,
+    environment,
+    jobs,
+    predicted_otherwise,
+    snakemake,
+)
 
 from maskmill.manifest import read_manifest
 from maskmill.store import Ragged
@@ -42,6 +55,13 @@ def test_both_recipes_reach_the_report(finished: Path) -> None:
     assert mask.mode == "P"
     assert json.loads((export / "coco.json").read_text())["images"]
     assert (export / "clusters.csv").read_text().count("\n") >= 3
+
+
+def test_the_run_segments_new_images_as_its_own(photos: Path, finished: Path, tmp_path: Path) -> None:
+    for recipe, kind in (("kmeans", "codebook"), ("comus", "student")):
+        folder = finished / f"results/recipes/{recipe}/seed0/export/segmenter"
+        assert (folder / f"{kind}.safetensors").is_file()
+        assert predicted_otherwise(finished, photos / "images", recipe, tmp_path / recipe) < 0.002
 
 
 def test_odd_names_reach_every_result(photos: Path, finished: Path) -> None:

@@ -182,24 +182,36 @@ def export(
     regions: Annotated[Path | None, typer.Option(help="folder of region tables")] = None,
     assignments: Annotated[Path | None, typer.Option(help="folder of assignments")] = None,
     student: Annotated[Path | None, typer.Option(help="the last student")] = None,
-    weights: Annotated[Path | None, typer.Option(help="folder of backbone weights, copied beside the student")] = None,
+    codebook: Annotated[Path | None, typer.Option(help="token recipes without rounds: the clusters")] = None,
+    head: Annotated[Path | None, typer.Option(help="with --codebook: the head whose codes are clustered")] = None,
+    reduction: Annotated[Path | None, typer.Option(help="with --codebook: the model of the stage reduce")] = None,
+    foreground: Foreground = None,
+    upsample: Annotated[int, typer.Option(min=1, help="with --codebook: paint.upsample")] = 1,
+    weights: Annotated[Path | None, typer.Option(help="folder of backbone weights, copied too")] = None,
     scores: Annotated[Path | None, typer.Option(help="scores.json of this round: names of the clusters")] = None,
-    refine: Annotated[str, typer.Option(help="the last round's refine section as JSON, for `maskmill predict`")] = "{}",
+    refine: Annotated[str, typer.Option(help="the last masks' refine section as JSON, for `maskmill predict`")] = "{}",
     instances: Annotated[Path | None, typer.Option(help="folder of the last round's instances")] = None,
     seed: Seed = 0,
     round: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """export: masks -> PNG, COCO JSON, clusters.csv, and the student for `maskmill predict`."""
+    """export: masks -> PNG, COCO JSON, clusters.csv, and the segmenter for `maskmill predict`."""
+    from maskmill.export._segmenter import Parts
     from maskmill.export.run import run
 
     def files(folder: Path | None, suffix: str) -> list[Path] | None:
         return shard_files(folder, manifest, suffix) if folder else None
 
+    given = {
+        "student": student, "codebook": codebook, "head": head, "reduction": reduction, "foreground": foreground,
+    }  # fmt: skip
+    parts = Parts(
+        {name: file for name, file in given.items() if file is not None},
+        json.loads(feature_sets), weights, json.loads(refine), upsample,
+    )  # fmt: skip
     run(
         shard_files(masks, manifest), manifest, files(cut, "zarr"), files(assignments, "parquet"),
         files(regions, "parquet"), section(params), out, recipe, seed, round,
-        scores=scores, student=student, feature_sets=json.loads(feature_sets), weights=weights,
-        refine=json.loads(refine), instances=files(instances, "zarr"),
+        scores=scores, segmenter=parts, instances=files(instances, "zarr"),
     )  # fmt: skip
 
 
@@ -219,16 +231,18 @@ def report(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="images or folders")],
-    student: Annotated[Path, typer.Option(help="results/recipes/<recipe>/seed<seed>/export/student")],
+    segmenter: Annotated[
+        Path, typer.Option("--segmenter", "--student", help="results/recipes/<recipe>/seed<seed>/export/segmenter")
+    ],
     out: Annotated[Path, typer.Option(help="folder for masks and overlays")] = Path("predictions"),
     overlays: Annotated[bool, typer.Option(help="also write the photo with the mask over it")] = True,
     threads: Threads = CORES,
     device: Device = "auto",
 ) -> None:
-    """Segment new images with an exported student: indexed PNG masks and overlays."""
+    """Segment new images as an exported recipe did its own: indexed PNG masks and overlays."""
     from maskmill.predict import predict as run
 
-    count = run(images, student, out, overlays=overlays, threads=threads, device=device)
+    count = run(images, segmenter, out, overlays=overlays, threads=threads, device=device)
     typer.echo(f"{count} masks in {out}")
 
 

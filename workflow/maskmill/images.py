@@ -211,6 +211,11 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
+def to_target(image: np.ndarray, size: Size, multiple: int) -> np.ndarray:
+    """uint8 [H, W, 3] as a backbone sees it: `resize` to `target_size`."""
+    return resize(image, target_size(image.shape[0], image.shape[1], size, multiple))
+
+
 def load_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Label ids int32 [H, W] of a palette, 8-bit or 16-bit greyscale image: the index, never the colour.
 

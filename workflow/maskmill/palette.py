@@ -49,6 +49,14 @@ def palette(k: int) -> np.ndarray:
     return np.concatenate([np.array([BACKGROUND], np.uint8), searched, extra])[:k]
 
 
+def png_palette(clusters: int) -> bytes:
+    """RGB of the 256 values of an indexed mask of so many clusters (at most 254): 255 is ignore, and so is the rest."""
+    colours = np.full((256, 3), IGNORE, np.uint8)
+    known = palette(clusters + 1)[:255]
+    colours[: len(known)] = known
+    return colours.tobytes()
+
+
 def hexadecimal(colour: np.ndarray | tuple[int, int, int]) -> str:
     """`#rrggbb` of a colour."""
     return "#" + "".join(f"{int(channel):02x}" for channel in colour)

@@ -115,21 +115,10 @@ class RaggedWriter:
         """Rows in the stored type, always a copy of the caller's memory."""
         if not np.issubdtype(rows.dtype, np.floating):
             return rows.astype(self.dtype)
-        if self.quantised:
-            scale = np.abs(rows).max(axis=1).astype(np.float32) / 127  # [rows]
-            encoded = np.round(rows / np.maximum(scale, np.finfo(np.float32).tiny)[:, None])
-            finite = np.isfinite(scale).all()
+        encoded, scale = _encoded(rows, self.dtype, self.quantised, f"{image_id}: ", f" for {self.path.name}")
+        if scale is not None:
             self._scales.append(scale)
-        else:
-            with np.errstate(over="ignore"):
-                encoded = rows.astype(self.dtype)
-            finite = np.isfinite(encoded).all()
-        if not finite:
-            raise NumericsError(
-                f"{image_id}: NaN or infinite values for {self.path.name} (stored as {self.dtype}); "
-                "if the values are only too large for float16, set dtype: int8 for this feature set"
-            )
-        return encoded.astype(self.dtype)
+        return encoded
 
     def _flush(self, *, final: bool) -> None:
         """Write whole zarr shards (all rows when final), so that no shard file is written twice."""
@@ -186,6 +175,42 @@ class RaggedWriter:
                 "provenance": self.provenance.as_dict() if self.provenance else {},
             }
         )
+
+
+def _encoded(
+    rows: np.ndarray, dtype: np.dtype, quantised: bool, who: str = "", where: str = ""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Float rows in a stored type, and with int8 the scale of each row; `who` and `where` are for the message.
+
+    Raises:
+        NumericsError: a value is NaN or infinite, or overflows float16.
+    """
+    scale = None
+    if quantised:
+        scale = np.abs(rows).max(axis=1).astype(np.float32) / 127  # [rows]
+        encoded = np.round(rows / np.maximum(scale, np.finfo(np.float32).tiny)[:, None])
+        finite = np.isfinite(scale).all()
+    else:
+        with np.errstate(over="ignore"):
+            encoded = rows.astype(dtype)
+        finite = np.isfinite(encoded).all()
+    if not finite:
+        raise NumericsError(
+            f"{who}NaN or infinite values{where} (stored as {dtype}); "
+            "if the values are only too large for float16, set dtype: int8 for this feature set"
+        )
+    return encoded.astype(dtype), scale
+
+
+def _decoded(rows: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    return rows if scale is None else rows.astype(np.float32) * scale[:, None]
+
+
+def as_stored(values: np.ndarray, dtype: str = "float16") -> np.ndarray:
+    """Float values [h, w, d] as a store of this type gives them back: rounded; raises as `RaggedWriter.append`."""
+    kind = np.dtype(dtype)
+    encoded, scale = _encoded(values.reshape(-1, values.shape[2]), kind, kind == np.int8)
+    return _decoded(encoded, scale).reshape(values.shape)
 
 
 class Ragged:
@@ -269,9 +294,7 @@ class Ragged:
             raw = np.asarray(self.values[start:stop])
         except Exception as error:  # checksum, missing chunk, truncated file
             raise self._broken(error) from error
-        if self._scale is None:
-            return raw
-        return raw.astype(np.float32) * self._scale[start:stop, None]
+        return _decoded(raw, None if self._scale is None else self._scale[start:stop])
 
     def __getitem__(self, image: int | str) -> np.ndarray:
         """Values of one image, [h, w] or [h, w, d]."""

@@ -17,6 +17,6 @@ STAGE_VERSION: dict[str, int] = {
     "paint": 1,
     "rounds": 1,
     "evaluate": 2,
-    "export": 2,
+    "export": 3,
     "report": 1,
 }

@@ -573,7 +573,7 @@ def last_masks(wc):
 
 
 def export_inputs(wc):
-    """Regions where the recipe has a cut, the student where it has rounds."""
+    """Regions where the recipe has a cut, and what segments new images."""
     recipe, base = RUN.recipes[wc.recipe], f"results/recipes/{wc.recipe}"
     files = {"masks": last_masks(wc)}
     if not recipe.tokens:
@@ -585,19 +585,72 @@ def export_inputs(wc):
     if recipe.instances(recipe.round_count):
         last = f"{base}/seed{wc.seed}/round{recipe.round_count}"
         files["instances"] = [f"{last}/instances/{shard}.zarr" for shard in shards()]
-    if recipe.round_count:
-        files["student"] = (
-            f"{base}/seed{wc.seed}/round{recipe.round_count}/student.safetensors"
-        )
-        files["weights"] = sorted(
-            {
-                f"resources/weights/{recipe.features[n].weights_slug}.safetensors"
-                for n in student_features(wc.recipe, recipe.round_count)
-            }
-        )
+    files |= segmenter_files(wc)
+    files["weights"] = sorted(
+        f"resources/weights/{slug}.safetensors"
+        for slug in {fs.weights_slug for fs in segmenter_sees(wc).values()}
+    )
     if RUN.config.labels:
         files["scores"] = f"{base}/seed{wc.seed}/round{recipe.round_count}/scores.json"
     return files
+
+
+def segmenter_files(wc):
+    """Option of `maskmill export` -> file: the last student, or clusters of tokens and what makes their vectors."""
+    recipe, base = RUN.recipes[wc.recipe], f"results/recipes/{wc.recipe}"
+    own = f"{base}/seed{wc.seed}"
+    if recipe.round_count:
+        return {"student": f"{own}/round{recipe.round_count}/student.safetensors"}
+    if not recipe.tokens:
+        return {}
+    files = {"codebook": f"{own}/cluster/codebook.safetensors"} | foreground_codebook(
+        wc
+    )
+    reduced = recipe.reduce.method != "none"
+    if reduced:
+        files["reduction"] = f"{base}/reduce/model.safetensors"
+    if recipe.regions.settings.features == CODES:
+        # Reductions are made once a recipe, of the codes of the first seed.
+        codes = feature_folder(wc.recipe, CODES, SEED if reduced else wc.seed)
+        files["head"] = f"{codes}/head.safetensors"
+    return files
+
+
+def segmenter_sees(wc):
+    """Name -> feature set whose backbone runs on new images; a head that trained its backbone has it in its file."""
+    recipe = RUN.recipes[wc.recipe]
+    if recipe.round_count:
+        names = student_features(wc.recipe, recipe.round_count)
+        return {name: recipe.features[name] for name in names}
+    if not recipe.tokens or (
+        recipe.unfrozen and recipe.regions.settings.features == CODES
+    ):
+        return {}
+    return clustered_set(recipe)
+
+
+def clustered_set(recipe):
+    """Name -> the feature set whose tokens a recipe clusters, or behind the codes that it clusters."""
+    name = recipe.regions.settings.features
+    if name == CODES:
+        name = recipe.stage("adapt").settings.features
+    return {name: recipe.features[name]}
+
+
+def export_features(wc):
+    """The feature sets as an option: a student says which of them it sees, clusters are those of one."""
+    recipe = RUN.recipes[wc.recipe]
+    clusters = recipe.tokens and not recipe.round_count
+    sets = clustered_set(recipe) if clusters else recipe.features
+    return json.dumps({name: fs.model_dump(mode="json") for name, fs in sets.items()})
+
+
+def export_refine(wc):
+    """How the last masks are fitted to the photos."""
+    recipe = RUN.recipes[wc.recipe]
+    if recipe.round_count:
+        return json.dumps(round_refine(wc.recipe, recipe.round_count))
+    return json.dumps(recipe.paint.settings.refine.model_dump(mode="json"))
 
 
 def export_sources(wc):
@@ -607,12 +660,12 @@ def export_sources(wc):
     if not recipe.tokens:
         options += [f"--cut {base}/cut", f"--regions {base}/regions"]
         options += [f"--assignments {base}/seed{wc.seed}/cluster"]
-    if recipe.round_count:
-        options += [
-            f"--student {base}/seed{wc.seed}/round{recipe.round_count}/student.safetensors"
-        ]
+    options += [f"--{name} {file}" for name, file in segmenter_files(wc).items()]
+    if segmenter_sees(wc):
         options.append("--weights resources/weights")
-        options.append(instances_option(wc.recipe, wc.seed, recipe.round_count))
+    if recipe.tokens and not recipe.round_count:
+        options.append(f"--upsample {recipe.paint.settings.upsample}")
+    options.append(instances_option(wc.recipe, wc.seed, recipe.round_count))
     if RUN.config.labels:
         options.append(
             f"--scores {base}/seed{wc.seed}/round{recipe.round_count}/scores.json"

@@ -1,4 +1,4 @@
-# export: masks of the last round as PNG and COCO JSON, clusters.csv, and the last student for `maskmill predict`.
+# export: masks of the last round as PNG and COCO JSON, clusters.csv, and what segments new images (`maskmill predict`).
 rule export:
     input:
         unpack(export_inputs),
@@ -16,15 +16,8 @@ rule export:
     params:
         export=keys("export", RUN.config.export.model_dump(mode="json")),
         sources=export_sources,
-        features=lambda wc: json.dumps(
-            {
-                name: fs.model_dump(mode="json")
-                for name, fs in RUN.recipes[wc.recipe].features.items()
-            }
-        ),
-        refine=lambda wc: json.dumps(
-            round_refine(wc.recipe, RUN.recipes[wc.recipe].round_count)
-        ),
+        features=export_features,
+        refine=export_refine,
         last=lambda wc: RUN.recipes[wc.recipe].round_count,
     shell:
         "maskmill export {params.sources} --manifest {input.manifest} --params {params.export:q}"

@@ -25,7 +25,7 @@ from maskmill.backbones import Backbone, load, resample_positions, untrained
 from maskmill.blocks import ordered
 from maskmill.config import FeatureSet
 from maskmill.errors import ConfigError, NumericsError
-from maskmill.images import resize, target_size
+from maskmill.images import target_size, to_target
 from maskmill.manifest import Row, read_manifest
 from maskmill.photos import read_photo
 
@@ -205,4 +205,4 @@ class PhotoImages(Images):
 
 def seen(row: Row, feature_set: FeatureSet, multiple: int) -> np.ndarray:
     """A photo of the manifest in the size that the feature set says, uint8 [H, W, 3]; raises as `read_photo`."""
-    return resize(read_photo(row), target_size(row.height, row.width, feature_set.size, multiple))
+    return to_target(read_photo(row), feature_set.size, multiple)

@@ -1,11 +1,10 @@
-"""export: masks -> indexed PNG, COCO JSON, clusters.csv, and the student. File reading and writing of the stage."""
+"""export: masks -> indexed PNG, COCO JSON, clusters.csv, and a segmenter. File reading and writing of the stage."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import errno
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,15 +14,16 @@ import numpy as np
 from PIL import Image
 
 from maskmill import __version__
-from maskmill.artefact import Provenance, atomic, json_hash, read_json, read_tensors, write_json
-from maskmill.config import Export, FeatureSet, validate
+from maskmill.artefact import Provenance, atomic, json_hash, read_json, write_json
+from maskmill.config import Export, validate
 from maskmill.errors import StoreError
 from maskmill.export._clusters import Clusters, name_of
 from maskmill.export._coco import CocoWriter
+from maskmill.export._segmenter import Parts
 from maskmill.export._sources import Item, Sources
 from maskmill.manifest import Row, read_manifest
 from maskmill.masks import to_size
-from maskmill.palette import IGNORE, palette
+from maskmill.palette import palette, png_palette
 from maskmill.progress import track
 from maskmill.rle import encode_all, encode_layers
 
@@ -41,10 +41,7 @@ def run(
     round: int,
     *,
     scores: str | Path | None = None,
-    student: str | Path | None = None,
-    feature_sets: Mapping[str, Mapping[str, Any]] | None = None,
-    weights: str | Path | None = None,
-    refine: Mapping[str, Any] | None = None,
+    segmenter: Parts | None = None,
     instances: Sequence[str | Path] | None = None,
 ) -> None:
     """Write one folder of files for other tools; it appears when complete.
@@ -55,13 +52,9 @@ def run(
             `coco_regions.json`.
         params: the `export` section.
         scores: scores.json of this round, for the matched class of each cluster.
-        student: the last student, copied to `student/`. feature_sets: {name: parameters} of the recipe, those that
-            the student sees are written there.
-        weights: folder of backbone weights; those of the student's feature sets are copied, so that `student/` is all
-            that `maskmill predict` needs on another machine.
+        segmenter: what `maskmill predict` needs, copied to `segmenter/`.
         instances: of all shards, of a last round that predicts them: `coco.json` then holds each with its score,
             overlapping or not, instead of the parts of the masks.
-        refine: how masks of the last round were fitted to the photos; `maskmill predict` does the same.
 
     Raises:
         StoreError: an image of the manifest has no mask, or the artefacts do not belong together.
@@ -80,12 +73,11 @@ def run(
         out.table.write(folder / "clusters.csv", classes, iou)
         if out.renamed:
             _write_renamed(folder / "renamed.csv", out.renamed)
-        if student is not None:
-            _copy_student(
-                Path(student), feature_sets or {}, weights, folder / "student", about | {"refine": dict(refine or {})}
-            )
+        kind = segmenter.kind if segmenter is not None else None
+        if segmenter is not None and kind is not None:
+            segmenter.write(folder / "segmenter", about)
         made = Provenance.of("export", dict(params) | about, sources.hashes)
-        write_json(folder / "export.json", about, made)
+        write_json(folder / "export.json", about | {"segmenter": kind}, made)
 
 
 class _Folder:
@@ -97,8 +89,7 @@ class _Folder:
         self.table = Clusters(sources.clusters)
         self.renamed: list[tuple[str, str]] = []  # id, file in masks/
         colours = palette(sources.clusters + 1)
-        self.colours = np.full((256, 3), IGNORE, np.uint8)
-        self.colours[: min(255, len(colours))] = colours[:255]
+        self.png_palette = png_palette(sources.clusters)
         kinds = [
             {"id": c, "name": name_of(c), "supercategory": "cluster", "color": colours[c].tolist()}
             for c in range(1, sources.clusters + 1)
@@ -165,7 +156,7 @@ class _Folder:
             raise StoreError(f"manifest: id {row.id!r} points outside the export folder; run snakemake again")
         image = Image.fromarray(mask)
         if mask.dtype == np.uint8:
-            image.putpalette(self.colours.tobytes())
+            image.putpalette(self.png_palette)
         with _created(path, masks / f"~{json_hash(row.id)}.png") as file:
             image.save(file, format="PNG")
             if file.name != str(path):
@@ -214,30 +205,3 @@ def _matched(scores: str | Path | None) -> tuple[dict[str, str] | None, dict[str
         return entries[0]["matching"], entries[0]["per_class"]
     except (KeyError, IndexError, TypeError):
         raise StoreError(f"{scores}: not a scores.json of maskmill; delete it and run snakemake again") from None
-
-
-def _copy_student(
-    student: Path,
-    feature_sets: Mapping[str, Mapping[str, Any]],
-    weights: str | Path | None,
-    folder: Path,
-    about: Mapping[str, Any],
-) -> None:
-    """student.safetensors, features.json, and the weights of the backbones where their folder is given."""
-    _, provenance = read_tensors(student)
-    seen = list(provenance.get("params", {}).get("features", feature_sets))
-    missing = [name for name in seen if name not in feature_sets]
-    if missing:
-        raise StoreError(f"{student}: sees feature set {missing[0]!r}, which the recipe does not have; train it again")
-    folder.mkdir()
-    shutil.copyfile(student, folder / "student.safetensors")
-    sets = {name: validate(FeatureSet, feature_sets[name], "--feature-sets", name) for name in seen}
-    write_json(folder / "features.json", dict(about) | {"features": {n: s.model_dump() for n, s in sets.items()}})
-    if weights is None:
-        return
-    (folder / "weights").mkdir()
-    for slug in sorted({chosen.weights_slug for chosen in sets.values()}):
-        source = Path(weights) / f"{slug}.safetensors"
-        if not source.is_file():
-            raise StoreError(f"{source}: no such weights; run snakemake to fetch them")
-        shutil.copyfile(source, folder / "weights" / source.name)

@@ -23,7 +23,8 @@ of the clusters that win somewhere in the image, twice the cosine as in STEGO.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,23 +162,38 @@ def run_tokens(
     book = read(codebook)
     ground = read(foreground) if foreground is not None else None
     made_of = [book.hash] + ([ground.hash] if ground is not None else [])
-    clusters = len(book)
-    dtype = mask_dtype(clusters)
     store = Ragged(vectors)
     settings, photos = _refinement(params, manifest, Path(vectors).stem)
-    with _writer(out, clusters, params, [store.hash, *made_of]) as writer:
+    with _writer(out, len(book), params, [store.hash, *made_of]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
-            tokens = store[i].astype(np.float32)  # [h, w, d]
-            size = (tokens.shape[0] * params["upsample"], tokens.shape[1] * params["upsample"])
-            step = refine_step(params["upsample"])
-            photo = photos.on_grid(image_id, (size[0] * step, size[1] * step)) if photos else None
-            outside = None if ground is None else best_labels(tokens, ground, size, photo, settings) == 0
-            best = best_labels(tokens, book, size, photo, settings, outside)
-            mask = (best + 1).astype(dtype)
-            mask[best == clusters] = ignore_value(dtype)  # the score of noise comes after those of the clusters
-            if outside is not None:
-                mask[outside] = 0
-            writer.append(image_id, mask)
+            see = partial(photos.on_grid, image_id) if photos else None
+            writer.append(image_id, paint_tokens(store[i], book, params["upsample"], settings, see, ground))
+
+
+def paint_tokens(
+    tokens: np.ndarray,
+    book: Codebook,
+    upsample: int,
+    settings: Refine,
+    see: Callable[[tuple[int, int]], np.ndarray] | None = None,
+    ground: Codebook | None = None,
+) -> np.ndarray:
+    """Mask [h * upsample, w * upsample] of the token vectors [h, w, d] of one image.
+
+    Args:
+        book: of the clusters. ground: of background and foreground. see: gives the photo uint8 [H, W, 3] on a grid
+            (H, W); without it nothing is refined.
+    """
+    tokens, clusters = tokens.astype(np.float32), len(book)
+    size, step = (tokens.shape[0] * upsample, tokens.shape[1] * upsample), refine_step(upsample)
+    photo = see((size[0] * step, size[1] * step)) if see else None
+    outside = None if ground is None else best_labels(tokens, ground, size, photo, settings) == 0
+    best = best_labels(tokens, book, size, photo, settings, outside)
+    mask = (best + 1).astype(mask_dtype(clusters))
+    mask[best == clusters] = ignore_value(mask.dtype)  # the score of noise comes after those of the clusters
+    if outside is not None:
+        mask[outside] = 0
+    return mask
 
 
 def best_labels(

@@ -98,7 +98,7 @@ def _sizes(folder: Path, run: Run, images: int) -> dict[str, float]:
     found = {"manifest/": _bytes([folder / "results/inputs/manifest.parquet"])}
     for name in run.recipes:
         base = folder / "results/recipes" / name
-        students = list(base.glob("seed*/export/student"))
+        segmenters = list(base.glob("seed*/export/segmenter"))  # no bytes of an image
         found |= {
             f"cut/{name}": _bytes([base / "cut"]),
             f"regions/{name}": _bytes(base.glob("regions/*.parquet")),
@@ -106,7 +106,7 @@ def _sizes(folder: Path, run: Run, images: int) -> dict[str, float]:
             f"masks/{name}": _bytes(base.glob("seed*/round*/masks")),
             f"confidence/{name}": _bytes(base.glob("seed*/round*/confidence")),
             f"instances/{name}": _bytes([*base.glob("seed*/round*/instances"), *base.glob("seed*/round*/taught")]),
-            f"export/{name}": _bytes(base.glob("seed*/export")) - _bytes(students),
+            f"export/{name}": _bytes(base.glob("seed*/export")) - _bytes(segmenters),
         }
     return {name: total / images for name, total in found.items() if total}
 

@@ -14,6 +14,7 @@ from maskmill.errors import StoreError, UserError
 from maskmill.store import Ragged, RaggedWriter
 
 BLOCK = 8192  # rows a block of the fit
+TOKENS = "float16"  # how reduced tokens are stored
 
 
 def _method(params: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -60,6 +61,35 @@ def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out:
     write_tensors(out, model | tensors, provenance)
 
 
+class Reduction:
+    """A fitted reduction, applied to the vectors of one image after the other.
+
+    Args:
+        model: safetensors of `fit`. params: the flat `reduce` section; None: the one that the model was fitted with.
+
+    Attributes:
+        depth: length of a reduced vector. hash: of what made the model.
+
+    Raises:
+        StoreError: the file is no such model.
+    """
+
+    def __init__(self, model: str | Path, params: Mapping[str, Any] | None = None) -> None:
+        fitted, made_by = read_tensors(model)
+        if made_by.get("stage") != "reduce":
+            raise StoreError(f"{model}: not a model of the reduce stage; check the path")
+        self._module, self._own = _method(made_by["params"] if params is None else params)
+        self.depth, self.hash = int(self._module.depth(fitted)), str(made_by.get("hash", ""))
+        prepare = getattr(self._module, "prepare", None)  # what needs work once, not an image
+        self._ready = prepare(fitted, self._own) if prepare else fitted
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Vectors [h, w, d] -> [h, w, depth] float32."""
+        h, w, d = values.shape
+        reduced: np.ndarray = self._module.transform(values.reshape(h * w, d), self._ready, self._own)
+        return reduced.reshape(h, w, self.depth)
+
+
 def transform(store: str | Path, model: str | Path, params: Mapping[str, Any], out: str | Path, threads: int) -> None:
     """Transform one shard, an image at a time: a Ragged of the same kind, ids, grids and per-image fields but `cls`.
 
@@ -70,22 +100,15 @@ def transform(store: str | Path, model: str | Path, params: Mapping[str, Any], o
     from maskmill.progress import track
 
     torch.set_num_threads(threads)
-    module, own = _method(params)
-    fitted, made_by = read_tensors(model)
-    if made_by.get("stage") != "reduce":
-        raise StoreError(f"{model}: not a model of the reduce stage; check the path")
-    source = Ragged(store)
+    reduction, source = Reduction(model, params), Ragged(store)
     names = [name for name in source.per_image_names if name != "cls"]
     fields = {name: source.per_image(name) for name in names}
-    provenance = Provenance.of("reduce", params, [source.hash, str(made_by.get("hash", ""))])
-    depth = module.depth(fitted)
-    ready = module.prepare(fitted, own) if hasattr(module, "prepare") else fitted  # what needs work once, not an image
-    dtype = "float16" if source.kind == "features" else "float32"
-    with RaggedWriter(out, source.kind, depth=depth, dtype=dtype, attrs=source.attrs, provenance=provenance) as writer:
+    made, depth = Provenance.of("reduce", params, [source.hash, reduction.hash]), reduction.depth
+    dtype = TOKENS if source.kind == "features" else "float32"
+    with RaggedWriter(out, source.kind, depth=depth, dtype=dtype, attrs=source.attrs, provenance=made) as writer:
         for i, (image_id, values) in track(enumerate(source.images()), len(source), "reduce"):
-            h, w, d = values.shape
             try:
-                reduced = module.transform(values.reshape(h * w, d), ready, own).reshape(h, w, depth)
+                reduced = reduction(values)
             except UserError as error:
                 raise type(error)(f"{source.path}: {image_id}: {error}") from None
             writer.append(image_id, reduced, **{name: fields[name][i] for name in names})

@@ -1,0 +1,85 @@
+"""The folder `segmenter/`: all that `maskmill predict` needs to do to new images what the recipe did to its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maskmill.artefact import read_tensors, write_json
+from maskmill.codebook import read
+from maskmill.config import FeatureSet, validate
+from maskmill.errors import StoreError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What segments images: the last student, or the clusters of tokens and what made the tokens into vectors.
+
+    Attributes:
+        files: name -> safetensors. `student`; or `codebook`, with `head` (its codes are clustered), `reduction` and
+            `foreground` (the codebook of background and foreground) where the recipe has them.
+        feature_sets: {name: parameters}; a student says which of them it sees, clusters are those of the only one.
+        weights: folder of backbone weights, copied too, so that the folder works on another machine.
+        refine: how masks of the last round are fitted to the photos. upsample: of clusters, mask cells a token side.
+    """
+
+    files: Mapping[str, Path]
+    feature_sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    weights: Path | None = None
+    refine: Mapping[str, Any] = field(default_factory=dict)
+    upsample: int = 1
+
+    @property
+    def kind(self) -> str | None:
+        """`student`, `clusters`, or None: regions of a cut, whose clusters segment no other image."""
+        return "student" if "student" in self.files else "clusters" if "codebook" in self.files else None
+
+    def write(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Copy everything into a new folder; its size depends on the recipe, not on the number of images.
+
+        Raises:
+            StoreError: the parts do not belong together, or weights are missing.
+        """
+        names = self._student_sets() if self.kind == "student" else self._cluster_set(int(about["clusters"]))
+        sets = {name: validate(FeatureSet, self.feature_sets[name], "--feature-sets", name) for name in names}
+        more = {} if self.kind == "student" else {"upsample": self.upsample}
+        folder.mkdir()
+        for name, file in self.files.items():
+            _copy(file, folder / f"{name}.safetensors", "run snakemake to make it")
+        body = dict(about) | {"files": sorted(self.files), "refine": dict(self.refine)} | more
+        write_json(folder / "features.json", body | {"features": {n: s.model_dump() for n, s in sets.items()}})
+        if self.weights is not None:
+            (folder / "weights").mkdir()
+            for slug in sorted({chosen.weights_slug for chosen in sets.values()}):
+                source = self.weights / f"{slug}.safetensors"
+                _copy(source, folder / "weights" / source.name, "run snakemake to fetch them", "weights")
+
+    def _student_sets(self) -> list[str]:
+        """The feature sets that the student sees."""
+        student = self.files["student"]
+        _, provenance = read_tensors(student)
+        seen = list(provenance.get("params", {}).get("features", self.feature_sets))
+        missing = [name for name in seen if name not in self.feature_sets]
+        if missing:
+            raise StoreError(
+                f"{student}: sees feature set {missing[0]!r}, which the recipe does not have; train it again"
+            )
+        return seen
+
+    def _cluster_set(self, clusters: int) -> list[str]:
+        """The feature set whose tokens are clustered, or behind the codes that are."""
+        book, found = self.files["codebook"], list(self.feature_sets)
+        if len(found) != 1:
+            raise StoreError(f"--feature-sets: {', '.join(found) or 'none'}; clusters are those of one, give that")
+        if len(read(book)) != clusters:
+            raise StoreError(f"{book}: not the clusters of the masks, which have {clusters}; run snakemake again")
+        return found
+
+
+def _copy(source: Path, target: Path, advice: str, what: str = "file") -> None:
+    if not source.is_file():
+        raise StoreError(f"{source}: no such {what}; {advice}")
+    shutil.copyfile(source, target)
