@@ -18,6 +18,10 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/common/adapt.smk"
+include: "workflow/rules/common/masks.smk"
+include: "workflow/rules/common/rounds.smk"
+include: "workflow/rules/common/results.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/adapt.smk"

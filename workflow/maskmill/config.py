@@ -155,6 +155,10 @@ class Refine(Model):
         return {"anyOf": [names, {"type": "object", "additionalProperties": False, "properties": properties}]}
 
 
+UNFREEZING = ("unfreeze", "backbone_rate", "light", "blur")  # keys of a head that mean nothing on stored tokens
+FREEZING = ("hide", "jitter")  # and those that mean nothing where its backbone learns
+
+
 class Adapt(Model):
     """adapt: a head learnt on a feature set, whose codes are a feature set of the recipe named `codes`."""
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from maskmill.adapt._job import Job
 
 
-UNFREEZING = ("unfreeze", "backbone_rate", "light", "blur")  # keys that mean nothing where tokens are frozen
 CHANCE = 0.8  # of each change of a photo's light
 SIGMA = (0.1, 2.0)  # of a blur, in pixels of the view
 
