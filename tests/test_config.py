@@ -345,8 +345,8 @@ def test_presets_lie_between_recipe_and_run(chain: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "parts"),
     [
-        ({"preset": "smal"}, ["preset", "'smal'", "did you mean 'small'", "known: other, small"]),
-        ({"recipes": ["kmeans"], "preset": "tiny"}, ["no recipe has 'tiny'", "known: small"]),
+        ({"preset": "smal"}, ["preset", "'smal'", "did you mean 'small'", "known: other, scenes, small"]),
+        ({"recipes": ["kmeans"], "preset": "tiny"}, ["no recipe has 'tiny'", "known: scenes, small"]),
         ({"rounds": {"from_round": {1: {}}}}, ["rounds.from_round.1", "greater than or equal to 2"]),
         ({"rounds": {"from_round": {2: {"stepz": 1}}}}, ["rounds.from_round.2.stepz", "did you mean 'steps'"]),
         ({"rounds": {"from_round": {2: {"count": 1}}}}, ["from_round.2.count", "beside from_round"]),
@@ -372,3 +372,21 @@ def test_students_of_instances_learn_from_regions_or_from_instances(tmp_path: Pa
     later = {"count": 2, "student": "deeplabv3plus", "from_round": {2: {"student": "instance"}}}
     with pytest.raises(ConfigError, match="instance in round 2 follows deeplabv3plus, which predicts no instances"):
         run(recipes=["comus"], rounds=later)
+
+
+def test_a_recipe_by_path_is_looked_for_here_and_beside_the_workflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "workflow/recipes").mkdir(parents=True)
+    (tmp_path / "workflow/mine").mkdir()
+    (tmp_path / "here").mkdir()
+    text = (RECIPES / "kmeans.yaml").read_text()
+    (tmp_path / "workflow/mine/own.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path / "here")
+    folder = tmp_path / "workflow/recipes"
+    assert list(load({"recipes": ["mine/own.yaml"]}, folder).recipes) == ["own"]
+    (tmp_path / "here/mine").mkdir()
+    (tmp_path / "here/mine/own.yaml").write_text(text + "paint: {dropped: background}\n")
+    assert load({"recipes": ["mine/own.yaml"]}, folder).recipes["own"].paint.settings.dropped == "background"
+    with pytest.raises(ConfigError, match="no recipe 'mine/other.yaml'"):
+        load({"recipes": ["mine/other.yaml"]}, folder)

@@ -282,7 +282,10 @@ def _resolve(path: Path, file: RecipeFile, config: Config, origin: str) -> Recip
 
 
 def _recipe_path(given: str, folder: Path, origin: str) -> Path:
+    """A recipe of the folder by name; or a file by path, from the working directory or from where the workflow lies."""
     path = Path(given) if given.endswith((".yaml", ".yml")) else folder / f"{given}.yaml"
+    if not path.is_file() and (beside := folder.parent / path).is_file():
+        path = beside
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))
         hint = nearest(given, known)
