@@ -40,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     "noise": {"noise": True},
     "head": {"adapt": HEAD},
     "head_reduced": {"adapt": HEAD, "reduce": PCA, "dtype": "int8"},
-    "unfrozen": {"adapt": HEAD | {"unfreeze": True}},
+    "unfrozen": {"adapt": HEAD | {"unfreeze": True}, "dtype": "int8"},
     "unfrozen_vit": {"adapt": HEAD | {"unfreeze": True, "batch_size": 3}, "network": VIT},
 }
 

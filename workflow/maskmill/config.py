@@ -64,6 +64,9 @@ class Size(Model):
         return self
 
 
+STORING = {"dtype", "key_bias"}  # keys of a feature set that mean nothing to a head that trains its backbone
+
+
 class FeatureSet(Model):
     """One set of dense features, stored once and shared by every recipe that asks for the same."""
 

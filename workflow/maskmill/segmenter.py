@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from maskmill.artefact import read_json
-from maskmill.config import FeatureSet, Refine, validate
+from maskmill.config import STORING, FeatureSet, Refine, validate
 from maskmill.errors import StoreError
 from maskmill.images import resize, to_target
 from maskmill.masks import to_size
@@ -195,7 +195,8 @@ def _head(folder: Path, about: Mapping[str, Any], device: torch.device) -> Head:
     from maskmill.adapt.run import Head
 
     head = Head.load(folder / "head.safetensors", str(device))
-    sets = [chosen.model_dump(mode="json") for chosen in feature_sets(folder, about).values()]
+    means_nothing = STORING if head.encoder is not None else None
+    sets = [chosen.model_dump(mode="json", exclude=means_nothing) for chosen in feature_sets(folder, about).values()]
     if sets != [head.spec["features"]]:
         raise StoreError(f"{folder}: head.safetensors was trained on another feature set than features.json names; run "
                          "snakemake again")  # fmt: skip

@@ -23,7 +23,7 @@ from maskmill.adapt._data import Images
 from maskmill.artefact import read_tensors
 from maskmill.backbones import Backbone, load, resample_positions, untrained
 from maskmill.blocks import ordered
-from maskmill.config import FeatureSet
+from maskmill.config import STORING, FeatureSet
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.images import target_size, to_target
 from maskmill.manifest import Row, read_manifest
@@ -51,7 +51,7 @@ class Encoder:
     @property
     def spec(self) -> dict[str, Any]:
         """What `of` needs."""
-        return {"facts": self.facts, "feature_set": self.backbone.set.model_dump(mode="json")}
+        return {"facts": self.facts, "feature_set": self.backbone.set.model_dump(mode="json", exclude=STORING)}
 
 
 class Tower(nn.Module):
@@ -187,13 +187,14 @@ class PhotoImages(Images):
                               "learnt from in batches; set features.<name>.size: {square: ...}")  # fmt: skip
         facts = read_tensors(weights)[1]
         self.encoder = Encoder(backbone, {key: facts[key] for key in ("architecture", "mean", "std")}, threads)
-        self.multiple, self.rows, self.threads = backbone.multiple, found.rows, threads
+        self.set, self.multiple, self.rows, self.threads = feature_set, backbone.multiple, found.rows, threads
         hashes = [*found.shards, backbone.digest]
-        super().__init__(found.ids, backbone.depth, hashes, feature_set.model_dump(mode="json"), cache_mib)
+        made_by = feature_set.model_dump(mode="json", exclude=STORING)
+        super().__init__(found.ids, backbone.depth, hashes, made_by, cache_mib)
 
     def read(self, i: int) -> np.ndarray:
         """The photo as its backbone sees it, uint8 [H, W, 3]."""
-        return seen(self.rows[i], FeatureSet.model_validate(self.made_by), self.multiple)
+        return seen(self.rows[i], self.set, self.multiple)
 
     def several(self, places: Sequence[int]) -> list[np.ndarray]:
         """Photos by position, decoded in threads."""

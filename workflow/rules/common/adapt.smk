@@ -1,6 +1,6 @@
 # What the rules of adapt and cluster are given.
 from maskmill.artefact import json_hash
-from maskmill.config import FREEZING, UNFREEZING
+from maskmill.config import FREEZING, STORING, UNFREEZING
 
 
 def adapt_folder(wc):
@@ -44,8 +44,7 @@ def adapt_params(wc):
         body["clusters"] = recipe.cluster.params.clusters
     if recipe.unfrozen:
         seen = recipe.features[recipe.stage("adapt").settings.features]
-        stored = {"dtype", "key_bias"}
-        body["feature_set"] = seen.model_dump(mode="json", exclude=stored)
+        body["feature_set"] = seen.model_dump(mode="json", exclude=STORING)
         body["photos"] = json_hash(shards())  # their names are hashes of contents
     return keys("adapt", body)
 
