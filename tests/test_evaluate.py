@@ -398,6 +398,20 @@ def test_probe_agrees_with_an_independent_solver() -> None:
     assert diagnostics["gradient"] < 1e-4
 
 
+def test_the_probe_does_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_probe, "ROWS", 64)
+    draws = np.random.default_rng(0)
+    x = draws.standard_normal((500, 12)).astype(np.float32)
+    y = draws.random((500, 4)).astype(np.float32)
+    one, two = (linear_probe.fit(x, y, threads, "cpu") for threads in (1, 2))
+    assert one[1] == two[1]
+    np.testing.assert_array_equal(one[0].weight, two[0].weight)
+    np.testing.assert_array_equal(one[0].bias, two[0].bias)
+    monkeypatch.setattr(linear_probe, "ROWS", 500)
+    whole = linear_probe.fit(x, y, 1, "cpu")
+    np.testing.assert_allclose(one[0].weight, whole[0].weight, atol=2e-4)
+
+
 def test_split_is_stable_and_complete() -> None:
     ids = [f"im/{i}" for i in range(200)]
     train, test = linear_probe.split(ids)

@@ -17,7 +17,7 @@ from maskmill.adapt import run as adapt
 from maskmill.artefact import read_json, write_json
 from maskmill.cluster.run import fit as cluster
 from maskmill.config import FeatureSet
-from maskmill.errors import NumericsError, StoreError
+from maskmill.errors import InputError, NumericsError, StoreError
 from maskmill.export._segmenter import Parts
 from maskmill.export.run import run as export
 from maskmill.features.run import run as extract
@@ -242,3 +242,40 @@ def test_values_come_back_as_from_a_store(dtype: str, tmp_path: Path) -> None:
     values[0, 0, 0] = np.nan
     with pytest.raises(NumericsError, match=f"NaN or infinite values .stored as {dtype}"):
         as_stored(values, dtype)
+
+
+def test_parts_that_were_lost_in_copying_are_named(finish: Finish) -> None:
+    recipe = finish()
+    about = read_json(recipe.segmenter / "features.json")
+    weights = next((recipe.segmenter / "weights").glob("*.safetensors"))
+    assert f"weights/{weights.stem}" in about["files"]
+    for lost in (weights, recipe.segmenter / "codebook.safetensors", recipe.segmenter / "features.json"):
+        lost.unlink()
+        with pytest.raises(StoreError, match=rf"has lost .*{lost.stem}.*; copy the whole folder again"):
+            load(recipe.segmenter, "cpu")
+        if lost.suffix == ".safetensors":
+            about["files"] = [name for name in about["files"] if not name.endswith(lost.stem)]
+            write_json(recipe.segmenter / "features.json", about)
+            (recipe.segmenter / "codebook.safetensors").touch()
+
+
+def test_no_photo_is_overwritten(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(InputError, match=r"would overwrite the photo .*a\.png; give another folder"):
+        predict([tmp_path], tmp_path / "segmenter", tmp_path, overlays=False, threads=1)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.overlay.jpg")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "b/a.png")
+    with pytest.raises(InputError, match=r"would overwrite the photo .*a\.overlay\.jpg"):
+        predict(
+            [tmp_path / "b", tmp_path / "a.overlay.jpg"], tmp_path / "segmenter", tmp_path, overlays=True, threads=1
+        )
+    assert (tmp_path / "b/a.png").read_bytes() == before
+
+
+def test_images_that_are_too_large_name_the_option(finish: Finish, tmp_path: Path) -> None:
+    recipe = finish()
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "big.png")
+    with pytest.raises(InputError, match=r"big\.png: 9x8 pixels.*raise --max-pixels"):
+        predict([tmp_path / "big.png"], recipe.segmenter, tmp_path / "o", overlays=False, threads=1, max_pixels=71)

@@ -236,13 +236,14 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="folder for masks and overlays")] = Path("predictions"),
     overlays: Annotated[bool, typer.Option(help="also write the photo with the mask over it")] = True,
+    max_pixels: Annotated[int, typer.Option(min=1, help="larger images are refused")] = 178_956_970,
     threads: Threads = CORES,
     device: Device = "auto",
 ) -> None:
     """Segment new images as an exported recipe did its own: indexed PNG masks and overlays."""
     from maskmill.predict import predict as run
 
-    count = run(images, segmenter, out, overlays=overlays, threads=threads, device=device)
+    count = run(images, segmenter, out, overlays=overlays, threads=threads, device=device, max_pixels=max_pixels)
     typer.echo(f"{count} masks in {out}")
 
 

@@ -42,7 +42,12 @@ _LABEL_MODES = ("1", "P", "L", "I", "I;16", "I;16B", "I;16L", "I;16N")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def decode(source: str | Path | bytes, max_pixels: int = MAX_PIXELS, size: tuple[int, int] | None = None) -> np.ndarray:
+def decode(
+    source: str | Path | bytes,
+    max_pixels: int = MAX_PIXELS,
+    size: tuple[int, int] | None = None,
+    advice: str = TILES,
+) -> np.ndarray:
     """One image file (path or its bytes) as uint8 RGB [H, W, 3], turned as its EXIF orientation says.
 
     Transparent pixels are laid over white. CMYK, Lab and other colour spaces are converted; of an animation the first
@@ -51,14 +56,14 @@ def decode(source: str | Path | bytes, max_pixels: int = MAX_PIXELS, size: tuple
     values (negative, beyond 65535, floats beyond 1) by their own minimum and maximum; NaN and infinity become black.
 
     With `size` (height, width), what the file is known to have, the size in its header is compared before any pixel is
-    decoded; otherwise the header may say `max_pixels` at most.
+    decoded; otherwise the header may say `max_pixels` at most, and `advice` says what else to do.
 
     Raises:
         InputError: unreadable, truncated, too many pixels, or not of this size; the message is the reason without the
             path.
     """
     most = max_pixels if size is None else max(max_pixels, size[0] * size[1])
-    with _opened(_bytes(source, most), most) as image, _reasons():
+    with _opened(_bytes(source, most), most, advice) as image, _reasons():
         if size is not None and image.width * image.height != size[0] * size[1]:
             raise InputError(f"{image.width}x{image.height} px, was {size[1]}x{size[0]}")
         image.load()

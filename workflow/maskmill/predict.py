@@ -10,27 +10,36 @@ from PIL import Image
 
 from maskmill.artefact import atomic
 from maskmill.errors import InputError, UserError
-from maskmill.images import SUFFIXES, decode
+from maskmill.images import MAX_PIXELS, SUFFIXES, decode
 from maskmill.palette import overlay, png_palette
 from maskmill.progress import track
 from maskmill.segmenter import load
 
 
 def predict(
-    images: Iterable[Path], segmenter: Path, out: Path, *, overlays: bool, threads: int, device: str = "auto"
+    images: Iterable[Path],
+    segmenter: Path,
+    out: Path,
+    *,
+    overlays: bool,
+    threads: int,
+    device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
 ) -> int:
     """Write `<out>/<name>.png` (indexed mask at image size) and `<name>.overlay.jpg`; the number of images.
 
     Images below a folder keep their relative names. A few images are in memory at a time.
 
     Raises:
-        InputError: nothing to read, or a file does not decode; what was written before stays.
+        InputError: nothing to read, a mask would lie where a photo lies, or a file does not decode; what was written
+            before stays.
     """
     import torch
 
     from maskmill.blocks import ordered
 
     found = _find(images)
+    _check_targets(found, out, overlays)
     torch.set_num_threads(threads)
     loaded = load(segmenter, device)
     workers = threads if loaded.side_by_side else 1
@@ -39,7 +48,7 @@ def predict(
     def one(item: tuple[str, Path]) -> None:
         name, path = item
         try:
-            image = decode(path)
+            image = decode(path, max_pixels, advice="cut it into tiles, or raise --max-pixels")
             mask = loaded.mask(image)
         except UserError as error:
             raise type(error)(f"{path}: {error}") from None
@@ -65,6 +74,16 @@ def _find(images: Iterable[Path]) -> dict[str, Path]:
     if not found:
         raise InputError(f"no image in {', '.join(map(str, images))}; looked for {', '.join(SUFFIXES)}")
     return found
+
+
+def _check_targets(found: dict[str, Path], out: Path, overlays: bool) -> None:
+    """No file that is read is written."""
+    photos = {path.resolve() for path in found.values()}
+    for name, path in found.items():
+        for target in (out / f"{name}.png", *([out / f"{name}.overlay.jpg"] if overlays else [])):
+            if target.resolve() in photos:
+                raise InputError(f"--out {out}: {path} would overwrite the photo {target}; give another "
+                                 "folder")  # fmt: skip
 
 
 def _indexed(mask: np.ndarray, clusters: int) -> Image.Image:

@@ -10,6 +10,7 @@ they depend on how many images it sees at once, on threads and on the device.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -57,14 +58,20 @@ def load(folder: Path, device: str = "auto") -> Segmenter:
     from maskmill.device import pick
 
     kinds: dict[str, type[OfStudent] | type[OfClusters]] = {"student": OfStudent, "codebook": OfClusters}
-    for name, kind in kinds.items():
-        if (folder / f"{name}.safetensors").is_file():
-            about = read_json(folder / "features.json")
-            lost = [part for part in about.get("files", [name]) if not (folder / f"{part}.safetensors").is_file()]
-            if lost:
-                raise StoreError(f"--segmenter {folder}: has lost {lost[0]}.safetensors; copy the whole folder again")
-            return kind(folder, about, pick(device))
-    raise StoreError(f"--segmenter {folder}: {_missing(folder)}")
+    held = [name for name in kinds if (folder / f"{name}.safetensors").is_file()]
+    if not (folder / "features.json").is_file():
+        raise StoreError(f"--segmenter {folder}: {_lost('features.json') if held else _missing(folder)}")
+    about = read_json(folder / "features.json")
+    for part in about.get("files", held):
+        if not (folder / f"{part}.safetensors").is_file():
+            raise StoreError(f"--segmenter {folder}: {_lost(f'{part}.safetensors')}")
+    if not held:
+        raise StoreError(f"--segmenter {folder}: {_missing(folder)}")
+    return kinds[held[0]](folder, about, pick(device))
+
+
+def _lost(name: str) -> str:
+    return f"has lost {name}; copy the whole folder again"
 
 
 def _missing(folder: Path) -> str:
@@ -135,11 +142,14 @@ class OfStudent:
 
     def mask(self, image: np.ndarray) -> np.ndarray:
         """See `Segmenter`."""
+        from maskmill.blocks import one_thread
+
         view: Any = image if self.student.photos else self.eyes.tokens(image)
-        if self.refine.method == "none":
-            mask = self.student.mask(view)
-        else:
-            mask, _ = self.student.refined_mask(view, image, self.refine)
+        with contextlib.nullcontext() if self.student.photos else one_thread():  # as its own job, but for networks
+            if self.refine.method == "none":
+                mask = self.student.mask(view)
+            else:
+                mask, _ = self.student.refined_mask(view, image, self.refine)
         return to_size(mask, (image.shape[0], image.shape[1]))
 
 
@@ -195,9 +205,10 @@ def _head(folder: Path, about: Mapping[str, Any], device: torch.device) -> Head:
     from maskmill.adapt.run import Head
 
     head = Head.load(folder / "head.safetensors", str(device))
-    means_nothing = STORING if head.encoder is not None else None
+    means_nothing = STORING if head.encoder is not None else set()
+    seen = {key: value for key, value in head.spec["features"].items() if key not in means_nothing}
     sets = [chosen.model_dump(mode="json", exclude=means_nothing) for chosen in feature_sets(folder, about).values()]
-    if sets != [head.spec["features"]]:
+    if sets != [seen]:
         raise StoreError(f"{folder}: head.safetensors was trained on another feature set than features.json names; run "
                          "snakemake again")  # fmt: skip
     return head

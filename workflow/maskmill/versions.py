@@ -16,7 +16,7 @@ STAGE_VERSION: dict[str, int] = {
     "cluster": 3,
     "paint": 1,
     "rounds": 1,
-    "evaluate": 2,
+    "evaluate": 3,
     "export": 3,
     "report": 1,
 }

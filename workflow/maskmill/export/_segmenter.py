@@ -49,11 +49,13 @@ class Parts:
         folder.mkdir()
         for name, file in self.files.items():
             _copy(file, folder / f"{name}.safetensors", "run snakemake to make it")
-        body = dict(about) | {"files": sorted(self.files), "refine": dict(self.refine)} | more
+        slugs = [] if self.weights is None else sorted({chosen.weights_slug for chosen in sets.values()})
+        files = [*sorted(self.files), *(f"weights/{slug}" for slug in slugs)]
+        body = dict(about) | {"files": files, "refine": dict(self.refine)} | more
         write_json(folder / "features.json", body | {"features": {n: s.model_dump() for n, s in sets.items()}})
         if self.weights is not None:
             (folder / "weights").mkdir()
-            for slug in sorted({chosen.weights_slug for chosen in sets.values()}):
+            for slug in slugs:
                 source = self.weights / f"{slug}.safetensors"
                 _copy(source, folder / "weights" / source.name, "run snakemake to fetch them", "weights")
 
