@@ -236,7 +236,9 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="folder for masks and overlays")] = Path("predictions"),
     overlays: Annotated[bool, typer.Option(help="also write the photo with the mask over it")] = True,
-    max_pixels: Annotated[int, typer.Option(min=1, help="larger images are refused")] = 178_956_970,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="larger images are refused; as inputs.max_pixels")
+    ] = None,
     threads: Threads = CORES,
     device: Device = "auto",
 ) -> None:

@@ -24,7 +24,7 @@ def predict(
     overlays: bool,
     threads: int,
     device: str = "auto",
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
 ) -> int:
     """Write `<out>/<name>.png` (indexed mask at image size) and `<name>.overlay.jpg`; the number of images.
 
@@ -48,7 +48,7 @@ def predict(
     def one(item: tuple[str, Path]) -> None:
         name, path = item
         try:
-            image = decode(path, max_pixels, advice="cut it into tiles, or raise --max-pixels")
+            image = decode(path, max_pixels or MAX_PIXELS, advice="cut it into tiles, or raise --max-pixels")
             mask = loaded.mask(image)
         except UserError as error:
             raise type(error)(f"{path}: {error}") from None

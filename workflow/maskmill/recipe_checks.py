@@ -68,7 +68,7 @@ def _check_adapt(recipe: Recipe, path: Path) -> None:
             raise ConfigError(f"{path}: cluster.method: prototypes lie among the codes; {advice}")
     _check_masks(recipe, path)
     if recipe.unfrozen:
-        seen = recipe.features[recipe.stage("adapt").settings.features]
+        seen = recipe.behind(CODES)
         if seen.facet != "token" or seen.backbone == "colour":
             raise ConfigError(f"{path}: adapt.unfreeze: true trains a network through facet: token, found {seen.facet} "
                               f"of {seen.backbone}; name another feature set")  # fmt: skip

@@ -30,7 +30,6 @@ from maskmill.manifest import Row, read_manifest
 from maskmill.photos import read_photo
 
 PIECE = {"cpu": 4, "cuda": 32}  # images that are computed at once
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -112,15 +111,14 @@ class Tower(nn.Module):
 
         No more results than threads are there at once.
         """
-        size = PIECE[batches[0].device.type]
-        pieces = list(zip(*(batch.split(size) for batch in batches), strict=True))
-        mode = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        half = torch.is_autocast_enabled(batches[0].device.type)
         kind = batches[0].device.type
+        pieces = list(zip(*(batch.split(PIECE[kind]) for batch in batches), strict=True))
+        learning, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        half = torch.is_autocast_enabled(kind)
 
         def one(piece: tuple[torch.Tensor, ...]) -> R:
             cast = torch.autocast(kind, torch.bfloat16, enabled=half)
-            with torch.inference_mode(mode[1]), torch.set_grad_enabled(mode[0]), cast:
+            with torch.inference_mode(inference), torch.set_grad_enabled(learning), cast:
                 return function(*piece)
 
         workers = min(len(pieces), self.encoder.threads if kind == "cpu" else 1)

@@ -151,7 +151,7 @@ def _weights(run: Run) -> set[str]:
     found = {fs.weights_slug for slug, fs in run.feature_sets.items() if slug in used}
     for recipe in run.recipes.values():
         if recipe.unfrozen:
-            found.add(recipe.features[recipe.stage("adapt").settings.features].weights_slug)
+            found.add(recipe.behind(CODES).weights_slug)
         if recipe.crops:
             found.add(recipe.features[recipe.regions.settings.features].weights_slug)
         for r in range(1, recipe.round_count + 1):

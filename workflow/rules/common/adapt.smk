@@ -14,15 +14,6 @@ def adapt_features(wc, wanted):
     return [f"{adapt_folder(wc)}/{shard}.zarr" for shard in wanted]
 
 
-def adapt_source(wc, wanted):
-    """What a head looks at: stored tokens, or photos with a backbone that learns too."""
-    recipe = RUN.recipes[wc.recipe]
-    if not recipe.unfrozen:
-        return {"features": adapt_features(wc, wanted)}
-    seen = recipe.features[recipe.stage("adapt").settings.features]
-    return {"weights": f"resources/weights/{seen.weights_slug}.safetensors"}
-
-
 def neighbours_params(wc):
     """What the table depends on."""
     params = RUN.recipes[wc.recipe].stage("adapt").params
@@ -43,16 +34,25 @@ def adapt_params(wc):
     if recipe.cluster.method == "prototypes":
         body["clusters"] = recipe.cluster.params.clusters
     if recipe.unfrozen:
-        seen = recipe.features[recipe.stage("adapt").settings.features]
+        seen = recipe.behind(CODES)
         body["feature_set"] = seen.model_dump(mode="json", exclude=STORING)
         body["photos"] = json_hash(shards())  # their names are hashes of contents
     return keys("adapt", body)
 
 
 def adapt_inputs(wc):
-    """What a head learns from, with the table of nearest images where the recipe's method asks for it."""
-    found = adapt_source(wc, shards())
-    if RUN.recipes[wc.recipe].neighbours:
+    """What a head learns from: stored tokens, or photos with the weights of a backbone that learns too.
+
+    And the table of nearest images where the recipe's method asks for it.
+    """
+    recipe = RUN.recipes[wc.recipe]
+    wanted = shards()  # adapt_params names photos by them, so a head waits for them
+    if recipe.unfrozen:
+        slug = recipe.behind(CODES).weights_slug
+        found = {"weights": f"resources/weights/{slug}.safetensors"}
+    else:
+        found = {"features": adapt_features(wc, wanted)}
+    if recipe.neighbours:
         found["neighbours"] = f"results/recipes/{wc.recipe}/neighbours.parquet"
     return found
 
