@@ -22,10 +22,10 @@ def photo_tokens(paths: list[Path], side: int) -> Iterator[np.ndarray]:
     """Tokens float32 [side / 14, side / 14, 384] of each photo, squeezed to side x side pixels."""
     import torch
 
-    from maskmill.backbones import load
-    from maskmill.config import FeatureSet
-    from maskmill.images import decode, resize
-    from maskmill.weights import prepare
+    from maskmill.backbones.network import load
+    from maskmill.backbones.weights import prepare
+    from maskmill.images.decode import decode, resize
+    from maskmill.recipe.sections import FeatureSet
 
     feature_set = FeatureSet(backbone="vit_small_focus", facet="key", size={"square": side})
     if not WEIGHTS.is_file():

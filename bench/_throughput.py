@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--repeats", type=int, default=1)
     args = parser.parse_args()
-    from maskmill.manifest import read_manifest
+    from maskmill.store.manifest import read_manifest
 
     manifest = read_manifest(args.folder / "results/inputs/manifest.parquet")
     print(f"load {os.getloadavg()[0]:.1f}; {len(manifest.rows)} images\n")

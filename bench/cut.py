@@ -2,7 +2,7 @@
 
     python bench/cut.py [--scenes 6] [--photos 6] [--images FOLDER]
 
-Yardsticks: bench/_reference_ncut.py and _reference_maskcut.py, the plain dense float64 TokenCut and MaskCut (N = 3, the
+Yardsticks: bench/reference_ncut.py and reference_maskcut.py, the plain dense float64 TokenCut and MaskCut (N = 3, the
 published rules; ours with `compat: cutler`). Both run in this process on the same tokens, one after the other, with one
 BLAS thread; times are CPU seconds (other jobs on the machine hardly change them), ours the median of three; ratios are
 medians over images. Where several components tie for the largest |y|, or MaskCut's choice depends on the sign of the
@@ -24,9 +24,11 @@ from typing import Any
 
 import numpy as np
 from _photos import data_folder, photo_tokens
-from _reference_maskcut import foreground
-from _reference_maskcut import maskcut as plain_maskcut
-from _reference_ncut import graph, scene, second_vector, tokencut
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/reference"))
+from reference_maskcut import foreground
+from reference_maskcut import maskcut as plain_maskcut
+from reference_ncut import graph, scene, second_vector, tokencut
 
 from maskmill.cut import maskcut, ncut
 from maskmill.cut._affinity import BinaryAffinity

@@ -2,7 +2,7 @@
 
     python bench/dsm.py [--scenes 6] [--photos 6] [--images FOLDER] [--grid 37 60] [--vectors 5]
 
-Yardstick: `published` of bench/_reference_dsm.py, float32 shift-invert ARPACK on dense matrices. Both run in this
+Yardstick: `published` of bench/reference_dsm.py, float32 shift-invert ARPACK on dense matrices. Both run in this
 process on the same tokens, graph included, one after the other, with one BLAS thread; times are CPU seconds, the median
 of three each; ratios are medians over images. Agreement: the smallest cosine of the principal angles between the spans
 of y_2 ... y_K (in the inner product of D) with the dense float64 solver's.
@@ -19,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 from _photos import data_folder, photo_tokens
-from _reference_dsm import eigenpairs, graph, published
-from _reference_ncut import scene
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/reference"))
 from cut import ONE_THREAD, timed
+from reference_dsm import eigenpairs, graph, published
+from reference_ncut import scene
 
 from maskmill.cut._engine import Spectrum, solve
 from maskmill.cut._weighted import WeightedAffinity, positive_cosines

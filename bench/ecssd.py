@@ -18,7 +18,7 @@ import numpy as np
 from _photos import data_folder, photo_tokens
 
 from maskmill.cut import ncut
-from maskmill.masks import to_size
+from maskmill.images.masks import to_size
 from maskmill.progress import track
 
 

@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from maskmill.backbones import Backbone, load
-from maskmill.config import FeatureSet, Inputs, Size
+from maskmill.backbones.network import Backbone, load
+from maskmill.backbones.weights import fetch_demo, prepare
 from maskmill.features.run import plan_batches, read_batch, run
-from maskmill.images import SUFFIXES
+from maskmill.images.decode import SUFFIXES
 from maskmill.inputs.run import run as inputs
-from maskmill.manifest import read_manifest
-from maskmill.weights import fetch_demo, prepare
+from maskmill.recipe.sections import FeatureSet, Inputs, Size
+from maskmill.store.manifest import read_manifest
 
 
 class Clock:

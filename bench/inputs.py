@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 FOLDER = 1000  # files each
-FINGERPRINT = "import sys; from maskmill.inputs._listing import listing_fingerprint as f; print(f(sys.argv[1], None))"
-SHARDS = "import sys; from maskmill.manifest import read_shards as f; print(len(f(sys.argv[1])))"
+FINGERPRINT = "import sys; from maskmill.inputs.listing import listing_fingerprint as f; print(f(sys.argv[1], None))"
+SHARDS = "import sys; from maskmill.store.manifest import read_shards as f; print(len(f(sys.argv[1])))"
 
 
 def draw(root: Path, files: int) -> None:

@@ -22,19 +22,20 @@ from typing import Any
 import objects as bench
 from _photos import ROOT, WEIGHTS, data_folder
 
-from maskmill.artefact import read_json
-from maskmill.config import Evaluate
+from maskmill.backbones.weights import prepare
 from maskmill.cut.run import run as run_cut
 from maskmill.evaluate.run_objects import run as run_objects
 from maskmill.evaluate.run_objects import score_instances
-from maskmill.instances import InstanceWriter
-from maskmill.manifest import read_manifest
+from maskmill.images.instances import InstanceWriter
 from maskmill.paint._instances import instances_of
-from maskmill.recipes import Stage, load
+from maskmill.recipe.model import Stage
+from maskmill.recipe.resolve import load
+from maskmill.recipe.sections import Evaluate
 from maskmill.rounds._instance_teach import teach
 from maskmill.rounds.run import History, Sources, detect, predict, train
-from maskmill.store import Ragged, RaggedWriter
-from maskmill.weights import prepare
+from maskmill.store.artefact import read_json
+from maskmill.store.manifest import read_manifest
+from maskmill.store.ragged import Ragged, RaggedWriter
 
 WANTED = {"metrics": ["corloc", "ap", "mbo"], "min_area": 0.001}
 EVALUATE: dict[str, dict[str, Any]] = {

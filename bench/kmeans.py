@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from maskmill.cluster.kmeans import Params, fit
-from maskmill.codebook import Codebook, assign
+from maskmill.store.codebook import Codebook, assign
 
 Outcome = tuple[np.ndarray, list[tuple[float, float]]]  # centroids, (seconds, inertia) a step where known
 

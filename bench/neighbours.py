@@ -50,7 +50,7 @@ def child(given: argparse.Namespace) -> None:
     import torch
 
     from maskmill.adapt._neighbours import search
-    from maskmill.neighbours import EXACT_POINTS, Points
+    from maskmill.numerics.neighbours import EXACT_POINTS, Points
 
     torch.set_num_threads(given.threads)
     x = points(given.points, given.depth, given.intrinsic)

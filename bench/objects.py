@@ -30,15 +30,15 @@ from typing import Any
 import numpy as np
 from _photos import WEIGHTS, data_folder
 
-from maskmill.artefact import read_json, write_table
-from maskmill.config import FeatureSet, Size
+from maskmill.backbones.weights import prepare
 from maskmill.cut.run import run as run_cut
 from maskmill.evaluate.run_objects import run as run_objects
 from maskmill.features.run import run as run_features
-from maskmill.images import displayed_size
-from maskmill.manifest import read_manifest
-from maskmill.store import Ragged
-from maskmill.weights import prepare
+from maskmill.images.decode import displayed_size
+from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.store.artefact import read_json, write_table
+from maskmill.store.manifest import read_manifest
+from maskmill.store.ragged import Ragged
 
 PIXELS = 448
 METHODS: dict[str, dict[str, Any]] = {  # name in the table -> the cut section of a recipe

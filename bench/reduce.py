@@ -44,7 +44,7 @@ def row(method: str, n: int, d: int, threads: int) -> str:
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score
 
-    from maskmill import registry
+    from maskmill.recipe import registry
 
     torch.set_num_threads(threads)
     module = registry.load("reduce", method)

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from _photos import data_folder, photo_tokens
 
-from maskmill.config import Refine
 from maskmill.cut import ncut
-from maskmill.images import decode, resize
-from maskmill.interpolate import resize_labels, resize_maps
-from maskmill.masks import to_size
+from maskmill.images.decode import decode, resize
+from maskmill.images.interpolate import resize_labels, resize_maps
+from maskmill.images.masks import to_size
+from maskmill.recipe.sections import Refine
 from maskmill.refine import crf, refine_segments
 
 CUTLER = crf.Params(side=0)

@@ -22,17 +22,17 @@ import torch
 from _photos import data_folder
 from features import Clock
 
-from maskmill.artefact import write_table
-from maskmill.backbones import Backbone, load
-from maskmill.config import FeatureSet
-from maskmill.images import SUFFIXES, displayed_size
-from maskmill.manifest import Row
-from maskmill.photos import read_photo
+from maskmill.backbones.network import Backbone, load
+from maskmill.backbones.weights import prepare
+from maskmill.images.decode import SUFFIXES, displayed_size
+from maskmill.images.photos import read_photo
+from maskmill.recipe.sections import FeatureSet
 from maskmill.regions._crops import Segmented, batched, mean_colour, read_crops
 from maskmill.regions.crop_cls import Params
 from maskmill.regions.run import Network, run
-from maskmill.store import RaggedWriter
-from maskmill.weights import prepare
+from maskmill.store.artefact import write_table
+from maskmill.store.manifest import Row
+from maskmill.store.ragged import RaggedWriter
 
 SEGMENTS = np.kron(np.arange(1, 13, dtype=np.uint8).reshape(3, 4), np.ones((10, 8), np.uint8))  # [30, 32]
 

@@ -21,13 +21,13 @@ import numpy as np
 import pyarrow as pa
 from _photos import data_folder
 
-from maskmill.artefact import read_json, write_table
-from maskmill.config import FeatureSet
-from maskmill.images import SUFFIXES, displayed_size
-from maskmill.manifest import Row
+from maskmill.backbones.weights import prepare
+from maskmill.images.decode import SUFFIXES, displayed_size
+from maskmill.recipe.sections import FeatureSet
 from maskmill.rounds.run import Sources, train
-from maskmill.store import RaggedWriter
-from maskmill.weights import prepare
+from maskmill.store.artefact import read_json, write_table
+from maskmill.store.manifest import Row
+from maskmill.store.ragged import RaggedWriter
 
 CLUSTERS = 20
 

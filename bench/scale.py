@@ -34,7 +34,7 @@ KMEANS = {"method": "kmeans", "spherical": True, "restarts": 1, "max_fit_points"
 
 def generate(folder: Path, tokens: int, depth: int) -> None:
     """The stores s0.zarr ... of tokens [32, 32, depth] an image."""
-    from maskmill.store import RaggedWriter
+    from maskmill.store.ragged import RaggedWriter
 
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((1000, depth), dtype=np.float32) * np.geomspace(2, 0.2, depth, dtype=np.float32)
@@ -74,9 +74,9 @@ def raw_speed(folder: Path) -> float:
 def stage(name: str, folder: Path, args: argparse.Namespace) -> None:
     """One stage, in this process."""
     from maskmill.cluster import run as cluster
-    from maskmill.codebook import assign, read
     from maskmill.reduce import run as reduce
-    from maskmill.store import Ragged
+    from maskmill.store.codebook import assign, read
+    from maskmill.store.ragged import Ragged
 
     shards = sorted((folder / "tokens").glob("*.zarr"))
     small = [folder / "reduced" / shard.name for shard in shards]
@@ -108,7 +108,7 @@ def dask_covariance(shards: list[Path], out: Path, threads: int) -> None:
     import dask
     import dask.array as da
 
-    from maskmill.store import Ragged
+    from maskmill.store.ragged import Ragged
 
     x = da.concatenate([Ragged(shard).dask() for shard in shards]).astype(np.float64)
     with dask.config.set(scheduler="threads", num_workers=threads):
@@ -119,7 +119,7 @@ def dask_covariance(shards: list[Path], out: Path, threads: int) -> None:
 
 def check(folder: Path) -> float:
     """Largest relative difference between the eigenvalues of our covariance and of dask's."""
-    from maskmill.artefact import read_tensors
+    from maskmill.store.artefact import read_tensors
 
     mine = read_tensors(folder / "pca_all.safetensors")[0]["variance"]
     theirs = np.linalg.eigvalsh(np.load(folder / "dask.npy"))[::-1][: len(mine)]

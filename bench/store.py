@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from maskmill import store as layout
-from maskmill.store import Ragged, RaggedWriter
+from maskmill.store import ragged as layout
+from maskmill.store.ragged import Ragged, RaggedWriter
 
 MIB = 2**20
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from maskmill import access, slurm
-from maskmill.recipes import CODES, load
+from maskmill import access
+from maskmill.dag import slurm
+from maskmill.recipe.model import CODES
+from maskmill.recipe.resolve import load
 from maskmill.errors import UserError
-from maskmill.inputs._listing import listing_fingerprint
-from maskmill.manifest import read_shards
+from maskmill.inputs.listing import listing_fingerprint
+from maskmill.store.manifest import read_shards
 from maskmill.versions import STAGE_VERSION
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from maskmill.errors import NumericsError, StoreError
-from maskmill.sampling import rng
-from maskmill.store import Ragged
+from maskmill.numerics.sampling import rng
+from maskmill.store.ragged import Ragged
 
 if TYPE_CHECKING:
     from maskmill.adapt._encoder import Encoder
@@ -128,7 +128,7 @@ def stack(grids: Sequence[np.ndarray], side: tuple[int, int] | None = None) -> n
 
     Without `side` it is that of the first grid.
     """
-    from maskmill.interpolate import resize_maps
+    from maskmill.images.interpolate import resize_maps
 
     size = side or (grids[0].shape[0], grids[0].shape[1])
     out = np.empty((len(grids), grids[0].shape[2], *size), np.float32)

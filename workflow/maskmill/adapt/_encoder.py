@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from maskmill.adapt._data import Images
-from maskmill.artefact import read_tensors
-from maskmill.backbones import Backbone, load, resample_positions, untrained
-from maskmill.blocks import ordered
-from maskmill.config import STORING, FeatureSet
+from maskmill.backbones.network import Backbone, load, resample_positions, untrained
 from maskmill.errors import ConfigError, NumericsError
-from maskmill.images import target_size, to_target
-from maskmill.manifest import Row, read_manifest
-from maskmill.photos import read_photo
+from maskmill.images.decode import target_size, to_target
+from maskmill.images.photos import read_photo
+from maskmill.numerics.blocks import ordered
+from maskmill.recipe.sections import STORING, FeatureSet
+from maskmill.store.artefact import read_tensors
+from maskmill.store.manifest import Row, read_manifest
 
 PIECE = {"cpu": 4, "cuda": 32}  # images that are computed at once
 R = TypeVar("R")

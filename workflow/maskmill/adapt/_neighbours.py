@@ -1,7 +1,7 @@
 """The images (or crops) most like each one: mean tokens, cosine, the k nearest of all.
 
 In place of STEGO's dense N x N product: blocks of rows against blocks of columns with a running top k, so that memory
-is O(block x N); above `EXACT_POINTS` items NN-descent, seeded (see `maskmill.neighbours`).
+is O(block x N); above `EXACT_POINTS` items NN-descent, seeded (see `maskmill.numerics.neighbours`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from maskmill.adapt._data import CROPS, Crops, crop
-from maskmill.artefact import Provenance, read_table, write_table
-from maskmill.blocks import one_thread
 from maskmill.errors import ConfigError, NumericsError, StoreError
-from maskmill.neighbours import EXACT_POINTS, Points
-from maskmill.store import Ragged
+from maskmill.numerics.blocks import one_thread
+from maskmill.numerics.neighbours import EXACT_POINTS, Points
+from maskmill.store.artefact import Provenance, read_table, write_table
+from maskmill.store.ragged import Ragged
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from maskmill.adapt._modules import CodeHead, Projector, unit
 from maskmill.adapt._streaming import StreamingKMeans
 from maskmill.adapt._views import SelfLabelParams, ViewParams
 from maskmill.device import memory_advice
-from maskmill.sampling import rng
+from maskmill.numerics.sampling import rng
 
 if TYPE_CHECKING:
     from maskmill.adapt._encoder import Encoder

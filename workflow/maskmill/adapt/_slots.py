@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from maskmill.adapt._attention import Attention
-from maskmill.interpolate import matrix
+from maskmill.images.interpolate import matrix
 
 
 class SlotAttention(nn.Module):

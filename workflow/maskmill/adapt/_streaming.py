@@ -9,7 +9,7 @@ import numpy as np
 
 from maskmill.cluster import kmeans
 from maskmill.errors import NumericsError
-from maskmill.sampling import rng
+from maskmill.numerics.sampling import rng
 
 
 class StreamingKMeans:

@@ -18,7 +18,7 @@ from torch import nn
 
 from maskmill.adapt._job import Job
 from maskmill.device import memory_advice
-from maskmill.sampling import rng
+from maskmill.numerics.sampling import rng
 from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, run
 from maskmill.training.team import Team, set_gradients, single_threaded

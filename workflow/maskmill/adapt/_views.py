@@ -16,8 +16,8 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.adapt._data import order, stack
-from maskmill.config import Model
-from maskmill.sampling import rng
+from maskmill.numerics.sampling import rng
+from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     import torch

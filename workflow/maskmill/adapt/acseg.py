@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     import torch

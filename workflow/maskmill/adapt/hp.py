@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.adapt._data import Crops
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +127,7 @@ def growth(step: int, params: Params) -> float:
 
 def references(images: TokenImages, params: Params, job: Job, key: str) -> np.ndarray:
     """Random tokens [pool, d] float32 of random images, one of each image while there are enough."""
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     draws = rng(job.seed, "pool", key)
     turns = [draws.permutation(len(images)) for _ in range(-(-params.pool // len(images)))]

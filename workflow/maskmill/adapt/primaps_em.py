@@ -2,8 +2,8 @@
 
 Hahn, Araslanov, Schaub-Meyer and Roth, Boosting unsupervised semantic segmentation with principal mask proposals (TMLR
 2024), section 3.2. Prototypes start at the principal directions of all tokens and take `probe_steps` steps of online
-spherical k-means. Then the teacher names each mask of an image (`maskmill.principal`) by the class of most of its
-tokens, and the student learns these names with a focal loss; the teacher follows the student every few steps.
+spherical k-means. Then the teacher names each mask of an image (`maskmill.numerics.principal`) by the class of most of
+its tokens, and the student learns these names with a focal loss; the teacher follows the student every few steps.
 
 What differs, as only tokens are seen: masks are those of the token grid, without the CRF and the median of pixels; the
 student sees the same tokens as the teacher, no flipped or recoloured photo. Both phases share one optimiser. With
@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.adapt._data import Images
-from maskmill.principal import Settings
+from maskmill.numerics.principal import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,7 @@ class Masks(Images):
 
     def read(self, i: int) -> np.ndarray:
         """Masks of image i, made anew."""
-        from maskmill.principal import segments_of
+        from maskmill.numerics.principal import segments_of
 
         return segments_of(self.tokens(i), self.params).ravel()
 
@@ -181,7 +181,7 @@ def start(head: Any, images: Images, params: Params, job: Job) -> None:
 
     from maskmill.adapt._modules import unit
     from maskmill.adapt._teachers import follow
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     draws = rng(job.seed, "principal")
     some = draws.permutation(len(images))[:POINTS]

@@ -12,15 +12,15 @@ import numpy as np
 from maskmill.adapt import _neighbours
 from maskmill.adapt._data import CROPS, Images, TokenImages
 from maskmill.adapt._job import Job
-from maskmill.artefact import Provenance, json_hash, read_tensors, write_json, write_tensors
-from maskmill.config import METHOD_KEY, Adapt, FeatureSet, validate
 from maskmill.device import pick
 from maskmill.errors import NumericsError, StoreError
-from maskmill.manifest import read_shard
-from maskmill.neighbours import unit_rows
+from maskmill.numerics.neighbours import unit_rows
 from maskmill.progress import track
-from maskmill.registry import load
-from maskmill.store import Ragged, RaggedWriter
+from maskmill.recipe.registry import load
+from maskmill.recipe.sections import METHOD_KEY, Adapt, FeatureSet, validate
+from maskmill.store.artefact import Provenance, json_hash, read_tensors, write_json, write_tensors
+from maskmill.store.manifest import read_shard
+from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.training.checkpoint import Keeper
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _mask_share(head: Head, images: Images, seed: int) -> float:
 
 def _looked_at(images: Images, seed: int) -> list[int]:
     """Some images, drawn by the seed."""
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     return sorted(rng(seed, "adapt", "look").permutation(len(images))[:LOOK].tolist())
 
@@ -267,7 +267,7 @@ def _write(
     """The codes of images by id, computed several at once."""
     import torch
 
-    from maskmill.blocks import ordered
+    from maskmill.numerics.blocks import ordered
 
     torch.set_num_threads(1)  # each image on one thread, several images at once
     workers = 1 if model.device.type == "cuda" else workers

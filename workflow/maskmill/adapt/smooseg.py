@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.adapt._data import Crops
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +130,7 @@ def smoothness(
 def micros(images: TokenImages, params: Params, job: Job, step: int) -> list[tuple[np.ndarray, ...]]:
     """Tokens of a step's items, MICRO at a time: [n, d, h, w], or [n, d, tokens, 1] of drawn ones."""
     from maskmill.adapt._data import order, stack
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     items = order(step, params.batch_size, images.items(params.crops), job.seed)
     grids = [images.item(j, params.crops) for j in items]

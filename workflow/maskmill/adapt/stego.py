@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.adapt._data import Crops
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,7 @@ def batch(images: TokenImages, params: Params, job: Job, step: int) -> tuple[np.
     """Tokens [n, d, h, w] of a step's items and of one neighbour of each."""
     from maskmill.adapt._data import order, stack
     from maskmill.adapt._neighbours import of
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     near = of(job.neighbours, params.crops, params.neighbours)
     items = order(step, params.batch_size, len(near), job.seed)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from maskmill.codebook import Codebook, assign
-from maskmill.store import Ragged
+from maskmill.store.codebook import Codebook, assign
+from maskmill.store.ragged import Ragged
 
 
 class ForegroundTokens(Ragged):

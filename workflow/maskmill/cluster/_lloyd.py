@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from maskmill.blocks import one_thread
 from maskmill.cluster._points import Frame, Points, prepare
 from maskmill.cluster._seeds import complete, plus_plus
 from maskmill.cluster._two_level import two_level
-from maskmill.codebook import Codebook
-from maskmill.sampling import rng
+from maskmill.numerics.blocks import one_thread
+from maskmill.numerics.sampling import rng
+from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
     from maskmill.cluster.kmeans import Params, Source

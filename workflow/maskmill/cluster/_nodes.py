@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from maskmill.codebook import Codebook, assign
-from maskmill.config import Model
 from maskmill.errors import NumericsError
+from maskmill.recipe.sections import Model
+from maskmill.store.codebook import Codebook, assign
 
 if TYPE_CHECKING:
     from maskmill.cluster.kmeans import Source
@@ -73,8 +73,8 @@ def summarise(source: Source, params: NodeParams, seed: int, device: str, cluste
     Raises:
         NumericsError: NaN, no points, all points equal, or fewer distinct ones than `clusters`.
     """
-    from maskmill.blocks import one_thread
     from maskmill.cluster._points import prepare
+    from maskmill.numerics.blocks import one_thread
 
     few = _distinct(blocks_of(source), params.fine)
     raw, counts, inertia = few if few is not None else _many(source, params, seed, device)
@@ -129,7 +129,7 @@ def _distinct(blocks: Iterator[np.ndarray], limit: int) -> tuple[np.ndarray, np.
 def _many(source: Source, params: NodeParams, seed: int, device: str) -> tuple[np.ndarray, np.ndarray, float]:
     """Centroids [m, d], counts [m] and inertia of more points than nodes."""
     from maskmill.cluster import kmeans
-    from maskmill.neighbours import unit_rows
+    from maskmill.numerics.neighbours import unit_rows
 
     if params.fine_by == "kmeans":
         own = kmeans.Params(clusters=params.fine, spherical=params.spherical, restarts=1, tolerance=1e-3)
@@ -150,7 +150,7 @@ def _many(source: Source, params: NodeParams, seed: int, device: str) -> tuple[n
 
 def _draw(source: Source, size: int, seed: int) -> np.ndarray:
     """`size` points drawn without replacement, without repeats, in order [m, d] float32."""
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     total = sum(len(block) for block in blocks_of(source))
     rows = np.sort(rng(seed, "cluster", "nodes").choice(total, size, replace=False, shuffle=False))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskmill.blocks import ordered
 from maskmill.errors import NumericsError
+from maskmill.numerics.blocks import ordered
 
 BLOCK = 16384  # rows prepared at once
 Blocks = Callable[[], Iterator[np.ndarray]]

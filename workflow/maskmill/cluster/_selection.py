@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.codebook import Codebook, assign
-from maskmill.store import Ragged
+from maskmill.store.codebook import Codebook, assign
+from maskmill.store.ragged import Ragged
 
 SAMPLE = 2000  # vectors measured: the silhouette needs all distances between them
 
@@ -21,7 +21,7 @@ def measure(stores: Sequence[Ragged], book: Codebook) -> dict[str, Any]:
         centroid, noise (share), silhouette (Rousseeuw, 1987; by cosine or Euclidean distance, noise left out; None
         where fewer than two clusters occur), labels (of each vector, -1 is noise; two seeds are compared by them).
     """
-    from maskmill.sampling import sample_rows
+    from maskmill.numerics.sampling import sample_rows
 
     x = sample_rows(stores, SAMPLE, 0)
     labels, distances = assign(x, book)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
-from maskmill.codebook import Codebook
+from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
     from maskmill.cluster.kmeans import Source
@@ -40,8 +40,8 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
     """
     import numpy as np
 
-    from maskmill.blocks import one_thread
     from maskmill.cluster._linkage import cut, merge, squared
+    from maskmill.numerics.blocks import one_thread
 
     nodes = summarise(source, params, seed, device, params.clusters)
     with one_thread():

@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 
 from maskmill.cluster._graph import installed
 from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
-from maskmill.codebook import Codebook
 from maskmill.errors import NumericsError
+from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +128,7 @@ def cooccurrence(
     """
     import numpy as np
 
-    from maskmill.codebook import assign
+    from maskmill.store.codebook import assign
 
     m = len(book)
     total, occurs = np.zeros((m, m)), np.zeros(m)
@@ -149,7 +149,7 @@ def cooccurrence(
 
 def resized(labels: np.ndarray, side: int | None) -> np.ndarray:
     """Labels [h, w] at [side, side], nearest."""
-    from maskmill.masks import to_size
+    from maskmill.images.masks import to_size
 
     return labels if side is None else to_size(labels, (side, side))
 

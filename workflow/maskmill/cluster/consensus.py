@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
-from maskmill.codebook import Codebook
+from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
     from maskmill.cluster._nodes import Nodes
@@ -44,10 +44,10 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
     """
     from scipy.sparse import csr_array
 
-    from maskmill.blocks import one_thread
     from maskmill.cluster import _graph, kmeans
     from maskmill.cluster.spectral import embed
-    from maskmill.codebook import assign
+    from maskmill.numerics.blocks import one_thread
+    from maskmill.store.codebook import assign
 
     nodes = summarise(source, params, seed, device, params.clusters)
     with one_thread():
@@ -62,8 +62,8 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
 def meetings(nodes: Nodes, params: Params, seed: int) -> np.ndarray:
     """Share of the runs in which two nodes are in one cluster, [m, m] float32; 1 on the diagonal."""
     from maskmill.cluster import kmeans
-    from maskmill.codebook import assign
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
+    from maskmill.store.codebook import assign
 
     m, draws = len(nodes), rng(seed, "cluster", "consensus")
     size = min(m, max(params.clusters + 1, round(params.share * m)))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
-from maskmill.codebook import Codebook, assign
 from maskmill.errors import NumericsError
+from maskmill.store.codebook import Codebook, assign
 
 if TYPE_CHECKING:
     import numpy as np

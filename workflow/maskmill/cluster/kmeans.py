@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from maskmill.codebook import Codebook
-from maskmill.codebook import assign as assign
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
+from maskmill.store.codebook import Codebook
+from maskmill.store.codebook import assign as assign
 
 Source = np.ndarray | Callable[[], Iterator[np.ndarray]]
 

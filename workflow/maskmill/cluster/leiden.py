@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from maskmill.cluster._graph import installed
 from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
-from maskmill.codebook import Codebook
+from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
     from maskmill.cluster.kmeans import Source
@@ -47,9 +47,9 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
         NumericsError: NaN or infinite values, all vectors equal, or fewer distinct ones than clusters.
         UserError: igraph is not installed.
     """
-    from maskmill.blocks import one_thread
     from maskmill.cluster import _graph
     from maskmill.cluster._linkage import between, reduce_to
+    from maskmill.numerics.blocks import one_thread
 
     nodes = summarise(source, params, seed, device, params.clusters)
     with one_thread():

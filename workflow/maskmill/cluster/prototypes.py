@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.cluster._nodes import blocks_of
-from maskmill.codebook import Codebook, assign
-from maskmill.config import Model
 from maskmill.errors import ConfigError, NumericsError, StoreError
+from maskmill.recipe.sections import Model
+from maskmill.store.codebook import Codebook, assign
 
 if TYPE_CHECKING:
     from maskmill.cluster.kmeans import Source
@@ -40,8 +40,8 @@ def fit(
         ConfigError: there is no head. StoreError: it has no prototypes, or others than the recipe asks for.
         NumericsError: one prototype takes everything.
     """
-    from maskmill.artefact import read_tensors
-    from maskmill.neighbours import unit_rows
+    from maskmill.numerics.neighbours import unit_rows
+    from maskmill.store.artefact import read_tensors
 
     if head is None:
         raise ConfigError("cluster.method: prototypes needs the head that has them; give --head")

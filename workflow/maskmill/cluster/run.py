@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from maskmill import codebook as books
-from maskmill import registry
-from maskmill.artefact import Provenance, read_table, write_json, write_table
 from maskmill.cluster._foreground import ForegroundTokens
 from maskmill.cluster._selection import measure
 from maskmill.errors import NumericsError, StoreError
-from maskmill.store import Ragged
+from maskmill.recipe import registry
+from maskmill.store import codebook as books
+from maskmill.store.artefact import Provenance, read_table, write_json, write_table
+from maskmill.store.ragged import Ragged
 
 MEMORY_BYTES = 8 << 30  # vectors beyond this are streamed from disk, once an iteration
 BLOCK = 65536  # rows a block of the stream
@@ -64,7 +64,7 @@ def fit(
 
 def _open(paths: Sequence[str | Path], foreground: books.Codebook | None) -> list[Ragged]:
     """The stores of vectors; with a foreground without the tokens of the background."""
-    from maskmill.blocks import one_thread
+    from maskmill.numerics.blocks import one_thread
 
     if foreground is None:
         return [Ragged(path) for path in paths]
@@ -79,8 +79,8 @@ def _open(paths: Sequence[str | Path], foreground: books.Codebook | None) -> lis
 
 def _source(stores: Sequence[Ragged], limit: int, seed: int) -> Any:
     """The vectors to fit on: an array [m, d] float32, or a stream where they are too many for memory."""
-    from maskmill.blocks import by_id
-    from maskmill.sampling import sample_rows
+    from maskmill.numerics.blocks import by_id
+    from maskmill.numerics.sampling import sample_rows
 
     total = sum(int(store.offsets[-1]) for store in stores)
     depth = max((store.depth or 1 for store in stores), default=1)

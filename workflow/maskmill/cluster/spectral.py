@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
-from maskmill.codebook import Codebook
 from maskmill.errors import NumericsError
+from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,9 +46,9 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
         NumericsError: NaN or infinite values, all vectors equal, fewer distinct ones than clusters, or eigenvectors
             that did not converge.
     """
-    from maskmill.blocks import one_thread
     from maskmill.cluster import _graph, kmeans
-    from maskmill.codebook import assign
+    from maskmill.numerics.blocks import one_thread
+    from maskmill.store.codebook import assign
 
     nodes = summarise(source, params, seed, device, params.clusters)
     with one_thread():
@@ -70,7 +70,7 @@ def embed(weights: csr_array, count: int, seed: int) -> tuple[np.ndarray, np.nda
     from scipy.sparse import diags_array
     from scipy.sparse.linalg import ArpackError, eigsh
 
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     scale = diags_array(1 / np.sqrt(np.asarray(weights.sum(axis=1)).ravel()))
     normal = (scale @ weights @ scale).tocsr()

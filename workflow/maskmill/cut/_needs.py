@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from maskmill.attention import cls_queries
+from maskmill.backbones.attention import cls_queries
 from maskmill.errors import NumericsError, StoreError
-from maskmill.store import Ragged
+from maskmill.store.ragged import Ragged
 
 Need = Literal["colour", "cls_query", "backbone"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.config import Model
 from maskmill.errors import DeviceError
 from maskmill.progress import track
-from maskmill.store import Ragged
+from maskmill.recipe.sections import Model
+from maskmill.store.ragged import Ragged
 
 GRAPHS_BYTES = 1 << 30  # memory of the graphs of a batch; MaskCut copies those of the images that go on
 MOST = 64  # images a batch

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
 
 READS_CODES = True  # of the stage adapt
 MOST = 254  # segments are uint8

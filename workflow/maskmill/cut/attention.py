@@ -4,7 +4,7 @@ Van Gansbeke, Vandenhende, Van Gool, "Discovering object masks with transformers
 segmentation", 2022, section 3.1. Seed = the patch that the cls token attends to most; its friends among the attended
 patches vote for every patch whose key points their way; the object is the connected component of the seed.
 
-The attention is computed from what the store holds, see maskmill.attention.
+The attention is computed from what the store holds, see maskmill.backbones.attention.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from maskmill.attention import EVEN, cls_logits, softmax
-from maskmill.config import Model
+from maskmill.backbones.attention import EVEN, cls_logits, softmax
+from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     from maskmill.cut._needs import Need

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
 
 
 class Params(Model):

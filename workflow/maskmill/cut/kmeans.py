@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
     import torch
 
     from maskmill.cut._tokens import flat_tokens
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     h, w = tokens.shape[:2]
     x = torch.from_numpy(flat_tokens(tokens, image_id))  # [n, d]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from maskmill.config import Model
 from maskmill.cut._structure import OUTCOMES as SHARED
 from maskmill.cut._structure import density_factor, without_solving
+from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     import torch

@@ -19,10 +19,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from maskmill.config import Model
 from maskmill.cut._painting import OUTCOMES as OUTCOMES
 from maskmill.cut._painting import Painter
 from maskmill.errors import ConfigError
+from maskmill.recipe.sections import Model
 
 
 class Params(Model):
@@ -65,7 +65,7 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
     from maskmill.cut._affinity import BinaryAffinity
     from maskmill.cut._engine import solve
     from maskmill.cut._tokens import flat_tokens
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     h, w = tokens.shape[:2]
     _check_grid(h, w, params, image_id)
@@ -87,7 +87,7 @@ def cut_batch(
     from maskmill.cut._affinity import BinaryBatch
     from maskmill.cut._batch import solve_batch
     from maskmill.cut._tokens import flat_tokens
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     h, w = tokens.shape[1:3]
     _check_grid(h, w, params, ids[0])

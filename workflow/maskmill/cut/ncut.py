@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from maskmill.config import Model
 from maskmill.cut._structure import OUTCOMES as OUTCOMES
 from maskmill.cut._structure import diagnostics, no_structure, without_solving
+from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     from maskmill.cut._engine import Spectrum
@@ -53,7 +53,7 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
     from maskmill.cut._affinity import BinaryAffinity
     from maskmill.cut._engine import solve
     from maskmill.cut._tokens import flat_tokens
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     h, w = tokens.shape[:2]
     affinity = BinaryAffinity.of(torch.from_numpy(flat_tokens(tokens, image_id)), params.tau, params.eps)
@@ -73,7 +73,7 @@ def cut_batch(
     from maskmill.cut._affinity import BinaryBatch
     from maskmill.cut._batch import solve_batch
     from maskmill.cut._tokens import flat_tokens
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     h, w = tokens.shape[1:3]
     flat = np.stack([flat_tokens(image, image_id) for image, image_id in zip(tokens, ids, strict=True)])

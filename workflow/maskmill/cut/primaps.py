@@ -1,7 +1,7 @@
 """PriMaPs: masks by principal components, one after the other, each of what the last ones left.
 
 Hahn, Araslanov, Schaub-Meyer, Roth, "Boosting unsupervised semantic segmentation with principal mask proposals", TMLR
-2024, section 3.1; see `maskmill.principal`. The published CRF is no part of a cut here.
+2024, section 3.1; see `maskmill.numerics.principal`. The published CRF is no part of a cut here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.principal import Settings, majority, masks_of, scaled, structured
+from maskmill.numerics.principal import Settings, majority, masks_of, scaled, structured
 
 OUTCOMES = {"cut": 0, "one token": 1, "no structure": 2}
 

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from maskmill import registry
-from maskmill.artefact import Provenance
-from maskmill.blocks import one_thread, ordered
-from maskmill.config import Cut, Model, Refine, validate
 from maskmill.cut._needs import Extras
 from maskmill.cut._together import cut_together
 from maskmill.device import pick
 from maskmill.errors import ConfigError
+from maskmill.images.photos import ManifestPhotos
+from maskmill.numerics.blocks import one_thread, ordered
 from maskmill.progress import track
+from maskmill.recipe import registry
+from maskmill.recipe.sections import Cut, Model, Refine, validate
 from maskmill.refine import refine_segments
-from maskmill.refine._photos import Photos
-from maskmill.store import Ragged, RaggedWriter
+from maskmill.store.artefact import Provenance
+from maskmill.store.ragged import Ragged, RaggedWriter
 
 
 def run(
@@ -84,7 +84,7 @@ def run(
 class _Refiner:
     """Fits the segments of an image to its photo."""
 
-    def __init__(self, settings: Refine, cells: int, photos: Photos) -> None:
+    def __init__(self, settings: Refine, cells: int, photos: ManifestPhotos) -> None:
         self.settings, self.cells, self.photos = settings, cells, photos
 
     @classmethod
@@ -92,7 +92,7 @@ class _Refiner:
         """None where the section does not ask for it."""
         shared = {key: value for key, value in params.items() if key in Cut.model_fields}
         section = validate(Cut, shared, "--params", "cut")
-        photos = Photos.needed(section.refine, manifest, "cut", shard)
+        photos = ManifestPhotos.needed(section.refine, manifest, "cut", shard)
         return cls(section.refine, section.refine_cells, photos) if photos else None
 
     def __call__(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -68,7 +68,7 @@ def cut(
     from maskmill.cut._partition import compact, padded
     from maskmill.cut._tokens import flat_tokens
     from maskmill.cut._weighted import local_graph
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     h, w = tokens.shape[:2]
     flat = flat_tokens(tokens, image_id)

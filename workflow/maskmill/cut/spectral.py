@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     from maskmill.cut._engine import Spectrum
@@ -70,7 +70,7 @@ def cut(
     from maskmill.cut._engine import solve
     from maskmill.cut._tokens import flat_tokens
     from maskmill.cut._weighted import WeightedAffinity, add_sparse, neighbour_colours, positive_cosines
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     h, w = tokens.shape[:2]
     matrix = positive_cosines(torch.from_numpy(flat_tokens(tokens, image_id)))

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from maskmill.errors import InputError, StoreError
-from maskmill.images import MAX_PIXELS, load_label
-from maskmill.manifest import Row, read_manifest
-from maskmill.store import Ragged
+from maskmill.images.decode import MAX_PIXELS, load_label
+from maskmill.store.manifest import Row, read_manifest
+from maskmill.store.ragged import Ragged
 
 
 def labelled_rows(manifest: str | Path) -> dict[str, Row]:

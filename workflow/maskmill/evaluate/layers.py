@@ -11,7 +11,7 @@ import numpy as np
 from maskmill.errors import StoreError
 from maskmill.evaluate.objects import Labelled
 from maskmill.evaluate.truth import Truth
-from maskmill.instances import mask_iou
+from maskmill.images.instances import mask_iou
 
 
 @dataclass(frozen=True)

@@ -20,20 +20,20 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.artefact import Provenance, write_json
-from maskmill.blocks import ordered
-from maskmill.config import Evaluate, validate
 from maskmill.device import pick
 from maskmill.errors import InputError, NumericsError, StoreError
 from maskmill.evaluate.confusion import Confusion, at_frame, frame
 from maskmill.evaluate.labelled import digest, labelled_rows, read_label
 from maskmill.evaluate.protocol import protocol
 from maskmill.evaluate.score import drop_absent, score
-from maskmill.interpolate import resize_maps
-from maskmill.manifest import Row
+from maskmill.images.interpolate import resize_maps
+from maskmill.numerics.blocks import ordered
+from maskmill.numerics.sampling import rng
 from maskmill.progress import track
-from maskmill.sampling import rng
-from maskmill.store import Ragged
+from maskmill.recipe.sections import Evaluate, validate
+from maskmill.store.artefact import Provenance, write_json
+from maskmill.store.manifest import Row
+from maskmill.store.ragged import Ragged
 
 MAX_TOKENS = 200_000  # training tokens in memory
 PENALTY = 1e-4  # on the squared weights, per standardised feature, against the mean cross-entropy
@@ -242,7 +242,7 @@ def fit(x: np.ndarray, y: np.ndarray, threads: int = 1, device: str = "auto") ->
 
 def argmax_at(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Best class [H, W] of scores [classes, h, w], bilinear; computed in strips of columns to bound the memory."""
-    from maskmill.interpolate import matrix
+    from maskmill.images.interpolate import matrix
 
     classes, h, _ = scores.shape
     wide = resize_maps(scores, (h, size[1]))  # [classes, h, W]

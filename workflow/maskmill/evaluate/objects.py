@@ -23,7 +23,7 @@ import numpy as np
 
 from maskmill.errors import StoreError
 from maskmill.evaluate.truth import Truth
-from maskmill.rle import encode_all
+from maskmill.store.rle import encode_all
 
 CORLOC = (
     "share of the images with an object where the box of the one predicted segment (highest score, ties: largest) has"

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from maskmill.artefact import json_hash
-from maskmill.config import Evaluate, ScoreSize
+from maskmill.recipe.sections import Evaluate, ScoreSize
+from maskmill.store.artefact import json_hash
 
 MATCHING = {
     "hungarian_counts": "one cluster a class, largest sum of matched pixels (ties: largest sum of IoU)",

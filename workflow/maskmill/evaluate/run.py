@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.artefact import Provenance, write_json
-from maskmill.config import Evaluate, validate
 from maskmill.errors import StoreError
 from maskmill.evaluate.confusion import Confusion, at_frame, frame
 from maskmill.evaluate.labelled import check_complete, digest, labelled_images, labelled_rows, read_label
@@ -17,7 +15,9 @@ from maskmill.evaluate.protocol import protocol
 from maskmill.evaluate.run_objects import Foreground, score_instances
 from maskmill.evaluate.score import score_clusters
 from maskmill.progress import track
-from maskmill.store import Ragged
+from maskmill.recipe.sections import Evaluate, validate
+from maskmill.store.artefact import Provenance, write_json
+from maskmill.store.ragged import Ragged
 
 
 def run(

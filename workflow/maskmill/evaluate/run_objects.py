@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.artefact import Provenance, write_json
-from maskmill.config import Evaluate, validate
 from maskmill.errors import ConfigError, InputError
 from maskmill.evaluate.confusion import at_frame, frame
 from maskmill.evaluate.labelled import check_complete, labelled_images, labelled_rows
@@ -23,10 +21,12 @@ from maskmill.evaluate.protocol import object_protocol
 from maskmill.evaluate.saliency import RULES as SALIENCY_RULES
 from maskmill.evaluate.saliency import Saliency
 from maskmill.evaluate.truth import TruthReader
-from maskmill.instances import InstanceStore
-from maskmill.manifest import Row, read_manifest
+from maskmill.images.instances import InstanceStore
 from maskmill.progress import track
-from maskmill.store import Ragged
+from maskmill.recipe.sections import Evaluate, validate
+from maskmill.store.artefact import Provenance, write_json
+from maskmill.store.manifest import Row, read_manifest
+from maskmill.store.ragged import Ragged
 
 
 def run(

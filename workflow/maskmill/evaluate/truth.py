@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from maskmill.config import Evaluate
 from maskmill.errors import InputError
 from maskmill.evaluate.confusion import LABELS, at_frame, frame
 from maskmill.evaluate.labelled import digest, read_label
-from maskmill.images import MAX_PIXELS, load_label
-from maskmill.manifest import Row
-from maskmill.stems import match_stems
+from maskmill.images.decode import MAX_PIXELS, load_label
+from maskmill.images.stems import match_stems
+from maskmill.recipe.sections import Evaluate
+from maskmill.store.manifest import Row
 
 EIGHT = np.ones((3, 3), bool)  # neighbours of a pixel: sides and corners
 

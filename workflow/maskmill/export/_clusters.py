@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from maskmill.palette import hexadecimal, palette
+from maskmill.images.palette import hexadecimal, palette
 
 TYPICAL = 8  # images named a cluster
 COLUMNS = ["cluster", "name", "colour", "images", "pixels", "share", "regions", "confidence", "typical"]

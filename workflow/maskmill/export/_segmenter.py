@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from maskmill.artefact import read_tensors, write_json
-from maskmill.codebook import read
-from maskmill.config import FeatureSet, validate
 from maskmill.errors import StoreError
+from maskmill.recipe.sections import FeatureSet, validate
+from maskmill.store.artefact import read_tensors, write_json
+from maskmill.store.codebook import read
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from maskmill.artefact import read_table
 from maskmill.errors import StoreError
-from maskmill.instances import Instances, InstanceStore
-from maskmill.manifest import Manifest, Row
-from maskmill.store import Ragged
+from maskmill.images.instances import Instances, InstanceStore
+from maskmill.store.artefact import read_table
+from maskmill.store.manifest import Manifest, Row
+from maskmill.store.ragged import Ragged
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,18 @@ import numpy as np
 from PIL import Image
 
 from maskmill import __version__
-from maskmill.artefact import Provenance, atomic, json_hash, read_json, write_json
-from maskmill.config import Export, validate
 from maskmill.errors import StoreError
 from maskmill.export._clusters import Clusters, name_of
 from maskmill.export._coco import CocoWriter
 from maskmill.export._segmenter import Parts
 from maskmill.export._sources import Item, Sources
-from maskmill.manifest import Row, read_manifest
-from maskmill.masks import to_size
-from maskmill.palette import palette, png_palette
+from maskmill.images.masks import to_size
+from maskmill.images.palette import palette, png_palette
 from maskmill.progress import track
-from maskmill.rle import encode_all, encode_layers
+from maskmill.recipe.sections import Export, validate
+from maskmill.store.artefact import Provenance, atomic, json_hash, read_json, write_json
+from maskmill.store.manifest import Row, read_manifest
+from maskmill.store.rle import encode_all, encode_layers
 
 
 def run(

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from maskmill.artefact import Provenance
-from maskmill.config import FeatureSet
 from maskmill.errors import NumericsError
-from maskmill.images import resize, target_size
-from maskmill.manifest import Row, read_shard
-from maskmill.photos import read_ahead, read_photo, reader_count
+from maskmill.images.decode import resize, target_size
+from maskmill.images.photos import read_ahead, read_photo, reader_count
 from maskmill.progress import track
-from maskmill.store import RaggedWriter
+from maskmill.recipe.sections import FeatureSet
+from maskmill.store.artefact import Provenance
+from maskmill.store.manifest import Row, read_shard
+from maskmill.store.ragged import RaggedWriter
 
 if TYPE_CHECKING:
-    from maskmill.backbones import Backbone
-    from maskmill.colour import Colour
+    from maskmill.backbones.colour import Colour
+    from maskmill.backbones.network import Backbone
 
 # Mean cosine of the tokens of an image above which a graph cut sees one blob. Eight photographs and five frames of the
 # demo through the embedded ViT: keys less their bias 0.27..0.66, raw keys 0.86..0.93, nothing between.
@@ -131,7 +131,7 @@ def run(
     """
     import torch
 
-    from maskmill.backbones import load
+    from maskmill.backbones.network import load
     from maskmill.device import memory_advice, pick
 
     torch.set_num_threads(threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from maskmill.interpolate import overlap
+from maskmill.images.interpolate import overlap
 
 UNIT = 1 << 40  # precisions are summed in units of 1 / UNIT: 2^23 images fit 64 bits, and no order of images matters
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from maskmill.attention import EVEN, cls_logits, softmax
-from maskmill.config import Model
+from maskmill.backbones.attention import EVEN, cls_logits, softmax
 from maskmill.errors import NumericsError
+from maskmill.recipe.sections import Model
 
 RADIUS = 3  # the Gaussian is cut off to 7x7 tokens
 

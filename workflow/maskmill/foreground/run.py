@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from maskmill import codebook as books
-from maskmill import registry
-from maskmill.artefact import Provenance, read_tensors, write_tensors
-from maskmill.attention import cls_queries
+from maskmill.backbones.attention import cls_queries
 from maskmill.errors import NumericsError, StoreError, UserError
 from maskmill.foreground._votes import Votes, lay, otsu
 from maskmill.progress import track
-from maskmill.store import Ragged
+from maskmill.recipe import registry
+from maskmill.store import codebook as books
+from maskmill.store.artefact import Provenance, read_tensors, write_tensors
+from maskmill.store.ragged import Ragged
 
 OWN = ("precision", "images", "tokens")
 BACKGROUND, FOREGROUND = 0, 1  # the clusters of the codebook that `choose` writes

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 
 from maskmill.errors import InputError
-from maskmill.images import MAX_PIXELS, displayed_size, read_file, verify
+from maskmill.images.decode import MAX_PIXELS, displayed_size, read_file, verify
 
 Checked = tuple[str, int, int, int] | str  # digest, height, width, bytes; or the reason of a rejection
 _CHUNK = 32  # files a task

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskmill.errors import InputError
-from maskmill.images import MAX_PIXELS, label_size
+from maskmill.images.decode import MAX_PIXELS, label_size
+from maskmill.images.stems import match_stems
 from maskmill.inputs._sources import Candidate
-from maskmill.stems import match_stems
 
 
 def match_labels(candidates: Sequence[Candidate], labels: str | None) -> dict[str, str]:

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from maskmill.errors import InputError, nearest
-from maskmill.images import SUFFIXES
-from maskmill.inputs._listing import glob_files, is_glob
-from maskmill.stems import walk
+from maskmill.images.decode import SUFFIXES
+from maskmill.images.stems import walk
+from maskmill.inputs.listing import glob_files, is_glob
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskmill.artefact import atomic, json_hash
 from maskmill.errors import InputError
 from maskmill.progress import track
+from maskmill.store.artefact import atomic, json_hash
 
 if TYPE_CHECKING:
     import av

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from maskmill.artefact import Provenance, atomic, json_hash, write_table
 from maskmill.errors import InputError
 from maskmill.inputs._check import check_all
 from maskmill.inputs._labels import check_label_size, match_labels
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import Candidate, Found, counted, find
-from maskmill.manifest import ROW_GROUP
 from maskmill.progress import track
+from maskmill.store.artefact import Provenance, atomic, json_hash, write_table
+from maskmill.store.manifest import ROW_GROUP
 
 MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes
 _SCHEMA = pa.schema(

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.artefact import Provenance
-from maskmill.instances import VOID, Instances, InstanceWriter
-from maskmill.interpolate import resize_labels
-from maskmill.masks import ignore_value
+from maskmill.images.instances import VOID, Instances, InstanceWriter
+from maskmill.images.interpolate import resize_labels
+from maskmill.images.masks import ignore_value
 from maskmill.paint.run import ShardLabels
+from maskmill.store.artefact import Provenance
 
 
 def run_instances(

@@ -30,19 +30,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskmill.artefact import Provenance, read_table, read_tensors, write_tensors
-from maskmill.config import Paint, Refine, validate
 from maskmill.errors import StoreError
-from maskmill.interpolate import best_scores, majority, one_hots, resize_labels, resize_maps
-from maskmill.masks import ignore_value, mask_dtype
+from maskmill.images.interpolate import best_scores, majority, one_hots, resize_labels, resize_maps
+from maskmill.images.masks import ignore_value, mask_dtype
+from maskmill.images.photos import ManifestPhotos
 from maskmill.progress import track
-from maskmill.refine import refine
-from maskmill.refine._photos import Photos
-from maskmill.refine._scores import refine_scores, refine_step
-from maskmill.store import Ragged, RaggedWriter
+from maskmill.recipe.sections import Paint, Refine, validate
+from maskmill.refine import refine, refine_scores, refine_step
+from maskmill.store.artefact import Provenance, read_table, read_tensors, write_tensors
+from maskmill.store.ragged import Ragged, RaggedWriter
 
 if TYPE_CHECKING:
-    from maskmill.codebook import Codebook
+    from maskmill.store.codebook import Codebook
 
 COSINES = 2.0  # logits a unit of cosine (STEGO)
 
@@ -58,7 +57,7 @@ def run_limits(
         params: the `paint` section, or its `keep_closest` alone.
         out: safetensors with `limits` [k] float64, in the order of the clusters (see `distance_limits`).
     """
-    from maskmill.codebook import read
+    from maskmill.store.codebook import read
 
     book, settings = read(codebook), {"keep_closest": params["keep_closest"]}
     limits = distance_limits(assignments, len(book), settings["keep_closest"])
@@ -123,7 +122,7 @@ class ShardLabels:
         codebook: str | Path,
         params: Mapping[str, Any],
     ) -> None:
-        from maskmill.codebook import read
+        from maskmill.store.codebook import read
 
         book = read(codebook)
         self.clusters = len(book)
@@ -156,7 +155,7 @@ def run_tokens(
     """
     import torch
 
-    from maskmill.codebook import read
+    from maskmill.store.codebook import read
 
     torch.set_num_threads(1)
     book = read(codebook)
@@ -209,7 +208,7 @@ def best_labels(
     Args:
         photo: uint8 [H * step, W * step, 3] to refine with. void: bool [H, W], cells that have no say in that.
     """
-    from maskmill.codebook import scores
+    from maskmill.store.codebook import scores
 
     h, w, d = tokens.shape
     maps = np.moveaxis(np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, -1), 2, 0)
@@ -292,10 +291,12 @@ def in_spreads(maps: np.ndarray) -> np.ndarray:
     return maps / max(nearest, 1e-12)
 
 
-def _refinement(params: Mapping[str, Any], manifest: str | Path | None, shard: str) -> tuple[Refine, Photos | None]:
+def _refinement(
+    params: Mapping[str, Any], manifest: str | Path | None, shard: str
+) -> tuple[Refine, ManifestPhotos | None]:
     """What is refined how, and the photos; None where nothing is."""
     settings = validate(Paint, dict(params), "--params", "paint").refine
-    return settings, Photos.needed(settings, manifest, "paint", shard)
+    return settings, ManifestPhotos.needed(settings, manifest, "paint", shard)
 
 
 def _shard_rows(segments: Path, assignments: Path) -> dict[str, list[tuple[int, int, float]]]:

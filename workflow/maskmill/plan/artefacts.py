@@ -9,7 +9,7 @@ from maskmill.plan.disk import feature_bytes, value_bytes
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import Images
 from maskmill.plan.jobs import regions_an_image, seeds_of_codes, used_sets, vectors_of
-from maskmill.recipes import Recipe, Run
+from maskmill.recipe.model import Recipe, Run
 
 # Bytes of a label cell in a store of masks or segments (zstd), measured on the demo (docs/scaling.md).
 CELL = {"cut": 0.019, "masks": 0.028, "confidence": 0.25, "instances": 0.02}

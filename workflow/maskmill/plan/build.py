@@ -11,7 +11,7 @@ from maskmill.plan.geometry import geometry
 from maskmill.plan.images import Images
 from maskmill.plan.jobs import Work, jobs, used_sets
 from maskmill.plan.rates import START, Rate, Rates
-from maskmill.recipes import Run
+from maskmill.recipe.model import Run
 
 MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes (docs/scaling.md)
 LARGEST_SHARD = 100_000  # the limit of inputs.shard_size

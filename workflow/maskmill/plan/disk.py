@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskmill.store import CHUNK_BYTES, SHARD_BYTES
+from maskmill.store.ragged import CHUNK_BYTES, SHARD_BYTES
 
 CRC = 4  # bytes after every chunk and after every index
 INDEX = 16  # bytes a chunk in the index of a Zarr shard

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from maskmill import colour
-from maskmill.config import FeatureSet
+from maskmill.backbones import colour
 from maskmill.errors import ConfigError
+from maskmill.recipe.sections import FeatureSet
 
 KNOWN = {"vit_small_focus": (14, 384)}  # without timm: plain ViTs have one geometry
 
@@ -40,8 +40,8 @@ def _of_timm(feature_set: FeatureSet) -> tuple[int, int]:
     """Stride and depth of the network, built without memory for its weights."""
     import torch
 
-    from maskmill.backbones import import_timm
-    from maskmill.weights import EMBEDDED
+    from maskmill.backbones.network import import_timm
+    from maskmill.backbones.weights import EMBEDDED
 
     name = feature_set.backbone.removeprefix("timm/")
     name = EMBEDDED[name].architecture if name in EMBEDDED else name

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskmill.config import Size
 from maskmill.errors import ConfigError
-from maskmill.images import target_size
+from maskmill.images.decode import target_size
+from maskmill.recipe.sections import Size
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def of_manifest(path: str | Path) -> Images:
     Raises:
         StoreError: no readable manifest.
     """
-    from maskmill.artefact import read_table
+    from maskmill.store.artefact import read_table
 
     table = read_table(path, ["shard", "height", "width"])
     found: dict[str, Counter[tuple[int, int]]] = {}

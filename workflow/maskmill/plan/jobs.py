@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from maskmill import registry
-from maskmill.benchmarks import RULES
+from maskmill.dag.benchmarks import RULES
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import Images
-from maskmill.recipes import CODES, Recipe, Run
+from maskmill.recipe import registry
+from maskmill.recipe.model import CODES, Recipe, Run
 
 Unit = Literal["images", "points", "samples", "jobs"]
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from maskmill import benchmarks
+from maskmill.dag import benchmarks
 from maskmill.errors import ConfigError, nearest
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import Images
 from maskmill.plan.jobs import ORDER, Work, jobs
-from maskmill.recipes import Run
+from maskmill.recipe.model import Run
 
 # CPU seconds of a job before it works: interpreter, imports, opening stores (bench/startup.py).
 START = 3.0

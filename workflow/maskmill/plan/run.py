@@ -14,7 +14,8 @@ from maskmill.errors import ConfigError
 from maskmill.plan.build import Machines, Plan, build
 from maskmill.plan.images import Images, mixture, of_manifest, of_one_size
 from maskmill.plan.rates import Rates, of_run, read_benchmarks, too_short
-from maskmill.recipes import Run, load
+from maskmill.recipe.model import Run
+from maskmill.recipe.resolve import load
 
 PHOTO = (375, 500)  # height, width where nothing says it: the usual photo of PASCAL VOC and ImageNet
 
@@ -37,7 +38,7 @@ def configured(
     """The run of config.yaml, with other recipes, another size of every feature set, another shard size.
 
     Raises:
-        ConfigError: see maskmill.recipes.load; or no such file.
+        ConfigError: see maskmill.recipe.resolve.load; or no such file.
     """
     if not config.is_file():
         raise ConfigError(f"{config}: no such file; run this where config.yaml is, or give --config")

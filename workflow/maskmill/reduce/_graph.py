@@ -127,7 +127,7 @@ def _leading(matrix: sp.csr_array, known: np.ndarray, k: int, seed: int) -> tupl
     """The k largest eigenpairs of a symmetric matrix with eigenvalues in [-1, 1] beside the known ones of 1."""
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-    from maskmill.sampling import rng
+    from maskmill.numerics.sampling import rng
 
     n = matrix.shape[0]
     if k == 0:

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from maskmill.config import Model
 from maskmill.errors import ConfigError, NumericsError
-from maskmill.neighbours import Points, unit_rows
+from maskmill.numerics.neighbours import Points, unit_rows
+from maskmill.recipe.sections import Model
 
 MAX_FIT_POINTS = 100_000
 KEPT_POINTS = 10_000  # of which `kept` is counted
@@ -60,7 +60,7 @@ def fit(
     Raises:
         NumericsError: NaN, too few distinct vectors, more than the memory holds. ConfigError: no package hnne.
     """
-    from maskmill.blocks import one_thread
+    from maskmill.numerics.blocks import one_thread
     from maskmill.reduce._graph import sample
 
     projector = _package()

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from maskmill.config import Model
 from maskmill.errors import NumericsError
-from maskmill.neighbours import EXACT_POINTS, Points, unit_rows
+from maskmill.numerics.neighbours import EXACT_POINTS, Points, unit_rows
+from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     import scipy.sparse as sp

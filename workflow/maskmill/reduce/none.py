@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
 
 
 class Params(Model):

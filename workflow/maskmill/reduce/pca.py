@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from pydantic import Field
 
-from maskmill.config import Model
 from maskmill.errors import NumericsError
+from maskmill.recipe.sections import Model
 
 MAX_FIT_POINTS = 1_000_000
 
@@ -47,7 +47,7 @@ def fit(
         NumericsError: NaN, no points, or all points equal. Where they vary in fewer than `dimensions` directions, all
             of these are kept and a warning says so.
     """
-    from maskmill.blocks import one_thread
+    from maskmill.numerics.blocks import one_thread
 
     with one_thread() as threads:
         count, mean, moment = _moments(blocks(), threads)
@@ -85,7 +85,7 @@ def _moments(blocks: Iterator[np.ndarray], threads: int) -> tuple[int, np.ndarra
     """
     import torch
 
-    from maskmill.blocks import ordered
+    from maskmill.numerics.blocks import ordered
 
     first = next(blocks, None)
     if first is None or not len(first):

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from maskmill import registry
-from maskmill.artefact import Provenance, read_tensors, write_tensors
 from maskmill.errors import StoreError, UserError
-from maskmill.store import Ragged, RaggedWriter
+from maskmill.recipe import registry
+from maskmill.store.artefact import Provenance, read_tensors, write_tensors
+from maskmill.store.ragged import Ragged, RaggedWriter
 
 BLOCK = 8192  # rows a block of the fit
 TOKENS = "float16"  # how reduced tokens are stored
@@ -33,9 +33,9 @@ def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out:
     """
     import torch
 
-    from maskmill.blocks import by_id
+    from maskmill.numerics.blocks import by_id
+    from maskmill.numerics.sampling import sample_rows
     from maskmill.reduce._graph import check_memory
-    from maskmill.sampling import sample_rows
 
     torch.set_num_threads(threads)
     module, own = _method(params)

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from maskmill.config import Model
 from maskmill.errors import ConfigError, NumericsError
-from maskmill.neighbours import EXACT_POINTS, Points, unit_rows
+from maskmill.numerics.neighbours import EXACT_POINTS, Points, unit_rows
+from maskmill.recipe.sections import Model
 
 MAX_FIT_POINTS = 100_000
 
@@ -101,8 +101,8 @@ def _layout(graph: Any, curve: np.ndarray, params: Params, seed: int) -> tuple[n
     """Embedding [n, dimensions] float32 of the graph, and the number of its parts."""
     from umap.umap_ import simplicial_set_embedding
 
+    from maskmill.numerics.sampling import rng
     from maskmill.reduce._graph import components, eigenmaps, numba_threads
-    from maskmill.sampling import rng
 
     numba_threads()
     n, k = graph.shape[0], params.dimensions

@@ -1,4 +1,4 @@
-"""Refinement of masks with the photo. Shared by the stages cut and paint; a method is one file of this folder.
+"""Refinement of masks with the photo. Shared by the stages cut, paint and rounds; a method is one file of this folder.
 
 A method's `refine(logits [k, H, W], image uint8 [H, W, 3], params, void)` returns scores [k, H, W]; the best class
 wins.
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskmill import registry
+from maskmill.recipe import registry
 
 if TYPE_CHECKING:
-    from maskmill.config import Refine
+    from maskmill.recipe.sections import Refine
 
+FINE = 8  # cells a token side to refine on (docs/refine.md)
 KEEP_IOU = 0.5  # a segment that keeps less than this of itself is not refined (CutLER, TokenCut)
 
 
@@ -51,7 +52,7 @@ def refine_segments(
     A segment whose refined version has IoU below `keep_iou` with itself is left as it was: it keeps its cells as far
     as no other segment has won them, and what it has won elsewhere goes back.
     """
-    from maskmill.interpolate import one_hots, resize_maps
+    from maskmill.images.interpolate import one_hots, resize_maps
 
     present, maps = one_hots(segments)
     logits = resize_maps(maps, image.shape[:2])
@@ -66,6 +67,29 @@ def refine_segments(
         after = np.where((after == s) & (before != s), before, after)
         after = np.where((before == s) & ((after == 0) | np.isin(after, kept)), s, after)
     return after.astype(segments.dtype), len(kept)
+
+
+def refine_step(upsample: int) -> int:
+    """Fine cells a side of a mask cell, for masks of `upsample` cells a token side."""
+    return -(-FINE // upsample)
+
+
+def refine_scores(
+    maps: np.ndarray, best: np.ndarray, photo: np.ndarray, settings: Refine, void: np.ndarray | None = None
+) -> np.ndarray:
+    """Classes [H, W] of score maps [k, h, w] fitted to the photo [H * step, W * step, 3].
+
+    `best` [H, W] is their winner before; classes that win nowhere do not take part, nor do `void` cells [H, W].
+    """
+    from maskmill.images.interpolate import majority, resize_maps
+
+    if void is not None and void.all():
+        return best
+    winners = np.unique(best if void is None else best[~void])
+    step = photo.shape[0] // best.shape[0]
+    fine_void = None if void is None else void.repeat(step, axis=0).repeat(step, axis=1)
+    found = refine(resize_maps(maps[winners], photo.shape[:2]), photo, settings, fine_void)
+    return np.asarray(winners[majority(found, photo.shape[0] // best.shape[0])])
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:

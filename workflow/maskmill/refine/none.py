@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
 
 
 class Params(Model):

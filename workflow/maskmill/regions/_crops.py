@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskmill.manifest import Row
-from maskmill.photos import read_ahead, read_photo, reader_count
+from maskmill.images.photos import read_ahead, read_photo, reader_count
 from maskmill.progress import track
 from maskmill.regions import crop_mean
 from maskmill.regions.crop_cls import Params, cut_crops
+from maskmill.store.manifest import Row
 
 if TYPE_CHECKING:
-    from maskmill.backbones import Backbone
-    from maskmill.colour import Colour
+    from maskmill.backbones.colour import Colour
+    from maskmill.backbones.network import Backbone
 
 WAITING = 2**22  # pixels a crop of a batch that may wait for others of its size
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from maskmill.config import Model, Size
-from maskmill.images import resize, target_size
+from maskmill.images.decode import resize, target_size
+from maskmill.recipe.sections import Model, Size
 
 PHOTOS = True  # looks at photos, not at stored tokens
 ROUNDING = 1e-6  # of a pixel: edges closer to a pixel's edge lie on it

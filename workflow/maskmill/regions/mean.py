@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from maskmill.config import Model
-from maskmill.interpolate import overlap
+from maskmill.images.interpolate import overlap
+from maskmill.recipe.sections import Model
 
 
 class Params(Model):

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskmill import registry
-from maskmill.artefact import Provenance, write_table
-from maskmill.config import FeatureSet
 from maskmill.errors import ConfigError, StoreError
-from maskmill.store import Ragged, RaggedWriter
+from maskmill.recipe import registry
+from maskmill.recipe.sections import FeatureSet
+from maskmill.store.artefact import Provenance, write_table
+from maskmill.store.ragged import Ragged, RaggedWriter
 
 COLUMNS = ("image", "region", "area", "y0", "x0", "y1", "x1", "score")
 
@@ -124,10 +124,10 @@ def _from_photos(
         )
     import torch
 
-    from maskmill.backbones import load
+    from maskmill.backbones.network import load
     from maskmill.device import memory_advice, pick
-    from maskmill.manifest import read_manifest
     from maskmill.regions._crops import Segmented, describe
+    from maskmill.store.manifest import read_manifest
 
     torch.set_num_threads(network.threads)
     place = pick(network.device)

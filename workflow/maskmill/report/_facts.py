@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from maskmill.masks import ignore_value, to_size
+from maskmill.images.masks import ignore_value, to_size
 from maskmill.report._sample import Sample, read_images
-from maskmill.store import Ragged
+from maskmill.store.ragged import Ragged
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskmill.artefact import read_json
+from maskmill.store.artefact import read_json
 
 WIDTH, HEIGHT = 220.0, 64.0  # of a drawing, in its own units
 POINTS = 200  # of a curve: longer ones are shown as means of equal parts

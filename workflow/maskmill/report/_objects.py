@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.artefact import json_hash, read_json
 from maskmill.report._scores import Cell
+from maskmill.store.artefact import json_hash, read_json
 
 HEADS = {"objects": "Objects, without classes", "saliency": "Foreground, without classes"}
 TITLES = {

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from maskmill.masks import ignore_value, to_size
+from maskmill.images.masks import ignore_value, to_size
 
 BACKGROUND_ALPHA = 150  # background only dims the photo, clusters cover it
 STRIPE = np.array([205, 205, 205], np.uint8)  # ignore is hatched: no colour can be read as a cluster

@@ -12,13 +12,13 @@ import numpy as np
 import yaml
 
 from maskmill.errors import InputError
-from maskmill.images import decode
-from maskmill.masks import ignore_value
-from maskmill.palette import hexadecimal, palette
+from maskmill.images.decode import decode
+from maskmill.images.masks import ignore_value
+from maskmill.images.palette import hexadecimal, palette
 from maskmill.redact import redact
 from maskmill.report import _facts, _pictures, _scores, _selection, _typical
 from maskmill.report._sample import Picture, Sample, read_images
-from maskmill.store import Ragged
+from maskmill.store.ragged import Ragged
 
 CROPS = 640  # crops in one report: with very many clusters each shows fewer, then the smallest show none
 PRESENT = 0.004  # a cluster below this share of an image does not count as being in it

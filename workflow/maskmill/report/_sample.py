@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.artefact import read_table
-from maskmill.store import Ragged
+from maskmill.store.artefact import read_table
+from maskmill.store.ragged import Ragged
 
 STATISTICS_IMAGES = 512  # images that shares and changes are measured on
 STATISTICS_SHARDS = 24  # and the shards that they come from: opening a store costs more than reading it

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.artefact import json_hash, read_json
+from maskmill.store.artefact import json_hash, read_json
 
 SHARES = ("miou", "accuracy")  # printed in percent; other numbers as they are
 TITLES = {"miou": "mIoU", "accuracy": "Accuracy", "discovered": "Classes found"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.artefact import read_json
+from maskmill.store.artefact import read_json
 
 
 def read_selection(results: Path, recipe: str, seeds: Sequence[int]) -> list[dict[str, Any]]:

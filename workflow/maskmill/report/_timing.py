@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskmill import benchmarks
+from maskmill.dag import benchmarks
 
 SHARED = ("demo", "inputs", "weights", "features", "evaluate_probe")  # rules without a recipe
 SHARD = re.compile(r"(?!seed\d)s[0-9a-f]+")  # "seed0" is hexadecimal too

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from maskmill.artefact import read_table
 from maskmill.report._facts import mask_store
 from maskmill.report._sample import Sample, read_images
-from maskmill.store import Ragged
+from maskmill.store.artefact import read_table
+from maskmill.store.ragged import Ragged
 
 Box = tuple[float, float, float, float]
 WINDOW = 0.36  # side of a token recipe's window, share of the image's side

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from maskmill.errors import NumericsError, StoreError
-from maskmill.interpolate import resize_maps
-from maskmill.masks import ignore_value
+from maskmill.images.interpolate import resize_maps
+from maskmill.images.masks import ignore_value
+from maskmill.numerics.sampling import rng
 from maskmill.rounds._masks import Masks
-from maskmill.sampling import rng
-from maskmill.store import Ragged
+from maskmill.store.ragged import Ragged
 
 FIT_IMAGES = 2048  # images that the projection is fitted on, at most
 

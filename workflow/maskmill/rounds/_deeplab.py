@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskmill.interpolate import matrix
+from maskmill.images.interpolate import matrix
 
 LOW_STRIDE = 4  # of the level that joins the decoder, and of the logits
 LOW_CHANNELS = 48

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskmill.config import validate
-from maskmill.images import resize, target_size
-from maskmill.instances import Instances, mask_iou, paint, ranked
-from maskmill.interpolate import resize_maps
-from maskmill.masks import mask_dtype
+from maskmill.images.decode import resize, target_size
+from maskmill.images.instances import Instances, mask_iou, paint, ranked
+from maskmill.images.interpolate import resize_maps
+from maskmill.images.masks import mask_dtype
+from maskmill.recipe.sections import validate
 from maskmill.rounds._instance_net import InstanceNet, masks_of
 from maskmill.rounds._instance_train import build
 from maskmill.rounds._photo_training import normalise, state_of
@@ -53,7 +53,7 @@ class InstancePredictor:
         return decode(maps, best[chosen].cpu().numpy(), label[chosen].cpu().numpy() + 1, params)
 
     def paint(self, found: Instances) -> tuple[np.ndarray, np.ndarray]:
-        """Mask and how sure each cell is; see `maskmill.instances.paint`."""
+        """Mask and how sure each cell is; see `maskmill.images.instances.paint`."""
         return paint(found, self.params.paint_score, mask_dtype(self.clusters))
 
     def logits(self, found: Instances) -> np.ndarray:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from maskmill.artefact import Provenance
 from maskmill.errors import StoreError
-from maskmill.instances import Instances, InstanceStore, InstanceWriter, mask_iou
+from maskmill.images.instances import Instances, InstanceStore, InstanceWriter, mask_iou
 from maskmill.rounds.instance import Params
+from maskmill.store.artefact import Provenance
 
 
 def teach(taught: str | Path, predicted: str | Path, params: Params, round: int, out: str | Path) -> None:

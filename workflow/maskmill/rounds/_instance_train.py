@@ -32,7 +32,7 @@ CNN_STRIDES = (4, 8, 16, 32)
 
 def build(architecture: str, classes: int, params: Params) -> InstanceNet:
     """The network with random weights; raises ConfigError where the encoder does not fit."""
-    from maskmill.backbones import import_timm
+    from maskmill.backbones.network import import_timm
 
     timm = import_timm()
     said = f"rounds.encoder: {params.encoder!r} is {architecture}"

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.artefact import read_table, read_tensors
-from maskmill.config import Rounds
 from maskmill.errors import ConfigError
-from maskmill.masks import ignore_value, to_size
+from maskmill.images.masks import ignore_value, to_size
+from maskmill.recipe.sections import Rounds
+from maskmill.store.artefact import read_table, read_tensors
 
 
 @dataclass(frozen=True)

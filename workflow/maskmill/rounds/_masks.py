@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from maskmill.errors import NumericsError, StoreError
-from maskmill.masks import ignore_value, to_size
-from maskmill.store import Ragged
+from maskmill.images.masks import ignore_value, to_size
+from maskmill.store.ragged import Ragged
 
 
 class Masks:

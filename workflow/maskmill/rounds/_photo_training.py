@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskmill.artefact import read_tensors
-from maskmill.config import FeatureSet
 from maskmill.device import memory_advice
 from maskmill.errors import StoreError
-from maskmill.photos import read_ahead, reader_count
+from maskmill.images.photos import read_ahead, reader_count
+from maskmill.numerics.sampling import rng
+from maskmill.recipe.sections import FeatureSet
 from maskmill.rounds._deeplab import freeze
 from maskmill.rounds._job import Job
 from maskmill.rounds._train import NEVER
-from maskmill.sampling import rng
+from maskmill.store.artefact import read_tensors
 from maskmill.training.loop import Task, Trained, run
 from maskmill.training.team import Team, Work, set_gradients, single_threaded
 
@@ -72,7 +72,7 @@ def initial(
         weights: file of the encoder's weights. build: architecture -> network with random weights and an `encoder`.
         before: weights of the student to go on from, from its tensors.
     """
-    from maskmill.backbones import load
+    from maskmill.backbones.network import load
 
     state, facts = read_tensors(weights)
     if "architecture" not in facts:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskmill.config import validate
 from maskmill.errors import ConfigError
-from maskmill.images import resize, target_size
-from maskmill.manifest import Row, read_manifest
-from maskmill.masks import ignore_value
-from maskmill.photos import read_photo
+from maskmill.images.decode import resize, target_size
+from maskmill.images.masks import ignore_value
+from maskmill.images.photos import read_photo
+from maskmill.numerics.sampling import rng
+from maskmill.recipe.sections import validate
 from maskmill.rounds._augment import augment
 from maskmill.rounds._deeplab import LOW_STRIDE, DeepLab, intermediates
 from maskmill.rounds._job import Job, Sources
@@ -25,7 +25,7 @@ from maskmill.rounds._masks import Masks
 from maskmill.rounds._photo_training import initial, learning_of, normalise, state_of, tensors_of, train
 from maskmill.rounds._train import class_weights
 from maskmill.rounds.deeplabv3plus import Params
-from maskmill.sampling import rng
+from maskmill.store.manifest import Row, read_manifest
 from maskmill.training.team import Work
 
 MICRO = {"cpu": 4, "cuda": 32}  # crops that are computed at once
@@ -68,7 +68,7 @@ def read_crops(draws: list[tuple[int, int, int]], photos: Photos, params: Params
 
 def build(architecture: str, classes: int, params: Params) -> DeepLab:
     """The network with random weights; raises ConfigError where the architecture does not fit."""
-    from maskmill.backbones import import_timm
+    from maskmill.backbones.network import import_timm
 
     said = f"rounds.encoder: {params.encoder!r} is {architecture}"
     try:

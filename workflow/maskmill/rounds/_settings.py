@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from maskmill.config import Model
+from maskmill.recipe.sections import Model
 
 
 class Training(Model):

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from maskmill.device import memory_advice
+from maskmill.numerics.sampling import rng
 from maskmill.rounds._data import Images
 from maskmill.rounds._job import Job
 from maskmill.rounds._losses import LOSSES
 from maskmill.rounds.token_head import Params, build
-from maskmill.sampling import rng
 from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, run
 from maskmill.training.team import Work, set_gradients, single_threaded

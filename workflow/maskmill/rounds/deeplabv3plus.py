@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from maskmill.config import Size
+from maskmill.recipe.sections import Size
 from maskmill.rounds._settings import Training
 
 if TYPE_CHECKING:

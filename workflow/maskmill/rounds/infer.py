@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskmill.artefact import read_tensors
-from maskmill.config import validate
 from maskmill.errors import StoreError
-from maskmill.images import resize
-from maskmill.instances import Instances
-from maskmill.interpolate import resize_maps, softmax_at, upsample_scores, upsample_softmax
-from maskmill.masks import mask_dtype
-from maskmill.refine._scores import refine_scores, refine_step
-from maskmill.registry import load
+from maskmill.images.decode import resize
+from maskmill.images.instances import Instances
+from maskmill.images.interpolate import resize_maps, softmax_at, upsample_scores, upsample_softmax
+from maskmill.images.masks import mask_dtype
+from maskmill.recipe.registry import load
+from maskmill.recipe.sections import validate
+from maskmill.refine import refine_scores, refine_step
+from maskmill.store.artefact import read_tensors
 
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.config import Refine
+    from maskmill.recipe.sections import Refine
 
 FORMAT = "maskmill-student-1"
 
@@ -104,7 +104,7 @@ class Student:
     def sure_mask(self, view: Any) -> tuple[np.ndarray, np.ndarray]:
         """`mask`, and how sure each of its cells is, in steps of 1/255, uint8 [H, W].
 
-        That is the softmax of the best class, or what `maskmill.instances.paint` says.
+        That is the softmax of the best class, or what `maskmill.images.instances.paint` says.
         """
         if self.objects:
             mask, sure = self.model.paint(self.instances(view))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from maskmill.config import Model, Size
+from maskmill.recipe.sections import Model, Size
 
 if TYPE_CHECKING:
     import torch

@@ -12,23 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskmill.artefact import Provenance, json_hash, read_tensors, write_json, write_tensors
-from maskmill.blocks import ordered
-from maskmill.config import METHOD_KEY, Rounds, validate
 from maskmill.device import pick
 from maskmill.errors import NumericsError, StoreError
-from maskmill.instances import InstanceStore, InstanceWriter
-from maskmill.manifest import Row
-from maskmill.masks import ignore_value, mask_dtype
-from maskmill.photos import read_photo
+from maskmill.images.instances import InstanceStore, InstanceWriter
+from maskmill.images.masks import ignore_value, mask_dtype
+from maskmill.images.photos import ManifestPhotos, read_photo
+from maskmill.numerics.blocks import ordered
+from maskmill.numerics.sampling import rng
 from maskmill.progress import track
-from maskmill.refine._photos import Photos
-from maskmill.registry import load
+from maskmill.recipe.registry import load
+from maskmill.recipe.sections import METHOD_KEY, Rounds, validate
 from maskmill.rounds._job import Sources
 from maskmill.rounds._logic import IMAGES, MATCH, START, History, kept_ids, overlap, rename
 from maskmill.rounds.infer import FORMAT, Student
-from maskmill.sampling import rng
-from maskmill.store import Ragged, RaggedWriter
+from maskmill.store.artefact import Provenance, json_hash, read_tensors, write_json, write_tensors
+from maskmill.store.manifest import Row
+from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.training.checkpoint import Keeper
 from maskmill.training.team import Team, join, leave
 
@@ -235,7 +234,7 @@ def predict(
     attrs = {"clusters": model.clusters, "ignore": ignore_value(dtype), "round": int(model.spec["round"])}
     section = {key: value for key, value in (params or {}).items() if key in Rounds.model_fields}
     settings = validate(Rounds, section, "--params", "rounds").refine
-    photos = Photos.needed(settings, manifest, "rounds", Path(out).stem)
+    photos = ManifestPhotos.needed(settings, manifest, "rounds", Path(out).stem)
     how = {"predict": model.spec["round"], "refine": settings.model_dump()}
     made = Provenance.of("rounds", how, [provenance["hash"], *hashes])
 
@@ -256,7 +255,7 @@ def predict(
 
 
 def detect(student: str | Path, rows: Sequence[Row], out: str | Path, threads: int = 1, device: str = "auto") -> None:
-    """Instances of one shard by a trained student of instances; see `maskmill.instances` for the store.
+    """Instances of one shard by a trained student of instances; see `maskmill.images.instances` for the store.
 
     Args:
         rows: of the manifest.

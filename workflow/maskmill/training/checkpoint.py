@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.artefact import Provenance, read_tensors, remove, write_tensors
 from maskmill.errors import StoreError
+from maskmill.store.artefact import Provenance, read_tensors, remove, write_tensors
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what SLURM sends before it takes a node back
 

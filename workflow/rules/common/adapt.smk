@@ -1,6 +1,6 @@
 # What the rules of adapt and cluster are given.
-from maskmill.artefact import json_hash
-from maskmill.config import FREEZING, STORING, UNFREEZING
+from maskmill.store.artefact import json_hash
+from maskmill.recipe.sections import FREEZING, STORING, UNFREEZING
 
 
 def adapt_folder(wc):

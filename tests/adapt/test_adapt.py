@@ -1,0 +1,297 @@
+"""Heads on frozen features: the shared trainer, nearest images, and what every method promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maskmill.adapt import _data, _neighbours, run
+from maskmill.adapt._data import TokenImages, crop, order
+from maskmill.errors import ConfigError, NumericsError, StoreError
+from maskmill.recipe import registry
+from maskmill.store.artefact import Provenance, read_json, read_tensors
+from maskmill.store.ragged import Ragged, RaggedWriter
+from maskmill.training import loop
+
+METHODS = registry.available("adapt")
+DEPTH = 16
+# Settings that end in a second on the toy images below; a method without an entry runs with its own few steps.
+FAST: dict[str, dict] = {
+    "acseg": {"steps": 60, "batch_size": 8, "concepts": 5, "blocks": 1, "heads": 2, "hidden": 16,
+              "learning_rate": 5e-3},
+    "dinosaur": {"steps": 80, "batch_size": 8, "masks": "slots", "slots": 3, "slot_size": 32, "width": 32,
+                 "input_width": 32, "layers": 1, "side": 6, "iterations": 2, "learning_rate": 2e-2, "warmup": 5,
+                 "halve_every": 200},
+    "stego": {"steps": 60, "batch_size": 8, "dimensions": 8, "places": 4},
+    "hp": {"steps": 60, "batch_size": 4, "dimensions": 8, "pool": 16, "renew": 20, "warmup": 20, "negatives": 0.5},
+    "primaps_em": {"steps": 60, "batch_size": 4, "probe_steps": 20},
+    "smooseg": {
+        "steps": 60,
+        "batch_size": 8,
+        "dimensions": 8,
+        "learning_rate": 5e-3,
+        "prototype_rate": 5e-3,
+        "momentum": 0.9,
+    },
+    "iic": {"steps": 60, "batch_size": 8, "dimensions": 16, "hidden": 0, "shift": 1, "learning_rate": 1e-2},
+    "mdc": {"steps": 60, "batch_size": 8, "dimensions": 8, "hidden": 8, "epoch_steps": 15, "learning_rate": 1e-3},
+    "picie": {"steps": 60, "batch_size": 8, "dimensions": 8, "hidden": 8, "epoch_steps": 15, "learning_rate": 1e-3},
+}  # fmt: skip
+PER_IMAGE = [name for name in METHODS if getattr(registry.load("adapt", name), "PER_IMAGE", False)]
+
+
+def write(folder: Path, images: dict[str, np.ndarray], shards: int = 1, backbone: str = "toy") -> list[Path]:
+    """Feature stores of these images, dealt out over shards."""
+    made = Provenance.of("features", {"backbone": backbone})
+    paths = []
+    for shard in range(shards):
+        paths.append(folder / f"s{shard}.zarr")
+        with RaggedWriter(paths[-1], "features", depth=DEPTH, provenance=made) as out:
+            for name in list(images)[shard::shards]:
+                out.append(name, images[name])
+    return paths
+
+
+def scenes(count: int = 16, size: tuple[int, int] = (8, 10), seed: int = 0) -> dict[str, np.ndarray]:
+    """Images of two halves, each of one of three materials with noise."""
+    rng = np.random.default_rng(seed)
+    materials = 3 * np.linalg.qr(np.random.default_rng(7).standard_normal((DEPTH, DEPTH)))[0][:3]
+    images = {}
+    for i in range(count):
+        label = np.zeros(size, int)
+        label[:, : size[1] // 2], label[:, size[1] // 2 :] = rng.choice(3, 2, replace=False)
+        images[f"im{i:02d}"] = (materials[label] + 0.3 * rng.standard_normal((*size, DEPTH))).astype("f4")
+    return images
+
+
+def params(method: str) -> dict:
+    return {"method": method, **FAST.get(method, {"steps": 60})}
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write(tmp_path_factory.mktemp("tokens"), scenes(), 2)
+
+
+def neighbours(method: str, stores: list[Path], out: Path) -> Path | None:
+    """The table that a method asks for."""
+    module = registry.load("adapt", method)
+    if not getattr(module, "NEIGHBOURS", False):
+        return None
+    own = module.Params(**{k: v for k, v in params(method).items() if k != "method"})
+    _neighbours.run(stores, own.crops, own.neighbours, out / "neighbours.parquet", 1)
+    return out / "neighbours.parquet"
+
+
+def head(method: str, stores: list[Path], out: Path, threads: int = 1, seed: int = 0) -> Path:
+    table = neighbours(method, stores, out)
+    target = out / "head.safetensors"
+    run.fit(stores, params(method), seed, 3, target, threads, "cpu", neighbours=table, monitor=out / "monitor.json")
+    return target
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_head_depends_on_the_images_and_the_seed_only(method: str, stores: list[Path], tmp_path: Path) -> None:
+    for name in ("one", "two", "seed"):
+        (tmp_path / name).mkdir()
+    merged = write(tmp_path / "two", scenes(), 1)
+    first = read_tensors(head(method, stores, tmp_path / "one"))[0]
+    other = read_tensors(head(method, merged, tmp_path / "two", threads=2))[0]
+    assert set(first) == set(other)
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+    third = read_tensors(head(method, stores, tmp_path / "seed", seed=1))[0]
+    assert any(not np.array_equal(value, third[name]) for name, value in first.items())
+    monitor = read_json(tmp_path / "one" / "monitor.json")
+    assert len(monitor["loss"]) == params(method)["steps"]
+    assert np.isfinite(monitor["loss"]).all()
+    assert monitor["monitors"]
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in PER_IMAGE])
+def test_codes_tell_the_materials_apart(method: str, stores: list[Path], tmp_path: Path) -> None:
+    """The classes of the toy are what any of these heads must keep apart."""
+    model = run.Head.load(head(method, stores, tmp_path), "cpu")
+    images = scenes()
+    codes = [model.codes(tokens.astype("f2")) for tokens in images.values()]
+    assert all(code.shape[:2] == (8, 10) and np.isfinite(code).all() for code in codes)
+    left = np.stack([code[:, :4].reshape(-1, code.shape[2]).mean(0) for code in codes])
+    rows = np.concatenate([code[:, :4].reshape(-1, code.shape[2]) for code in codes])
+    owner = np.repeat(np.arange(len(codes)), 32)
+    distance = ((rows[:, None] - left[None]) ** 2).sum(-1)
+    same = np.stack([np.linalg.norm(_half(a) - _half(b)) < 1.5 for a in images.values() for b in images.values()])
+    nearest = distance.argmin(1)
+    agree = same.reshape(len(codes), len(codes))[owner, nearest].mean()
+    assert agree > 0.9
+
+
+@pytest.mark.parametrize("method", PER_IMAGE)
+def test_masks_tell_the_materials_of_an_image_apart(method: str, stores: list[Path], tmp_path: Path) -> None:
+    """Codes that mean something within their image only: the strongest mask is that of the half, up to a quarter.
+
+    One mask for both halves would be right for a half.
+    """
+    model = run.Head.load(head(method, stores, tmp_path), "cpu")
+    right = []
+    for tokens in scenes().values():
+        codes = model.codes(tokens.astype("f2"))
+        assert codes.shape[:2] == (8, 10)
+        assert (codes >= 0).all()
+        winner = codes.argmax(2)
+        left = np.bincount(winner[:, :5].ravel(), minlength=codes.shape[2])
+        other = np.bincount(winner[:, 5:].ravel(), minlength=codes.shape[2])
+        best = max(a + b for i, a in enumerate(left) for j, b in enumerate(other) if i != j)
+        right.append(best / winner.size)
+    assert np.mean(right) > 0.75
+
+
+def _half(tokens: np.ndarray) -> np.ndarray:
+    return tokens[:, :4].reshape(-1, DEPTH).mean(0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("step", [1, 37])
+def test_a_stopped_training_goes_on_as_if_it_had_not(
+    method: str, step: int, stores: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    whole = head(method, stores, tmp_path / "whole")
+    move = loop._move
+
+    def then_signal(average: dict, task: loop.Task, at: int) -> None:
+        move(average, task, at)
+        if at + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_move", then_signal)
+        with pytest.raises(loop.StoppedError, match=f"adapt: stopped by SIGTERM after step {step}"):
+            head(method, stores, tmp_path / "stopped")
+    again = head(method, stores, tmp_path / "stopped")
+    assert again.read_bytes() == whole.read_bytes()
+    assert (tmp_path / "stopped/monitor.json").read_bytes() == (tmp_path / "whole/monitor.json").read_bytes()
+    assert not list((tmp_path / "stopped").glob(".head*"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_codes_of_a_shard_are_a_feature_store(method: str, stores: list[Path], tmp_path: Path) -> None:
+    target = head(method, stores, tmp_path)
+    for threads in (1, 2):
+        run.apply(target, stores[0], tmp_path / f"codes{threads}.zarr", threads, "cpu")
+    one, two = (Ragged(tmp_path / f"codes{threads}.zarr") for threads in (1, 2))
+    assert one.kind == "features"
+    module = registry.load("adapt", method)
+    own = module.Params(**{key: value for key, value in params(method).items() if key != "method"})
+    assert one.depth == module.code_length(own, 3)  # what `maskmill plan` counts on
+    assert one.ids == Ragged(stores[0]).ids
+    for image_id in one.ids:
+        np.testing.assert_array_equal(one[image_id], two[image_id])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tokens_of_another_backbone_are_refused(method: str, stores: list[Path], tmp_path: Path) -> None:
+    target = head(method, stores, tmp_path)
+    foreign = write(tmp_path, scenes(2), 1, backbone="other")
+    with pytest.raises(StoreError, match=r"not of the feature set that .* was trained on"):
+        run.apply(target, foreign[0], tmp_path / "codes.zarr", 1, "cpu")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_too_few_images_are_said(method: str, tmp_path: Path) -> None:
+    few = write(tmp_path, scenes(1))
+    with pytest.raises(NumericsError, match="images"):
+        run.fit(
+            few, {"method": method}, 0, 3, tmp_path / "head.safetensors", neighbours=neighbours(method, few, tmp_path)
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loss_that_is_not_finite_ends_the_training(method: str, stores: list[Path], tmp_path: Path) -> None:
+    table = neighbours(method, stores, tmp_path)
+    body = params(method) | {"learning_rate": 1e30}
+    with pytest.raises(NumericsError, match=r"adapt: .*(lower adapt\.learning_rate|collapsed)"):
+        run.fit(stores, body, 0, 3, tmp_path / "head.safetensors", 1, "cpu", neighbours=table)
+    assert not (tmp_path / "head.safetensors").exists()
+
+
+def test_a_collapsed_head_is_refused(stores: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_shares", lambda *_: [0.97, 0.03, 0.0])
+    with pytest.raises(NumericsError, match=r"one of 3 clusters takes 97\.0 % of the tokens; try another seed"):
+        head("stego", stores, tmp_path)
+    assert not (tmp_path / "head.safetensors").exists()
+
+
+def test_a_mask_that_takes_every_image_is_a_collapse(
+    stores: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_mask_share", lambda *_: 0.97)
+    with pytest.raises(NumericsError, match=r"acseg has collapsed: one mask takes 97\.0 % of an image's tokens"):
+        head("acseg", stores, tmp_path)
+    assert not (tmp_path / "head.safetensors").exists()
+
+
+def test_a_file_that_is_no_head_is_said(tmp_path: Path) -> None:
+    from maskmill.store.artefact import write_tensors
+
+    write_tensors(tmp_path / "x.safetensors", {"a": np.zeros(3)})
+    with pytest.raises(StoreError, match="not a head"):
+        run.Head.load(tmp_path / "x.safetensors")
+
+
+def test_five_crops_cover_the_corners_and_the_centre() -> None:
+    grid = np.arange(5 * 6).reshape(5, 6, 1)
+    five = [crop(grid, "five", which) for which in range(5)]
+    assert all(part.shape == (3, 3, 1) for part in five)
+    assert [int(part[0, 0, 0]) for part in five] == [0, 3, 12, 15, 7]
+    assert crop(grid, "none", 0) is grid
+
+
+def test_every_item_once_an_epoch() -> None:
+    drawn = [item for step in range(7) for item in order(step, 4, 14, 3)]
+    assert sorted(drawn[:14]) == sorted(drawn[14:]) == list(range(14))
+    assert drawn[:14] != drawn[14:]
+    assert order(3, 4, 14, 3) == drawn[12:16]
+
+
+def test_neighbours_are_those_of_all_pairs(tmp_path: Path) -> None:
+    images = scenes(9, (4, 6), 1)
+    paths = write(tmp_path, images, 2)
+    _neighbours.run(paths, "five", 4, tmp_path / "table.parquet", 1)
+    ids = sorted(images)
+    table = _neighbours.read(tmp_path / "table.parquet", ids)
+    stored = TokenImages(paths, 100)
+    x = np.stack([stored.item(j, "five").reshape(-1, DEPTH).astype("f8").mean(0) for j in range(45)])
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    cosine = x @ x.T
+    np.fill_diagonal(cosine, -2)
+    best = -np.sort(-cosine, axis=1)[:, :4]
+    np.testing.assert_allclose(table.similarity, best, atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(cosine, table.found.astype(int), 1), best, atol=1e-5)
+    with pytest.raises(StoreError, match="its images are not those of the features"):
+        _neighbours.read(tmp_path / "table.parquet", ids[1:])
+    with pytest.raises(ConfigError, match="made for crops five and 4 neighbours, the section asks for none and 4"):
+        _neighbours.of(table, "none", 4)
+    with pytest.raises(NumericsError, match="4 neighbours need more than 2 images"):
+        _neighbours.search(ids[:2], x[:2].astype("f4"), "none", 4, 0)
+
+
+def test_grids_of_other_sizes_are_laid_on_one() -> None:
+    grids = [np.ones((4, 5, 3)), np.full((2, 2, 3), 2.0)]
+    assert _data.stack(grids).shape == (2, 3, 4, 5)
+    np.testing.assert_allclose(_data.stack(grids)[1], 2.0, rtol=1e-6)
+
+
+def test_monitors_are_plain_json(stores: list[Path], tmp_path: Path) -> None:
+    head("stego", stores, tmp_path)
+    body = json.loads((tmp_path / "monitor.json").read_text())
+    assert set(body["shifts"]) == {"self", "knn", "random"}
+    assert all(abs(sum(shares) - 1) < 1e-5 for shares in body["histograms"].values())
+    assert sum(body["clusters"]) == pytest.approx(1)
+    assert torch.is_tensor(torch.tensor(body["loss"]))

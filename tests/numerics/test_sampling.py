@@ -1,0 +1,90 @@
+"""Sampling: an even quota, never too many, and the same rows for any split into shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from maskmill.numerics.blocks import by_id, ordered
+from maskmill.numerics.sampling import rng, sample_rows
+from maskmill.store.ragged import Ragged, RaggedWriter
+
+
+def store(path: Path, images: dict[str, int]) -> Ragged:
+    """Row r of an image holds (number of the image, r)."""
+    with RaggedWriter(path, "vectors", depth=2, dtype="float32") as out:
+        for image_id, rows in images.items():
+            x = np.stack([np.full(rows, int(image_id)), np.arange(rows)], axis=1).astype("f4")
+            out.append(image_id, x[:, None])
+    return Ragged(path)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(8, 40), st.integers(0, 3), st.randoms())
+def test_quota_is_even_and_shards_do_not_matter(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], limit: int, seed: int, random: object
+) -> None:
+    folder = tmp_path_factory.mktemp("s")
+    images = {str(i): n for i, n in enumerate(sizes)}
+    names = list(images)
+    random.shuffle(names)  # type: ignore[attr-defined]
+    whole = sample_rows([store(folder / "w.zarr", images)], limit, seed)
+    half = len(names) // 2
+    split = [
+        store(folder / f"{i}.zarr", {k: images[k] for k in part}) for i, part in enumerate((names[:half], names[half:]))
+    ]
+    np.testing.assert_array_equal(whole, sample_rows(split, limit, seed))
+    assert len(whole) <= limit
+    taken = np.array([(whole[:, 0] == i).sum() for i in range(len(sizes))])
+    assert len(np.unique(whole, axis=0)) == len(whole)
+    if sum(sizes) <= limit:
+        np.testing.assert_array_equal(taken, sizes)
+    else:
+        quota = taken.max()
+        np.testing.assert_array_equal(taken, np.minimum(sizes, quota))
+        assert np.minimum(sizes, quota + 1).sum() > limit  # no larger quota fits
+    whole_blocks = np.concatenate([np.zeros((0, 2)), *by_id(split, 5)])
+    np.testing.assert_array_equal(whole_blocks, sample_rows(split, 10_000, 0))
+    assert all(len(block) == 5 for block in list(by_id(split, 5))[:-1])
+
+
+def test_more_images_than_points(tmp_path: Path) -> None:
+    """Then as many images as points give a row each, wherever their ids are, and shards do not matter."""
+    images = {f"{i:03d}": 3 * (i % 4 > 0) for i in range(200)}  # every fourth image has no rows
+    names = list(images)
+    whole = [store(tmp_path / "w.zarr", images)]
+    split = [
+        store(tmp_path / "a.zarr", {k: images[k] for k in names[1::2]}),
+        store(tmp_path / "b.zarr", {k: images[k] for k in names[::2]}),
+    ]
+    found = sample_rows(whole, 10, 0)  # few of many: read image by image
+    assert found.shape == (10, 2)
+    np.testing.assert_array_equal(found, sample_rows(split, 10, 0))
+    assert len(np.unique(found[:, 0])) == 10
+    assert (np.diff(found[:, 0]) > 0).all()  # in the order of the ids
+    assert not (found[:, 0] % 4 == 0).any()
+    assert found[:, 0].max() > 100  # not the first ids
+    assert not np.array_equal(found, sample_rows(whole, 10, 1))
+    many = sample_rows(whole, 150, 0)  # fewer images have rows than may give one
+    assert len(many) == 150
+    np.testing.assert_array_equal(many, sample_rows(split, 150, 0))
+
+
+def test_seed_changes_the_draw_and_keys_do_not_run_together() -> None:
+    assert rng(0, "a").integers(1 << 60) == rng(0, "a").integers(1 << 60)
+    assert rng(0, "a").integers(1 << 60) != rng(1, "a").integers(1 << 60)
+    assert rng(0, "a", "b").integers(1 << 60) != rng(0, "ab").integers(1 << 60)
+
+
+def test_ordered_keeps_order_and_raises() -> None:
+    assert list(ordered(lambda i: i * i, range(50), 3)) == [i * i for i in range(50)]
+
+    def fail(i: int) -> int:
+        raise ValueError(str(i))
+
+    with pytest.raises(ValueError, match="0"):
+        list(ordered(fail, range(5), 2))

@@ -1,0 +1,322 @@
+"""The student on photos: its network, what it is shown, determinism, resume, and its way through predict and export."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+from test_rounds_training import checkpoints, stop_at
+
+from maskmill.backbones.network import import_timm
+from maskmill.errors import InputError, StoreError
+from maskmill.images.masks import to_size
+from maskmill.recipe.sections import ConfigError
+from maskmill.rounds import _augment, _deeplab, _photo_training, _pixels
+from maskmill.rounds.deeplabv3plus import Params
+from maskmill.rounds.infer import Student
+from maskmill.rounds.run import Sources, predict, train
+from maskmill.store import codebook
+from maskmill.store.artefact import read_json, read_tensors, write_table
+from maskmill.store.manifest import read_manifest
+from maskmill.store.ragged import Ragged, RaggedWriter
+from maskmill.training import loop
+from maskmill.training.team import Team
+
+ENCODER = "test_efficientnet"
+IDS = [f"im{i}" for i in range(8)]
+SMALL: dict[str, Any] = {
+    "student": "deeplabv3plus",
+    "steps": 12,
+    "batch_size": 6,
+    "crop": 64,
+    "width": 32,
+    "unfrozen": 5,
+}
+SMALL |= {"unfrozen": 5, "jitter": 0.1, "grey": 0.0}  # the colours tell the classes
+SMALL |= {"learning_rate": 5e-3, "size": {"short_side": 96}, "scale": [0.5, 1.0], "features": []}
+
+
+def picture(i: int) -> tuple[np.ndarray, np.ndarray]:
+    """A photo uint8 [h, w, 3] with one red or blue square on grey, and its labels (1 red, 2 blue)."""
+    rng = np.random.default_rng(i)
+    h, w = 90 + 10 * (i % 3), 120 - 10 * (i % 2)
+    label = np.zeros((h, w), np.uint8)
+    y, x = rng.integers(8, h - 60), rng.integers(8, w - 60)
+    label[y : y + 50, x : x + 50] = 1 + i % 2
+    colours = np.array([[128, 128, 128], [220, 40, 40], [40, 40, 220]])
+    return (colours[label] + rng.normal(0, 8, (h, w, 3))).clip(0, 255).astype(np.uint8), label
+
+
+def write_weights(path: Path, architecture: str = ENCODER) -> Path:
+    """A weights file as the rule `weights` makes it, of seeded random numbers."""
+    torch.manual_seed(0)
+    model = import_timm().create_model(architecture, pretrained=False, num_classes=0)
+    facts = {"architecture": architecture, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "sha256": "0"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path, {"maskmill": json.dumps(facts)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Photos, manifest, masks at half size, weights, codebook."""
+    root = tmp_path_factory.mktemp("photos")
+    sizes = []
+    for kind in ("masks", "full"):  # full: without background, so that any student predicts a cluster
+        with RaggedWriter(root / kind / "0.zarr", "masks", dtype="uint8") as out:
+            for i, image_id in enumerate(IDS):
+                pixels, label = picture(i)
+                Image.fromarray(pixels).save(root / f"{image_id}.png")
+                sizes.append(label.shape)
+                mask = label[::2, ::2].copy() if kind == "masks" else 1 + (label[::2, ::2] > 0)
+                mask[:2] = 255
+                out.append(image_id, mask.astype(np.uint8))
+    table = {"id": IDS, "path": [str(root / f"{i}.png") for i in IDS], "shard": ["0"] * len(IDS)}
+    table |= {"height": [s[0] for s in sizes[: len(IDS)]], "width": [s[1] for s in sizes[: len(IDS)]]}
+    write_table(root / "manifest.parquet", pa.table(table | {"label": pa.array([None] * len(IDS), pa.string())}))
+    codebook.write(root / "book.safetensors", codebook.Codebook(np.eye(2, dtype=np.float32), np.ones(2), 0.0, True))
+    weights = write_weights(root / "weights/w.safetensors")
+    return {"root": root, "masks": [root / "masks/0.zarr"], "manifest": root / "manifest.parquet", "weights": weights}
+
+
+def fit(world: dict[str, Any], out: Path, threads: int = 1, seed: int = 0, masks: str = "full", **options: Any) -> Path:
+    sources = Sources({}, world["manifest"], world["weights"])
+    train(sources, [world["root"] / masks / "0.zarr"], SMALL | options, 1, seed, 2, out, threads, "cpu")
+    return out
+
+
+@pytest.fixture(scope="module")
+def student(world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(world, tmp_path_factory.mktemp("student") / "student.safetensors", masks="masks", steps=60)
+
+
+def test_it_learns_what_it_is_shown(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
+    tensors = read_tensors(student)[0]
+    assert tensors["loss"][0] == pytest.approx(np.log(3), rel=1e-3)
+    assert tensors["loss"][-10:].mean() < 0.3 * tensors["loss"][0]
+    rows = read_manifest(world["manifest"]).of("0")
+    predict(student, rows, tmp_path / "m.zarr", tmp_path / "c.zarr", device="cpu")
+    masks, right = Ragged(tmp_path / "m.zarr", "masks"), []
+    for i, image_id in enumerate(IDS):
+        _, label = picture(i)
+        mask = masks[image_id]
+        assert mask.shape[0] == 48  # 96 px of short side, logits every 4 px, two mask cells each
+        right.append((to_size(mask, label.shape) == label).mean())
+    assert np.mean(right) > 0.9
+    assert Ragged(tmp_path / "c.zarr", "confidence").ids == IDS
+
+
+def test_same_bytes_for_any_threads_workers_and_memory(
+    world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads decode in a process of their own; without memory for masks they are read by that process."""
+    first = fit(world, tmp_path / "a.safetensors")
+    assert fit(world, tmp_path / "b.safetensors", threads=2).read_bytes() == first.read_bytes()
+    lean = read_tensors(fit(world, tmp_path / "c.safetensors", threads=2, cache_mib=0))[0]
+    for name, value in read_tensors(first)[0].items():
+        np.testing.assert_array_equal(value, lean[name], err_msg=name)
+    other = read_tensors(fit(world, tmp_path / "d.safetensors", seed=1))[0]
+    assert not np.array_equal(other["loss"], read_tensors(first)[0]["loss"])
+
+
+@pytest.mark.parametrize("options", [{}, {"optimiser": "sgd", "learning_rate": 0.01, "ema": 0.9, "schedule": "cosine"}])
+def test_an_interrupted_training_ends_in_the_same_bytes(
+    world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    whole = fit(world, tmp_path / "whole.safetensors", threads=2, **options)
+    out = tmp_path / "parts.safetensors"
+    stop_at(monkeypatch, 2, 7)
+    for step in (3, 8):
+        with pytest.raises(loop.StoppedError, match=f"after step {step} of 12"):
+            fit(world, out, threads=2, **options)
+    fit(world, out, **options)
+    assert out.read_bytes() == whole.read_bytes()
+    assert not checkpoints(tmp_path)
+
+
+def test_only_the_last_levels_of_the_encoder_learn(world: dict[str, Any], tmp_path: Path) -> None:
+    before = read_tensors(world["weights"])[0]
+    after = read_tensors(fit(world, tmp_path / "s.safetensors", unfrozen=1, steps=2))[0]
+    changed = {name for name, value in before.items() if not np.array_equal(value, after[f"network.encoder.{name}"])}
+    assert changed
+    assert all(name.startswith("blocks.4.") for name in changed)
+    assert not any("running_" in name for name in changed)
+    none = read_tensors(fit(world, tmp_path / "n.safetensors", unfrozen=0, steps=2))[0]
+    assert all(np.array_equal(value, none[f"network.encoder.{name}"]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("architecture", [ENCODER, "test_resnet", "test_convnext"])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_any_cnn_with_levels_is_an_encoder(architecture: str, stride: int) -> None:
+    network = _pixels.build(architecture, 5, Params(output_stride=stride, width=32)).train()  # type: ignore[arg-type]
+    torch.nn.init.normal_(network.classify.weight)
+    x = torch.randn(2, 3, 64, 96)
+    out = network(x)
+    assert out.shape == (2, 5, 16, 24)
+    torch.testing.assert_close(network(x[1:])[0], out[1], atol=1e-4, rtol=1e-4)  # images stay apart
+
+
+def test_freezing_follows_the_feature_levels() -> None:
+    encoder = _pixels.build("test_resnet", 2, Params(width=32)).encoder
+    for unfrozen, first in ((1, "layer4"), (2, "layer3"), (3, "layer2")):
+        _deeplab.freeze(encoder, unfrozen)
+        learning = {name.split(".")[0] for name, p in encoder.named_parameters() if p.requires_grad}
+        assert learning == {f"layer{i}" for i in range(int(first[-1]), 5)}
+    _deeplab.freeze(encoder, 5)
+    assert all(p.requires_grad for name, p in encoder.named_parameters() if not name.startswith("fc"))
+
+
+def test_enlarging_is_bilinear() -> None:
+    x = torch.randn(2, 3, 5, 7)
+    expected = torch.nn.functional.interpolate(x, (20, 28), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(_deeplab.enlarge(x, (20, 28)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_networks_that_do_not_fit_are_named(world: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rounds\.encoder: 'semantic' is test_vit, which gives no levels"):
+        _pixels.build("test_vit", 3, Params())
+    broken = world | {"weights": tmp_path / "w.safetensors"}
+    save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors", {"maskmill": json.dumps({"architecture": ENCODER})})
+    with pytest.raises(StoreError, match=r"w\.safetensors: lacks .* of test_efficientnet"):
+        fit(broken, tmp_path / "s.safetensors")
+    with pytest.raises(ConfigError, match="deeplabv3plus sees photos; give --manifest and --weights"):
+        train(Sources(), world["masks"], SMALL, 1, 0, 2, tmp_path / "s.safetensors", 1, "cpu")
+
+
+def test_a_photo_that_vanished_is_named(world: dict[str, Any], tmp_path: Path) -> None:
+    gone = read_manifest(world["manifest"])
+    columns = {key: [getattr(row, key) for row in gone.rows] for key in ("id", "path", "width", "height", "shard")}
+    columns["path"][3] = str(tmp_path / "gone.png")
+    write_table(tmp_path / "m.parquet", pa.table(columns | {"label": pa.array([None] * 8, pa.string())}))
+    for threads in (1, 2):
+        with pytest.raises(InputError, match=r"gone\.png: .*run snakemake again"):
+            fit(world | {"manifest": tmp_path / "m.parquet"}, tmp_path / "s.safetensors", threads=threads)
+
+
+@given(seed=st.integers(0, 10_000), height=st.integers(20, 400), width=st.integers(20, 400))
+@settings(max_examples=60, deadline=None)
+def test_boxes_lie_in_the_photo_and_have_the_wanted_area(seed: int, height: int, width: int) -> None:
+    generator = np.random.default_rng(seed)
+    y0, y1, x0, x1 = _augment.draw_box(height, width, (0.3, 0.5), generator)
+    assert 0 <= y0 < y1 <= 1 + 1e-12
+    assert 0 <= x0 < x1 <= 1 + 1e-12
+    area = (y1 - y0) * (x1 - x0)
+    assert area <= 0.5 + 1e-9
+    if y1 - y0 < 1 and x1 - x0 < 1:
+        assert area >= 0.3 - 1e-9
+        aspect = (x1 - x0) * width / ((y1 - y0) * height)
+        assert 3 / 4 - 1e-6 <= aspect <= 4 / 3 + 1e-6
+
+
+def test_pixels_and_labels_stay_together() -> None:
+    """Labels that are also the photo's colour: after any crop and flip they still agree."""
+    label = (np.indices((96, 128)) // 16).sum(0) % 2
+    photo = np.repeat((label * 255).astype(np.uint8)[..., None], 3, 2)
+    params = Params(crop=64, jitter=0.0, grey=0.0, blur=0.0, scale=(0.2, 0.6))
+    for i in range(20):
+        pixels, labels = _augment.augment(photo, label.astype(np.uint8), 64, params, np.random.default_rng(i))
+        assert ((pixels[..., 0] > 127) == labels).mean() > 0.97
+
+
+def test_no_jitter_is_the_identity_and_jitter_is_not() -> None:
+    image = Image.fromarray(picture(0)[0])
+    still = _augment.recolour(image, Params(jitter=0.0, grey=0.0, blur=0.0), np.random.default_rng(0))
+    np.testing.assert_array_equal(np.array(still), np.array(image))
+    moved = [np.array(_augment.recolour(image, Params(), np.random.default_rng(i))) for i in range(8)]
+    assert sum(not np.array_equal(m, np.array(image)) for m in moved) >= 5
+
+
+def test_every_image_once_an_epoch_from_any_step() -> None:
+    params = Params(batch_size=5, steps=8)
+    whole = list(_photo_training.Plan(10, params, 0, 0, Team()))
+    assert [len(step) for step in whole] == [5] * 8
+    drawn = [image for step in whole for _, _, image in step]
+    assert all(sorted(drawn[a : a + 10]) == list(range(10)) for a in (0, 10, 20, 30))
+    assert list(_photo_training.Plan(10, params, 0, 3, Team())) == whole[3:]
+    shared = [list(_photo_training.Plan(10, params, 0, 0, Team(rank, 2))) for rank in (0, 1)]
+    assert [sorted(a + b) for a, b in zip(*shared, strict=True)] == [sorted(step) for step in whole]
+
+
+def test_wrong_settings_are_named() -> None:
+    for bad, said in (({"scale": (0.5, 0.2)}, "scale: expected"), ({"crop": 100}, "multiple of 32")):
+        with pytest.raises(ValueError, match=said):
+            Params(**bad)  # type: ignore[arg-type]
+
+
+def test_it_travels_through_export_and_predict(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
+    from maskmill.export._segmenter import Parts
+    from maskmill.predict.run import predict as apply
+
+    Parts({"student": student}, {}, tmp_path / "none").write(tmp_path / "segmenter", {})
+    assert read_json(tmp_path / "segmenter/features.json")["features"] == {}
+    where = {"segmenter": tmp_path / "segmenter", "out": tmp_path / "out", "device": "cpu"}
+    assert apply([world["root"] / "im1.png"], overlays=False, threads=1, **where) == 1
+    mask, label = np.array(Image.open(tmp_path / "out/im1.png")), picture(1)[1]
+    assert mask.shape == label.shape
+    assert (mask == label).mean() > 0.9
+
+
+def test_two_processes_give_one_student(world: dict[str, Any], tmp_path: Path) -> None:
+    """Torchrun on the CPU: the sums are rounded in another order, otherwise it is the same training."""
+    alone = fit(world, tmp_path / "alone.safetensors", steps=4)
+    out = tmp_path / "team/student.safetensors"
+    arguments = [
+        "rounds", "train", "--manifest", str(world["manifest"]), "--weights", str(world["weights"]), "--codebook",
+        str(world["root"] / "book.safetensors"), "--masks", str(world["root"] / "full"), "--params",
+        json.dumps(SMALL | {"steps": 4}), "--out", str(out), "--gpus", "2", "--device", "cpu",
+    ]  # fmt: skip
+    code = f"import sys; sys.argv = ['maskmill', *{arguments!r}]; from maskmill.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    one, two = read_tensors(alone)[0], read_tensors(out)[0]
+    np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-4)
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, atol=5e-3, err_msg=name)
+
+
+def test_a_student_of_photos_wants_photos(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
+    assert Student.load(student).photos
+    with pytest.raises(StoreError, match="sees photos; leave out --features"):
+        predict(student, {"a": world["masks"][0]}, tmp_path / "m.zarr", device="cpu")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_leaves_a_checkpoint(
+    world: dict[str, Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    """SLURM signals every process of a step, the decoding workers too."""
+    out = tmp_path / "out/student.safetensors"
+    arguments = [
+        "rounds", "train", "--manifest", str(world["manifest"]), "--weights", str(world["weights"]), "--codebook",
+        str(world["root"] / "book.safetensors"), "--masks", str(world["root"] / "full"), "--params",
+        json.dumps(SMALL | {"steps": 60}), "--out", str(out), "--device", "cpu", "--threads", "2",
+        "--checkpoint-steps", "3",
+    ]  # fmt: skip
+    code = f"import sys; sys.argv = ['maskmill', *{arguments!r}]; from maskmill.cli import main; main()"
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not checkpoints(out.parent) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 1, error
+    assert "run the same command again to go on" in error.strip().splitlines()[-1]
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "goes on after step" in again.stderr
+    whole = fit(world, tmp_path / "whole.safetensors", steps=60)
+    assert out.read_bytes() == whole.read_bytes()

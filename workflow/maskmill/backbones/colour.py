@@ -1,0 +1,52 @@
+"""The backbone `colour`: mean colour and place of the cells of a regular grid. A feature set without a network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maskmill.recipe.sections import FeatureSet
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "colour"
+STRIDE = 16  # pixels a cell where the feature set does not say
+
+
+class Colour:
+    """Tokens [r, g, b, x, y]; a drop-in for `maskmill.backbones.network.Backbone`.
+
+    r, g, b are the means of the cell's pixels in 0..1. x, y are its centre in shares of the image's *longer* side, so
+    that a distance means the same in both directions; r, g, b come first so that `tokens[..., :3]` is the small image.
+
+    Attributes:
+        set, device, digest: as given. stride, multiple: pixels a cell. depth: 5. heads: None, there is no attention.
+        mean, std: of an input normalisation that changes nothing, 0 and 1.
+    """
+
+    depth = 5
+    heads: int | None = None
+
+    def __init__(self, feature_set: FeatureSet, device: torch.device, digest: str = "") -> None:
+        import torch
+
+        self.mean, self.std = torch.zeros(1, 3, 1, 1, device=device), torch.ones(1, 3, 1, 1, device=device)
+        self.set, self.device, self.digest = feature_set, device, digest
+        self.stride = self.multiple = feature_set.stride or STRIDE
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 RGB [b, H, W, 3] -> tokens [b, h, w, 5] and their mean [b, 5], float32; sides are whole cells."""
+        import torch
+
+        images, s = images.to(self.device), self.stride
+        b, height, width, _ = images.shape
+        h, w = height // s, width // s
+        colour = images.reshape(b, h, s, w, s, 3).float().mean((2, 4)) / 255  # [b, h, w, 3]
+        y, x = (torch.arange(side, device=self.device) + 0.5 for side in (h, w))
+        place = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1) / max(h, w)  # [h, w, 2], x first
+        tokens = torch.cat([colour, place.expand(b, h, w, 2)], -1)
+        return tokens, tokens.mean((1, 2))
+
+    def outputs(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """The same, and no query of a cls token."""
+        return *self.forward(images), None

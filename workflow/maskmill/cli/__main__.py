@@ -1,0 +1,5 @@
+"""`python -m maskmill.cli`: how torchrun starts the command line."""
+
+from maskmill.cli import main
+
+main()

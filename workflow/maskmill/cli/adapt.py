@@ -1,0 +1,87 @@
+"""`maskmill adapt ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskmill.cli.options import Device, ManifestFile, Out, Params, Seed, Threads, section, shard_files
+from maskmill.errors import ConfigError
+
+app = typer.Typer(help="adapt: tokens -> head -> codes, a feature set of the recipe.", no_args_is_help=True)
+
+
+@app.command("neighbours")
+def adapt_neighbours(
+    features: Annotated[Path, typer.Option(help="folder of feature stores")],
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+    threads: Threads = 1,
+) -> None:
+    """The images (or crops of their grids) most like each one, as a table."""
+    from maskmill.adapt._neighbours import run
+
+    own = section(params)
+    run(shard_files(features, manifest), own["crops"], own["neighbours"], out, threads)
+
+
+@app.command("fit")
+def adapt_fit(
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    device: Device = "auto",
+    features: Annotated[Path | None, typer.Option(help="folder of feature stores")] = None,
+    weights: Annotated[Path | None, typer.Option(help="of the backbone, where it learns too (unfreeze)")] = None,
+    neighbours: Annotated[Path | None, typer.Option(help="table of nearest images, where the method asks")] = None,
+    monitor: Annotated[Path | None, typer.Option(help="JSON of losses and monitors to write")] = None,
+    timing: Annotated[Path | None, typer.Option(help="JSON of the throughput to write")] = None,
+    checkpoint_steps: Annotated[int, typer.Option(min=0, help="0: a checkpoint only on SIGTERM or SIGUSR1")] = 500,
+    cache_mib: Annotated[int, typer.Option(min=0, help="memory for tokens or photos that are read once")] = 2048,
+) -> None:
+    """Learn a head on the stored tokens of all shards, or on the photos together with its backbone."""
+    from maskmill.adapt.run import Photos, fit
+    from maskmill.recipe.sections import FeatureSet, validate
+
+    own = section(params)
+    clusters, feature_set = own.pop("clusters", 8), own.pop("feature_set", None)
+    own.pop("photos", None)  # which they are, so that other photos train another head
+    if (features is None) == (weights is None):
+        raise ConfigError("adapt fit: give --features, or --weights where the backbone learns too; one of the two")
+    if (weights is None) == bool(own.get("unfreeze")):
+        raise ConfigError("adapt fit: unfreeze: true needs --weights, a frozen backbone --features")
+    source: Any = shard_files(features, manifest) if features else None
+    if weights is not None:
+        source = Photos(manifest, weights, validate(FeatureSet, feature_set or {}, "--params", "feature_set"))
+    fit(
+        source, own, seed, clusters, out, threads, device, neighbours=neighbours, monitor=monitor, timing=timing,
+        checkpoint_steps=checkpoint_steps, cache_mib=cache_mib,
+    )  # fmt: skip
+
+
+@app.command("map")
+def adapt_map(
+    head: Annotated[Path, typer.Option(help="head.safetensors")],
+    out: Out,
+    features: Annotated[Path | None, typer.Option(help="feature store of one shard")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="manifest, for a head that was trained with its backbone")
+    ] = None,
+    shard: Annotated[str, typer.Option(help="with --manifest: name of the shard")] = "",
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Codes of one shard."""
+    from maskmill.adapt.run import apply, apply_to_photos
+
+    if features is not None:
+        apply(head, features, out, threads, device)
+    elif manifest is not None and shard:
+        apply_to_photos(head, manifest, shard, out, threads, device)
+    else:
+        raise ConfigError("adapt map: give --features, or --manifest and --shard; one of the two")

@@ -1,0 +1,60 @@
+"""`maskmill evaluate ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskmill.cli.options import ManifestFile, Out, Params, Seed, Threads, section, shard_files
+
+app = typer.Typer(help="evaluate: masks, segments or features + labels -> scores.", no_args_is_help=True)
+
+
+@app.command("masks")
+def evaluate_masks(
+    masks: Annotated[Path, typer.Option(help="folder of masks")],
+    manifest: ManifestFile,
+    params: Params,
+    recipe: Annotated[str, typer.Option()],
+    out: Out,
+    seed: Seed = 0,
+    round: Annotated[int, typer.Option(min=0)] = 0,
+    instances: Annotated[Path | None, typer.Option(help="folder of the round's instances, where it has them")] = None,
+) -> None:
+    """Score the masks of one recipe, seed and round by every protocol, and its instances as the cut's segments are."""
+    from maskmill.evaluate.run import run
+
+    found = shard_files(instances, manifest) if instances else []
+    run(shard_files(masks, manifest), manifest, section(params), out, recipe, seed, round, instances=found)
+
+
+@app.command("objects")
+def evaluate_objects(
+    cut: Annotated[Path, typer.Option(help="folder of segments")],
+    manifest: ManifestFile,
+    params: Params,
+    recipe: Annotated[str, typer.Option()],
+    out: Out,
+) -> None:
+    """Score the segments of one recipe's cut against labelled objects, without classes."""
+    from maskmill.evaluate.run_objects import run
+
+    run(shard_files(cut, manifest), manifest, section(params), out, recipe)
+
+
+@app.command("probe")
+def evaluate_probe(
+    features: Annotated[Path, typer.Option(help="folder of feature stores")],
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+    seed: Seed = 0,
+    recipe: Annotated[str | None, typer.Option(help="the features are the codes of this recipe's head")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Score a linear probe on one feature set, or on the codes of a head."""
+    from maskmill.evaluate.linear_probe import probe
+
+    probe(shard_files(features, manifest), manifest, section(params), seed, out, threads, recipe=recipe)

@@ -1,0 +1,52 @@
+"""Options that verbs share, and how they are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskmill.errors import ConfigError
+
+Params = Annotated[str, typer.Option("--params", help="the stage's section as JSON, as its rule passes it")]
+Out = Annotated[Path, typer.Option("--out", help="what to write; appears only when complete")]
+ManifestFile = Annotated[Path, typer.Option("--manifest", help="results/inputs/manifest.parquet")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads")]
+Device = Annotated[str, typer.Option("--device", envvar="MASKMILL_DEVICE", help="auto, cpu, cuda or cuda:0")]
+Seed = Annotated[int, typer.Option("--seed", min=0)]
+Foreground = Annotated[Path | None, typer.Option("--foreground", help="codebook of background and foreground")]
+Named = Annotated[
+    list[str], typer.Option("--features", help="NAME=FOLDER, once a feature set; none: the student sees photos")
+]
+
+
+def section(text: str) -> dict[str, Any]:
+    """The JSON object of an option; the rule's code version is not a parameter of the stage."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--params: not valid JSON ({error}); copy it from `snakemake -p`") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"--params: expected a JSON object, found {type(value).__name__}")
+    value.pop("version", None)
+    return value
+
+
+def shard_files(folder: Path, manifest: Path, suffix: str = "zarr") -> list[Path]:
+    """One file a shard of the manifest; files of shards that no longer exist are not read."""
+    from maskmill.store.manifest import read_shards
+
+    return [folder / f"{shard}.{suffix}" for shard in read_shards(manifest)]
+
+
+def pairs(features: list[str]) -> dict[str, Path]:
+    """NAME=FOLDER options as {name: folder}."""
+    found = {}
+    for pair in features:
+        name, sign, folder = pair.partition("=")
+        if not sign:
+            raise ConfigError(f"--features: {pair!r} is not NAME=FOLDER")
+        found[name] = Path(folder)
+    return found

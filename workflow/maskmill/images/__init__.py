@@ -1,0 +1,1 @@
+"""Photos and label images: decoding, resizing, palettes, mask types, instance stores, file stems."""

@@ -1,0 +1,160 @@
+"""Instances of an image: binary masks that may overlap, each with a class and a score; and the store of a shard.
+
+Layout of the store (a `Ragged` of kind "instances"): the rows of an image are its masks one below the other, eight
+cells of a row packed into a byte: [n * h, ceil(w / 8)]. The per-image field `size` is (h, w); the store's attribute
+`found` lists (class, score) of every instance of every image. Overlapping masks are kept as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from maskmill.errors import StoreError
+from maskmill.store.artefact import Provenance
+from maskmill.store.ragged import Ragged, RaggedWriter
+
+VOID = 0  # class of a mask that says: what lies here is not known
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Instances over one whole image.
+
+    Attributes:
+        masks: bool [n, h, w], on any grid. labels: int64 [n], class 1..k, or VOID. scores: float32 [n], 0..1.
+    """
+
+    masks: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def none(cls, size: tuple[int, int]) -> Instances:
+        """No instance, on a grid of (h, w)."""
+        return cls(np.zeros((0, *size), bool), np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of the grid."""
+        return int(self.masks.shape[1]), int(self.masks.shape[2])
+
+    def take(self, which: np.ndarray) -> Instances:
+        """Those of an index or of a boolean array, in its order."""
+        return Instances(self.masks[which], self.labels[which], self.scores[which])
+
+    def at(self, size: tuple[int, int]) -> Instances:
+        """On another grid (h, w): what lies at the centres of its cells."""
+        (h, w), (height, width) = self.size, size
+        if (h, w) == size:
+            return self
+        rows = np.minimum(((np.arange(height) + 0.5) * h / height).astype(np.int64), h - 1)
+        columns = np.minimum(((np.arange(width) + 0.5) * w / width).astype(np.int64), w - 1)
+        return Instances(self.masks[:, rows[:, None], columns[None]], self.labels, self.scores)
+
+    def __add__(self, other: Instances) -> Instances:
+        pairs = ((self.masks, other.masks), (self.labels, other.labels), (self.scores, other.scores))
+        return Instances(*(np.concatenate(pair) for pair in pairs))
+
+
+def mask_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU [n, m] float64 of masks a [n, h, w] and b [m, h, w] bool; 0 for two empty masks.
+
+    One product of two matrices: no array of n x m masks is made.
+    """
+    flat_a, flat_b = (x.reshape(len(x), x.shape[1] * x.shape[2]).astype(np.float32) for x in (a, b))
+    both = (flat_a @ flat_b.T).astype(np.float64)  # sums of ones below 2 ** 24 are exact in any order
+    areas = [x.sum(axis=(1, 2), dtype=np.float64) for x in (a, b)]
+    return np.asarray(both / np.maximum(areas[0][:, None] + areas[1][None] - both, 1))
+
+
+def ranked(scores: np.ndarray) -> np.ndarray:
+    """Order by falling score; between equals the first stays first."""
+    return np.argsort(-np.asarray(scores, np.float64), kind="stable")
+
+
+def paint(found: Instances, paint_score: float, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Mask [h, w] (0 background, 1..k) and how sure each cell is, [h, w] float32.
+
+    Instances of at least `paint_score` are painted, the single best one where none is (MaskDistill); a cell belongs to
+    the highest-scoring of those that cover it, and is as sure as that one's score. Background is as sure as the best
+    instance that was not painted there is unsure.
+    """
+    order = ranked(found.scores)
+    clear = found.scores[order] >= paint_score
+    painted = order[clear] if clear.any() else order[:1]
+    mask, doubt = np.zeros(found.size, dtype), np.zeros(found.size, np.float32)
+    for i in order[::-1]:  # the best one last, over all others
+        doubt[found.masks[i]] = found.scores[i]
+    sure = 1 - doubt
+    for i in painted[::-1]:
+        mask[found.masks[i]] = found.labels[i]
+        sure[found.masks[i]] = found.scores[i]
+    return mask, sure
+
+
+class InstanceWriter:
+    """Writes one store of instances, image by image; see the module for its layout."""
+
+    def __init__(self, path: str | Path, attrs: Mapping[str, Any], provenance: Provenance | None = None) -> None:
+        self._writer = RaggedWriter(path, "instances", dtype="uint8", attrs=attrs, provenance=provenance)
+        self._found: list[list[list[float]]] = []
+
+    def __enter__(self) -> InstanceWriter:
+        self._writer.__enter__()
+        return self
+
+    def append(self, image_id: str, found: Instances) -> None:
+        """Add one image."""
+        packed = np.packbits(found.masks, axis=2)  # [n, h, ceil(w / 8)]
+        self._writer.append(image_id, packed.reshape(-1, packed.shape[2]), size=np.array(found.size, np.int32))
+        self._found.append([[int(c), float(s)] for c, s in zip(found.labels, found.scores, strict=True)])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._writer.attrs["found"] = self._found
+        return self._writer.__exit__(kind, error, trace)
+
+
+class InstanceStore:
+    """Reads one store of instances.
+
+    Raises:
+        StoreError: absent, damaged, or of another kind.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.store = Ragged(path, "instances")
+        self.path, self.ids, self.hash, self.attrs = self.store.path, self.store.ids, self.store.hash, self.store.attrs
+        self._found = self.attrs.get("found", [])
+        self._size = self.store.per_image("size") if self.ids else np.zeros((0, 2), np.int32)
+        rows = [len(found) * int(h) for found, (h, _) in zip(self._found, self._size, strict=False)]
+        if len(self._found) != len(self.ids) or rows != self.store.grid[:, 0].tolist():
+            raise StoreError(f"{path}: its instances do not fit its masks; delete it and run snakemake again")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, image_id: str) -> Instances:
+        """Instances of one image."""
+        return self._unpack(self.store.index(image_id), self.store[image_id])
+
+    def images(self) -> Iterator[tuple[str, Instances]]:
+        """(id, instances) of every image, in order."""
+        for i, (image_id, packed) in enumerate(self.store.images()):
+            yield image_id, self._unpack(i, packed)
+
+    def _unpack(self, i: int, packed: np.ndarray) -> Instances:
+        h, w = (int(side) for side in self._size[i])
+        found = np.array(self._found[i], np.float64).reshape(-1, 2)
+        masks = np.unpackbits(packed.reshape(len(found), h, -(-w // 8)), axis=2, count=w).astype(bool)
+        return Instances(masks, found[:, 0].astype(np.int64), found[:, 1].astype(np.float32))

@@ -1,0 +1,142 @@
+"""Photos of the manifest, decoded in worker processes ahead of the device. Used by every stage that feeds a network."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from maskmill.errors import ConfigError, InputError
+from maskmill.images.decode import decode, resize
+from maskmill.store.manifest import Row, read_manifest
+
+if TYPE_CHECKING:
+    import torch
+
+    from maskmill.recipe.sections import Refine
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def read_photo(row: Row) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of one image of the manifest.
+
+    Raises:
+        InputError: it no longer decodes, or has another size than in the manifest.
+    """
+    try:
+        pixels = decode(row.path, size=(row.height, row.width))
+    except (InputError, OSError) as error:
+        raise _changed(row, str(error)) from None
+    if pixels.shape[:2] != (row.height, row.width):
+        raise _changed(row, f"{pixels.shape[1]}x{pixels.shape[0]} px, was {row.width}x{row.height}")
+    return pixels
+
+
+def _changed(row: Row, what: str) -> InputError:
+    return InputError(
+        f"{row.path}: {what}; it changed since the inputs were checked: restore the file and run snakemake again"
+    )
+
+
+def read_ahead(
+    items: Sequence[T], read: Callable[[T], R], workers: int, *, deaf: bool = False
+) -> Iterator[tuple[T, R]]:
+    """(item, read(item)) in order; each worker process keeps two ahead, so memory does not grow with the shard.
+
+    `read` is pickled where processes are not forked: a function of a module, or a partial of one. Its InputError is
+    raised here. Arrays come through pipes: shared memory is often 64 MB in containers, and a batch is milliseconds
+    either way. Workers that are `deaf` outlive SIGTERM and SIGUSR1, which SLURM sends to every process of a job, so
+    that the caller can finish what it does; they end with the caller.
+    """
+    from torch.utils.data import DataLoader
+
+    loader: Any = DataLoader(
+        _Reader(items, read),  # type: ignore[arg-type]
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_ignore_signals if deaf else None,
+    )
+    for item, value in zip(items, loader, strict=True):
+        if isinstance(value, _Bad):
+            raise InputError(value.reason)
+        yield item, value
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """An InputError on its way out of a worker, where torch would wrap it into a traceback."""
+
+    reason: str
+
+
+class _Reader(Generic[T, R]):
+    """A map-style data set."""
+
+    def __init__(self, items: Sequence[T], read: Callable[[T], R]) -> None:
+        self.items, self.read = items, read
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> R | _Bad:
+        try:
+            return self.read(self.items[i])
+        except InputError as error:
+            return _Bad(str(error))
+
+
+def _ignore_signals(_worker: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value  # instead of torch's conversion to tensors, which go through shared memory
+
+
+def reader_count(items: int, threads: int, device: torch.device) -> int:
+    """Processes that decode: none with one thread; on a CPU one, because the network needs the rest."""
+    if threads == 1:
+        return 0
+    return min(items, threads if device.type == "cuda" else 1)
+
+
+class ManifestPhotos:
+    """The photos that masks are refined with: those of a manifest, or of one shard of it, by image id, on any grid.
+
+    Raises:
+        ConfigError: there is something to refine but no manifest; `where` is the stage, for the message.
+        StoreError: no readable manifest.
+    """
+
+    def __init__(self, manifest: str | Path | None, where: str, shard: str | None = None) -> None:
+        if manifest is None:
+            raise ConfigError(f"{where}.refine: needs the photos; give --manifest, or set {where}.refine: none")
+        self._manifest = read_manifest(manifest, shard)
+
+    @classmethod
+    def needed(
+        cls, settings: Refine, manifest: str | Path | None, where: str, shard: str | None = None
+    ) -> ManifestPhotos | None:
+        """None where nothing is refined."""
+        return None if settings.method == "none" else cls(manifest, where, shard)
+
+    def on_grid(self, image_id: str, size: tuple[int, int]) -> np.ndarray:
+        """The photo uint8 [H, W, 3] squeezed to `size`.
+
+        Raises:
+            StoreError: unknown id. InputError: the file changed since the inputs were checked.
+        """
+        return resize(self.photo(image_id), size)
+
+    def photo(self, image_id: str) -> np.ndarray:
+        """The photo as it is, uint8 RGB [H, W, 3]; raises as `on_grid`."""
+        return read_photo(self._manifest.row(image_id))

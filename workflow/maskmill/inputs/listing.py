@@ -1,0 +1,48 @@
+"""Finding files. Standard library only: the Snakefile evaluates `listing_fingerprint` when it plans."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterator
+
+from maskmill.images.stems import walk
+
+
+def is_glob(images: str) -> bool:
+    """True when `images` is a pattern and not the name of something that exists."""
+    return glob.has_magic(images) and not os.path.exists(images)
+
+
+def glob_files(pattern: str) -> list[str]:
+    """The visible files that match, sorted; `**` matches any folders."""
+    return sorted(path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
+
+
+def listing_fingerprint(images: str, labels: str | None) -> str:
+    """16 hex digits over names, sizes and times of what `images` and `labels` name.
+
+    Changes when files come, go or change. Of a table or video only the file itself is looked at; what does not exist
+    or cannot be listed gives a fingerprint too: the stage itself says what is wrong.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for source in (images, labels):
+        try:
+            for name, stat in _files(source) if source else ():
+                digest.update(os.fsencode(name))
+                digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode() if stat else b"\0\n")
+        except OSError as error:
+            digest.update(f"\0{error.errno}".encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def _files(source: str) -> Iterator[tuple[str, os.stat_result | None]]:
+    if is_glob(source):
+        for path in glob_files(source):
+            yield path, os.stat(path) if os.path.exists(path) else None
+    elif os.path.isdir(source):
+        yield from walk(source)
+    elif os.path.exists(source):
+        yield source, os.stat(source)

@@ -1,0 +1,1 @@
+"""Numerics that several stages share: blocks, sampling, nearest neighbours, principal components, compilation."""

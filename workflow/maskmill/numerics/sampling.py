@@ -1,0 +1,94 @@
+"""Seeded draws that depend on the seed and the image id only: never on shard, order or worker."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from maskmill.store.ragged import Ragged
+
+FEW = 16  # a store of which no more than every sixteenth image is wanted is read image by image, not from end to end
+
+
+def rng(seed: int, *keys: str) -> np.random.Generator:
+    """A generator for (seed, keys), the same on every machine."""
+    digest = hashlib.blake2b("\0".join([str(seed), *keys]).encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndarray:
+    """At most `max_points` rows [m, d] float32 over all stores, images in the order of their ids.
+
+    All rows when they fit. Otherwise every image gives an even quota, drawn without replacement by the generator of
+    (seed, image id); an image smaller than the quota gives all it has. Where there are more images than `max_points`,
+    as many of them give one row each, drawn by (seed, image id) as well, and the others are not read.
+    """
+    stores = list(stores)
+    places = sorted(_places(stores, max_points, seed))
+    sizes = np.array([stores[s].offsets[i + 1] - stores[s].offsets[i] for _, s, i in places], dtype=np.int64)
+    quota = _quota(sizes, max_points)
+    picked: dict[tuple[int, int], np.ndarray] = {}
+    for (image_id, s, i), size in zip(places, sizes, strict=True):
+        picked[s, i] = _draw(int(size), quota, seed, image_id)
+    ends = np.cumsum([len(picked[s, i]) for _, s, i in places])
+    end = {(s, i): int(stop) for (_, s, i), stop in zip(places, ends, strict=True)}
+    depth = next((store.depth or 1 for store in stores), 1)
+    out = np.empty((int(ends[-1]) if len(ends) else 0, depth), np.float32)
+    for place, rows in _gather(stores, picked):
+        out[end[place] - len(rows) : end[place]] = rows
+    return out[:max_points]
+
+
+def _places(stores: Sequence[Ragged], limit: int, seed: int) -> Iterable[tuple[str, int, int]]:
+    """(id, store, position) of the images that are drawn from: all, or `limit` of those that have rows."""
+    if sum(len(store) for store in stores) <= limit:
+        return ((image_id, s, i) for s, store in enumerate(stores) for i, image_id in enumerate(store.ids))
+    filled = (
+        (image_id, s, i)
+        for s, store in enumerate(stores)
+        for i, image_id in enumerate(store.ids)
+        if store.offsets[i + 1] > store.offsets[i]
+    )
+    return heapq.nsmallest(limit, filled, key=lambda place: _order(seed, place[0]))
+
+
+def _order(seed: int, image_id: str) -> bytes:
+    """Where an image stands in the draw of images."""
+    return hashlib.blake2b(f"{seed}\0image\0{image_id}".encode(), digest_size=8).digest()
+
+
+def _quota(sizes: np.ndarray, max_points: int) -> int:
+    """Largest rows an image such that the total stays within `max_points` (at least 1)."""
+    if sizes.sum() <= max_points:
+        return int(sizes.max(initial=0))
+    low, high = 1, int(sizes.max(initial=1))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if np.minimum(sizes, middle).sum() <= max_points else (low, middle - 1)
+    return low
+
+
+def _draw(size: int, quota: int, seed: int, image_id: str) -> np.ndarray:
+    if size <= quota:
+        return np.arange(size)
+    return np.sort(rng(seed, image_id).choice(size, quota, replace=False))
+
+
+def _gather(
+    stores: Sequence[Ragged], picked: dict[tuple[int, int], np.ndarray]
+) -> Iterable[tuple[tuple[int, int], np.ndarray]]:
+    """Read each store once, in file order, about one chunk in memory at a time; of few images only their chunks."""
+    wanted: dict[int, list[int]] = {}
+    for s, i in sorted(place for place, rows in picked.items() if len(rows)):
+        wanted.setdefault(s, []).append(i)
+    for s, images in wanted.items():
+        if len(images) * FEW > len(stores[s]):
+            chosen = set(images)
+            read = ((i, values) for i, (_, values) in enumerate(stores[s].images()) if i in chosen)
+        else:
+            read = ((i, stores[s][i]) for i in images)
+        for i, values in read:
+            yield (s, i), values.reshape(-1, values.shape[-1])[picked[s, i]].astype(np.float32)

@@ -1,0 +1,1 @@
+"""An exported segmenter, applied to new images."""

@@ -1,0 +1,98 @@
+"""`maskmill predict`: an exported segmenter on new images; writes pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from maskmill.errors import InputError, UserError
+from maskmill.images.decode import MAX_PIXELS, SUFFIXES, decode
+from maskmill.images.palette import overlay, png_palette
+from maskmill.predict.segmenter import load
+from maskmill.progress import track
+from maskmill.store.artefact import atomic
+
+
+def predict(
+    images: Iterable[Path],
+    segmenter: Path,
+    out: Path,
+    *,
+    overlays: bool,
+    threads: int,
+    device: str = "auto",
+    max_pixels: int | None = None,
+) -> int:
+    """Write `<out>/<name>.png` (indexed mask at image size) and `<name>.overlay.jpg`; the number of images.
+
+    Images below a folder keep their relative names. A few images are in memory at a time.
+
+    Raises:
+        InputError: nothing to read, a mask would lie where a photo lies, or a file does not decode; what was written
+            before stays.
+    """
+    import torch
+
+    from maskmill.numerics.blocks import ordered
+
+    found = _find(images)
+    _check_targets(found, out, overlays)
+    torch.set_num_threads(threads)
+    loaded = load(segmenter, device)
+    workers = threads if loaded.side_by_side else 1
+    torch.set_num_threads(threads // workers)
+
+    def one(item: tuple[str, Path]) -> None:
+        name, path = item
+        try:
+            image = decode(path, max_pixels or MAX_PIXELS, advice="cut it into tiles, or raise --max-pixels")
+            mask = loaded.mask(image)
+        except UserError as error:
+            raise type(error)(f"{path}: {error}") from None
+        _save(out / f"{name}.png", _indexed(mask, loaded.clusters))
+        if overlays:
+            _save(out / f"{name}.overlay.jpg", Image.fromarray(overlay(image, mask)))
+
+    return sum(1 for _ in track(ordered(one, found.items(), workers), len(found), "predict"))
+
+
+def _find(images: Iterable[Path]) -> dict[str, Path]:
+    """Output name -> file; two files of one name are an InputError."""
+    found: dict[str, Path] = {}
+    for given in images:
+        if not given.exists():
+            raise InputError(f"{given}: no such image or folder")
+        files = sorted(f for f in given.rglob("*") if f.suffix.lower() in SUFFIXES) if given.is_dir() else [given]
+        for file in files:
+            name = str((file.relative_to(given) if given.is_dir() else Path(file.name)).with_suffix(""))
+            if name in found:
+                raise InputError(f"{file}: its mask would overwrite that of {found[name]}; predict them separately")
+            found[name] = file
+    if not found:
+        raise InputError(f"no image in {', '.join(map(str, images))}; looked for {', '.join(SUFFIXES)}")
+    return found
+
+
+def _check_targets(found: dict[str, Path], out: Path, overlays: bool) -> None:
+    """No file that is read is written."""
+    photos = {path.resolve() for path in found.values()}
+    for name, path in found.items():
+        for target in (out / f"{name}.png", *([out / f"{name}.overlay.jpg"] if overlays else [])):
+            if target.resolve() in photos:
+                raise InputError(f"--out {out}: {path} would overwrite the photo {target}; give another "
+                                 "folder")  # fmt: skip
+
+
+def _indexed(mask: np.ndarray, clusters: int) -> Image.Image:
+    image = Image.fromarray(mask)
+    if mask.dtype == np.uint8:
+        image.putpalette(png_palette(clusters))
+    return image
+
+
+def _save(path: Path, image: Image.Image) -> None:
+    with atomic(path) as temporary:
+        image.save(temporary, format="PNG" if path.suffix == ".png" else "JPEG", quality=90)

@@ -1,0 +1,214 @@
+"""An exported recipe applied to any image: a student, or the clusters of tokens. Composes backbones and stages.
+
+    tokens -> student -> mask                                               recipes with rounds
+    tokens -> (head -> codes) -> (reduction) -> scores of clusters -> mask  recipes that cluster tokens
+
+Every step is the function of the stage that made the recipe's own masks, and what a stage stores is rounded as its
+store does. So an image of the run gets its mask of the last round again; only the backbone's last bits may differ, as
+they depend on how many images it sees at once, on threads and on the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from maskmill.errors import StoreError
+from maskmill.images.decode import resize, to_target
+from maskmill.images.masks import to_size
+from maskmill.recipe.sections import STORING, FeatureSet, Refine, validate
+from maskmill.store.artefact import read_json
+from maskmill.store.ragged import as_stored
+
+if TYPE_CHECKING:
+    import torch
+
+    from maskmill.adapt.run import Head
+    from maskmill.backbones.colour import Colour
+    from maskmill.backbones.network import Backbone
+
+FOLDER = "results/recipes/<recipe>/seed<n>/export/segmenter"
+
+
+class Segmenter(Protocol):
+    """What segments images.
+
+    Attributes:
+        clusters: k. side_by_side: whether several threads may segment an image each.
+    """
+
+    clusters: int
+    side_by_side: bool
+
+    def mask(self, image: np.ndarray) -> np.ndarray:
+        """Mask [H, W] (0 background, 1..k clusters, the type's largest value ignore) of an image uint8 [H, W, 3]."""
+
+
+def load(folder: Path, device: str = "auto") -> Segmenter:
+    """From an exported folder `segmenter/`.
+
+    Raises:
+        StoreError: not such a folder, or a file of it is damaged. WeightsError: the weights do not fit.
+    """
+    from maskmill.device import pick
+
+    kinds: dict[str, type[OfStudent] | type[OfClusters]] = {"student": OfStudent, "codebook": OfClusters}
+    held = [name for name in kinds if (folder / f"{name}.safetensors").is_file()]
+    if not (folder / "features.json").is_file():
+        raise StoreError(f"--segmenter {folder}: {_lost('features.json') if held else _missing(folder)}")
+    about = read_json(folder / "features.json")
+    for part in about.get("files", held):
+        if not (folder / f"{part}.safetensors").is_file():
+            raise StoreError(f"--segmenter {folder}: {_lost(f'{part}.safetensors')}")
+    if not held:
+        raise StoreError(f"--segmenter {folder}: {_missing(folder)}")
+    return kinds[held[0]](folder, about, pick(device))
+
+
+def _lost(name: str) -> str:
+    return f"has lost {name}; copy the whole folder again"
+
+
+def _missing(folder: Path) -> str:
+    """Why there is no segmenter, and the way out."""
+    for near in (folder, folder.parent):
+        if not (near / "export.json").is_file():
+            continue
+        about = read_json(near / "export.json")
+        if about.get("segmenter"):
+            return f"holds no segmenter; give {near / 'segmenter'}"
+        if "segmenter" in about:
+            return (
+                f"recipe {about.get('recipe')} clusters the regions of a cut, and these clusters segment no other "
+                "image; train a student on its masks (rounds: {count: 1}) and run snakemake again"
+            )
+        return "an export of an older version; run snakemake again"
+    return f"holds neither student.safetensors nor codebook.safetensors; expected {FOLDER}"
+
+
+class Eyes:
+    """The backbones of a segmenter.
+
+    Args:
+        folder: with weights/. about: its features.json.
+
+    Attributes:
+        sets: name -> (feature set, backbone).
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device) -> None:
+        from maskmill.backbones.network import load
+
+        self.sets: dict[str, tuple[FeatureSet, Backbone | Colour]] = {}
+        for name, chosen in feature_sets(folder, about).items():
+            self.sets[name] = chosen, load(folder / f"weights/{chosen.weights_slug}.safetensors", chosen, device)
+
+    def tokens(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """{feature set: tokens [h, w, d]} of an image, as a feature store gives them."""
+        import torch
+
+        found = {}
+        for name, (chosen, backbone) in self.sets.items():
+            batch = torch.from_numpy(to_target(image, chosen.size, backbone.multiple).copy())[None]
+            found[name] = as_stored(backbone.forward(batch)[0][0].cpu().numpy(), chosen.dtype)
+        return found
+
+
+def feature_sets(folder: Path, about: Mapping[str, Any]) -> dict[str, FeatureSet]:
+    """The feature sets of a features.json by name."""
+    where = str(folder / "features.json")
+    if not isinstance(about.get("features"), Mapping):
+        raise StoreError(f"{where}: names no feature sets; run snakemake again")
+    return {name: validate(FeatureSet, body, where, name) for name, body in about["features"].items()}
+
+
+class OfStudent:
+    """The student of the last round."""
+
+    side_by_side = False
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device) -> None:
+        from maskmill.rounds.infer import Student
+
+        self.student = Student.load(folder / "student.safetensors", str(device))
+        self.clusters = self.student.clusters
+        self.refine = validate(Refine, about.get("refine", {}), str(folder / "features.json"), "refine")
+        self.eyes = Eyes(folder, about, device)
+
+    def mask(self, image: np.ndarray) -> np.ndarray:
+        """See `Segmenter`."""
+        from maskmill.numerics.blocks import one_thread
+
+        view: Any = image if self.student.photos else self.eyes.tokens(image)
+        with contextlib.nullcontext() if self.student.photos else one_thread():  # as its own job, but for networks
+            if self.refine.method == "none":
+                mask = self.student.mask(view)
+            else:
+                mask, _ = self.student.refined_mask(view, image, self.refine)
+        return to_size(mask, (image.shape[0], image.shape[1]))
+
+
+class OfClusters:
+    """The clusters of tokens, of their codes by a head, or of their reduced vectors."""
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device) -> None:
+        from maskmill.reduce.run import Reduction
+        from maskmill.store.codebook import read
+
+        def part(name: str) -> Path | None:
+            file = folder / f"{name}.safetensors"
+            return file if file.is_file() else None
+
+        self.book = read(folder / "codebook.safetensors")
+        self.clusters = len(self.book)
+        self.ground = read(ground) if (ground := part("foreground")) else None
+        self.reduction = Reduction(model) if (model := part("reduction")) else None
+        self.head = _head(folder, about, device) if part("head") else None
+        self.encoder = None if self.head is None else self.head.encoder  # it has learnt, and is in the head's file
+        self.eyes = Eyes(folder, about if self.encoder is None else {"features": {}}, device)
+        # As where the head makes the codes of a shard: a ViT's position embeddings follow the image at hand.
+        self.side_by_side = self.encoder is not None and device.type == "cpu" and not self.encoder.backbone.is_vit
+        where = str(folder / "features.json")
+        self.refine = validate(Refine, about.get("refine", {}), where, "refine")
+        if not isinstance(about.get("upsample"), int):
+            raise StoreError(f"{where}: has no upsample; run snakemake again")
+        self.upsample = int(about["upsample"])
+
+    def mask(self, image: np.ndarray) -> np.ndarray:
+        """See `Segmenter`."""
+        from maskmill.numerics.blocks import one_thread
+        from maskmill.paint.run import paint_tokens
+
+        view = self._view(image)
+        see = None if self.refine.method == "none" else partial(resize, image)
+        with one_thread():  # as the jobs of the stages, so that no sum differs
+            vectors = view if self.head is None else as_stored(self.head.codes(view))
+            if self.reduction is not None:
+                vectors = as_stored(self.reduction(vectors))
+            mask = paint_tokens(vectors, self.book, self.upsample, self.refine, see, self.ground)
+        return to_size(mask, (image.shape[0], image.shape[1]))
+
+    def _view(self, image: np.ndarray) -> np.ndarray:
+        """Tokens [h, w, d] of the image, or the photo uint8 [H, W, 3] for a head with a backbone of its own."""
+        if self.encoder is None:
+            return next(iter(self.eyes.tokens(image).values()))
+        return to_target(image, self.encoder.backbone.set.size, self.encoder.backbone.multiple)
+
+
+def _head(folder: Path, about: Mapping[str, Any], device: torch.device) -> Head:
+    """The head of a segmenter, which must see its feature set."""
+    from maskmill.adapt.run import Head
+
+    head = Head.load(folder / "head.safetensors", str(device))
+    means_nothing = STORING if head.encoder is not None else set()
+    seen = {key: value for key, value in head.spec["features"].items() if key not in means_nothing}
+    sets = [chosen.model_dump(mode="json", exclude=means_nothing) for chosen in feature_sets(folder, about).values()]
+    if sets != [seen]:
+        raise StoreError(f"{folder}: head.safetensors was trained on another feature set than features.json names; run "
+                         "snakemake again")  # fmt: skip
+    return head

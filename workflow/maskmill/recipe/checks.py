@@ -1,0 +1,147 @@
+"""What the stages of a recipe need of each other: feature sets, a cut where there are segments, keys, photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskmill.errors import ConfigError, nearest
+from maskmill.recipe import registry
+from maskmill.recipe.model import CODES, Recipe, Stage
+
+
+def check(recipe: Recipe, path: Path) -> None:
+    """Raises ConfigError where stages of the recipe do not fit each other; `path` is its file, for the message."""
+    _check_sets(recipe, path)
+    if recipe.round_count and recipe.rounds.settings.images == "surest" and recipe.tokens:
+        raise ConfigError(f"{path}: rounds.images: surest ranks regions, but pool: token has none; use images: all")
+    _check_instances(recipe, path)
+    _check_adapt(recipe, path)
+    if recipe.cut is None and not recipe.tokens:
+        raise ConfigError(f"{path}: regions.pool: {recipe.regions.method!r} needs a cut section (or use pool: token)")
+    if recipe.cut is not None:
+        _check_needs(recipe, path)
+    if recipe.foreground is not None:
+        _check_foreground(recipe, path)
+    if recipe.cut is not None and recipe.tokens:
+        raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
+
+
+def _check_sets(recipe: Recipe, path: Path) -> None:
+    """Every feature set that a stage names exists."""
+    wanted = {"regions": [recipe.regions.settings.features]}
+    if recipe.adapt is not None:
+        wanted["adapt"] = [recipe.adapt.settings.features]
+    if recipe.cut is not None:
+        wanted["cut"] = [recipe.cut.settings.features]
+    if recipe.foreground is not None:
+        wanted["foreground"] = [recipe.foreground.settings.features]
+    wanted = {f"{stage}.features": names for stage, names in wanted.items()}
+    for round in (1, *recipe.later) if recipe.round_count else ():
+        stage = recipe.rounds_at(round)
+        if recipe.photos(round):
+            wanted["rounds.encoder"] = [*wanted.get("rounds.encoder", ()), stage.params.encoder]
+        else:
+            wanted["rounds.features"] = [*wanted.get("rounds.features", ()), *stage.settings.features]
+    for key, names in wanted.items():
+        for name in names:
+            if name == CODES and recipe.adapt is not None and key in ("regions.features", "cut.features"):
+                continue
+            if name not in recipe.features:
+                known = f"{nearest(name, recipe.features)}; known: {', '.join(recipe.features)}"
+                raise ConfigError(f"{path}: {key}: no feature set {name!r}{known}")
+
+
+def _check_adapt(recipe: Recipe, path: Path) -> None:
+    """Codes are tokens without a photo behind them, and prototypes come from a head."""
+    if CODES in recipe.features:
+        raise ConfigError(f"{path}: features.{CODES}: the name of what the stage adapt makes; take another name")
+    if recipe.cluster.method == "prototypes":
+        if recipe.adapt is None:
+            raise ConfigError(f"{path}: cluster.method: prototypes are those of a head; add an adapt section")
+        if not recipe.tokens or recipe.regions.settings.features != CODES or recipe.reduce.method != "none":
+            advice = f"set regions: {{features: {CODES}, pool: token}} and reduce.method: none"
+            raise ConfigError(f"{path}: cluster.method: prototypes lie among the codes; {advice}")
+    _check_masks(recipe, path)
+    if recipe.unfrozen:
+        seen = recipe.behind(CODES)
+        if seen.facet != "token" or seen.backbone == "colour":
+            raise ConfigError(f"{path}: adapt.unfreeze: true trains a network through facet: token, found {seen.facet} "
+                              f"of {seen.backbone}; name another feature set")  # fmt: skip
+    if recipe.crops and recipe.regions.settings.features == CODES:
+        raise ConfigError(f"{path}: regions.pool: {recipe.regions.method} looks at crops through a backbone, and "
+                          f"{CODES} has none; name another feature set, or use pool: mean")  # fmt: skip
+
+
+def _check_masks(recipe: Recipe, path: Path) -> None:
+    """Codes that are masks of one image are cut and not clustered; the cut that reads them gets them."""
+    cut, adapt = recipe.cut, recipe.adapt
+    reads = cut is not None and getattr(registry.load("cut", str(cut.method)), "READS_CODES", False)
+    if cut is not None and reads and cut.settings.features != CODES:
+        raise ConfigError(
+            f"{path}: cut.features: {cut.settings.features!r}, but method {cut.method} reads the masks of a head; add "
+            f"adapt: {{method: acseg}} or dinosaur, and set features: {CODES}"
+        )
+    if adapt is not None and not recipe.global_codes and recipe.regions.settings.features == CODES:
+        raise ConfigError(
+            f"{path}: regions.features: the {CODES} of {adapt.method} are masks, each within its image; cut them "
+            f"(cut: {{features: {CODES}, method: argmax}}) and name another feature set here"
+        )
+
+
+def _check_instances(recipe: Recipe, path: Path) -> None:
+    """A student of instances learns from the regions of a cut, or from the instances of the round before."""
+    for round in range(1, recipe.round_count + 1):
+        if not recipe.instances(round):
+            continue
+        student = recipe.rounds_at(round).method
+        if recipe.tokens:
+            raise ConfigError(f"{path}: rounds.student: {student} learns from regions, but pool: token has none; "
+                              "give a cut section and pool: mean")  # fmt: skip
+        if round > 1 and not recipe.instances(round - 1):
+            before = recipe.rounds_at(round - 1).method
+            raise ConfigError(f"{path}: rounds.student: {student} in round {round} follows {before}, which predicts "
+                              f"no instances; let {student} come first")  # fmt: skip
+
+
+def _check_needs(recipe: Recipe, path: Path) -> None:
+    """The cut's method gets what it needs (see maskmill.cut._needs), and nothing that it does not know."""
+    cut = recipe.stage("cut")
+    method = registry.load("cut", str(cut.method))
+    needs = method.needs(cut.params) if hasattr(method, "needs") else ()
+    colour = cut.settings.colour
+    known = [name for name, fs in recipe.features.items() if fs.backbone == "colour"]
+    if colour is not None and not hasattr(method, "needs"):
+        raise ConfigError(f"{path}: cut.colour: method {cut.method} does not look at colours; drop the key")
+    if colour is not None and colour not in known:
+        advice = f"known: {', '.join(known)}" if known else "add one: {backbone: colour, stride: ..., size: ...}"
+        raise ConfigError(f"{path}: cut.colour: no feature set {colour!r} of backbone colour; {advice}")
+    if "colour" in needs and colour is None:
+        raise ConfigError(
+            f"{path}: cut.colour: method {cut.method} with these parameters needs the name of a feature set of "
+            "backbone colour"
+        )
+    if "cls_query" in needs:
+        _check_keys(recipe, cut, path)
+
+
+def _check_foreground(recipe: Recipe, path: Path) -> None:
+    """Tokens are clustered, and the evidence can be had from the feature set."""
+    stage = recipe.stage("foreground")
+    if not recipe.tokens:
+        raise ConfigError(
+            f"{path}: foreground: regions.pool: {recipe.regions.method!r} has a background from its cut; "
+            "drop the section, or use pool: token"
+        )
+    _check_keys(recipe, stage, path)
+
+
+def _check_keys(recipe: Recipe, stage: Stage, path: Path) -> None:
+    """The feature set of a stage has keys, beside which the query of the cls token is stored."""
+    name = stage.settings.features
+    if name == CODES:
+        raise ConfigError(f"{path}: {stage.name}.features: {CODES} have no keys; name a feature set with facet: key")
+    if recipe.features[name].facet != "key":
+        raise ConfigError(
+            f"{path}: features.{name}.facet: {recipe.features[name].facet!r}, but {stage.name}.method {stage.method} "
+            "needs facet: key of a ViT with a cls token"
+        )

@@ -1,0 +1,152 @@
+"""The codebook: the centroids of a clustering, how it is stored, and how vectors are scored against it.
+
+One rule for every method: a vector belongs to the cluster of its nearest centroid. k-means has one centroid a cluster;
+other methods have several fine centroids a cluster (`group`), and may call some of them noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from maskmill.errors import NumericsError, StoreError
+from maskmill.store.artefact import Provenance, read_tensors, write_tensors
+
+BLOCK_BYTES = 32 << 20  # scores held at once by `assign`
+ROUNDING = 1e-6  # of a cosine
+OWN = ("centroids", "counts", "inertia", "spherical")
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """The centroids of one clustering of k clusters, largest cluster first.
+
+    Attributes:
+        centroids: [m, d] float32, of unit length when spherical; m = k unless there is a `group`.
+        counts: [k] int64, points of the fit in each cluster.
+        inertia: sum over the points of the fit of `assign`'s distance.
+        spherical: cosine (True) or Euclidean geometry.
+        diagnostics: named numbers of the fit, stored beside the centroids.
+        hash: hash of what made the codebook (of a codebook that was read).
+        group: [m] int32, the cluster 0..k-1 of each centroid, ascending, and last those of noise as -1; None: the
+            centroids are the clusters.
+    """
+
+    centroids: np.ndarray
+    counts: np.ndarray
+    inertia: float
+    spherical: bool
+    diagnostics: Mapping[str, np.ndarray] = field(default_factory=dict)
+    hash: str = ""
+    group: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Number of clusters k, noise not counted."""
+        return len(self.counts)
+
+    @property
+    def noise(self) -> bool:
+        """True when some centroids stand for noise."""
+        return self.group is not None and bool(len(self.group)) and int(self.group[-1]) < 0
+
+
+def write(path: str | Path, codebook: Codebook, provenance: Provenance | None = None) -> None:
+    """Write a codebook as safetensors."""
+    tensors: dict[str, np.ndarray] = {
+        "centroids": codebook.centroids.astype(np.float32),
+        "counts": codebook.counts.astype(np.int64),
+        "inertia": np.array(codebook.inertia, dtype=np.float64),
+        "spherical": np.array(codebook.spherical, dtype=np.uint8),
+    }
+    if codebook.group is not None:
+        tensors["group"] = codebook.group.astype(np.int32)
+    write_tensors(path, dict(codebook.diagnostics) | tensors, provenance)
+
+
+def read(path: str | Path) -> Codebook:
+    """Read a codebook; a file that is none is a StoreError."""
+    tensors, provenance = read_tensors(path)
+    missing = [name for name in OWN if name not in tensors]
+    if missing:
+        raise StoreError(f"{path}: not a codebook (no {', '.join(missing)}); check the path")
+    group, wanted = tensors.get("group"), len(tensors["counts"])
+    rows = np.arange(wanted) if group is None else np.where(group < 0, wanted, group)
+    if len(rows) != len(tensors["centroids"]) or (np.diff(rows, prepend=0) < 0).any() or (rows > wanted).any():
+        raise StoreError(f"{path}: a codebook whose centroids do not fit its clusters; delete it and run again")
+    return Codebook(
+        tensors["centroids"],
+        tensors["counts"],
+        float(tensors["inertia"]),
+        bool(tensors["spherical"]),
+        {name: value for name, value in tensors.items() if name not in (*OWN, "group")},
+        str(provenance.get("hash", "")),
+        group,
+    )
+
+
+def scores(x: np.ndarray, codebook: Codebook) -> np.ndarray:
+    """How well each cluster fits each vector: [n, k] float32, larger is closer; with noise [n, k + 1], noise last.
+
+    Cosine similarity to the cluster's nearest centroid for a spherical codebook (0 for a vector of zeros), else the
+    negative squared distance.
+
+    Args:
+        x: [n, d] float16 or float32.
+
+    Raises:
+        NumericsError: another number of dimensions, or NaN in `x`.
+    """
+    import torch
+
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    if x.ndim != 2 or x.shape[1] != codebook.centroids.shape[1]:
+        raise NumericsError(
+            f"vectors of shape {x.shape} do not fit a codebook of {codebook.centroids.shape[1]} dimensions; "
+            "they must come from the same features and reduction as the clustering"
+        )
+    if codebook.spherical:
+        points, centroids = torch.from_numpy(x), torch.from_numpy(codebook.centroids)
+        norms = torch.linalg.vector_norm(points, dim=1, keepdim=True)  # [m, 1]
+        value = (points @ centroids.T).div_(norms.clamp_min(torch.finfo(torch.float32).tiny))
+    else:
+        # Distances do not change under a shift; around the centroids' mean float32 cancels less.
+        shift = codebook.centroids.mean(axis=0)
+        points, centroids = torch.from_numpy(x - shift), torch.from_numpy(codebook.centroids - shift)
+        value = torch.addmm(centroids.square().sum(1), points, centroids.T, beta=-1, alpha=2)
+        value = value.sub_(points.square().sum(1, keepdim=True)).clamp_max_(0)
+    if not bool(torch.isfinite(value).all()):
+        raise NumericsError("vectors hold NaN or infinite values; check the features or the reduction that made them")
+    if codebook.group is None:
+        return value.numpy()
+    starts = np.flatnonzero(np.diff(codebook.group, prepend=-2))
+    return np.asarray(np.maximum.reduceat(value.numpy(), starts, axis=1))
+
+
+def _away(cosine: np.ndarray) -> np.ndarray:
+    """1 - cosine, 0 within float32's rounding: a vector is at its own centroid, and none is nearer by noise."""
+    distance = np.maximum(1 - cosine, 0)
+    return np.where(distance < ROUNDING, np.float32(0), distance)
+
+
+def assign(x: np.ndarray, codebook: Codebook) -> tuple[np.ndarray, np.ndarray]:
+    """The cluster of the closest centroid of each vector and the distance to that centroid.
+
+    Args:
+        x: [n, d] float16 or float32; never more than BLOCK_BYTES of scores are held.
+
+    Returns:
+        labels [n] int32 (the lower one of equals, -1 for noise) and distances [n] float32: 1 - cosine for a spherical
+        codebook, else the squared Euclidean distance.
+    """
+    labels, distances = np.zeros(len(x), np.int32), np.zeros(len(x), np.float32)
+    step = max(1, BLOCK_BYTES // (4 * len(codebook.centroids)))
+    for start in range(0, len(x), step):
+        value = scores(x[start : start + step], codebook)
+        best = value.argmax(axis=1)
+        labels[start : start + step] = np.where(best < len(codebook), best, -1)
+        closest = np.take_along_axis(value, best[:, None], 1)[:, 0]
+        distances[start : start + step] = _away(closest) if codebook.spherical else -closest
+    return labels, distances

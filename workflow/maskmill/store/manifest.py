@@ -1,0 +1,94 @@
+"""The manifest: which images, under which stable ids, in which shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from maskmill.errors import StoreError
+from maskmill.store.artefact import read_table
+
+ROW_GROUP = 16384  # rows of the file that are read or left together; shards lie in the order of the rows
+_COLUMNS = ["id", "path", "width", "height", "shard", "label"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image: id, absolute path, size in pixels as displayed (after EXIF rotation), shard, label file or None."""
+
+    id: str
+    path: str
+    width: int
+    height: int
+    shard: str
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All rows, sorted by id; `path` is where they were read, for messages."""
+
+    rows: tuple[Row, ...]
+    path: str = "the manifest"
+
+    @cached_property
+    def shards(self) -> list[str]:
+        """Shard names in order of first appearance."""
+        return list(self._by_shard)
+
+    @cached_property
+    def by_id(self) -> dict[str, Row]:
+        """Row by image id."""
+        return {row.id: row for row in self.rows}
+
+    def row(self, image_id: str) -> Row:
+        """The row of an image; an id that the manifest does not have is a StoreError."""
+        try:
+            return self.by_id[image_id]
+        except KeyError:
+            raise StoreError(
+                f"{self.path}: holds no image {image_id!r}; run snakemake again, the images have changed"
+            ) from None
+
+    @property
+    def ids(self) -> list[str]:
+        """Image ids, sorted."""
+        return [row.id for row in self.rows]
+
+    @cached_property
+    def _by_shard(self) -> dict[str, list[Row]]:
+        groups: dict[str, list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault(row.shard, []).append(row)
+        return groups
+
+    def of(self, shard: str) -> list[Row]:
+        """Rows of one shard, sorted by id; a shard that the manifest does not have is a StoreError."""
+        if shard not in self._by_shard:
+            raise StoreError(f"shard {shard!r} is not in the manifest; run snakemake again, the images have changed")
+        return self._by_shard[shard]
+
+
+def read_manifest(path: str | Path, shard: str | None = None) -> Manifest:
+    """Read results/inputs/manifest.parquet; raises StoreError where it is missing, truncated or foreign.
+
+    Args:
+        shard: read the rows of this shard only, and all rows where it has none: the jobs of 10^7 images must not each
+            hold 10^7 rows.
+    """
+    table = read_table(path, _COLUMNS, None if shard is None else ("shard", shard))
+    if shard is not None and not len(table):
+        table = read_table(path, _COLUMNS)
+    columns = (table[c].to_pylist() for c in _COLUMNS)
+    return Manifest(tuple(Row(*values) for values in zip(*columns, strict=True)), str(path))
+
+
+def read_shard(path: str | Path, shard: str) -> list[Row]:
+    """Rows of one shard, sorted by id; raises StoreError as `read_manifest`, or where there is no such shard."""
+    return read_manifest(path, shard).of(shard)
+
+
+def read_shards(path: str | Path) -> list[str]:
+    """Only the shard names, in order of first appearance: what planning needs, whatever the number of images."""
+    return read_table(path, ["shard"])["shard"].unique().to_pylist()

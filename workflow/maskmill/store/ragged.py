@@ -1,0 +1,345 @@
+"""The ragged Zarr v3 store: images of different grids in one flat array.
+
+Layout of `<shard>.zarr` (one Zarr group, written by one job, renamed into place when complete):
+
+    values   [sum(h*w)] or [sum(h*w), d]   tokens, segments, masks, or vectors (then grid = [r, 1])
+    scale    [sum(h*w)] float32            only with int8: values = round(x / scale), scale = max|x| / 127
+    offsets  [n + 1] int64                 image i owns rows offsets[i]:offsets[i + 1]
+    grid     [n, 2] int32                  (h, w) of image i
+    <name>   [n, ...]                      anything stored once an image (cls, lambda_2, ...)
+
+The group's attributes hold `kind`, the image ids in order, free metadata and the provenance.
+Read it with `Ragged`, write it with `RaggedWriter`, or open `values` with `dask.array.from_zarr`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from maskmill.errors import NumericsError, StoreError
+from maskmill.store.artefact import Provenance, atomic
+
+FORMAT = "maskmill-ragged-1"
+CHUNK_BYTES = 4 << 20  # inner chunk, the unit of a random read: about five images of ViT-S tokens (docs/store.md)
+SHARD_BYTES = 64 << 20  # outer shard = one file = the writer's buffer
+
+
+class RaggedWriter:
+    """Write one ragged store, image by image, with memory bounded by one zarr shard (64 MiB).
+
+    >>> with RaggedWriter(path, "features", depth=384, provenance=prov) as out:
+    ...     out.append("cat/001", tokens, cls=cls)      # tokens [h, w, d], cls [d]
+
+    Args:
+        depth: length d of a value's vector, or None for one scalar a cell.
+        dtype: stored type; "int8" with a depth stores float vectors as int8 with a scale a row.
+        compress: zstd for values that compress (labels); float features do not.
+        attrs: free JSON metadata of the store, returned as `Ragged.attrs`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        kind: str,
+        *,
+        depth: int | None = None,
+        dtype: str = "float16",
+        compress: bool | None = None,
+        attrs: Mapping[str, Any] | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        self.path, self.kind, self.depth, self.dtype = Path(path), kind, depth, np.dtype(dtype)
+        self.quantised = self.dtype == np.int8 and depth is not None
+        self.compress = depth is None if compress is None else compress
+        self.attrs, self.provenance = dict(attrs or {}), provenance
+        self.ids: list[str] = []
+        self._grid: list[tuple[int, int]] = []
+        self._extra: dict[str, list[np.ndarray]] = {}
+        self._pending: list[np.ndarray] = []
+        self._scales: list[np.ndarray] = []
+        self._rows_pending = self._rows_written = 0
+        row_bytes = self.dtype.itemsize * (depth or 1)
+        self._chunk = max(1, CHUNK_BYTES // row_bytes)
+        self._shard = self._chunk * max(1, SHARD_BYTES // (self._chunk * row_bytes))
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> RaggedWriter:
+        self._root = self._stack.enter_context(atomic(self.path))
+        self._group = zarr.open_group(str(self._root), mode="w", zarr_format=3)
+        shape = (0,) if self.depth is None else (0, self.depth)
+        tail = () if self.depth is None else (self.depth,)
+        self._values = self._group.create_array(
+            "values",
+            shape=shape,
+            chunks=(self._chunk, *tail),
+            shards=(self._shard, *tail),
+            dtype=self.dtype,
+            compressors=[ZstdCodec(level=3), Crc32cCodec()] if self.compress else [Crc32cCodec()],
+            fill_value=0,
+            config={"write_empty_chunks": True},
+        )
+        return self
+
+    def append(self, image_id: str, values: np.ndarray, **per_image: Any) -> None:
+        """Add one image: values [h, w] or [h, w, d]; keywords are stored once an image, same names for all.
+
+        Raises:
+            NumericsError: a value is NaN or infinite, or overflows float16.
+            ValueError: the shape does not fit the store.
+        """
+        expected = 2 if self.depth is None else 3
+        if values.ndim != expected or (self.depth is not None and values.shape[2] != self.depth):
+            raise ValueError(f"{image_id}: values of shape {values.shape} in a store of depth {self.depth}")
+        if self.ids and set(per_image) != set(self._extra):
+            raise ValueError(f"{image_id}: per-image fields {sorted(per_image)} differ from {sorted(self._extra)}")
+        h, w = values.shape[:2]
+        rows = values.reshape(h * w, *values.shape[2:])  # [h*w] or [h*w, d]
+        self._pending.append(self._encode(image_id, rows))
+        self._rows_pending += h * w
+        self.ids.append(image_id)
+        self._grid.append((h, w))
+        for name, value in per_image.items():
+            self._extra.setdefault(name, []).append(np.asarray(value))
+        if self._rows_pending >= self._shard:
+            self._flush(final=False)
+
+    def _encode(self, image_id: str, rows: np.ndarray) -> np.ndarray:
+        """Rows in the stored type, always a copy of the caller's memory."""
+        if not np.issubdtype(rows.dtype, np.floating):
+            return rows.astype(self.dtype)
+        encoded, scale = _encoded(rows, self.dtype, self.quantised, f"{image_id}: ", f" for {self.path.name}")
+        if scale is not None:
+            self._scales.append(scale)
+        return encoded
+
+    def _flush(self, *, final: bool) -> None:
+        """Write whole zarr shards (all rows when final), so that no shard file is written twice."""
+        rows = np.concatenate(self._pending) if self._pending else np.zeros((0, *self._values.shape[1:]), self.dtype)
+        count = len(rows) if final else len(rows) // self._shard * self._shard
+        if count:
+            start = self._rows_written
+            self._values.resize((start + count, *self._values.shape[1:]))
+            self._values[start : start + count] = rows[:count]
+            self._rows_written += count
+        self._pending, self._rows_pending = [rows[count:].copy()], len(rows) - count
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if error is None:
+            try:
+                self._finish()
+            except BaseException as late:
+                self._stack.__exit__(type(late), late, late.__traceback__)
+                raise
+        return self._stack.__exit__(kind, error, trace)
+
+    def _finish(self) -> None:
+        self._flush(final=True)
+        counts = np.array([h * w for h, w in self._grid], dtype=np.int64)
+        arrays: dict[str, np.ndarray] = {
+            "offsets": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            "grid": np.array(self._grid, dtype=np.int32).reshape(-1, 2),
+            **{name: np.stack(values) for name, values in self._extra.items()},
+        }
+        if self.quantised:
+            arrays["scale"] = np.concatenate(self._scales) if self._scales else np.zeros(0, np.float32)
+        for name, array in arrays.items():
+            chunks = tuple(max(1, side) for side in array.shape)
+            target = self._group.create_array(
+                name,
+                shape=array.shape,
+                chunks=chunks,
+                dtype=array.dtype,
+                compressors=[ZstdCodec(), Crc32cCodec()],
+                config={"write_empty_chunks": True},
+            )
+            if array.size:
+                target[...] = array
+        self._group.attrs.update(
+            {
+                "format": FORMAT,
+                "kind": self.kind,
+                "ids": self.ids,
+                "per_image": sorted(self._extra),
+                "rows": self._rows_written,
+                "attrs": self.attrs,
+                "provenance": self.provenance.as_dict() if self.provenance else {},
+            }
+        )
+
+
+def _encoded(
+    rows: np.ndarray, dtype: np.dtype, quantised: bool, who: str = "", where: str = ""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Float rows in a stored type, and with int8 the scale of each row; `who` and `where` are for the message.
+
+    Raises:
+        NumericsError: a value is NaN or infinite, or overflows float16.
+    """
+    scale = None
+    if quantised:
+        scale = np.abs(rows).max(axis=1).astype(np.float32) / 127  # [rows]
+        encoded = np.round(rows / np.maximum(scale, np.finfo(np.float32).tiny)[:, None])
+        finite = np.isfinite(scale).all()
+    else:
+        with np.errstate(over="ignore"):
+            encoded = rows.astype(dtype)
+        finite = np.isfinite(encoded).all()
+    if not finite:
+        raise NumericsError(
+            f"{who}NaN or infinite values{where} (stored as {dtype}); "
+            "if the values are only too large for float16, set dtype: int8 for this feature set"
+        )
+    return encoded.astype(dtype), scale
+
+
+def _decoded(rows: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    return rows if scale is None else rows.astype(np.float32) * scale[:, None]
+
+
+def as_stored(values: np.ndarray, dtype: str = "float16") -> np.ndarray:
+    """Float values [h, w, d] as a store of this type gives them back: rounded; raises as `RaggedWriter.append`."""
+    kind = np.dtype(dtype)
+    encoded, scale = _encoded(values.reshape(-1, values.shape[2]), kind, kind == np.int8)
+    return _decoded(encoded, scale).reshape(values.shape)
+
+
+class Ragged:
+    """Read one ragged store.
+
+    `store[i]` or `store["cat/001"]` gives [h, w] or [h, w, d]; `store.rows(a, b)` gives flat rows; both decode int8.
+
+    Attributes:
+        ids: image ids in order. offsets: [n + 1] int64. grid: [n, 2] int32 (h, w).
+        attrs: free metadata. provenance: what made it. values: the raw Zarr array.
+
+    Raises:
+        StoreError: absent, truncated, foreign, or of another kind; the message names the file and the way out.
+    """
+
+    def __init__(self, path: str | Path, kind: str | None = None) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise StoreError(f"{path}: no such store; run snakemake to make it")
+        try:
+            self._group = zarr.open_group(str(path), mode="r", zarr_format=3)
+            meta = dict(self._group.attrs)
+            if meta.get("format") != FORMAT:
+                raise StoreError(f"{path}: not a maskmill store (format {meta.get('format')!r}, expected {FORMAT!r})")
+            self.kind: str = str(meta["kind"])
+            self.ids: list[str] = list(meta["ids"])  # type: ignore[arg-type,call-overload]
+            self.attrs: dict[str, Any] = dict(meta["attrs"])  # type: ignore[arg-type]
+            self.provenance: dict[str, Any] = dict(meta["provenance"])  # type: ignore[arg-type]
+            self.values: zarr.Array = self._array("values")
+            self.offsets: np.ndarray = np.asarray(self._array("offsets")[...])
+            self.grid: np.ndarray = np.asarray(self._array("grid")[...])
+            self._scale = np.asarray(self._array("scale")[...]) if "scale" in self._group else None
+        except StoreError:
+            raise
+        except Exception as error:  # zarr raises many kinds for broken metadata; all mean the same to a reader
+            raise self._broken(error) from error
+        if len(self.ids) != len(self.grid) or self.values.shape[0] != self.offsets[-1]:
+            raise self._broken(f"{self.values.shape[0]} rows, {self.offsets[-1]} expected")
+        files = sum(file.is_file() for file in (self.path / "values" / "c").rglob("*"))
+        wanted = -(-self.values.shape[0] // (self.values.shards or self.values.chunks)[0])
+        if files < wanted:  # Zarr reads an absent file as zeros
+            raise self._broken(f"{files} of {wanted} value files")
+        if kind is not None and kind != self.kind:
+            raise StoreError(f"{path}: holds {self.kind!r}, expected {kind!r}; check the path")
+        self._index = {image_id: i for i, image_id in enumerate(self.ids)}
+
+    def _array(self, name: str) -> zarr.Array:
+        array = self._group[name]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    def _broken(self, reason: object) -> StoreError:
+        return StoreError(f"{self.path}: truncated or damaged store ({reason}); delete it and run snakemake again")
+
+    @property
+    def hash(self) -> str:
+        """Hash of what made this store."""
+        return str(self.provenance.get("hash", ""))
+
+    @property
+    def depth(self) -> int | None:
+        """Length of a value's vector, None for scalars."""
+        return self.values.shape[1] if self.values.ndim == 2 else None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self._index
+
+    def index(self, image_id: str) -> int:
+        """Position of an image id in this store."""
+        try:
+            return self._index[image_id]
+        except KeyError:
+            raise StoreError(f"{self.path}: holds no image {image_id!r}") from None
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Flat rows start:stop, [m] or [m, d]; int8 vectors come back as float32."""
+        try:
+            raw = np.asarray(self.values[start:stop])
+        except Exception as error:  # checksum, missing chunk, truncated file
+            raise self._broken(error) from error
+        return _decoded(raw, None if self._scale is None else self._scale[start:stop])
+
+    def __getitem__(self, image: int | str) -> np.ndarray:
+        """Values of one image, [h, w] or [h, w, d]."""
+        i = self.index(image) if isinstance(image, str) else image
+        h, w = (int(side) for side in self.grid[i])
+        rows = self.rows(int(self.offsets[i]), int(self.offsets[i + 1]))
+        return rows.reshape(h, w, *rows.shape[1:])
+
+    @property
+    def per_image_names(self) -> list[str]:
+        """Names of the fields stored once an image."""
+        return [str(name) for name in self._group.attrs["per_image"]]  # type: ignore[union-attr]
+
+    def images(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(id, values) of every image, in order, as `store[i]` gives them; about one chunk is read at a time.
+
+        A chunk holds hundreds of masks: image by image, it would be decoded hundreds of times.
+        """
+        done, held, begin = 0, self.rows(0, 0), 0  # images given, rows that wait for more, the first of these
+        for start, part in self.chunks(self.values.chunks[0]):  # whole chunks: none is decoded twice
+            held = np.concatenate([held, part]) if len(held) else part
+            end = start + len(part)
+            while done < len(self) and int(self.offsets[done + 1]) <= end:
+                first, last = (int(row) - begin for row in self.offsets[done : done + 2])
+                h, w = (int(side) for side in self.grid[done])
+                yield self.ids[done], held[first:last].reshape(h, w, *held.shape[1:])
+                done += 1
+            held, begin = held[int(self.offsets[done]) - begin :], int(self.offsets[done])
+        for i in range(done, len(self)):  # a store whose images are all empty has no chunk
+            yield self.ids[i], held.reshape(*(int(side) for side in self.grid[i]), *held.shape[1:])
+
+    def per_image(self, name: str) -> np.ndarray:
+        """A field stored once an image, [n, ...]."""
+        if name not in self._group:
+            raise StoreError(f"{self.path}: has no per-image field {name!r}")
+        return np.asarray(self._array(name)[...])
+
+    def chunks(self, rows: int = 65536) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, values) in blocks of about `rows` rows, aligned to whole zarr chunks."""
+        step = max(1, rows // self.values.chunks[0]) * self.values.chunks[0]
+        for start in range(0, self.values.shape[0], step):
+            yield start, self.rows(start, min(start + step, self.values.shape[0]))
+
+    def dask(self) -> Any:
+        """The raw values as `dask.array`, one block a zarr shard."""
+        import dask.array as da
+
+        return da.from_zarr(self.values, chunks=self.values.shards or self.values.chunks)
