@@ -17,7 +17,7 @@ from maskmill.errors import NumericsError, StoreError
 from maskmill.numerics.neighbours import unit_rows
 from maskmill.progress import track
 from maskmill.recipe.registry import load
-from maskmill.recipe.sections import METHOD_KEY, Adapt, FeatureSet, validate
+from maskmill.recipe.sections import Adapt, FeatureSet, validate
 from maskmill.store.artefact import Provenance, json_hash, read_tensors, write_json, write_tensors
 from maskmill.store.manifest import read_shard
 from maskmill.store.ragged import Ragged, RaggedWriter
@@ -118,7 +118,7 @@ def _examined(head: Head, images: Images, seed: int) -> dict[str, Any]:
     Raises:
         NumericsError: the head has collapsed.
     """
-    name = str(head.spec["adapt"][METHOD_KEY["adapt"]])
+    name = str(head.spec["adapt"]["method"])
     found: dict[str, Any] = {"clusters": _shares(head, images, seed)}
     largest = max(found["clusters"], default=0.0)
     what = f"one of {head.spec['clusters']} clusters takes {100 * largest:.1f} % of the tokens"
@@ -136,7 +136,7 @@ def _examined(head: Head, images: Images, seed: int) -> dict[str, Any]:
 
 def _settings(params: Mapping[str, Any]) -> tuple[Any, Adapt, Any]:
     """The method's module, the settings that all methods share, and its own."""
-    method = load("adapt", str(params[METHOD_KEY["adapt"]]))
+    method = load("adapt", str(params["method"]))
     own = {key: value for key, value in params.items() if key in method.Params.model_fields}
     common = {key: value for key, value in params.items() if key in Adapt.model_fields}
     return method, validate(Adapt, common, "--params", "adapt"), validate(method.Params, own, "--params", "adapt")

@@ -2,58 +2,148 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from maskmill.errors import ConfigError
 from maskmill.recipe import registry
-from maskmill.recipe.sections import METHOD_KEY, Config, FeatureSet
+from maskmill.recipe.sections import (
+    Adapt,
+    Cluster,
+    Config,
+    Cut,
+    FeatureSet,
+    Foreground,
+    Model,
+    Paint,
+    Reduce,
+    Regions,
+    Rounds,
+    validate,
+)
+from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 
-RECIPE_STAGES = ("adapt", "cut", "regions", "reduce", "foreground", "cluster", "paint", "rounds")
 CODES = "codes"  # the feature set that the stage adapt makes
+S = TypeVar("S", bound=Model, covariant=True)
 
 
-class Stage(BaseModel):
-    """A stage of a resolved recipe: its shared settings, its method's name and its method's parameters."""
+@dataclass(frozen=True)
+class Stage(Generic[S]):
+    """A stage's section, resolved: the settings that all methods share, the method, and the method's parameters.
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    Attributes:
+        params: the method's own `Params`, a `Model` that only its file knows; None for a stage without methods.
+    """
+
     name: str
-    settings: Any
+    settings: S
     method: str | None = None
     params: Any = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        section: Mapping[str, Any],
+        where: str = "--params",
+        *,
+        prefix: str | None = None,
+        others: Sequence[str] = (),
+    ) -> Stage[Any]:
+        """The stage of a flat section, as it stands in YAML or in a rule's `params`.
+
+        Args:
+            where: the file or option that the section came from, for messages. prefix: the section's key there.
+            others: methods that the same section may also serve (`from_round`): parameters that only they know are
+                left to them.
+
+        Raises:
+            ConfigError: an unknown key or method, or a value out of range; with the nearest known name.
+        """
+        spec, prefix, own = BY_NAME[name], prefix or name, dict(section)
+        if spec.method_key is None:
+            return Stage(name, validate(spec.model, own, where, prefix))
+        method = own.pop(spec.method_key, spec.default)
+        if not isinstance(method, str):
+            known = ", ".join(registry.available(name))
+            raise ConfigError(f"{where}: {prefix}.{spec.method_key}: {method!r} is not a method name; known: {known}")
+        try:
+            params_model = registry.load(name, method).Params
+            elsewhere = {key for other in others for key in registry.load(name, other).Params.model_fields}
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        shared = {key: own.pop(key) for key in list(own) if key in spec.model.model_fields}
+        own = {key: v for key, v in own.items() if key in params_model.model_fields or key not in elsewhere}
+        known_keys = [spec.method_key, *spec.model.model_fields, *params_model.model_fields]
+        settings = validate(spec.model, shared, where, prefix, known_keys)
+        return Stage(name, settings, method, validate(params_model, own, where, prefix, known_keys))
+
+    @property
+    def module(self) -> Any:
+        """The module of the method; the stage's package says what it must bring."""
+        return registry.load(self.name, str(self.method))
 
     def as_dict(self) -> dict[str, Any]:
         """The flat section, as in YAML; what the stage's rule puts into `params`."""
         body = self.settings.model_dump(mode="json")
         if self.method is not None:
-            body |= {METHOD_KEY[self.name]: self.method} | self.params.model_dump(mode="json")
+            body |= {str(BY_NAME[self.name].method_key): self.method} | self.params.model_dump(mode="json")
         return body
 
 
-class Recipe(BaseModel):
-    """A resolved recipe."""
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved recipe.
 
-    model_config = ConfigDict(frozen=True)
+    Attributes:
+        features: its feature sets by name. stages: its sections by stage; optional stages only where it has them.
+        later: round -> the rounds section from that round on.
+    """
+
     name: str
     description: str
-    features: dict[str, FeatureSet]
-    adapt: Stage | None = None
-    cut: Stage | None
-    regions: Stage
-    reduce: Stage
-    foreground: Stage | None = None
-    cluster: Stage
-    paint: Stage
-    rounds: Stage
-    later: dict[int, Stage] = Field(default_factory=dict)  # the rounds section from that round on
+    features: Mapping[str, FeatureSet]
+    stages: Mapping[str, Stage[Any]]
+    later: Mapping[int, Stage[Rounds]] = field(default_factory=dict)
 
-    def stage(self, name: str) -> Stage:
-        """The stage section by name; a recipe without cut has none."""
-        value = getattr(self, name)
-        if value is None:
+    @property
+    def adapt(self) -> Stage[Adapt] | None:
+        return self.stages.get("adapt")
+
+    @property
+    def cut(self) -> Stage[Cut] | None:
+        return self.stages.get("cut")
+
+    @property
+    def regions(self) -> Stage[Regions]:
+        return self.stages["regions"]
+
+    @property
+    def reduce(self) -> Stage[Reduce]:
+        return self.stages["reduce"]
+
+    @property
+    def foreground(self) -> Stage[Foreground] | None:
+        return self.stages.get("foreground")
+
+    @property
+    def cluster(self) -> Stage[Cluster]:
+        return self.stages["cluster"]
+
+    @property
+    def paint(self) -> Stage[Paint]:
+        return self.stages["paint"]
+
+    @property
+    def rounds(self) -> Stage[Rounds]:
+        return self.stages["rounds"]
+
+    def stage(self, name: str) -> Stage[Any]:
+        """The section of a stage; a ConfigError where the recipe has none."""
+        if name not in self.stages:
             raise ConfigError(f"recipe {self.name}: has no {name} section")
-        return value
+        return self.stages[name]
 
     def behind(self, name: str) -> FeatureSet:
         """The feature set of a name; behind codes lies the one that the head sees, which has the same grid."""
@@ -63,8 +153,7 @@ class Recipe(BaseModel):
     def code_length(self) -> int:
         """Length of a code of the stage adapt."""
         stage = self.stage("adapt")
-        module = registry.load("adapt", str(stage.method))
-        return int(module.code_length(stage.params, int(self.cluster.params.clusters or 0)))
+        return int(stage.module.code_length(stage.params, int(self.cluster.params.clusters or 0)))
 
     @property
     def neighbours(self) -> bool:
@@ -101,7 +190,7 @@ class Recipe(BaseModel):
     def round_count(self) -> int:
         return int(self.rounds.settings.count)
 
-    def rounds_at(self, round: int) -> Stage:
+    def rounds_at(self, round: int) -> Stage[Rounds]:
         """The rounds section as it holds in round `round` >= 1 (`from_round`)."""
         begun = [start for start in self.later if start <= round]
         return self.later[max(begun)] if begun else self.rounds
@@ -118,7 +207,7 @@ class Recipe(BaseModel):
 
     def sections(self) -> dict[str, Any]:
         """Every stage's section as in YAML; what changes in later rounds stands under `from_round`."""
-        found = {stage: self.stage(stage).as_dict() for stage in RECIPE_STAGES if getattr(self, stage) is not None}
+        found = {stage: self.stages[stage].as_dict() for stage in RECIPE_STAGES if stage in self.stages}
         before, changes = found["rounds"], {}
         for start, stage in self.later.items():
             now = stage.as_dict()
@@ -127,12 +216,12 @@ class Recipe(BaseModel):
         return found | {"rounds": found["rounds"] | {"from_round": changes}} if changes else found
 
 
-class Run(BaseModel):
+@dataclass(frozen=True)
+class Run:
     """A whole run, resolved and validated."""
 
-    model_config = ConfigDict(frozen=True)
     config: Config
-    recipes: dict[str, Recipe]
+    recipes: Mapping[str, Recipe]
 
     @property
     def feature_sets(self) -> dict[str, FeatureSet]:

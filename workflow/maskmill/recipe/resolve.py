@@ -10,59 +10,37 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from pydantic import Field
+from pydantic import Field, create_model
 
 from maskmill.errors import ConfigError, nearest
-from maskmill.recipe import registry
 from maskmill.recipe.checks import check
-from maskmill.recipe.model import RECIPE_STAGES, Recipe, Run, Stage
-from maskmill.recipe.sections import (
-    METHOD_KEY,
-    Adapt,
-    Cluster,
-    Config,
-    Cut,
-    FeatureSet,
-    Foreground,
-    Model,
-    Paint,
-    Reduce,
-    Regions,
-    Rounds,
-    check_name,
-    validate,
-)
+from maskmill.recipe.model import Recipe, Run, Stage
+from maskmill.recipe.sections import Config, FeatureSet, Model, Rounds, check_name, validate
+from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 
-OPTIONAL_STAGES = ("adapt", "cut", "foreground")  # only in recipes that have the section
-STAGE_MODEL: dict[str, type[Model]] = {
-    "adapt": Adapt, "cut": Cut, "regions": Regions, "reduce": Reduce, "foreground": Foreground, "cluster": Cluster,
-    "paint": Paint, "rounds": Rounds,
-}  # fmt: skip
-STAGE_DEFAULT = {
-    "regions": "mean", "reduce": "none", "foreground": "attention", "cluster": "kmeans", "rounds": "token_head",
-}  # fmt: skip
+_SECTIONS: dict[str, Any] = dict.fromkeys(RECIPE_STAGES, (dict[str, Any] | None, None))
+# The keys of config.yaml: those of the run, and the sections of recipes that the run overrides.
+RunConfig: type[Config] = create_model("Config", __base__=Config, **_SECTIONS)
 
 
-class Preset(Model):
+class _Preset(Model):
     """Settings of a recipe that belong together, by name: `preset: small`. They lie over the recipe's own."""
 
     features: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    adapt: dict[str, Any] | None = None
-    cut: dict[str, Any] | None = None
-    regions: dict[str, Any] = Field(default_factory=dict)
-    reduce: dict[str, Any] = Field(default_factory=dict)
-    foreground: dict[str, Any] | None = None
-    cluster: dict[str, Any] = Field(default_factory=dict)
-    paint: dict[str, Any] = Field(default_factory=dict)
-    rounds: dict[str, Any] | None = None
 
 
-class RecipeFile(Preset):
+Preset: type[_Preset] = create_model("Preset", __base__=_Preset, **_SECTIONS)
+
+
+class _RecipeFile(_Preset):
     """The keys of a recipe file."""
 
     description: str = ""
     features: dict[str, dict[str, Any]]
-    presets: dict[str, Preset] = Field(default_factory=dict)
+    presets: dict[str, Preset] = Field(default_factory=dict)  # type: ignore[valid-type]
+
+
+RecipeFile: type[_RecipeFile] = create_model("RecipeFile", __base__=_RecipeFile, **_SECTIONS)
 
 
 def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str = "config.yaml") -> Run:
@@ -71,7 +49,7 @@ def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str = "co
     Raises:
         ConfigError: one line with origin, key, value, and the nearest known key or the allowed range.
     """
-    checked = validate(Config, config, origin)
+    checked = validate(RunConfig, config, origin)
     files = {given: _read(given, Path(recipe_folder), origin) for given in checked.recipes}
     _check_names(checked, [file for _, file in files.values()], Path(recipe_folder), origin)
     recipes = {}
@@ -85,7 +63,7 @@ def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str = "co
     return Run(config=checked, recipes=recipes)
 
 
-def _read(given: str, folder: Path, origin: str) -> tuple[Path, RecipeFile]:
+def _read(given: str, folder: Path, origin: str) -> tuple[Path, _RecipeFile]:
     """A recipe file by name or path."""
     path = _recipe_path(given, folder, origin)
     check_name(path.stem, f"{origin}: recipes: {path}")
@@ -99,7 +77,7 @@ def _read(given: str, folder: Path, origin: str) -> tuple[Path, RecipeFile]:
     return path, file
 
 
-def _check_names(config: Config, files: Sequence[RecipeFile], folder: Path, origin: str) -> None:
+def _check_names(config: Config, files: Sequence[_RecipeFile], folder: Path, origin: str) -> None:
     """Feature sets that the run names are in one of its recipes, presets in one of them or of the folder.
 
     A recipe without the preset is small as it is, so a run of such recipes alone is no mistake.
@@ -120,9 +98,9 @@ def _check_names(config: Config, files: Sequence[RecipeFile], folder: Path, orig
             raise ConfigError(f"{origin}: features.{name}: no recipe of this run has a feature set of this name")
 
 
-def _resolve(path: Path, file: RecipeFile, config: Config, origin: str) -> Recipe:
+def _resolve(path: Path, file: _RecipeFile, config: Config, origin: str) -> Recipe:
     """One recipe: its file, the presets of the run that it has, the run's overrides, in this order; validated."""
-    parts: list[Preset] = [file, *(file.presets[name] for name in config.preset if name in file.presets)]
+    parts: list[_Preset] = [file, *(file.presets[name] for name in config.preset if name in file.presets)]
     features = {}
     everywhere = {"keep": config.features["keep"]} if "keep" in config.features else {}
     for name in dict.fromkeys(name for part in parts for name in part.features):
@@ -131,20 +109,21 @@ def _resolve(path: Path, file: RecipeFile, config: Config, origin: str) -> Recip
             merged |= cast("dict[str, Any]", section)
         where = _origin(path, origin, name in config.features)
         features[name] = validate(FeatureSet, merged, where, f"features.{name}")
-    stages: dict[str, Any] = {}
-    for stage in RECIPE_STAGES:
-        given = [getattr(part, stage) for part in parts]
-        override = getattr(config, stage)
-        where = _origin(path, origin, bool(override))
-        if all(section is None for section in given):  # the run's overrides give no cut or rounds to a recipe without
-            stages[stage] = None if stage in OPTIONAL_STAGES else _stage(stage, {}, str(path))
+    stages: dict[str, Stage[Any]] = {}
+    later: dict[int, Stage[Rounds]] = {}
+    for spec in (BY_NAME[name] for name in RECIPE_STAGES):
+        given = [section for part in parts if (section := getattr(part, spec.name)) is not None]
+        override = getattr(config, spec.name) or {}
+        if spec.by_choice and not given:  # the run's overrides give no cut and no rounds to a recipe without
+            if not spec.optional:
+                stages[spec.name] = Stage.of(spec.name, {}, str(path))
             continue
-        layers = [*(section for section in given if section is not None), override]
-        if stage == "rounds":
-            stages["rounds"], stages["later"] = _rounds(layers, where)
+        where = _origin(path, origin, bool(override))
+        if spec.name == "rounds":
+            stages["rounds"], later = _rounds([*given, override], where)
         else:
-            stages[stage] = _stage(stage, _fold(stage, layers), where)
-    recipe = Recipe(name=path.stem, description=file.description, features=features, **stages)
+            stages[spec.name] = Stage.of(spec.name, _fold(spec.name, [*given, override]), where)
+    recipe = Recipe(path.stem, file.description, features, stages, later)
     check(recipe, path)
     return recipe
 
@@ -172,17 +151,17 @@ def _fold(name: str, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Where a layer names another method, the parameters of the one before go.
     """
-    key, merged = METHOD_KEY.get(name), dict[str, Any]()
+    spec, merged = BY_NAME[name], dict[str, Any]()
     for layer in layers:
-        if key:
-            current = merged.get(key, STAGE_DEFAULT.get(name))
-            if layer.get(key, current) != current:
-                merged = {k: v for k, v in merged.items() if k in STAGE_MODEL[name].model_fields}
+        if spec.method_key:
+            current = merged.get(spec.method_key, spec.default)
+            if layer.get(spec.method_key, current) != current:
+                merged = {k: v for k, v in merged.items() if k in spec.model.model_fields}
         merged |= layer
     return merged
 
 
-def _rounds(layers: Sequence[Mapping[str, Any]], where: str) -> tuple[Stage, dict[int, Stage]]:
+def _rounds(layers: Sequence[Mapping[str, Any]], where: str) -> tuple[Stage[Rounds], dict[int, Stage[Rounds]]]:
     """The rounds section of round 1, and those that hold from later rounds on."""
     plain = [{k: v for k, v in layer.items() if k != "from_round"} for layer in layers]
     changes = [
@@ -195,34 +174,9 @@ def _rounds(layers: Sequence[Mapping[str, Any]], where: str) -> tuple[Stage, dic
         for layer, change in zip(plain, changes, strict=True):
             steps += [layer, *(change[start] for start in sorted(change) if start <= round)]
         folded[round] = _fold("rounds", steps)
-    students = [str(section.get("student", STAGE_DEFAULT["rounds"])) for section in folded.values()]
+    students = [str(section.get("student", BY_NAME["rounds"].default)) for section in folded.values()]
     stages = {}
     for round, section in folded.items():
         prefix = "rounds" if round == 1 else f"rounds.from_round.{round}"
-        stages[round] = _stage("rounds", section, where, prefix, others=students)
+        stages[round] = Stage.of("rounds", section, where, prefix=prefix, others=students)
     return stages.pop(1), stages
-
-
-def _stage(
-    name: str, section: Mapping[str, Any], where: str, prefix: str | None = None, others: Sequence[str] = ()
-) -> Stage:
-    """A stage from its merged section. Parameters that only one of the `others` methods knows are left to those."""
-    prefix, key, settings_model = prefix or name, METHOD_KEY.get(name), STAGE_MODEL[name]
-    if key is None:
-        return Stage(name=name, settings=validate(settings_model, section, where, prefix))
-    own = dict(section)
-    method = own.pop(key, STAGE_DEFAULT.get(name))
-    if not isinstance(method, str):
-        known = ", ".join(registry.available(name))
-        raise ConfigError(f"{where}: {prefix}.{key}: {method!r} is not a method name; known: {known}")
-    try:
-        params_model = registry.load(name, method).Params
-        elsewhere = {field for other in others for field in registry.load(name, other).Params.model_fields}
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    common = {k: own.pop(k) for k in list(own) if k in settings_model.model_fields}
-    own = {k: v for k, v in own.items() if k in params_model.model_fields or k not in elsewhere}
-    known_keys = [key, *settings_model.model_fields, *params_model.model_fields]
-    settings = validate(settings_model, common, where, prefix, known_keys)
-    params = validate(params_model, own, where, prefix, known_keys)
-    return Stage(name=name, settings=settings, method=method, params=params)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from maskmill.recipe import registry
-from maskmill.recipe.resolve import STAGE_MODEL
-from maskmill.recipe.sections import METHOD_KEY, Config, FeatureSet, Refine, Size
+from maskmill.recipe.sections import Config, FeatureSet, Refine, Size
+from maskmill.recipe.stages import STAGES
 
 
 def _either(known: dict[str, Any] | None, field: dict[str, Any]) -> dict[str, Any]:
@@ -20,13 +20,14 @@ def _either(known: dict[str, Any] | None, field: dict[str, Any]) -> dict[str, An
 def schema() -> dict[str, Any]:
     """The JSON schema of config.yaml, with the parameters of every method of every stage."""
     body = Config.model_json_schema()
-    for stage, settings in STAGE_MODEL.items():
-        properties = settings.model_json_schema()["properties"]
+    for spec in STAGES:
+        if not spec.in_recipes:
+            continue
+        stage, properties = spec.name, spec.model.model_json_schema()["properties"]
         if "refine" in properties:
             properties["refine"] = Refine.schema_of()
-        key = METHOD_KEY.get(stage)
-        if key:
-            properties[key] = {"enum": list(registry.available(stage)), "description": "the method"}
+        if spec.method_key:
+            properties[spec.method_key] = {"enum": list(registry.available(stage)), "description": "the method"}
             for method in registry.available(stage):
                 own = registry.load(stage, method).Params.model_json_schema().get("properties", {})
                 for name, field in own.items():

@@ -18,11 +18,6 @@ from maskmill.recipe import registry
 from maskmill.redact import redact
 from maskmill.store.artefact import json_hash
 
-# The key of a stage's section that names its method, where the stage has methods.
-METHOD_KEY = {
-    "adapt": "method", "cut": "method", "regions": "pool", "reduce": "method", "foreground": "method",
-    "cluster": "method", "rounds": "student",
-}  # fmt: skip
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -364,14 +359,6 @@ class Config(Model):
     features: dict[str, dict[str, Any] | bool] = Field(
         default_factory=dict, description="overrides by feature set name; keep: true or false for all of them"
     )
-    adapt: dict[str, Any] = Field(default_factory=dict)
-    cut: dict[str, Any] = Field(default_factory=dict)
-    regions: dict[str, Any] = Field(default_factory=dict)
-    reduce: dict[str, Any] = Field(default_factory=dict)
-    foreground: dict[str, Any] = Field(default_factory=dict)
-    cluster: dict[str, Any] = Field(default_factory=dict)
-    paint: dict[str, Any] = Field(default_factory=dict)
-    rounds: dict[str, Any] = Field(default_factory=dict)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     export: Export = Field(default_factory=Export)
     report: Report = Field(default_factory=Report)

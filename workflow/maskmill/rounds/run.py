@@ -21,7 +21,7 @@ from maskmill.numerics.blocks import ordered
 from maskmill.numerics.sampling import rng
 from maskmill.progress import track
 from maskmill.recipe.registry import load
-from maskmill.recipe.sections import METHOD_KEY, Rounds, validate
+from maskmill.recipe.sections import Rounds, validate
 from maskmill.rounds._job import Sources
 from maskmill.rounds._logic import IMAGES, MATCH, START, History, kept_ids, overlap, rename
 from maskmill.rounds.infer import FORMAT, Student
@@ -128,7 +128,7 @@ def train(
 
 def _settings(params: Mapping[str, Any]) -> tuple[Any, Any, Rounds]:
     """The method's module, its settings, and the options of round logic."""
-    method = load("rounds", params[METHOD_KEY["rounds"]])
+    method = load("rounds", params["student"])
     own = {key: value for key, value in params.items() if key in method.Params.model_fields}
     common = {key: value for key, value in params.items() if key in Rounds.model_fields}
     return method, validate(method.Params, own, "--params", "rounds"), validate(Rounds, common, "--params", "rounds")
