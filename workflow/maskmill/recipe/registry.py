@@ -1,9 +1,9 @@
 """Methods by name: a method of a stage is one file `maskmill/<stage>/<name>.py`.
 
 The file defines `Params` (a frozen `maskmill.recipe.sections.Model` whose fields are the paper's symbols) and the
-function that its stage calls. Files that start with an underscore, `run.py` and `infer.py` are not methods. Listing
-names imports nothing; method files import torch and friends inside their functions, so that loading a config stays
-fast.
+function that its stage calls. Files that start with an underscore, `run.py`, `files.py` and `infer.py` are not methods.
+Listing names imports nothing; method files import torch and friends inside their functions, so that loading a config
+stays fast.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def available(stage: str) -> tuple[str, ...]:
     """The method names of a stage, sorted."""
     folder = Path(__file__).parents[1] / stage
     names = (file.stem for file in folder.glob("*.py"))
-    return tuple(sorted(name for name in names if not name.startswith("_") and name not in ("run", "infer")))
+    return tuple(sorted(name for name in names if not name.startswith("_") and name not in ("run", "infer", "files")))
 
 
 def load(stage: str, name: str) -> ModuleType:
