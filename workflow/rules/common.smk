@@ -13,6 +13,7 @@ from maskmill.dag.jobs import CONSTRAINTS, SCORED, TRAINED, either, targets
 from maskmill.errors import UserError
 from maskmill.export.files import segmenter_section
 from maskmill.inputs.listing import listing_fingerprint
+from maskmill.recipe.origin import Origin
 from maskmill.recipe.resolve import load
 from maskmill.recipe.stages import STAGES
 from maskmill.store.manifest import read_shards
@@ -26,7 +27,11 @@ def guarded(function, *arguments):
         raise WorkflowError(str(error)) from None
 
 
-RUN = guarded(load, config, Path(workflow.basedir) / "recipes")
+own_files = [f for f in workflow.configfiles if f not in workflow.overwrite_configfiles]
+ORIGIN = Origin(
+    [*own_files, *workflow.overwrite_configfiles], workflow.config_settings.config
+)
+RUN = guarded(load, config, Path(workflow.basedir) / "recipes", ORIGIN)
 # Before the first file is written; jobs inherit it.
 access.restrict(RUN.config.readers, ".snakemake")
 
