@@ -72,20 +72,6 @@ def busy_seconds(jobs: Sequence[Job]) -> float:
     return total
 
 
-def duration(seconds: float) -> str:
-    """0.4 s, 42 s, 3 min 20 s, 5 h 02 min, 3 d 4 h."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
 def memory(mebibytes: float | None) -> str:
     """640 MiB, 1.2 GiB; a dash where it was not measured."""
     if mebibytes is None:
