@@ -116,7 +116,7 @@ def test_a_broken_image_is_named_and_nothing_is_written(threads: int, features: 
         (section("ncutt"), r"unknown method 'ncutt' \(did you mean 'ncut'\?\)"),
         (section(tua=0.1), r"cut\.tua: unknown key \(did you mean 'tau'\?\)"),
         (section(tau=2), r"cut\.tau: .*found 2"),
-        ({"features": "grouping"}, r"cut\.method: None is not a method; known: .*grid.*kmeans.*ncut"),
+        ({"features": "grouping"}, r"cut\.method: None is not a method name; known: .*grid.*kmeans.*ncut"),
     ],
 )
 def test_bad_parameters(params: dict[str, object], message: str, features: Path, tmp_path: Path) -> None:

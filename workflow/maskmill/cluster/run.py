@@ -11,7 +11,7 @@ import numpy as np
 from maskmill.cluster._foreground import ForegroundTokens
 from maskmill.cluster._selection import measure
 from maskmill.errors import NumericsError, StoreError
-from maskmill.recipe import registry
+from maskmill.recipe.model import Stage
 from maskmill.store import codebook as books
 from maskmill.store.artefact import Provenance, read_table, write_json, write_table
 from maskmill.store.ragged import Ragged
@@ -44,17 +44,17 @@ def fit(
     import torch
 
     torch.set_num_threads(threads)
-    module = registry.load("cluster", params["method"])
-    own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
+    stage = Stage.of("cluster", params)
+    module = stage.module
     ground = books.read(foreground) if foreground is not None else None
     stores = _open(vector_stores, ground)
-    limit = int(params["max_fit_points"])
+    limit = int(stage.settings.max_fit_points)
     more: dict[str, Any] = {}
     if getattr(module, "READS_IMAGES", False):
         more = {"images": _images([Ragged(path) for path in vector_stores]), "foreground": ground}
     if getattr(module, "READS_HEAD", False):
         more = {"head": head}
-    found, _ = module.fit(_source(stores, limit, seed), own, seed, device, **more)
+    found, _ = module.fit(_source(stores, limit, seed), stage.params, seed, device, **more)
     made_of = [store.hash for store in stores] + ([ground.hash] if ground is not None else [])
     provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, made_of)
     if out_selection is not None:

@@ -19,7 +19,8 @@ from maskmill.backbones.attention import cls_queries
 from maskmill.errors import NumericsError, StoreError, UserError
 from maskmill.foreground._votes import Votes, lay, otsu
 from maskmill.progress import track
-from maskmill.recipe import registry
+from maskmill.recipe.model import Stage
+from maskmill.recipe.sections import Foreground
 from maskmill.store import codebook as books
 from maskmill.store.artefact import Provenance, read_tensors, write_tensors
 from maskmill.store.ragged import Ragged
@@ -30,8 +31,14 @@ BACKGROUND, FOREGROUND = 0, 1  # the clusters of the codebook that `choose` writ
 
 def fine_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """The flat `cluster` section that fits the fine clusters of a `foreground` section."""
-    own = {"clusters": params["clusters"], "max_fit_points": params["max_fit_points"]}
+    settings = _stage(params).settings
+    own = {"clusters": settings.clusters, "max_fit_points": settings.max_fit_points}
     return {"method": "kmeans", "spherical": True, **own}
+
+
+def _stage(params: Mapping[str, Any]) -> Stage[Foreground]:
+    """The stage of what one kind of job is given: the keys that it depends on, and `kmeans`, the version of k-means."""
+    return Stage.of("foreground", {key: value for key, value in params.items() if key != "kmeans"})
 
 
 def count(
@@ -53,16 +60,15 @@ def count(
     import torch
 
     torch.set_num_threads(1)
-    module = registry.load("foreground", params["method"])
-    own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
+    stage = _stage(params)
     book, tokens, seen = books.read(codebook), Ragged(vectors), Ragged(keys)
-    queries = cls_queries(seen, f"foreground.method {params['method']}")
+    queries = cls_queries(seen, f"foreground.method {stage.method}")
     votes = Votes(len(book))
     for image_id, values in track(tokens.images(), len(tokens), "foreground"):
         h, w, d = values.shape
         i = seen.index(image_id)
         try:
-            mask = module.mask(seen[i].astype(np.float32), queries[i], own)
+            mask = stage.module.mask(seen[i].astype(np.float32), queries[i], stage.params)
         except UserError as error:
             raise type(error)(f"{seen.path}: {image_id}: {error}") from None
         if mask is not None:
@@ -91,7 +97,7 @@ def choose(counts: Sequence[str | Path], codebook: str | Path, params: Mapping[s
             getattr(votes, name).__iadd__(tensors[name])
         hashes.append(str(made_by.get("hash", "")))
     precision = votes.means()
-    threshold = draw_line(precision, params["threshold"])
+    threshold = draw_line(precision, _stage(params).settings.threshold)
     inside = precision >= threshold  # False for NaN
     share = votes.tokens[inside].sum() / votes.tokens.sum()
     print(

@@ -9,19 +9,12 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import StoreError, UserError
-from maskmill.recipe import registry
+from maskmill.recipe.model import Stage
 from maskmill.store.artefact import Provenance, read_tensors, write_tensors
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 BLOCK = 8192  # rows a block of the fit
 TOKENS = "float16"  # how reduced tokens are stored
-
-
-def _method(params: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The method's module and its parameters, from the flat section of the recipe."""
-    module = registry.load("reduce", params["method"])
-    own = {key: value for key, value in params.items() if key in module.Params.model_fields}
-    return module, module.Params(**own)
 
 
 def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out: str | Path, threads: int) -> None:
@@ -38,9 +31,10 @@ def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out:
     from maskmill.reduce._graph import check_memory
 
     torch.set_num_threads(threads)
-    module, own = _method(params)
+    stage = Stage.of("reduce", params)
+    module, own = stage.module, stage.params
     opened = [Ragged(path) for path in stores]
-    limit = int(params["max_fit_points"] or module.MAX_FIT_POINTS)
+    limit = int(stage.settings.max_fit_points or module.MAX_FIT_POINTS)
     total = sum(int(store.offsets[-1]) for store in opened)
     if hasattr(module, "row_bytes"):  # before anything is read
         d = next((store.depth or 1 for store in opened), 1)
@@ -78,7 +72,8 @@ class Reduction:
         fitted, made_by = read_tensors(model)
         if made_by.get("stage") != "reduce":
             raise StoreError(f"{model}: not a model of the reduce stage; check the path")
-        self._module, self._own = _method(made_by["params"] if params is None else params)
+        stage = Stage.of("reduce", _section_of(made_by), str(model)) if params is None else Stage.of("reduce", params)
+        self._module, self._own = stage.module, stage.params
         self.depth, self.hash = int(self._module.depth(fitted)), str(made_by.get("hash", ""))
         prepare = getattr(self._module, "prepare", None)  # what needs work once, not an image
         self._ready = prepare(fitted, self._own) if prepare else fitted
@@ -88,6 +83,11 @@ class Reduction:
         h, w, d = values.shape
         reduced: np.ndarray = self._module.transform(values.reshape(h * w, d), self._ready, self._own)
         return reduced.reshape(h, w, self.depth)
+
+
+def _section_of(made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat `reduce` section that a model was fitted with: what its file tells of it, less the seed."""
+    return {key: value for key, value in made_by["params"].items() if key != "seed"}
 
 
 def transform(store: str | Path, model: str | Path, params: Mapping[str, Any], out: str | Path, threads: int) -> None:
