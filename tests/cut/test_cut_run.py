@@ -46,7 +46,7 @@ def test_round_trip(features: Path, tmp_path: Path) -> None:
     store = Ragged(out, "segments")
     assert store.ids == [f"im/{i}" for i in range(5)]
     assert store.values.dtype == np.uint8
-    assert store.attrs == {"method": "ncut", "outcomes": ncut.OUTCOMES}
+    assert store.attrs == {"method": "ncut", "outcomes": ncut.TRAITS.outcomes}
     assert store.provenance["params"] == section(tau=0.3) | {"seed": 5}
     assert store.provenance["inputs"] == [Ragged(features).hash]
     for i, image_id in enumerate(store.ids):
@@ -74,7 +74,7 @@ def test_scores_of_segments_are_stored_once_an_image(features: Path, tmp_path: P
     store = Ragged(tmp_path / "cut.zarr", "segments")
     scores = store.per_image("scores")
     assert (scores.shape, scores.dtype) == ((5, 4), np.float32)
-    assert store.attrs["outcomes"] == maskcut.OUTCOMES
+    assert store.attrs["outcomes"] == maskcut.TRAITS.outcomes
     for i in range(5):
         count = int(store[i].max())
         assert count == store.per_image("masks")[i]

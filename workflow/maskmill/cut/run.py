@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from maskmill.cut import Method
 from maskmill.cut._needs import Extras
 from maskmill.cut._together import cut_together
 from maskmill.device import pick
@@ -41,25 +42,27 @@ def run(
 
     Args:
         params: the flat section of the recipe: `method`, `features`, `colour`, and the method's own parameters.
-        device: auto, cpu, cuda or cuda:0. On CUDA, methods with `cut_batch` cut images of one grid together.
+        device: auto, cpu, cuda or cuda:0. On CUDA, methods that are `batched` cut images of one grid
+            together (see maskmill.cut.Traits).
         colour: the feature store that `cut.colour` names, where the section has it; matched by image id.
         manifest: where the photos are; only needed to refine.
 
     Raises:
         ConfigError: unknown method or key, or a value out of range. StoreError: no readable feature store, or it
-            lacks what the method needs (see maskmill.cut._needs).
+            lacks what the method needs (see maskmill.cut.Need).
         DeviceError: no such device, or too little memory on it.
         NumericsError: an image with NaN or infinite tokens; nothing is written then.
     """
     stage = Stage.of("cut", params)
-    method, own = stage.module, stage.params
+    method: Method = stage.module
+    own = stage.params
     store = Ragged(features, "features")
     colours = None if colour is None else Ragged(colour, "features")
-    extras = Extras(method.needs(own) if hasattr(method, "needs") else (), store, colours)
+    extras = Extras(method.needs(own), store, colours)
     inputs = [store.hash] if colours is None else [store.hash, colours.hash]
     made = Provenance.of("cut", params | {"seed": seed}, inputs)
     place = pick(device)
-    attrs = {"method": stage.method, "outcomes": getattr(method, "OUTCOMES", {})}
+    attrs: dict[str, Any] = {"method": stage.method, "outcomes": dict(method.TRAITS.outcomes)}
     finish = _Refiner.of(stage.settings, manifest, Path(features).stem)
     if finish:
         attrs["cells"] = finish.cells
@@ -71,8 +74,8 @@ def run(
         return finished(i, method.cut(store[i].astype(np.float32), own, seed, store.ids[i], **extras.of(i)))
 
     with one_thread(), RaggedWriter(out, "segments", dtype="uint8", attrs=attrs, provenance=made) as writer:
-        if place.type == "cuda" and hasattr(method, "cut_batch"):
-            found = cut_together(method, own, store, seed, str(place))
+        if place.type == "cuda" and method.TRAITS.batched:
+            found = cut_together(stage.module, own, store, seed, str(place))
             results = ordered(lambda i: finished(i, found[i]), range(len(store)), threads)
         else:
             results = track(ordered(one, range(len(store)), threads), len(store), "cut")

@@ -27,13 +27,6 @@ TWO_THREADS = (
     "inputs", "features", "adapt_neighbours", "adapt_fit", "reduce_fit", "foreground_fit", "cluster_fit",
     "rounds_train", "evaluate_probe", "evaluate_codes",
 )  # fmt: skip
-REGIONS = {
-    "kmeans": "segments",
-    "maskcut": "masks",
-    "primaps": "masks",
-    "shi_malik": "segments",
-    "spectral": "segments",
-}
 
 
 @dataclass(frozen=True)
@@ -61,14 +54,9 @@ class Work:
 
 
 def regions_an_image(recipe: Recipe) -> float:
-    """Regions that a cut finds in an image, at most: its own limit, one for those that find one object."""
+    """The most regions that the recipe's cut finds in an image."""
     cut = recipe.stage("cut")
-    if cut.method == "grid":
-        return int(cut.params.rows) * int(cut.params.columns)
-    if cut.method == "argmax":
-        return recipe.code_length
-    name = REGIONS.get(str(cut.method))
-    return 1 if name is None or getattr(cut.params, "mode", "") == "fiedler" else int(getattr(cut.params, name))
+    return int(cut.module.regions_per_image(cut.params, 0 if recipe.adapt is None else recipe.code_length))
 
 
 def vectors_of(recipe: Recipe, images: Images, regions: float | None = None) -> tuple[int, int, int]:
