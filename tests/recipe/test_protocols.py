@@ -13,7 +13,7 @@ from maskmill.cut import Need
 from maskmill.recipe import registry
 from maskmill.recipe.sections import Model
 
-STAGES = ("cut",)
+STAGES = ("cut", "regions", "reduce", "foreground", "cluster", "refine")
 METHODS = [(stage, name) for stage in STAGES for name in registry.available(stage)]
 
 
@@ -31,9 +31,15 @@ def asked(stage: str, module: ModuleType) -> type:
     """The protocol that a method must satisfy, by its traits."""
     package = importlib.import_module(f"maskmill.{stage}")
     traits = module.TRAITS
-    special = {"cut": ("batched", "BatchedMethod")}
-    trait, name = special.get(stage, ("", ""))
-    return getattr(package, name if trait and getattr(traits, trait) else "Method")
+    name = "Method"
+    if stage == "cut" and traits.batched:
+        name = "BatchedMethod"
+    if stage == "reduce" and traits.fitted:
+        name = "FittedMethod"
+    if stage == "regions" and traits.pools:
+        name = "CropPooling" if traits.photos else "TokenPooling"
+    protocol: type = getattr(package, name)
+    return protocol
 
 
 @pytest.mark.parametrize(("stage", "name"), METHODS)
@@ -47,18 +53,19 @@ def test_a_method_satisfies_the_protocol_of_its_stage(stage: str, name: str) -> 
         given = list(inspect.signature(getattr(module, function)).parameters.values())
         assert [p.name for p in given[: len(expected)]] == [p.name for p in expected], function
         for more in given[len(expected) :]:
-            assert more.default is not more.empty or (stage, function) in MORE, f"{function}: {more.name}"
+            given_by_name = more.name in MORE.get((stage, function), ())
+            assert more.default is not more.empty or given_by_name, f"{function}: {more.name}"
 
 
 # Functions whose further parameters are given by name, and the names that they may have.
-MORE = {("cut", "cut"): set(get_args(Need))}
+MORE = {("cut", "cut"): set(get_args(Need)), ("cluster", "fit"): {"images", "foreground", "head"}}
 
 
-@pytest.mark.parametrize(("stage", "name"), [method for method in METHODS if (method[0], method[0]) in MORE])
-def test_a_cut_asks_for_what_it_takes(stage: str, name: str) -> None:
-    module = registry.load(stage, name)
+@pytest.mark.parametrize("name", registry.available("cut"))
+def test_a_cut_asks_for_what_it_takes(name: str) -> None:
+    module = registry.load("cut", name)
     more = set(list(inspect.signature(module.cut).parameters)[4:])
-    assert more <= MORE[stage, "cut"]
+    assert more <= MORE["cut", "cut"]
     assert set(module.needs(module.Params())) <= more
     assert ("colour" in more) == module.TRAITS.colour
 
@@ -67,3 +74,20 @@ def test_a_cut_asks_for_what_it_takes(stage: str, name: str) -> None:
 def test_a_cut_says_how_many_segments_it_finds(name: str) -> None:
     module = registry.load("cut", name)
     assert 1 <= module.regions_per_image(module.Params(), 7) <= 254
+
+
+@pytest.mark.parametrize("name", registry.available("cluster"))
+def test_a_clustering_takes_what_its_traits_say(name: str) -> None:
+    module = registry.load("cluster", name)
+    more = set(list(inspect.signature(module.fit).parameters)[4:])
+    assert more == ({"images", "foreground"} if module.TRAITS.reads_images else set()) | (
+        {"head"} if module.TRAITS.reads_head else set()
+    )
+
+
+@pytest.mark.parametrize("name", registry.available("reduce"))
+def test_a_reduction_says_what_it_makes_and_takes(name: str) -> None:
+    module = registry.load("reduce", name)
+    params = module.Params()
+    assert module.dimensions(params, 384) == (params.dimensions if module.TRAITS.fitted else 384)
+    assert (module.memory_gb(params) > 0) == (module.row_bytes(384, params) > 0) == module.TRAITS.bounded_memory

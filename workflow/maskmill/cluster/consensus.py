@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from maskmill.cluster import Traits
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
     from maskmill.cluster._nodes import Nodes
     from maskmill.cluster.kmeans import Source
+
+
+TRAITS = Traits()
 
 
 class Params(CountedParams):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from maskmill.cluster import Traits
 from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
 from maskmill.errors import NumericsError
 from maskmill.store.codebook import Codebook, assign
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from maskmill.cluster._nodes import Nodes
     from maskmill.cluster.kmeans import Source
+
+
+TRAITS = Traits()
 
 
 class Params(NodeParams):

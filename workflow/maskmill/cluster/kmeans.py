@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from maskmill.cluster import Traits
 from maskmill.recipe.sections import Model
 from maskmill.store.codebook import Codebook
 from maskmill.store.codebook import assign as assign
 
 Source = np.ndarray | Callable[[], Iterator[np.ndarray]]
+
+
+TRAITS = Traits()
 
 
 class Params(Model):

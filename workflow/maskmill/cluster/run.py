@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from maskmill.cluster import Method
 from maskmill.cluster._foreground import ForegroundTokens
 from maskmill.cluster._selection import measure
 from maskmill.errors import NumericsError, StoreError
@@ -45,16 +46,16 @@ def fit(
 
     torch.set_num_threads(threads)
     stage = Stage.of("cluster", params)
-    module = stage.module
+    method: Method = stage.module
     ground = books.read(foreground) if foreground is not None else None
     stores = _open(vector_stores, ground)
     limit = int(stage.settings.max_fit_points)
     more: dict[str, Any] = {}
-    if getattr(module, "READS_IMAGES", False):
+    if method.TRAITS.reads_images:
         more = {"images": _images([Ragged(path) for path in vector_stores]), "foreground": ground}
-    if getattr(module, "READS_HEAD", False):
+    if method.TRAITS.reads_head:
         more = {"head": head}
-    found, _ = module.fit(_source(stores, limit, seed), stage.params, seed, device, **more)
+    found, _ = method.fit(_source(stores, limit, seed), stage.params, seed, device, **more)
     made_of = [store.hash for store in stores] + ([ground.hash] if ground is not None else [])
     provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, made_of)
     if out_selection is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from maskmill.cluster import Traits
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
 from maskmill.errors import NumericsError
 from maskmill.store.codebook import Codebook
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from maskmill.cluster.kmeans import Source
 
 DENSE = 3000  # nodes up to which all eigenvectors are computed
+
+
+TRAITS = Traits()
 
 
 class Params(CountedParams):

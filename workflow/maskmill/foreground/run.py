@@ -17,6 +17,7 @@ import numpy as np
 
 from maskmill.backbones.attention import cls_queries
 from maskmill.errors import NumericsError, StoreError, UserError
+from maskmill.foreground import Method
 from maskmill.foreground._votes import Votes, lay, otsu
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
@@ -61,14 +62,15 @@ def count(
 
     torch.set_num_threads(1)
     stage = _stage(params)
+    method: Method = stage.module
     book, tokens, seen = books.read(codebook), Ragged(vectors), Ragged(keys)
-    queries = cls_queries(seen, f"foreground.method {stage.method}")
+    queries = cls_queries(seen, f"foreground.method {stage.method}") if method.TRAITS.reads_query else None
     votes = Votes(len(book))
     for image_id, values in track(tokens.images(), len(tokens), "foreground"):
         h, w, d = values.shape
         i = seen.index(image_id)
         try:
-            mask = stage.module.mask(seen[i].astype(np.float32), queries[i], stage.params)
+            mask = method.mask(seen[i].astype(np.float32), None if queries is None else queries[i], stage.params)
         except UserError as error:
             raise type(error)(f"{seen.path}: {image_id}: {error}") from None
         if mask is not None:

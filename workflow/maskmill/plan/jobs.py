@@ -9,7 +9,6 @@ from typing import Literal
 from maskmill.dag.benchmarks import RULES
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import Images
-from maskmill.recipe import registry
 from maskmill.recipe.model import CODES, Recipe, Run
 
 Unit = Literal["images", "points", "samples", "jobs"]
@@ -68,8 +67,7 @@ def vectors_of(recipe: Recipe, images: Images, regions: float | None = None) -> 
     count = images.tokens(feature_set.size, shape.stride) if recipe.tokens else 0
     if not recipe.tokens:
         count = round(images.count * (regions_an_image(recipe) if regions is None else regions))
-    reduced = getattr(recipe.reduce.params, "dimensions", None) or depth
-    return count, depth, int(reduced)
+    return count, depth, int(recipe.reduce.module.dimensions(recipe.reduce.params, depth))
 
 
 def used_sets(run: Run) -> dict[str, set[str]]:
@@ -181,9 +179,9 @@ def _of_recipe(name: str, recipe: Recipe, run: Run, images: Images, regions: flo
         if labels and run.config.evaluate.objects is not None:
             yield _work("evaluate_objects", name, 1, images.count)
     if recipe.reduce.method != "none":
-        module = registry.load("reduce", str(recipe.reduce.method))
-        limit = recipe.reduce.settings.max_fit_points or module.MAX_FIT_POINTS
-        memory = int(1100 * getattr(recipe.reduce.params, "memory_gb", 0))
+        method = recipe.reduce.module
+        limit = recipe.reduce.settings.max_fit_points or method.TRAITS.max_fit_points
+        memory = int(1100 * method.memory_gb(recipe.reduce.params))
         yield _fit("reduce_fit", name, 1, min(count, limit), depth, memory)
         yield _mapped("reduce_map", name, images)
     vector = depth if recipe.reduce.method == "none" else reduced

@@ -129,7 +129,8 @@ def _check_foreground(recipe: Recipe, path: Path) -> None:
             f"{path}: foreground: regions.pool: {recipe.regions.method!r} has a background from its cut; "
             "drop the section, or use pool: token"
         )
-    _check_keys(recipe, stage, path)
+    if stage.module.TRAITS.reads_query:
+        _check_keys(recipe, stage, path)
 
 
 def _check_keys(recipe: Recipe, stage: Stage, path: Path) -> None:

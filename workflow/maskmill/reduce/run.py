@@ -10,6 +10,7 @@ import numpy as np
 
 from maskmill.errors import StoreError, UserError
 from maskmill.recipe.model import Stage
+from maskmill.reduce import FittedMethod
 from maskmill.store.artefact import Provenance, read_tensors, write_tensors
 from maskmill.store.ragged import Ragged, RaggedWriter
 
@@ -32,13 +33,14 @@ def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out:
 
     torch.set_num_threads(threads)
     stage = Stage.of("reduce", params)
-    module, own = stage.module, stage.params
+    method: FittedMethod = stage.module
+    own = stage.params
     opened = [Ragged(path) for path in stores]
-    limit = int(stage.settings.max_fit_points or module.MAX_FIT_POINTS)
+    limit = int(stage.settings.max_fit_points or method.TRAITS.max_fit_points)
     total = sum(int(store.offsets[-1]) for store in opened)
-    if hasattr(module, "row_bytes"):  # before anything is read
+    if method.TRAITS.bounded_memory:  # before anything is read
         d = next((store.depth or 1 for store in opened), 1)
-        check_memory(min(total, limit), d, module.row_bytes(d, own), own.memory_gb)
+        check_memory(min(total, limit), d, method.row_bytes(d, own), method.memory_gb(own))
     if total > limit:
         sample = sample_rows(opened, limit, seed)
 
@@ -49,7 +51,7 @@ def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out:
         def blocks() -> Iterator[np.ndarray]:
             return by_id(opened, BLOCK)
 
-    model, diagnostics = module.fit(blocks, own, seed)
+    model, diagnostics = method.fit(blocks, own, seed)
     tensors = {f"diagnostics.{key}": np.array(value) for key, value in diagnostics.items()}
     provenance = Provenance.of("reduce", dict(params) | {"seed": seed}, [store.hash for store in opened])
     write_tensors(out, model | tensors, provenance)
@@ -73,15 +75,15 @@ class Reduction:
         if made_by.get("stage") != "reduce":
             raise StoreError(f"{model}: not a model of the reduce stage; check the path")
         stage = Stage.of("reduce", _section_of(made_by), str(model)) if params is None else Stage.of("reduce", params)
-        self._module, self._own = stage.module, stage.params
-        self.depth, self.hash = int(self._module.depth(fitted)), str(made_by.get("hash", ""))
-        prepare = getattr(self._module, "prepare", None)  # what needs work once, not an image
-        self._ready = prepare(fitted, self._own) if prepare else fitted
+        self._method: FittedMethod = stage.module
+        self._own = stage.params
+        self.depth, self.hash = int(self._method.depth(fitted)), str(made_by.get("hash", ""))
+        self._ready = self._method.prepare(fitted, self._own)
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Vectors [h, w, d] -> [h, w, depth] float32."""
         h, w, d = values.shape
-        reduced: np.ndarray = self._module.transform(values.reshape(h * w, d), self._ready, self._own)
+        reduced = self._method.transform(values.reshape(h * w, d), self._ready, self._own)
         return reduced.reshape(h, w, self.depth)
 
 

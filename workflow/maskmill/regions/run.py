@@ -11,6 +11,7 @@ import numpy as np
 from maskmill.errors import ConfigError, StoreError
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import FeatureSet, Regions, validate
+from maskmill.regions import TokenPooling
 from maskmill.store.artefact import Provenance, write_table
 from maskmill.store.ragged import Ragged, RaggedWriter
 
@@ -73,7 +74,7 @@ def run(
     stage = Stage.of("regions", {key: value for key, value in params.items() if key != "feature_set"})
     cut = Ragged(segments, "segments")
     images = list(_images(cut, stage.settings.min_area))
-    if getattr(stage.module, "PHOTOS", False):
+    if stage.module.TRAITS.photos:
         source = _from_photos(images, stage, params.get("feature_set"), network, Path(segments).stem)
     else:
         source = _from_tokens(images, features, stage)
@@ -96,6 +97,7 @@ def _images(cut: Ragged, min_area: float) -> Iterator[Image]:
 
 def _from_tokens(images: list[Image], features: str | Path | None, stage: Stage[Regions]) -> Source:
     """Vectors pooled from stored tokens."""
+    method: TokenPooling = stage.module
     if features is None:
         raise ConfigError("maskmill regions: this pooling reads stored tokens; give --features")
     tokens = Ragged(features, "features")
@@ -104,7 +106,7 @@ def _from_tokens(images: list[Image], features: str | Path | None, stage: Stage[
         raise StoreError(f"{features}: no features of {len(absent)} segmented images, first {absent[0]!r}; delete it")
     depth = tokens.depth or 1
     vectors = (
-        stage.module.pool(tokens[image.id].astype(np.float32), image.segments, stage.params)[0]
+        method.pool(tokens[image.id].astype(np.float32), image.segments, stage.params)[0]
         if len(image.ids)
         else np.zeros((0, depth), np.float32)
         for image in images
@@ -141,7 +143,7 @@ def _from_photos(
     ]
     with memory_advice("batch_size", network.batch_size, "lower regions.longest or regions.size"):
         backbone = load(network.weights, validate(FeatureSet, feature_set, "--params", "regions.feature_set"), place)
-        found = describe(jobs, backbone, stage.params, network.batch_size, network.threads)
+        found = describe(jobs, backbone, stage, network.batch_size, network.threads)
     nothing = np.zeros((0, backbone.depth), np.float32)
     return Source(backbone.depth, backbone.digest, (found.get(image.id, nothing) for image in images))
 
