@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from maskmill.numerics.points import Source
     from maskmill.recipe.sections import Model
     from maskmill.store.codebook import Codebook
 
@@ -37,7 +38,7 @@ class Method(Protocol):
     Params: type[Model]
     TRAITS: Traits
 
-    def fit(self, source: Any, params: Any, seed: int, device: str, **given: Any) -> tuple[Codebook, dict[str, Any]]:
+    def fit(self, source: Source, params: Any, seed: int, device: str, **given: Any) -> tuple[Codebook, dict[str, Any]]:
         """Cluster points; the result depends on the points, their order, the parameters and the seed only.
 
         Args:

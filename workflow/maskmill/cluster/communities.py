@@ -21,7 +21,7 @@ from maskmill.store.codebook import Codebook
 if TYPE_CHECKING:
     import numpy as np
 
-    from maskmill.cluster.kmeans import Source
+    from maskmill.numerics.points import Source
 
 Images = Callable[[], "Iterator[tuple[np.ndarray, bool]]"]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from maskmill.cluster._nodes import Nodes
-    from maskmill.cluster.kmeans import Source
+    from maskmill.numerics.points import Source
 
 
 TRAITS = Traits()

@@ -16,7 +16,7 @@ from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
-    from maskmill.cluster.kmeans import Source
+    from maskmill.numerics.points import Source
 
 
 TRAITS = Traits()

@@ -15,7 +15,7 @@ from maskmill.recipe.sections import Model
 from maskmill.store.codebook import Codebook, assign
 
 if TYPE_CHECKING:
-    from maskmill.cluster.kmeans import Source
+    from maskmill.numerics.points import Source
 
 
 TRAITS = Traits(reads_head=True)

@@ -1,9 +1,9 @@
 """foreground: fine clusters of tokens against foreground masks -> a codebook of background and foreground. Files only.
 
 Cluster-based foreground extraction (CBFE) of Leopart. A mask of one image is noisy, but a cluster that lies inside such
-masks wherever it occurs is foreground, also where the mask misses it. Three kinds of jobs: `maskmill foreground fit`
-clusters tokens finely (spherical k-means, by the code of the stage cluster), `count` counts a shard, `choose` adds the
-counts up and draws the line.
+masks wherever it occurs is foreground, also where the mask misses it. There are three kinds of jobs: `maskmill
+foreground fit` clusters tokens finely (spherical k-means), `count` counts a shard, `choose` adds the counts up and
+draws the line.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from maskmill.backbones.attention import cls_queries
 from maskmill.errors import NumericsError, StoreError, UserError
 from maskmill.foreground import Method
 from maskmill.foreground._votes import Votes, lay, otsu
+from maskmill.numerics import kmeans
+from maskmill.numerics.points import points_of
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Foreground
@@ -40,6 +42,36 @@ def fine_params(params: Mapping[str, Any]) -> dict[str, Any]:
 def _stage(params: Mapping[str, Any]) -> Stage[Foreground]:
     """The stage of what one kind of job is given: the keys that it depends on, and `kmeans`, the version of k-means."""
     return Stage.of("foreground", {key: value for key, value in params.items() if key != "kmeans"})
+
+
+def fit(
+    vector_stores: Sequence[str | Path],
+    params: Mapping[str, Any],
+    seed: int,
+    out: str | Path,
+    threads: int,
+    device: str = "auto",
+) -> None:
+    """Cluster at most `max_fit_points` tokens of all shards finely and write the codebook.
+
+    It is the codebook that the stage cluster makes of the section `fine_params(params)`, and says so.
+
+    Args:
+        vector_stores: one Ragged of tokens a shard; the result does not depend on how images are spread over them.
+        params: the section, or its keys `clusters` and `max_fit_points`.
+
+    Raises:
+        NumericsError: NaN or infinite values, or fewer distinct tokens than clusters.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    settings, fine = _stage(params).settings, fine_params(params)
+    stores = [Ragged(path) for path in vector_stores]
+    points = points_of(stores, settings.max_fit_points, seed)
+    own = kmeans.Settings(clusters=settings.clusters, spherical=True)
+    book, _ = kmeans.fit(points, own, seed, device, "foreground.clusters")
+    books.write(out, book, Provenance.of("cluster", fine | {"seed": seed}, [store.hash for store in stores]))
 
 
 def count(
