@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from maskmill.adapt import _masks, acseg, dinosaur
 from maskmill.adapt._attention import Attention
-from maskmill.adapt._concepts import ConceptHead, affinity, modularity
-from maskmill.adapt._slots import MlpDecoder, SlotAttention, TransformerDecoder
+from maskmill.adapt.acseg.concepts import ConceptHead, affinity, modularity
+from maskmill.adapt.dinosaur.slots import MlpDecoder, SlotAttention, TransformerDecoder
 from maskmill.cli.app import app
 from maskmill.cut import argmax
 from maskmill.errors import ConfigError, NumericsError

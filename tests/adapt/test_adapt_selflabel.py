@@ -12,10 +12,11 @@ import pytest
 import torch
 from test_adapt import DEPTH, FAST, scenes, write
 
-from maskmill.adapt import _data, _information, _selflabel, _trainer, _views, _warp, iic, mdc, picie, run
+from maskmill.adapt import _data, _selflabel, _trainer, _views, _warp, iic, mdc, picie, run
 from maskmill.adapt._data import TokenImages
 from maskmill.adapt._job import Job
 from maskmill.adapt._streaming import StreamingKMeans, nearest
+from maskmill.adapt.iic import information as _information
 from maskmill.errors import NumericsError
 from maskmill.images.interpolate import resize_maps
 from maskmill.store.artefact import read_json, read_tensors

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.adapt import _positives, _teachers, hp, primaps_em, run, smooseg
+from maskmill.adapt import _teachers, hp, primaps_em, run, smooseg
 from maskmill.adapt._data import TokenImages
 from maskmill.adapt._job import Job
 from maskmill.adapt._modules import Prototypes
+from maskmill.adapt.hp import positives as _positives
 from maskmill.cluster import prototypes
 from maskmill.cut import primaps
 from maskmill.store.ragged import Ragged, RaggedWriter

@@ -58,7 +58,7 @@ def code_length(params: Params, clusters: int) -> int:
 
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> masks [n, slots, h, w] that sum to one."""
-    from maskmill.adapt._slots import MlpDecoder, SlotAttention, SlotHead, TransformerDecoder
+    from maskmill.adapt.dinosaur.slots import MlpDecoder, SlotAttention, SlotHead, TransformerDecoder
 
     size, layers = params.slot_size, params.layers
     decoder: torch.nn.Module

@@ -78,8 +78,9 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     """
     import torch
 
-    from maskmill.adapt import _positives, _trainer
+    from maskmill.adapt import _trainer
     from maskmill.adapt._modules import probe_loss, unit, usage
+    from maskmill.adapt.hp import positives
 
     head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
     head.pool_features.copy_(unit(torch.from_numpy(references(images, params, job, "features")).to(job.device)))
@@ -91,12 +92,12 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
         places = _anchors(x, params.tokens, draws)
         with torch.autocast(x.device.type, enabled=False):  # whether a cosine exceeds another wants float32
             f, own = (unit(_rows(maps.float(), places)) for maps in (x, _teach(head, x)))
-            around = _positives.mixed(codes.float(), x)
+            around = positives.mixed(codes.float(), x)
             z, mix = (unit(head.projection(_rows(maps.float(), places))) for maps in (codes, around))
-            rule = _positives.Rule(places.shape[1], growth(step, params), params.temperature)
+            rule = positives.Rule(places.shape[1], growth(step, params), params.temperature)
             drawn = torch.rand(places.shape[1], len(f), generator=draws, device=x.device) < params.negatives
             pools = (head.pool_features, head.pool_codes)
-            contrast, shares = _positives.loss((z, mix), (f, own), pools, drawn, rule)
+            contrast, shares = positives.loss((z, mix), (f, own), pools, drawn, rule)
         cosine = head.prototypes(codes.detach())
         parts = {"contrast": contrast, "probe": probe_loss(cosine)}
         return sum(parts.values()), len(x), parts | shares | usage(cosine.detach())

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from maskmill.adapt._data import Images
     from maskmill.adapt._encoder import Encoder
-    from maskmill.adapt._information import ClassHead
     from maskmill.adapt._job import Job
+    from maskmill.adapt.iic.information import ClassHead
 
 
 class Params(ViewParams):
@@ -48,8 +48,8 @@ def code_length(params: Params, clusters: int) -> int:
 
 def build(depth: int, params: Params, clusters: int, encoder: Encoder | None = None) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> class probabilities [n, k, h, w], and `prototypes`."""
-    from maskmill.adapt._information import ClassHead
     from maskmill.adapt._selflabel import small_head
+    from maskmill.adapt.iic.information import ClassHead
 
     return ClassHead(small_head(depth, params, encoder), params.dimensions, clusters, params.over_factor * clusters)
 
@@ -60,9 +60,10 @@ def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray]
     Raises:
         NumericsError: a loss that is not finite.
     """
-    from maskmill.adapt import _information, _trainer, _views
+    from maskmill.adapt import _trainer, _views
     from maskmill.adapt._modules import usage
     from maskmill.adapt._selflabel import rates
+    from maskmill.adapt.iic import information
 
     head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters, images.encoder))
     length = _views.span(len(images), params)
@@ -71,7 +72,7 @@ def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray]
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         over = step // turn % 2 == 0
         one, two, seen = views(head, batch, params.scale, over, images.multiple)
-        found = _information.loss(one, two, params.shift, params.lam_over if over else params.lam)
+        found = information.loss(one, two, params.shift, params.lam_over if over else params.lam)
         kept = {"over": found} if over else {"main": found} | usage(seen.detach())
         return found, len(batch[0]), kept
 

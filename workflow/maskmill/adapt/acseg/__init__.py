@@ -52,7 +52,7 @@ def code_length(params: Params, clusters: int) -> int:
 
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> assignments [n, concepts, h, w] in 0..1."""
-    from maskmill.adapt._concepts import ConceptHead
+    from maskmill.adapt.acseg.concepts import ConceptHead
 
     return ConceptHead(depth, params.concepts, params.blocks, params.heads, params.hidden, params.centre == "image")
 
@@ -66,7 +66,7 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     import torch
 
     from maskmill.adapt import _masks, _trainer
-    from maskmill.adapt._concepts import affinity, modularity
+    from maskmill.adapt.acseg.concepts import affinity, modularity
 
     head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
 
