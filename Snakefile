@@ -18,34 +18,17 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/common/adapt.smk"
-include: "workflow/rules/common/masks.smk"
-include: "workflow/rules/common/rounds.smk"
-include: "workflow/rules/common/results.smk"
-include: "workflow/rules/inputs.smk"
-include: "workflow/rules/features.smk"
-include: "workflow/rules/adapt.smk"
-include: "workflow/rules/cut.smk"
-include: "workflow/rules/regions.smk"
-include: "workflow/rules/reduce.smk"
-include: "workflow/rules/foreground.smk"
-include: "workflow/rules/cluster.smk"
-include: "workflow/rules/paint.smk"
-include: "workflow/rules/rounds.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/export.smk"
-include: "workflow/rules/report.smk"
+
+
+for stage in STAGES:
+
+    include: f"workflow/rules/{stage.name}.smk"
 
 
 rule all:
     default_target: True
     input:
-        report="results/report.html",
-        exports=expand(
-            "results/recipes/{recipe}/seed{seed}/export",
-            recipe=RUN.recipes,
-            seed=RUN.config.seeds[:1],
-        ),
+        targets(GRAPH),
     localrule: True
 
 

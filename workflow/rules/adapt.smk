@@ -2,76 +2,66 @@
 # the recipe, made shard by shard.
 rule adapt_neighbours:
     input:
-        manifest=ancient("results/inputs/manifest.parquet"),
-        features=lambda wc: adapt_features(wc, shards()),
+        unpack(inputs("adapt_neighbours")),
     output:
-        "results/recipes/{recipe}/neighbours.parquet",
+        out=path("adapt_neighbours"),
     log:
         "logs/adapt_neighbours/{recipe}.log",
     benchmark:
         "benchmarks/adapt_neighbours/{recipe}.tsv"
-    threads: 2
+    threads: cores("adapt_neighbours")
     resources:
-        mem_mb=lambda wc, attempt: 4000 * attempt,
-        runtime=lambda wc, attempt: 120 * attempt,
+        mem_mb=memory("adapt_neighbours"),
+        runtime=minutes("adapt_neighbours"),
     params:
-        adapt=neighbours_params,
-        folder=adapt_folder,
+        depends=depends("adapt_neighbours"),
+        files=options("adapt_neighbours"),
     shell:
-        "maskmill adapt neighbours --features {params.folder} --manifest {input.manifest} --params {params.adapt:q}"
-        " --out {output} --threads {threads} &> {log}"
+        "maskmill adapt neighbours {params.files} --params {params.depends:q} --threads {threads} &> {log}"
 
 
 rule adapt_fit:
     input:
-        unpack(adapt_inputs),
-        manifest=ancient("results/inputs/manifest.parquet"),
+        unpack(inputs("adapt_fit")),
     output:
-        head="results/recipes/{recipe}/seed{seed}/adapt/head.safetensors",
-        monitor="results/recipes/{recipe}/seed{seed}/adapt/monitor.json",
-        timing="results/recipes/{recipe}/seed{seed}/adapt/timing.json",
+        out=path("adapt_fit"),
+        monitor=path("adapt_fit", "monitor"),
+        timing=path("adapt_fit", "timing"),
     log:
         "logs/adapt_fit/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/adapt_fit/{recipe}/seed{seed}.tsv"
-    threads: lambda wc: 8 if RUN.recipes[wc.recipe].unfrozen else 2
+    threads: cores("adapt_fit")
     resources:
-        mem_mb=lambda wc, attempt: (16000 if RUN.recipes[wc.recipe].unfrozen else 6000)
-        * attempt,
-        runtime=lambda wc, attempt: 240 * attempt,
+        mem_mb=memory("adapt_fit"),
+        runtime=minutes("adapt_fit"),
         gpu=0,
-        checkpoint_steps=lambda wc: (
-            RUN.recipes[wc.recipe].adapt.settings.checkpoint_steps
-        ),
-        cache_mib=lambda wc: RUN.recipes[wc.recipe].adapt.settings.cache_mib,
+        checkpoint_steps=setting("adapt", "checkpoint_steps"),
+        cache_mib=setting("adapt", "cache_mib"),
     params:
-        adapt=adapt_params,
-        options=adapt_options,
+        depends=depends("adapt_fit"),
+        files=options("adapt_fit"),
     shell:
-        "maskmill adapt fit --manifest {input.manifest} --params {params.adapt:q}"
-        " --seed {wildcards.seed} --out {output.head} --monitor {output.monitor} --timing {output.timing}"
-        " {params.options} --checkpoint-steps {resources.checkpoint_steps} --cache-mib {resources.cache_mib}"
-        " --threads {threads} &> {log}"
+        "maskmill adapt fit {params.files} --params {params.depends:q} --seed {wildcards.seed}"
+        " --checkpoint-steps {resources.checkpoint_steps} --cache-mib {resources.cache_mib} --threads {threads} &> {log}"
 
 
 rule adapt_map:
     input:
-        unpack(adapt_map_inputs),
-        head="results/recipes/{recipe}/seed{seed}/adapt/head.safetensors",
+        unpack(inputs("adapt_map")),
     output:
-        directory("results/recipes/{recipe}/seed{seed}/adapt/{shard}.zarr"),
+        out=directory(path("adapt_map")),
     log:
         "logs/adapt_map/{recipe}/seed{seed}/{shard}.log",
     benchmark:
         "benchmarks/adapt_map/{recipe}/seed{seed}/{shard}.tsv"
-    priority: SOON
-    threads: lambda wc: 2 if RUN.recipes[wc.recipe].unfrozen else 1
+    priority: READER_PRIORITY
+    threads: cores("adapt_map")
     resources:
-        mem_mb=lambda wc, attempt: (6000 if RUN.recipes[wc.recipe].unfrozen else 3000)
-        * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        mem_mb=memory("adapt_map"),
+        runtime=minutes("adapt_map"),
     params:
-        version=STAGE_VERSION["adapt"],
-        options=adapt_map_options,
+        depends=depends("adapt_map"),
+        files=options("adapt_map"),
     shell:
-        "maskmill adapt map {params.options} --head {input.head} --out {output} --threads {threads} &> {log}"
+        "maskmill adapt map {params.files} --shard {wildcards.shard} --threads {threads} &> {log}"

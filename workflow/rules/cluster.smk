@@ -1,48 +1,40 @@
 # cluster: fit a codebook once a seed; map regions to clusters shard by shard (paint maps tokens itself).
 rule cluster_fit:
     input:
-        unpack(foreground_codebook),
-        unpack(cluster_head),
-        manifest=ancient("results/inputs/manifest.parquet"),
-        vectors=lambda wc: [vectors(wc.recipe, shard, wc.seed) for shard in shards()],
+        unpack(inputs("cluster_fit")),
     output:
-        codebook="results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
-        selection="results/recipes/{recipe}/seed{seed}/cluster/selection.json",
+        out=path("cluster_fit"),
+        selection=path("cluster_fit", "selection"),
     log:
         "logs/cluster_fit/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/cluster_fit/{recipe}/seed{seed}.tsv"
-    threads: 2
+    threads: cores("cluster_fit")
     resources:
-        mem_mb=lambda wc, attempt: 6000 * attempt,
-        runtime=lambda wc, attempt: 120 * attempt,
+        mem_mb=memory("cluster_fit"),
+        runtime=minutes("cluster_fit"),
     params:
-        cluster=section("cluster"),
-        folder=vectors_folder,
-        options=cluster_options,
+        depends=depends("cluster_fit"),
+        files=options("cluster_fit"),
     shell:
-        "maskmill cluster fit --vectors {params.folder} --manifest {input.manifest} --params {params.cluster:q}"
-        " --seed {wildcards.seed} --out {output.codebook} --selection {output.selection} --threads {threads}"
-        " {params.options} &> {log}"
+        "maskmill cluster fit {params.files} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
 
 
 rule cluster_map:
     input:
-        vectors=lambda wc: vectors(wc.recipe, wc.shard, wc.seed),
-        table="results/recipes/{recipe}/regions/{shard}.parquet",
-        codebook="results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
+        unpack(inputs("cluster_map")),
     output:
-        "results/recipes/{recipe}/seed{seed}/cluster/{shard}.parquet",
+        out=path("cluster_map"),
     log:
         "logs/cluster_map/{recipe}/seed{seed}/{shard}.log",
     benchmark:
         "benchmarks/cluster_map/{recipe}/seed{seed}/{shard}.tsv"
-    threads: 1
+    threads: cores("cluster_map")
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        mem_mb=memory("cluster_map"),
+        runtime=minutes("cluster_map"),
     params:
-        version=STAGE_VERSION["cluster"],
+        depends=depends("cluster_map"),
+        files=options("cluster_map"),
     shell:
-        "maskmill cluster map --vectors {input.vectors} --table {input.table} --codebook {input.codebook}"
-        " --out {output} &> {log}"
+        "maskmill cluster map {params.files} &> {log}"

@@ -1,6 +1,6 @@
-# What the rules share: the validated configuration, and the functions that pick a job's files.
+# What the rules share: the validated configuration, and the graph of jobs that says what each of them reads and asks for.
 import json
-import re
+import os
 from functools import cache
 from pathlib import Path
 
@@ -8,12 +8,15 @@ from snakemake.exceptions import WorkflowError
 
 from maskmill import access
 from maskmill.dag import slurm
-from maskmill.recipe.model import CODES
-from maskmill.recipe.resolve import load
+from maskmill.dag.files import Graph, path
+from maskmill.dag.jobs import CONSTRAINTS, SCORED, TRAINED, either, targets
 from maskmill.errors import UserError
+from maskmill.export.files import segmenter_section
 from maskmill.inputs.listing import listing_fingerprint
+from maskmill.recipe.origin import Origin
+from maskmill.recipe.resolve import load
+from maskmill.recipe.stages import STAGES
 from maskmill.store.manifest import read_shards
-from maskmill.versions import STAGE_VERSION
 
 
 def guarded(function, *arguments):
@@ -24,48 +27,18 @@ def guarded(function, *arguments):
         raise WorkflowError(str(error)) from None
 
 
-RUN = guarded(load, config, Path(workflow.basedir) / "recipes")
+own_files = [f for f in workflow.configfiles if f not in workflow.overwrite_configfiles]
+ORIGIN = Origin(
+    [*own_files, *workflow.overwrite_configfiles], workflow.config_settings.config
+)
+RUN = guarded(load, config, Path(workflow.basedir) / "recipes", ORIGIN)
 # Before the first file is written; jobs inherit it.
 access.restrict(RUN.config.readers, ".snakemake")
-SEED = RUN.config.seeds[0]
-# Where stores are not kept, what reads them runs before new ones are made: only a few lie on the disk at once.
-SOON = 1 if RUN.temporary else 0
-OBJECTS = bool(RUN.config.labels) and RUN.config.evaluate.objects is not None
-
-
-wildcard_constraints:
-    recipe="[^/]+",
-    features="[^/]+",
-    weights="[^/]+",
-    shard="s[0-9a-f]{10}",
-    seed=r"\d+",
-    round=r"\d+",
-
-
-def keys(stage, body):
-    """A rule's `params`: exactly the keys that it depends on and its stage's code version, as JSON."""
-    return json.dumps({"version": STAGE_VERSION[stage], **body}, sort_keys=True)
-
-
-def either(names):
-    """A wildcard's constraint: one of these names, or nothing at all."""
-    return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
-
-
-def section(stage):
-    """The params of a recipe's stage."""
-    return lambda wc: keys(stage, RUN.recipes[wc.recipe].stage(stage).as_dict())
 
 
 @cache
-def _shards(path, mtime_ns):
-    return read_shards(path)
-
-
-def shards():
-    """The shards of the manifest; waits for the checkpoint."""
-    path = checkpoints.inputs.get().output.manifest
-    found = _shards(str(path), os.stat(path).st_mtime_ns)
+def _shards(file, mtime_ns):
+    found = read_shards(file)
     sets = max(len(RUN.feature_sets), len(RUN.recipes) * len(RUN.config.seeds))
     guarded(
         slurm.arrays_fit, workflow.executor_settings, workflow.nodes, len(found), sets
@@ -73,115 +46,65 @@ def shards():
     return found
 
 
-def every_shard(pattern):
-    """An input function: `pattern` with the job's wildcards, once a shard."""
-    return lambda wc: [pattern.format(**dict(wc), shard=shard) for shard in shards()]
+def shards():
+    """The shards of the manifest; waits for the checkpoint."""
+    file = str(checkpoints.inputs.get().output.manifest)
+    return _shards(file, os.stat(file).st_mtime_ns)
 
 
-def slug(recipe, name):
-    """The folder of a recipe's feature set `name`."""
-    return RUN.recipes[recipe].features[name].slug
+wildcard_constraints:
+    recipe=CONSTRAINTS["recipe"],
+    features=CONSTRAINTS["features"],
+    weights=CONSTRAINTS["weights"],
+    shard=CONSTRAINTS["shard"],
+    seed=CONSTRAINTS["seed"],
+    round=SCORED,
 
 
-def feature_folder(recipe, name, seed=SEED):
-    """The folder of a recipe's feature set; its codes are those of a seed."""
-    if name == CODES:
-        return f"results/recipes/{recipe}/seed{seed}/adapt"
-    return f"results/features/{slug(recipe, name)}"
+GRAPH = Graph(RUN, shards)
+# Where stores are not kept, what reads them runs before new ones are made: only a few lie on the disk at once.
+READER_PRIORITY = 1 if RUN.temporary else 0
 
 
-def stage_features(stage):
-    """The feature store that a recipe's stage reads, for one shard."""
+def inputs(of):
+    """The files that a job reads, by the names of its verb's options."""
 
-    def pick(wc):
-        name = RUN.recipes[wc.recipe].stage(stage).settings.features
-        return f"{feature_folder(wc.recipe, name)}/{wc.shard}.zarr"
+    def named(name, source):
+        files = [ancient(f) if source.timeless else f for f in source.files]
+        return files if len(files) > 1 or source.passed != "file" else files[0]
 
-    return pick
+    def files(wildcards):
+        found = guarded(GRAPH.inputs, of, dict(wildcards))
+        return {name: named(name, source) for name, source in found.items()}
 
-
-def cut_inputs(wc):
-    """The feature stores that a recipe's cut reads, for one shard: the tokens, and the colours where it has them."""
-    settings = RUN.recipes[wc.recipe].stage("cut").settings
-    names = {"features": settings.features}
-    if settings.colour is not None:
-        names["colour"] = settings.colour
-    return {
-        key: f"{feature_folder(wc.recipe, name)}/{wc.shard}.zarr"
-        for key, name in names.items()
-    }
+    return files
 
 
-def cut_colour(wc):
-    """The colours as an option of `maskmill cut`."""
-    files = cut_inputs(wc)
-    return f"--colour {files['colour']}" if "colour" in files else ""
-
-
-def raw_vectors(recipe, shard, seed=SEED):
-    """What a recipe clusters before reduction: region vectors, or tokens, or the codes of a seed's head.
-
-    Cuts, regions and reductions are made once a recipe: they take the codes of the first seed.
-    """
-    if RUN.recipes[recipe].tokens:
-        name = RUN.recipes[recipe].regions.settings.features
-        return f"{feature_folder(recipe, name, seed)}/{shard}.zarr"
-    return f"results/recipes/{recipe}/regions/{shard}.zarr"
-
-
-def vectors(recipe, shard, seed):
-    """What a recipe clusters, reduced where it has a reduction."""
-    if RUN.recipes[recipe].reduce.method == "none":
-        return raw_vectors(recipe, shard, seed)
-    return f"results/recipes/{recipe}/reduce/{shard}.zarr"
-
-
-def vectors_folder(wc):
-    """The folder of `vectors`."""
-    return os.path.dirname(vectors(wc.recipe, "s0", wc.seed))
-
-
-def student_features(recipe, r):
-    """Name -> folder slug of the feature sets that a recipe's student of round r sees; none where it sees photos."""
-    if RUN.recipes[recipe].photos(r):
-        return {}
-    names = RUN.recipes[recipe].rounds_at(r).settings.features
-    return {name: slug(recipe, name) for name in names}
-
-
-# inputs
-
-
-DEMO_VIDEO = "resources/demo/bikes.mp4"
-IMAGES = DEMO_VIDEO if RUN.config.images == "demo" else RUN.config.images
-
-
-def inputs_files(wc):
-    """What another rule makes; all else is watched through its listing (see params), whatever braces its name has."""
-    return [IMAGES] if IMAGES == DEMO_VIDEO else []
-
-
-def watched(rule, images, labels):
-    """The fingerprint of the files that a rule watches.
-
-    A job that runs in a process of its own (SLURM) plans only itself, but evaluates the params of what it follows: it
-    does not list a million images, each time, for a rule that it cannot run.
-    """
-    own = workflow.is_main_process or rule in workflow.dag_settings.allowed_rules
-    return listing_fingerprint(images, labels) if own else ""
-
-
-# features
-
-
-def weights_params(wc):
-    """Where the weights come from: any feature set of this backbone says it."""
-    sets = [fs for fs in RUN.feature_sets.values() if fs.weights_slug == wc.weights]
-    return keys(
-        "features", {"backbone": sets[0].backbone, "checkpoint": sets[0].checkpoint}
+def options(of):
+    """The same files and those that it writes, as options. Snakemake runs no job again because of this text."""
+    return lambda wildcards, input, output: GRAPH.options(
+        of, dict(wildcards), input, output
     )
 
 
-def weights_file(wc):
-    """The backbone's weights of a feature set."""
-    return f"resources/weights/{RUN.feature_sets[wc.features].weights_slug}.safetensors"
+def depends(of):
+    """What a job runs again for, besides its files."""
+    return lambda wildcards: GRAPH.depends(of, dict(wildcards))
+
+
+def cores(of):
+    return lambda wildcards: GRAPH.needs(of, dict(wildcards)).threads
+
+
+def memory(of):
+    """MB; each further attempt asks for more, as does `minutes`."""
+    return lambda wildcards, attempt: GRAPH.needs(of, dict(wildcards)).memory * attempt
+
+
+def minutes(of):
+    return lambda wildcards, attempt: GRAPH.needs(of, dict(wildcards)).minutes * attempt
+
+
+def setting(stage, key):
+    """A setting of a recipe's stage that changes no result: a resource, which makes no job run again."""
+    return lambda wildcards: getattr(GRAPH.recipe(wildcards).stage(stage).settings, key)

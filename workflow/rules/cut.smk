@@ -1,23 +1,20 @@
 # cut: tokens of one image -> segments, one job a shard.
 rule cut:
     input:
-        unpack(cut_inputs),
-        manifest=ancient("results/inputs/manifest.parquet"),
+        unpack(inputs("cut")),
     output:
-        directory("results/recipes/{recipe}/cut/{shard}.zarr"),
+        out=directory(path("cut")),
     log:
         "logs/cut/{recipe}/{shard}.log",
     benchmark:
         "benchmarks/cut/{recipe}/{shard}.tsv"
-    priority: SOON
-    threads: 1
+    priority: READER_PRIORITY
+    threads: cores("cut")
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
-        runtime=lambda wc, attempt: 120 * attempt,
+        mem_mb=memory("cut"),
+        runtime=minutes("cut"),
     params:
-        cut=section("cut"),
-        colour=cut_colour,
+        depends=depends("cut"),
+        files=options("cut"),
     shell:
-        "maskmill cut --features {input.features} {params.colour} --manifest {input.manifest}"
-        " --params {params.cut:q} --out {output}"
-        " --threads {threads} &> {log}"
+        "maskmill cut {params.files} --params {params.depends:q} --threads {threads} &> {log}"

@@ -1,15 +1,19 @@
 # evaluate: masks + labels + protocol -> scores, once a recipe, seed and round; segments of a cut once a recipe.
 # Without labels these rules never run.
+def instances_listing(of, wildcards):
+    """Changes with the instance images, where there are any for this recipe."""
+    objects = RUN.config.evaluate.objects
+    if not GRAPH.recipe(wildcards).background or objects is None:
+        return ""
+    return watched(of, objects.instances, None) if objects.instances else ""
+
+
 rule evaluate:
     input:
-        instances=round_instances,
-        manifest="results/inputs/manifest.parquet",
-        masks=every_shard(
-            "results/recipes/{recipe}/seed{seed}/round{round}/masks/{shard}.zarr"
-        ),
+        unpack(inputs("evaluate")),
     output:
-        report(
-            "results/recipes/{recipe}/seed{seed}/round{round}/scores.json",
+        out=report(
+            path("evaluate"),
             caption="../report/scores.rst",
             category="Scores",
             labels={"recipe": "{recipe}", "seed": "{seed}", "round": "{round}"},
@@ -18,27 +22,25 @@ rule evaluate:
         "logs/evaluate/{recipe}/seed{seed}/round{round}.log",
     benchmark:
         "benchmarks/evaluate/{recipe}/seed{seed}/round{round}.tsv"
-    threads: 1
+    threads: cores("evaluate")
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
-        runtime=lambda wc, attempt: 120 * attempt,
+        mem_mb=memory("evaluate"),
+        runtime=minutes("evaluate"),
     params:
-        evaluate=evaluate_masks_keys,
+        depends=depends("evaluate"),
+        files=options("evaluate"),
         listing=lambda wc: instances_listing("evaluate", wc),
-        instances=lambda wc: instances_option(wc.recipe, wc.seed, wc.round),
     shell:
-        "maskmill evaluate masks --manifest {input.manifest} --params {params.evaluate:q}"
-        " --masks results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{wildcards.round}/masks {params.instances}"
-        " --recipe {wildcards.recipe} --seed {wildcards.seed} --round {wildcards.round} --out {output} &> {log}"
+        "maskmill evaluate masks {params.files} --params {params.depends:q} --recipe {wildcards.recipe}"
+        " --seed {wildcards.seed} --round {wildcards.round} &> {log}"
 
 
 rule evaluate_objects:
     input:
-        manifest="results/inputs/manifest.parquet",
-        cut=every_shard("results/recipes/{recipe}/cut/{shard}.zarr"),
+        unpack(inputs("evaluate_objects")),
     output:
-        report(
-            "results/recipes/{recipe}/objects.json",
+        out=report(
+            path("evaluate_objects"),
             caption="../report/objects.rst",
             category="Objects",
             labels={"recipe": "{recipe}"},
@@ -47,57 +49,55 @@ rule evaluate_objects:
         "logs/evaluate_objects/{recipe}.log",
     benchmark:
         "benchmarks/evaluate_objects/{recipe}.tsv"
-    threads: 1
+    threads: cores("evaluate_objects")
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
-        runtime=lambda wc, attempt: 120 * attempt,
+        mem_mb=memory("evaluate_objects"),
+        runtime=minutes("evaluate_objects"),
     params:
-        evaluate=lambda wc: evaluate_keys(objects=True),
+        depends=depends("evaluate_objects"),
+        files=options("evaluate_objects"),
         listing=lambda wc: instances_listing("evaluate_objects", wc),
     shell:
-        "maskmill evaluate objects --manifest {input.manifest} --params {params.evaluate:q}"
-        " --cut results/recipes/{wildcards.recipe}/cut --recipe {wildcards.recipe} --out {output} &> {log}"
+        "maskmill evaluate objects {params.files} --params {params.depends:q} --recipe {wildcards.recipe} &> {log}"
 
 
 rule evaluate_probe:
     input:
-        manifest="results/inputs/manifest.parquet",
-        features=every_shard("results/features/{features}/{shard}.zarr"),
+        unpack(inputs("evaluate_probe")),
     output:
-        "results/evaluate/probe/{features}.json",
+        out=path("evaluate_probe"),
     log:
         "logs/evaluate_probe/{features}.log",
     benchmark:
         "benchmarks/evaluate_probe/{features}.tsv"
-    threads: 2
+    threads: cores("evaluate_probe")
     resources:
-        mem_mb=lambda wc, attempt: 6000 * attempt,
-        runtime=lambda wc, attempt: 120 * attempt,
+        mem_mb=memory("evaluate_probe"),
+        runtime=minutes("evaluate_probe"),
     params:
-        evaluate=lambda wc: evaluate_keys(objects=False),
+        depends=depends("evaluate_probe"),
+        files=options("evaluate_probe"),
     shell:
-        "maskmill evaluate probe --manifest {input.manifest} --features results/features/{wildcards.features}"
-        " --params {params.evaluate:q} --out {output} --threads {threads} &> {log}"
+        "maskmill evaluate probe {params.files} --params {params.depends:q} --threads {threads} &> {log}"
 
 
 # The same of what a head has made of a feature set: the codes of one seed.
 rule evaluate_codes:
     input:
-        manifest="results/inputs/manifest.parquet",
-        codes=every_shard("results/recipes/{recipe}/seed{seed}/adapt/{shard}.zarr"),
+        unpack(inputs("evaluate_codes")),
     output:
-        "results/recipes/{recipe}/seed{seed}/adapt_probe.json",
+        out=path("evaluate_codes"),
     log:
         "logs/evaluate_codes/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/evaluate_codes/{recipe}/seed{seed}.tsv"
-    threads: 2
+    threads: cores("evaluate_codes")
     resources:
-        mem_mb=lambda wc, attempt: 6000 * attempt,
-        runtime=lambda wc, attempt: 120 * attempt,
+        mem_mb=memory("evaluate_codes"),
+        runtime=minutes("evaluate_codes"),
     params:
-        evaluate=lambda wc: evaluate_keys(objects=False),
+        depends=depends("evaluate_codes"),
+        files=options("evaluate_codes"),
     shell:
-        "maskmill evaluate probe --manifest {input.manifest} --params {params.evaluate:q}"
-        " --features results/recipes/{wildcards.recipe}/seed{wildcards.seed}/adapt --recipe {wildcards.recipe}"
-        " --seed {wildcards.seed} --out {output} --threads {threads} &> {log}"
+        "maskmill evaluate probe {params.files} --params {params.depends:q} --recipe {wildcards.recipe}"
+        " --seed {wildcards.seed} --threads {threads} &> {log}"

@@ -1,26 +1,22 @@
 # export: masks of the last round as PNG and COCO JSON, clusters.csv, and what segments new images (`maskmill predict`).
 rule export:
     input:
-        unpack(export_inputs),
-        manifest="results/inputs/manifest.parquet",
+        unpack(inputs("export")),
     output:
-        directory("results/recipes/{recipe}/seed{seed}/export"),
+        out=directory(path("export")),
     log:
         "logs/export/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/export/{recipe}/seed{seed}.tsv"
-    threads: 1
+    threads: cores("export")
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
-        runtime=lambda wc, attempt: 240 * attempt,
+        mem_mb=memory("export"),
+        runtime=minutes("export"),
     params:
-        export=keys("export", RUN.config.export.model_dump(mode="json")),
-        sources=export_sources,
-        features=export_features,
-        refine=export_refine,
+        depends=depends("export"),
+        files=options("export"),
+        segmenter=lambda wc: json.dumps(segmenter_section(RUN.recipes[wc.recipe])),
         last=lambda wc: RUN.recipes[wc.recipe].round_count,
     shell:
-        "maskmill export {params.sources} --manifest {input.manifest} --params {params.export:q}"
-        " --masks results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{params.last}/masks"
-        " --feature-sets {params.features:q} --refine {params.refine:q} --recipe {wildcards.recipe} --seed {wildcards.seed}"
-        " --round {params.last} --out {output} &> {log}"
+        "maskmill export {params.files} --params {params.depends:q} --segmenter {params.segmenter:q} --recipe {wildcards.recipe}"
+        " --seed {wildcards.seed} --round {params.last} &> {log}"

@@ -1,52 +1,53 @@
 # features: one job a shard and feature set. Feature sets are shared by all recipes of the run.
 rule weights:
+    input:
+        unpack(inputs("weights")),
     output:
-        "resources/weights/{weights}.safetensors",
+        out=path("weights"),
     log:
         "logs/weights/{weights}.log",
     benchmark:
         "benchmarks/weights/{weights}.tsv"
     retries: 2
     localrule: True
-    threads: 1
+    threads: cores("weights")
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=memory("weights"),
+        runtime=minutes("weights"),
     params:
-        backbone=weights_params,
+        depends=depends("weights"),
+        files=options("weights"),
     shell:
-        "maskmill weights --params {params.backbone:q} --out {output} &> {log}"
+        "maskmill weights {params.files} --params {params.depends:q} &> {log}"
 
 
 rule features:
     input:
-        manifest=ancient("results/inputs/manifest.parquet"),
-        weights=weights_file,
+        unpack(inputs("features")),
     output:
-        directory("results/features/{features}/{shard}.zarr"),
+        out=directory(path("features")),
     log:
         "logs/features/{features}/{shard}.log",
     benchmark:
         "benchmarks/features/{features}/{shard}.tsv"
     wildcard_constraints:
         features=either(RUN.feature_sets.keys() - RUN.temporary),
-    threads: 2
+    threads: cores("features")
     resources:
-        mem_mb=lambda wc, attempt: 6000 * attempt,
-        runtime=lambda wc, attempt: 120 * attempt,
+        mem_mb=memory("features"),
+        runtime=minutes("features"),
         batch_size=8,
     params:
-        features=lambda wc: keys(
-            "features", RUN.feature_sets[wc.features].model_dump(mode="json")
-        ),
+        depends=depends("features"),
+        files=options("features"),
     shell:
-        "maskmill features --manifest {input.manifest} --shard {wildcards.shard} --params {params.features:q}"
-        " --weights {input.weights} --out {output} --batch-size {resources.batch_size} --threads {threads} &> {log}"
+        "maskmill features {params.files} --params {params.depends:q} --shard {wildcards.shard} --batch-size {resources.batch_size}"
+        " --threads {threads} &> {log}"
 
 
 # Feature sets that are not kept: Snakemake deletes a store after its last reader.
 use rule features as features_temporary with:
     output:
-        temp(directory("results/features/{features}/{shard}.zarr")),
+        out=temp(directory(path("features"))),
     wildcard_constraints:
         features=either(RUN.temporary),

@@ -2,69 +2,60 @@
 # attention shard by shard, then added up.
 rule foreground_fit:
     input:
-        manifest=ancient("results/inputs/manifest.parquet"),
-        vectors=lambda wc: [vectors(wc.recipe, shard, wc.seed) for shard in shards()],
+        unpack(inputs("foreground_fit")),
     output:
-        "results/recipes/{recipe}/seed{seed}/foreground/fine.safetensors",
+        out=path("foreground_fit"),
     log:
         "logs/foreground_fit/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/foreground_fit/{recipe}/seed{seed}.tsv"
-    threads: 2
+    threads: cores("foreground_fit")
     resources:
-        mem_mb=lambda wc, attempt: 6000 * attempt,
-        runtime=lambda wc, attempt: 120 * attempt,
+        mem_mb=memory("foreground_fit"),
+        runtime=minutes("foreground_fit"),
     params:
-        foreground=lambda wc: foreground_keys(wc.recipe, "fit"),
-        folder=vectors_folder,
+        depends=depends("foreground_fit"),
+        files=options("foreground_fit"),
     shell:
-        "maskmill foreground fit --vectors {params.folder} --manifest {input.manifest} --params {params.foreground:q}"
-        " --seed {wildcards.seed} --out {output} --threads {threads} &> {log}"
+        "maskmill foreground fit {params.files} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
 
 
 rule foreground_count:
     input:
-        vectors=lambda wc: vectors(wc.recipe, wc.shard, wc.seed),
-        features=stage_features("foreground"),
-        codebook="results/recipes/{recipe}/seed{seed}/foreground/fine.safetensors",
+        unpack(inputs("foreground_count")),
     output:
-        "results/recipes/{recipe}/seed{seed}/foreground/{shard}.safetensors",
+        out=path("foreground_count"),
     log:
         "logs/foreground_count/{recipe}/seed{seed}/{shard}.log",
     benchmark:
         "benchmarks/foreground_count/{recipe}/seed{seed}/{shard}.tsv"
-    priority: SOON
-    threads: 1
+    priority: READER_PRIORITY
+    threads: cores("foreground_count")
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        mem_mb=memory("foreground_count"),
+        runtime=minutes("foreground_count"),
     params:
-        foreground=lambda wc: foreground_keys(wc.recipe, "count"),
+        depends=depends("foreground_count"),
+        files=options("foreground_count"),
     shell:
-        "maskmill foreground count --vectors {input.vectors} --features {input.features} --codebook {input.codebook}"
-        " --params {params.foreground:q} --out {output} &> {log}"
+        "maskmill foreground count {params.files} --params {params.depends:q} &> {log}"
 
 
 rule foreground_choose:
     input:
-        manifest=ancient("results/inputs/manifest.parquet"),
-        counts=every_shard(
-            "results/recipes/{recipe}/seed{seed}/foreground/{shard}.safetensors"
-        ),
-        codebook="results/recipes/{recipe}/seed{seed}/foreground/fine.safetensors",
+        unpack(inputs("foreground_choose")),
     output:
-        "results/recipes/{recipe}/seed{seed}/foreground/codebook.safetensors",
+        out=path("foreground_choose"),
     log:
         "logs/foreground_choose/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/foreground_choose/{recipe}/seed{seed}.tsv"
-    threads: 1
+    threads: cores("foreground_choose")
     resources:
-        mem_mb=lambda wc, attempt: 2000 * attempt,
-        runtime=lambda wc, attempt: 30 * attempt,
+        mem_mb=memory("foreground_choose"),
+        runtime=minutes("foreground_choose"),
     params:
-        foreground=lambda wc: foreground_keys(wc.recipe, "choose"),
+        depends=depends("foreground_choose"),
+        files=options("foreground_choose"),
     shell:
-        "maskmill foreground choose --codebook {input.codebook}"
-        " --counts results/recipes/{wildcards.recipe}/seed{wildcards.seed}/foreground --manifest {input.manifest}"
-        " --params {params.foreground:q} --out {output} &> {log}"
+        "maskmill foreground choose {params.files} --params {params.depends:q} &> {log}"

@@ -2,71 +2,60 @@
 # What a region's distance is compared with comes from all shards at once, so that a shard's job reads its own files only.
 rule paint_limits:
     input:
-        manifest=ancient("results/inputs/manifest.parquet"),
-        assignments=every_shard(
-            "results/recipes/{recipe}/seed{seed}/cluster/{shard}.parquet"
-        ),
-        codebook="results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
+        unpack(inputs("paint_limits")),
     output:
-        "results/recipes/{recipe}/seed{seed}/round0/limits.safetensors",
+        out=path("paint_limits"),
     log:
         "logs/paint_limits/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/paint_limits/{recipe}/seed{seed}.tsv"
-    threads: 1
+    threads: cores("paint_limits")
     resources:
-        mem_mb=lambda wc, attempt: 2000 * attempt,
-        runtime=lambda wc, attempt: 30 * attempt,
+        mem_mb=memory("paint_limits"),
+        runtime=minutes("paint_limits"),
     params:
-        paint=lambda wc: keys(
-            "paint",
-            {"keep_closest": RUN.recipes[wc.recipe].paint.settings.keep_closest},
-        ),
+        depends=depends("paint_limits"),
+        files=options("paint_limits"),
     shell:
-        "maskmill paint-limits --codebook {input.codebook} --manifest {input.manifest} --params {params.paint:q}"
-        " --assignments results/recipes/{wildcards.recipe}/seed{wildcards.seed}/cluster --out {output} &> {log}"
+        "maskmill paint-limits {params.files} --params {params.depends:q} &> {log}"
 
 
 rule paint:
     input:
-        unpack(paint_inputs),
-        manifest=ancient("results/inputs/manifest.parquet"),
+        unpack(inputs("paint")),
     output:
-        directory("results/recipes/{recipe}/seed{seed}/round0/masks/{shard}.zarr"),
+        out=directory(path("paint")),
     log:
         "logs/paint/{recipe}/seed{seed}/{shard}.log",
     benchmark:
         "benchmarks/paint/{recipe}/seed{seed}/{shard}.tsv"
-    priority: SOON
-    threads: 1
+    priority: READER_PRIORITY
+    threads: cores("paint")
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        mem_mb=memory("paint"),
+        runtime=minutes("paint"),
     params:
-        paint=section("paint"),
-        sources=paint_sources,
+        depends=depends("paint"),
+        files=options("paint"),
     shell:
-        "maskmill paint {params.sources} --codebook {input.codebook} --manifest {input.manifest}"
-        " --params {params.paint:q} --out {output} &> {log}"
+        "maskmill paint {params.files} --params {params.depends:q} &> {log}"
 
 
 rule paint_instances:
     input:
-        unpack(paint_inputs),
-        manifest=ancient("results/inputs/manifest.parquet"),
+        unpack(inputs("paint_instances")),
     output:
-        directory("results/recipes/{recipe}/seed{seed}/round0/instances/{shard}.zarr"),
+        out=directory(path("paint_instances")),
     log:
         "logs/paint_instances/{recipe}/seed{seed}/{shard}.log",
     benchmark:
         "benchmarks/paint_instances/{recipe}/seed{seed}/{shard}.tsv"
-    threads: 1
+    threads: cores("paint_instances")
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        mem_mb=memory("paint_instances"),
+        runtime=minutes("paint_instances"),
     params:
-        paint=section("paint"),
-        sources=paint_sources,
+        depends=depends("paint_instances"),
+        files=options("paint_instances"),
     shell:
-        "maskmill paint --instances {params.sources} --codebook {input.codebook}"
-        " --manifest {input.manifest} --params {params.paint:q} --out {output} &> {log}"
+        "maskmill paint --instances {params.files} --params {params.depends:q} &> {log}"

@@ -1,43 +1,40 @@
 # reduce: fit once on vectors of all shards, then map shard by shard.
 rule reduce_fit:
     input:
-        manifest=ancient("results/inputs/manifest.parquet"),
-        vectors=lambda wc: [raw_vectors(wc.recipe, shard) for shard in shards()],
+        unpack(inputs("reduce_fit")),
     output:
-        "results/recipes/{recipe}/reduce/model.safetensors",
+        out=path("reduce_fit"),
     log:
         "logs/reduce_fit/{recipe}.log",
     benchmark:
         "benchmarks/reduce_fit/{recipe}.tsv"
-    threads: 2
+    threads: cores("reduce_fit")
     resources:
-        mem_mb=reduce_memory,
-        runtime=lambda wc, attempt: 120 * attempt,
+        mem_mb=memory("reduce_fit"),
+        runtime=minutes("reduce_fit"),
     params:
-        reduce=section("reduce"),
-        folder=lambda wc: os.path.dirname(raw_vectors(wc.recipe, "s0")),
+        depends=depends("reduce_fit"),
+        files=options("reduce_fit"),
     shell:
-        "maskmill reduce fit --vectors {params.folder} --manifest {input.manifest} --params {params.reduce:q}"
-        " --out {output} --threads {threads} &> {log}"
+        "maskmill reduce fit {params.files} --params {params.depends:q} --threads {threads} &> {log}"
 
 
 rule reduce_map:
     input:
-        vectors=lambda wc: raw_vectors(wc.recipe, wc.shard),
-        model="results/recipes/{recipe}/reduce/model.safetensors",
+        unpack(inputs("reduce_map")),
     output:
-        directory("results/recipes/{recipe}/reduce/{shard}.zarr"),
+        out=directory(path("reduce_map")),
     log:
         "logs/reduce_map/{recipe}/{shard}.log",
     benchmark:
         "benchmarks/reduce_map/{recipe}/{shard}.tsv"
-    priority: SOON
-    threads: 1
+    priority: READER_PRIORITY
+    threads: cores("reduce_map")
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        mem_mb=memory("reduce_map"),
+        runtime=minutes("reduce_map"),
     params:
-        reduce=section("reduce"),
+        depends=depends("reduce_map"),
+        files=options("reduce_map"),
     shell:
-        "maskmill reduce map --vectors {input.vectors} --model {input.model} --params {params.reduce:q}"
-        " --out {output} --threads {threads} &> {log}"
+        "maskmill reduce map {params.files} --params {params.depends:q} --threads {threads} &> {log}"

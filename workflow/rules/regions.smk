@@ -2,23 +2,23 @@
 # and the weights of a backbone instead of features.
 rule regions:
     input:
-        unpack(regions_inputs),
+        unpack(inputs("regions")),
     output:
-        table="results/recipes/{recipe}/regions/{shard}.parquet",
-        vectors=directory("results/recipes/{recipe}/regions/{shard}.zarr"),
+        table=path("regions", "table"),
+        vectors=directory(path("regions", "vectors")),
     log:
         "logs/regions/{recipe}/{shard}.log",
     benchmark:
         "benchmarks/regions/{recipe}/{shard}.tsv"
-    priority: SOON
-    threads: lambda wc: 2 if RUN.recipes[wc.recipe].crops else 1
+    priority: READER_PRIORITY
+    threads: cores("regions")
     resources:
-        mem_mb=regions_need(3000, 6000),
-        runtime=regions_need(60, 120),
+        mem_mb=memory("regions"),
+        runtime=minutes("regions"),
         batch_size=8,
     params:
-        regions=regions_params,
-        sources=regions_sources,
+        depends=depends("regions"),
+        files=options("regions"),
     shell:
-        "maskmill regions {params.sources} --params {params.regions:q} --table {output.table}"
-        " --vectors {output.vectors} --batch-size {resources.batch_size} --threads {threads} &> {log}"
+        "maskmill regions {params.files} --params {params.depends:q} --batch-size {resources.batch_size}"
+        " --threads {threads} &> {log}"

@@ -1,21 +1,21 @@
 # report: everything above -> one HTML file.
 rule report:
     input:
-        unpack(report_inputs),
-        manifest="results/inputs/manifest.parquet",
-        rejected="results/inputs/rejected.csv",
+        unpack(inputs("report")),
     output:
-        report("results/report.html", caption="../report/report.rst", category="Report"),
+        out=report(path("report"), caption="../report/report.rst", category="Report"),
     log:
         "logs/report.log",
     benchmark:
         "benchmarks/report.tsv"
     localrule: True
-    threads: 1
+    threads: cores("report")
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=memory("report"),
+        runtime=minutes("report"),
     params:
-        plan=lambda wc: report_plan(),
+        depends=depends("report"),
+        files=options("report"),
+        results=lambda wc, output: os.path.dirname(output.out),
     shell:
-        "maskmill report --plan {params.plan:q} --results results --benchmarks benchmarks --out {output} &> {log}"
+        "maskmill report {params.files} --plan {params.depends:q} --results {params.results} --benchmarks {params.results}/../benchmarks &> {log}"

@@ -2,115 +2,97 @@
 # round 0 is paint, round r reads round r - 1.
 rule rounds_train:
     input:
-        unpack(rounds_inputs),
-        manifest=ancient("results/inputs/manifest.parquet"),
-        codebook="results/recipes/{recipe}/seed{seed}/cluster/codebook.safetensors",
+        unpack(inputs("rounds_train")),
     output:
-        student="results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
-        timing="results/recipes/{recipe}/seed{seed}/round{round}/training.json",
+        out=path("rounds_train"),
+        timing=path("rounds_train", "timing"),
     log:
         "logs/rounds_train/{recipe}/seed{seed}/round{round}.log",
     benchmark:
         "benchmarks/rounds_train/{recipe}/seed{seed}/round{round}.tsv"
-    threads: lambda wc: 8 if RUN.recipes[wc.recipe].photos(int(wc.round)) else 2
+    wildcard_constraints:
+        round=TRAINED,
+    threads: cores("rounds_train")
     resources:
-        mem_mb=lambda wc, attempt: (
-            16000 if RUN.recipes[wc.recipe].photos(int(wc.round)) else 8000
-        )
-        * attempt,
-        runtime=lambda wc, attempt: 240 * attempt,
+        mem_mb=memory("rounds_train"),
+        runtime=minutes("rounds_train"),
         gpu=0,
-        checkpoint_steps=lambda wc: (
-            RUN.recipes[wc.recipe].rounds.settings.checkpoint_steps
-        ),
+        checkpoint_steps=setting("rounds", "checkpoint_steps"),
     params:
-        rounds=rounds_params,
-        sources=rounds_sources,
+        depends=depends("rounds_train"),
+        files=options("rounds_train"),
     shell:
-        "maskmill rounds train {params.sources} --manifest {input.manifest} --codebook {input.codebook}"
-        " --params {params.rounds:q} --round {wildcards.round} --seed {wildcards.seed}"
-        " --out {output.student} --timing {output.timing} --checkpoint-steps {resources.checkpoint_steps}"
-        " --gpus {resources.gpu} --threads {threads} &> {log}"
+        "maskmill rounds train {params.files} --params {params.depends:q} --round {wildcards.round} --seed {wildcards.seed}"
+        " --checkpoint-steps {resources.checkpoint_steps} --gpus {resources.gpu} --threads {threads} &> {log}"
 
 
 # The masks of a round are complete: no cell is ignore. How sure each cell is lies beside them, for `rounds.confidence`.
 rule rounds_predict:
     input:
-        unpack(predict_inputs),
-        manifest=ancient("results/inputs/manifest.parquet"),
-        student="results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
+        unpack(inputs("rounds_predict")),
     output:
-        masks=directory(
-            "results/recipes/{recipe}/seed{seed}/round{round}/masks/{shard}.zarr"
-        ),
-        confidence=directory(
-            "results/recipes/{recipe}/seed{seed}/round{round}/confidence/{shard}.zarr"
-        ),
+        out=directory(path("rounds_predict")),
+        confidence=directory(path("rounds_predict", "confidence")),
     log:
         "logs/rounds_predict/{recipe}/seed{seed}/round{round}/{shard}.log",
     benchmark:
         "benchmarks/rounds_predict/{recipe}/seed{seed}/round{round}/{shard}.tsv"
     wildcard_constraints:
-        round=r"[1-9]\d*",
-    priority: SOON
-    threads: 1
+        round=TRAINED,
+    priority: READER_PRIORITY
+    threads: cores("rounds_predict")
     resources:
-        mem_mb=lambda wc, attempt: 4000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        mem_mb=memory("rounds_predict"),
+        runtime=minutes("rounds_predict"),
     params:
-        rounds=predict_params,
-        sources=predict_sources,
+        depends=depends("rounds_predict"),
+        files=options("rounds_predict"),
     shell:
-        "maskmill rounds predict {params.sources} --manifest {input.manifest} --params {params.rounds:q} --shard {wildcards.shard} --student {input.student}"
-        " --out {output.masks} --confidence {output.confidence} --threads {threads} &> {log}"
+        "maskmill rounds predict {params.files} --params {params.depends:q} --shard {wildcards.shard}"
+        " --threads {threads} &> {log}"
 
 
 # Students of instances: what they predict may overlap, so it is stored beside the masks, which are painted from it.
 rule rounds_detect:
     input:
-        manifest=ancient("results/inputs/manifest.parquet"),
-        student="results/recipes/{recipe}/seed{seed}/round{round}/student.safetensors",
+        unpack(inputs("rounds_detect")),
     output:
-        directory(
-            "results/recipes/{recipe}/seed{seed}/round{round}/instances/{shard}.zarr"
-        ),
+        out=directory(path("rounds_detect")),
     log:
         "logs/rounds_detect/{recipe}/seed{seed}/round{round}/{shard}.log",
     benchmark:
         "benchmarks/rounds_detect/{recipe}/seed{seed}/round{round}/{shard}.tsv"
     wildcard_constraints:
-        round=r"[1-9]\d*",
-    threads: 1
+        round=TRAINED,
+    threads: cores("rounds_detect")
     resources:
-        mem_mb=lambda wc, attempt: 4000 * attempt,
-        runtime=lambda wc, attempt: 120 * attempt,
+        mem_mb=memory("rounds_detect"),
+        runtime=minutes("rounds_detect"),
     params:
-        version=keys("rounds", {}),
+        depends=depends("rounds_detect"),
+        files=options("rounds_detect"),
     shell:
-        "maskmill rounds detect --manifest {input.manifest} --shard {wildcards.shard} --student {input.student}"
-        " --out {output} --threads {threads} &> {log}"
+        "maskmill rounds detect {params.files} --shard {wildcards.shard} --threads {threads} &> {log}"
 
 
 # Round r >= 2 learns from the sure predictions of round r - 1, and from what round r - 1 learnt from where none is.
 rule rounds_teach:
     input:
-        unpack(teach_inputs),
+        unpack(inputs("rounds_teach")),
     output:
-        directory(
-            "results/recipes/{recipe}/seed{seed}/round{round}/taught/{shard}.zarr"
-        ),
+        out=directory(path("rounds_teach")),
     log:
         "logs/rounds_teach/{recipe}/seed{seed}/round{round}/{shard}.log",
     benchmark:
         "benchmarks/rounds_teach/{recipe}/seed{seed}/round{round}/{shard}.tsv"
     wildcard_constraints:
-        round=r"[1-9]\d*",
-    threads: 1
+        round=TRAINED,
+    threads: cores("rounds_teach")
     resources:
-        mem_mb=lambda wc, attempt: 3000 * attempt,
-        runtime=lambda wc, attempt: 60 * attempt,
+        mem_mb=memory("rounds_teach"),
+        runtime=minutes("rounds_teach"),
     params:
-        rounds=teach_params,
+        depends=depends("rounds_teach"),
+        files=options("rounds_teach"),
     shell:
-        "maskmill rounds teach --taught {input.taught} --predicted {input.predicted} --params {params.rounds:q}"
-        " --round {wildcards.round} --out {output} &> {log}"
+        "maskmill rounds teach {params.files} --params {params.depends:q} --round {wildcards.round} &> {log}"

@@ -86,3 +86,8 @@ def adapt_map(
         apply_to_photos(head, manifest, shard, out, threads, device)
     else:
         raise ConfigError("adapt map: give --features, or --manifest and --shard; one of the two")
+
+
+def register(parent: typer.Typer) -> None:
+    """Adds the verbs of this stage."""
+    parent.add_typer(app, name="adapt")

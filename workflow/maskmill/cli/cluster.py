@@ -42,3 +42,8 @@ def cluster_map(
     from maskmill.cluster.run import assign
 
     assign(vectors, table, codebook, out)
+
+
+def register(parent: typer.Typer) -> None:
+    """Adds the verbs of this stage."""
+    parent.add_typer(app, name="cluster")

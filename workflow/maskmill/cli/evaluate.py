@@ -58,3 +58,8 @@ def evaluate_probe(
     from maskmill.evaluate.linear_probe import probe
 
     probe(shard_files(features, manifest), manifest, section(params), seed, out, threads, recipe=recipe)
+
+
+def register(parent: typer.Typer) -> None:
+    """Adds the verbs of this stage."""
+    parent.add_typer(app, name="evaluate")

@@ -59,3 +59,8 @@ def foreground_choose(
     from maskmill.foreground.run import choose
 
     choose(shard_files(counts, manifest, "safetensors"), codebook, section(params), out)
+
+
+def register(parent: typer.Typer) -> None:
+    """Adds the verbs of this stage."""
+    parent.add_typer(app, name="foreground")

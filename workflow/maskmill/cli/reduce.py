@@ -39,3 +39,8 @@ def reduce_map(
     from maskmill.reduce.run import transform
 
     transform(vectors, model, section(params), out, threads)
+
+
+def register(parent: typer.Typer) -> None:
+    """Adds the verbs of this stage."""
+    parent.add_typer(app, name="reduce")

@@ -110,3 +110,8 @@ def rounds_predict(
     predict(
         student, view, out, confidence, threads, device, params=section(params), manifest=manifest, instances=instances
     )
+
+
+def register(parent: typer.Typer) -> None:
+    """Adds the verbs of this stage."""
+    parent.add_typer(app, name="rounds")

@@ -1,4 +1,4 @@
-"""What Snakemake measured: its benchmark files, one a job, and the order of the rules that they belong to."""
+"""What Snakemake measured: its benchmark files, one a job."""
 
 from __future__ import annotations
 
@@ -6,13 +6,6 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-RULES = (
-    "demo", "inputs", "weights", "features", "adapt_neighbours", "adapt_fit", "adapt_map", "cut", "regions",
-    "reduce_fit", "reduce_map", "foreground_fit", "foreground_count", "foreground_choose", "cluster_fit", "cluster_map",
-    "paint_limits", "paint", "paint_instances", "rounds_teach", "rounds_train", "rounds_detect", "rounds_predict",
-    "evaluate", "evaluate_objects", "evaluate_probe", "evaluate_codes", "export", "report",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

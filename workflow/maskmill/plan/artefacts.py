@@ -10,14 +10,12 @@ from maskmill.plan.geometry import geometry
 from maskmill.plan.images import Images
 from maskmill.plan.jobs import regions_an_image, seeds_of_codes, used_sets, vectors_of
 from maskmill.recipe.model import Recipe, Run
+from maskmill.recipe.stages import RULES
 
 # Bytes of a label cell in a store of masks or segments (zstd), measured on the demo (docs/scaling.md).
 CELL = {"cut": 0.019, "masks": 0.028, "confidence": 0.25, "instances": 0.02}
 ROW = {"manifest": 120, "regions": 90, "assignments": 60}  # bytes of a row of a Parquet table
 EXPORT = 5200  # bytes of an image's PNG mask and COCO entries
-STAYS = (  # read every shard at once
-    "adapt_neighbours", "adapt_fit", "reduce_fit", "foreground_fit", "cluster_fit", "rounds_train", "evaluate_probe",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Artefact:
     @property
     def whole(self) -> bool:
         """A feature set of which all shards must be there at once, even where it is not kept."""
-        return any(rule in STAYS for rule in self.readers)
+        return any(RULES[rule].whole for rule in self.readers)
 
 
 def artefacts(

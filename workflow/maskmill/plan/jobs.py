@@ -1,32 +1,23 @@
-"""The jobs of a run: how many of each rule, and on what. Mirrors workflow/rules; a test compares the counts."""
+"""The work of a run: how many jobs of each rule there are, and how much each kind has to do.
+
+Jobs are counted on the graph of `maskmill.dag.jobs`, built for one shard: what is done once a shard is then multiplied.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from maskmill.dag.benchmarks import RULES
+from maskmill.dag.files import Graph
+from maskmill.dag.jobs import Job
+from maskmill.dag.jobs import jobs as jobs_of
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import Images
-from maskmill.recipe import registry
 from maskmill.recipe.model import CODES, Recipe, Run
-
-Unit = Literal["images", "points", "samples", "jobs"]
+from maskmill.recipe.stages import RULES, Unit
 
 ORDER = tuple(rule for rule in RULES if rule != "demo")  # no job of a user's images
-MEMORY = {  # MB of a first attempt, as in the rules
-    "inputs": 4000, "weights": 2000, "features": 6000, "adapt_neighbours": 4000, "adapt_fit": 6000,
-    "adapt_map": 3000, "cut": 3000, "regions": 3000, "reduce_fit": 6000, "reduce_map": 3000, "foreground_fit": 6000,
-    "foreground_count": 3000, "foreground_choose": 2000, "cluster_fit": 6000, "cluster_map": 3000,
-    "paint_limits": 2000, "paint": 3000, "paint_instances": 3000, "rounds_teach": 3000, "rounds_train": 8000,
-    "rounds_detect": 4000, "rounds_predict": 4000, "evaluate": 3000, "evaluate_objects": 3000,
-    "evaluate_probe": 6000, "evaluate_codes": 6000, "export": 3000, "report": 3000,
-}  # fmt: skip
-TWO_THREADS = (
-    "inputs", "features", "adapt_neighbours", "adapt_fit", "reduce_fit", "foreground_fit", "cluster_fit",
-    "rounds_train", "evaluate_probe", "evaluate_codes",
-)  # fmt: skip
+ONE_SHARD = "s0000000000"
 REGIONS = {
     "kmeans": "segments",
     "maskcut": "masks",
@@ -84,191 +75,75 @@ def vectors_of(recipe: Recipe, images: Images, regions: float | None = None) -> 
     return count, depth, int(reduced)
 
 
+def one_shard(run: Run) -> dict[str, Job]:
+    """The jobs of a run whose images are one shard, by key."""
+    found = jobs_of(Graph(run, lambda: [ONE_SHARD]))
+    return {key: job for key, job in found.items() if job.rule in ORDER}
+
+
 def used_sets(run: Run) -> dict[str, set[str]]:
     """Slug of every feature set that is extracted -> the rules that read it."""
     found: dict[str, set[str]] = {}
-    for recipe in run.recipes.values():
-        for name, rules in _readers(recipe).items():
-            if name != CODES:
-                found.setdefault(recipe.features[name].slug, set()).update(rules)
-    if run.config.labels and run.config.evaluate.linear_probe:
-        for slug in run.feature_sets:
-            found.setdefault(slug, set()).add("evaluate_probe")
+    graph = one_shard(run)
+    owners = {job.key: job.owner for job in graph.values() if job.rule == "features"}
+    for job in graph.values():
+        for source in job.inputs.values():
+            for file in source.files:
+                if file in owners:
+                    found.setdefault(owners[file], set()).add(job.rule)
     return found
 
 
 def seeds_of_codes(recipe: Recipe, run: Run) -> int:
-    """Seeds whose head makes codes: all where tokens are clustered as they are or codes are probed.
-
-    Cuts, regions and reductions are made once a recipe: they take the codes of the first seed only.
-    """
-    if recipe.adapt is None:
-        return 0
-    names = [recipe.regions.settings.features, *([recipe.cut.settings.features] if recipe.cut else [])]
-    clustered = CODES in names and recipe.tokens and recipe.reduce.method == "none"
-    return len(run.config.seeds) if clustered or probed(recipe, run) else int(CODES in names)
-
-
-def probed(recipe: Recipe, run: Run) -> bool:
-    """True when a linear probe is fitted on the recipe's codes."""
-    return bool(run.config.labels) and run.config.evaluate.linear_probe and recipe.global_codes
-
-
-def _readers(recipe: Recipe) -> dict[str, set[str]]:
-    """Name of a recipe's feature set -> rules that read its stores."""
-    found: dict[str, set[str]] = {}
-
-    def read(name: str, *rules: str) -> None:
-        found.setdefault(name, set()).update(rules)
-
-    if recipe.adapt is not None and not recipe.unfrozen:
-        read(recipe.adapt.settings.features, "adapt_fit", "adapt_map")
-    if not recipe.tokens:
-        cut = recipe.stage("cut").settings
-        for name in (cut.features, cut.colour):
-            if name is not None:
-                read(name, "cut")
-        if not recipe.crops:
-            read(recipe.regions.settings.features, "regions")
-    elif recipe.reduce.method == "none":
-        read(recipe.regions.settings.features, "cluster_fit", "paint")
-    else:
-        read(recipe.regions.settings.features, "reduce_fit", "reduce_map")
-    if recipe.foreground is not None:
-        read(recipe.foreground.settings.features, "foreground_count")
-        if recipe.reduce.method == "none":
-            read(recipe.regions.settings.features, "foreground_fit", "foreground_count")
-    for r in range(1, recipe.round_count + 1):
-        if not recipe.photos(r):
-            for name in recipe.rounds_at(r).settings.features:
-                read(name, "rounds_train", "rounds_predict")
-    return found
-
-
-def _weights(run: Run) -> set[str]:
-    """Slugs of the weights that are fetched."""
-    used = used_sets(run)
-    found = {fs.weights_slug for slug, fs in run.feature_sets.items() if slug in used}
-    for recipe in run.recipes.values():
-        if recipe.unfrozen:
-            found.add(recipe.behind(CODES).weights_slug)
-        if recipe.crops:
-            found.add(recipe.features[recipe.regions.settings.features].weights_slug)
-        for r in range(1, recipe.round_count + 1):
-            if recipe.photos(r):
-                found.add(recipe.features[recipe.rounds_at(r).params.encoder].weights_slug)
-    return found
+    """Seeds whose head makes codes of the images."""
+    return sum(job.rule == "adapt_map" and job.owner == recipe.name for job in one_shard(run).values())
 
 
 def jobs(run: Run, images: Images, regions: dict[str, float] | None = None) -> list[Work]:
     """Every job of a run that starts from nothing, in the order of the workflow; `regions`: recipe -> an image's."""
-    found = [*_shared(run, images)]
-    for name, recipe in run.recipes.items():
-        found += _of_recipe(name, recipe, run, images, (regions or {}).get(name))
-    return sorted(found, key=lambda work: ORDER.index(work.rule))
+    graph = Graph(run, lambda: [ONE_SHARD])
+    groups: dict[tuple[str, str, bool, int, int], list[Job]] = {}
+    for job in one_shard(run).values():
+        needs, network = graph.needs(job.rule, job.wildcards), graph.network(job.rule, job.wildcards)
+        groups.setdefault((job.rule, job.owner, network, needs.threads, needs.memory), []).append(job)
+    return [
+        _work(key, group, run, images, (regions or {}).get(key[1]))
+        for key, group in sorted(groups.items(), key=lambda item: ORDER.index(item[0][0]))
+    ]
 
 
-def _shared(run: Run, images: Images) -> Iterator[Work]:
-    yield _work("inputs", "", 1, images.count)
-    slugs = _weights(run)
-    yield _work("weights", "", len(slugs), len(slugs), "jobs")
-    used = used_sets(run)
-    for slug in used:
-        yield _mapped("features", slug, images, network=True)
-    if run.config.labels and run.config.evaluate.linear_probe:
-        for slug in run.feature_sets:
-            yield _work("evaluate_probe", slug, 1, images.count)
-    yield _work("report", "", 1, images.shard_count, "jobs")
+def _work(
+    key: tuple[str, str, bool, int, int], group: Sequence[Job], run: Run, images: Images, regions: float | None
+) -> Work:
+    """What the jobs of one rule, owner and size have to do."""
+    name, owner, network, threads, memory = key
+    rule, count = RULES[name], len(group)
+    jobs = count * images.shard_count if rule.per_shard else count
+    points = depth = 0
+    amount: float = count * images.count
+    if name == "report":
+        amount = images.shard_count
+    elif rule.unit == "jobs":
+        amount = count
+    elif rule.unit == "samples":
+        amount = sum(_samples(run.recipes[owner], job) for job in group)
+    elif rule.unit == "points":
+        points, depth = fitted(name, run.recipes[owner], images, regions)
+        amount = count * points
+    return Work(name, owner, jobs, amount, rule.unit, rule.per_shard, network, points, depth, threads, memory)
 
 
-def _of_recipe(name: str, recipe: Recipe, run: Run, images: Images, regions: float | None) -> Iterator[Work]:
-    seeds, labels = len(run.config.seeds), bool(run.config.labels)
+def _samples(recipe: Recipe, job: Job) -> int:
+    """Steps times batch size of a training."""
+    trained = recipe.stage("adapt") if job.rule == "adapt_fit" else recipe.rounds_at(int(job.wildcards["round"]))
+    return int(trained.params.steps) * int(trained.params.batch_size)
+
+
+def fitted(rule: str, recipe: Recipe, images: Images, regions: float | None) -> tuple[int, int]:
+    """Number and length of the vectors that a fit holds in memory."""
     count, depth, reduced = vectors_of(recipe, images, regions)
-    if recipe.adapt is not None:
-        yield from _adapt(name, recipe, run, images)
-    if not recipe.tokens:
-        yield _mapped("cut", name, images)
-        yield _mapped("regions", name, images, network=recipe.crops)
-        yield _mapped("cluster_map", name, images, seeds)
-        if labels and run.config.evaluate.objects is not None:
-            yield _work("evaluate_objects", name, 1, images.count)
-    if recipe.reduce.method != "none":
-        module = registry.load("reduce", str(recipe.reduce.method))
-        limit = recipe.reduce.settings.max_fit_points or module.MAX_FIT_POINTS
-        memory = int(1100 * getattr(recipe.reduce.params, "memory_gb", 0))
-        yield _fit("reduce_fit", name, 1, min(count, limit), depth, memory)
-        yield _mapped("reduce_map", name, images)
-    vector = depth if recipe.reduce.method == "none" else reduced
-    if recipe.foreground is not None:
-        yield _fit("foreground_fit", name, seeds, min(count, recipe.foreground.settings.max_fit_points), vector)
-        yield _mapped("foreground_count", name, images, seeds)
-        yield _work("foreground_choose", name, seeds, seeds, "jobs")
-    yield _fit("cluster_fit", name, seeds, min(count, recipe.cluster.settings.max_fit_points), vector)
-    if not recipe.tokens:
-        yield _work("paint_limits", name, seeds, seeds, "jobs")
-    yield _mapped("paint", name, images, seeds)
-    yield from _rounds(name, recipe, images, seeds)
-    if labels:
-        scored = seeds * (recipe.round_count + 1)
-        yield _work("evaluate", name, scored, scored * images.count)
-    yield _work("export", name, 1, images.count)
-
-
-def _adapt(name: str, recipe: Recipe, run: Run, images: Images) -> Iterator[Work]:
-    """The jobs of a head, which is trained once a seed, and of the probe of its codes."""
-    stage, seeds, made = recipe.stage("adapt"), len(run.config.seeds), seeds_of_codes(recipe, run)
-    if recipe.neighbours:
-        yield _work("adapt_neighbours", name, 1, images.count)
-    samples = seeds * int(stage.params.steps) * int(stage.params.batch_size)
-    threads, memory = (8, 16000) if recipe.unfrozen else (2, MEMORY["adapt_fit"])
-    yield Work("adapt_fit", name, seeds, samples, "samples", False, True, 0, 0, threads, memory)
-    if made:
-        codes = _mapped("adapt_map", name, images, made, network=recipe.unfrozen)
-        yield replace(codes, threads=2, memory=6000) if recipe.unfrozen else codes
-    if probed(recipe, run):
-        yield _work("evaluate_codes", name, seeds, seeds * images.count)
-
-
-def _rounds(name: str, recipe: Recipe, images: Images, seeds: int) -> Iterator[Work]:
-    rounds = range(1, recipe.round_count + 1)
-    objects = [r for r in rounds if recipe.instances(r)]
-    if objects:
-        yield _mapped("paint_instances", name, images, seeds)
-        yield _mapped("rounds_detect", name, images, seeds * len(objects), network=True)
-    taught = sum(r > 1 for r in objects)
-    if taught:
-        yield _mapped("rounds_teach", name, images, seeds * taught)
-    for photos in (False, True):
-        mine = [r for r in rounds if recipe.photos(r) == photos]
-        if not mine:
-            continue
-        steps = [recipe.rounds_at(r).params for r in mine]
-        samples = seeds * sum(int(params.steps) * int(params.batch_size) for params in steps)
-        threads, memory = (8, 16000) if photos else (2, 8000)
-        yield Work("rounds_train", name, seeds * len(mine), samples, "samples", False, True, 0, 0, threads, memory)
-        seen = [r for r in mine if not recipe.instances(r)]
-        for runs, network in ((len(seen), photos), (len(mine) - len(seen), False)):
-            if runs:
-                yield _mapped("rounds_predict", name, images, seeds * runs, network=network)
-
-
-def _mapped(rule: str, owner: str, images: Images, times: int = 1, network: bool = False) -> Work:
-    """A job a shard, `times` over."""
-    crops = rule == "regions" and network
-    threads = 2 if crops or rule in TWO_THREADS else 1
-    memory = 6000 if crops else MEMORY[rule]
-    total = times * images.count
-    return Work(rule, owner, times * images.shard_count, total, "images", True, network, 0, 0, threads, memory)
-
-
-def _work(rule: str, owner: str, jobs: int, amount: float, unit: Unit = "images") -> Work:
-    """Jobs that are not split over shards."""
-    threads = 2 if rule in TWO_THREADS else 1
-    return Work(rule, owner, jobs, amount, unit, False, threads=threads, memory=MEMORY[rule])
-
-
-def _fit(rule: str, owner: str, jobs: int, points: int, depth: int, memory: int = 0) -> Work:
-    """Fits on `points` vectors [depth] each."""
-    network = rule == "cluster_fit"  # the profile for SLURM gives it a GPU
-    asked = max(MEMORY[rule], memory)
-    return Work(rule, owner, jobs, jobs * points, "points", False, network, points, depth, 2, asked)
+    if rule == "reduce_fit":
+        limit = recipe.reduce.settings.max_fit_points or int(recipe.reduce.module.MAX_FIT_POINTS)
+        return min(count, limit), depth
+    stage = recipe.stage("foreground" if rule == "foreground_fit" else "cluster")
+    return min(count, int(stage.settings.max_fit_points)), depth if recipe.reduce.method == "none" else reduced

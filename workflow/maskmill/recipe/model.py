@@ -198,6 +198,11 @@ class Recipe:
         """True when the student of a round sees photos, through an encoder, instead of stored features."""
         return bool(registry.load("rounds", str(self.rounds_at(round).method)).PHOTOS)
 
+    def student_sets(self, round: int) -> dict[str, FeatureSet]:
+        """The feature sets that the student of a round sees, by name; none where it sees photos."""
+        names = () if self.photos(round) else self.rounds_at(round).settings.features
+        return {name: self.features[name] for name in names}
+
     def instances(self, round: int) -> bool:
         """True when the student of a round learns from instances and predicts instances."""
         if not 1 <= round <= self.round_count:

@@ -2,8 +2,8 @@
 
 The module defines `Params` (a frozen `maskmill.recipe.sections.Model` whose fields are the paper's symbols) and what
 else the Protocol of its stage asks for (see the `__init__.py` of the stage). Files and folders that start with an
-underscore, `run.py` and `infer.py` are not methods. Listing names imports nothing; methods import torch and friends
-inside their functions, so that loading a config stays fast.
+underscore, `run.py`, `files.py` and `infer.py` are not methods. Listing names imports nothing; methods import torch and
+friends inside their functions, so that loading a config stays fast.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def available(stage: str) -> tuple[str, ...]:
     """The method names of a stage, sorted."""
     folder = Path(__file__).parents[1] / stage
     names = [file.stem for file in folder.glob("*.py")] + [file.parent.name for file in folder.glob("*/__init__.py")]
-    return tuple(sorted(name for name in names if not name.startswith("_") and name not in ("run", "infer")))
+    return tuple(sorted(name for name in names if not name.startswith("_") and name not in ("run", "infer", "files")))
 
 
 def load(stage: str, name: str) -> ModuleType:

@@ -15,6 +15,7 @@ from pydantic import Field, create_model
 from maskmill.errors import ConfigError, nearest
 from maskmill.recipe.checks import check
 from maskmill.recipe.model import Recipe, Run, Stage
+from maskmill.recipe.origin import Origin, place
 from maskmill.recipe.sections import Config, FeatureSet, Model, Rounds, check_name, validate
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 
@@ -43,8 +44,11 @@ class _RecipeFile(_Preset):
 RecipeFile: type[_RecipeFile] = create_model("RecipeFile", __base__=_RecipeFile, **_SECTIONS)
 
 
-def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str = "config.yaml") -> Run:
+def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str | Origin = "config.yaml") -> Run:
     """Validate a configuration and resolve its recipes.
+
+    Args:
+        recipe_folder: where recipes are found by name. origin: where the configuration came from, for messages.
 
     Raises:
         ConfigError: one line with origin, key, value, and the nearest known key or the allowed range.
@@ -56,17 +60,17 @@ def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str = "co
     for given in checked.recipes:
         recipe = _resolve(*files[given], checked, origin)
         if recipe.name in recipes:
-            raise ConfigError(f"{origin}: recipes: {recipe.name!r} is given twice; keep one")
+            raise _wrong(origin, "recipes", f"{recipe.name!r} is given twice; keep one")
         recipes[recipe.name] = recipe
     if not recipes:
-        raise ConfigError(f"{origin}: recipes: empty; name at least one, for example recipes: [kmeans]")
+        raise _wrong(origin, "recipes", "empty; name at least one, for example recipes: [kmeans]")
     return Run(config=checked, recipes=recipes)
 
 
-def _read(given: str, folder: Path, origin: str) -> tuple[Path, _RecipeFile]:
+def _read(given: str, folder: Path, origin: str | Origin) -> tuple[Path, _RecipeFile]:
     """A recipe file by name or path."""
     path = _recipe_path(given, folder, origin)
-    check_name(path.stem, f"{origin}: recipes: {path}")
+    check_name(path.stem, f"{place(origin, ['recipes'])}: recipes: {path}")
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
@@ -77,7 +81,7 @@ def _read(given: str, folder: Path, origin: str) -> tuple[Path, _RecipeFile]:
     return path, file
 
 
-def _check_names(config: Config, files: Sequence[_RecipeFile], folder: Path, origin: str) -> None:
+def _check_names(config: Config, files: Sequence[_RecipeFile], folder: Path, origin: str | Origin) -> None:
     """Feature sets that the run names are in one of its recipes, presets in one of them or of the folder.
 
     A recipe without the preset is small as it is, so a run of such recipes alone is no mistake.
@@ -89,16 +93,16 @@ def _check_names(config: Config, files: Sequence[_RecipeFile], folder: Path, ori
         shipped = {name for path in folder.glob("*.yaml") for name in _read(str(path), folder, origin)[1].presets}
         known = sorted(own | shipped)
         if preset not in known:
-            raise ConfigError(
-                f"{origin}: preset: no recipe has {preset!r}{nearest(preset, known)}; known: {', '.join(known)}"
+            raise _wrong(
+                origin, "preset", f"no recipe has {preset!r}{nearest(preset, known)}; known: {', '.join(known)}"
             )
     for name in config.features.keys() - {"keep"}:
         sets = {name for file in files for part in (file, *file.presets.values()) for name in part.features}
         if name not in sets:
-            raise ConfigError(f"{origin}: features.{name}: no recipe of this run has a feature set of this name")
+            raise _wrong(origin, f"features.{name}", "no recipe of this run has a feature set of this name")
 
 
-def _resolve(path: Path, file: _RecipeFile, config: Config, origin: str) -> Recipe:
+def _resolve(path: Path, file: _RecipeFile, config: Config, origin: str | Origin) -> Recipe:
     """One recipe: its file, the presets of the run that it has, the run's overrides, in this order; validated."""
     parts: list[_Preset] = [file, *(file.presets[name] for name in config.preset if name in file.presets)]
     features = {}
@@ -107,7 +111,7 @@ def _resolve(path: Path, file: _RecipeFile, config: Config, origin: str) -> Reci
         merged: dict[str, Any] = {}
         for section in (*(part.features.get(name, {}) for part in parts), everywhere, config.features.get(name, {})):
             merged |= cast("dict[str, Any]", section)
-        where = _origin(path, origin, name in config.features)
+        where = _origin(path, origin, ["features", name], name in config.features)
         features[name] = validate(FeatureSet, merged, where, f"features.{name}")
     stages: dict[str, Stage[Any]] = {}
     later: dict[int, Stage[Rounds]] = {}
@@ -118,7 +122,7 @@ def _resolve(path: Path, file: _RecipeFile, config: Config, origin: str) -> Reci
             if not spec.optional:
                 stages[spec.name] = Stage.of(spec.name, {}, str(path))
             continue
-        where = _origin(path, origin, bool(override))
+        where = _origin(path, origin, [spec.name], bool(override))
         if spec.name == "rounds":
             stages["rounds"], later = _rounds([*given, override], where)
         else:
@@ -128,7 +132,7 @@ def _resolve(path: Path, file: _RecipeFile, config: Config, origin: str) -> Reci
     return recipe
 
 
-def _recipe_path(given: str, folder: Path, origin: str) -> Path:
+def _recipe_path(given: str, folder: Path, origin: str | Origin) -> Path:
     """A recipe of the folder by name; or a file by path, from the working directory or from where the workflow lies."""
     path = Path(given) if given.endswith((".yaml", ".yml")) else folder / f"{given}.yaml"
     if not path.is_file() and (beside := folder.parent / path).is_file():
@@ -136,14 +140,17 @@ def _recipe_path(given: str, folder: Path, origin: str) -> Path:
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.yaml"))
         hint = nearest(given, known)
-        raise ConfigError(
-            f"{origin}: recipes: no recipe {given!r}{hint}; known: {', '.join(known)}, or a path to a .yaml"
-        )
+        raise _wrong(origin, "recipes", f"no recipe {given!r}{hint}; known: {', '.join(known)}, or a path to a .yaml")
     return path
 
 
-def _origin(path: Path, origin: str, overridden: bool) -> str:
-    return f"{path} with {origin}" if overridden else str(path)
+def _wrong(origin: str | Origin, key: str, problem: str) -> ConfigError:
+    return ConfigError(f"{place(origin, key.split('.'))}: {key}: {problem}")
+
+
+def _origin(path: Path, origin: str | Origin, keys: Sequence[str], overridden: bool) -> str:
+    """The recipe's file, and where the run overrides these keys of it."""
+    return f"{path} with {place(origin, keys)}" if overridden else str(path)
 
 
 def _fold(name: str, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

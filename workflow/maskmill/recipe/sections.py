@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from maskmill.access import Readers
 from maskmill.errors import ConfigError, nearest
 from maskmill.recipe import registry
+from maskmill.recipe.origin import Origin, place
 from maskmill.redact import redact
 from maskmill.store.artefact import json_hash
 
@@ -378,10 +379,14 @@ def check_name(name: str, where: str) -> None:
         raise ConfigError(f"{where}: {name!r} is no name; use letters, digits, _, - and . only, and begin with no mark")
 
 
-def validate(model: type[T], body: Any, origin: str, prefix: str = "", known: Sequence[str] | None = None) -> T:
+def validate(
+    model: type[T], body: Any, origin: str | Origin, prefix: str = "", known: Sequence[str] | None = None
+) -> T:
     """Validate `body`; the first problem becomes one line: origin, key, value, reason, nearest key."""
+    around = prefix.split(".") if prefix else []
     if not isinstance(body, Mapping):
-        raise ConfigError(redact(f"{origin}: {prefix or 'top level'}: expected key: value pairs, found {body!r}"))
+        where = place(origin, around)
+        raise ConfigError(redact(f"{where}: {prefix or 'top level'}: expected key: value pairs, found {body!r}"))
     try:
         return model.model_validate(dict(body))
     except ValidationError as error:
@@ -396,7 +401,8 @@ def validate(model: type[T], body: Any, origin: str, prefix: str = "", known: Se
             reason = "is required"
         else:
             reason = f"{problem['msg'].removeprefix('Value error, ')}, found {problem['input']!r}"
-        raise ConfigError(redact(f"{origin}: {key}: {reason}")) from None
+        where = place(origin, [*around, *parts])
+        raise ConfigError(redact(f"{where}: {key}: {reason}")) from None
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

@@ -45,7 +45,7 @@ class Rule:
     """A rule of the workflow.
 
     Attributes:
-        needs: of its jobs. with_network: of those jobs in which a backbone runs, where a recipe decides that.
+        needs: of its jobs. large: of those jobs of the rule in which a backbone runs, where a recipe decides that.
         per_shard: one job a shard; else one job a recipe, seed, round or feature set.
         unit: what the work of its jobs grows with: images; points of a fit; samples of a training (steps times batch
             size); or nothing but the number of jobs.
@@ -55,7 +55,7 @@ class Rule:
 
     name: str
     needs: Needs
-    with_network: Needs | None = None
+    large: Needs | None = None
     per_shard: bool = False
     unit: Unit = "images"
     whole: bool = False
@@ -159,7 +159,7 @@ STAGES: tuple[StageSpec, ...] = (
             Rule("rounds_teach", Needs(1, 3000, 60), per_shard=True),
             Rule("rounds_train", Needs(2, 8000, 240), Needs(8, 16000, 240), unit="samples", whole=True, network=True),
             Rule("rounds_detect", Needs(1, 4000, 120), per_shard=True, network=True),
-            Rule("rounds_predict", Needs(1, 4000, 60), Needs(1, 4000, 60), per_shard=True),
+            Rule("rounds_predict", Needs(1, 4000, 60), per_shard=True),
         ),
     ),
     StageSpec(

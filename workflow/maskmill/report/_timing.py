@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskmill.dag import benchmarks
+from maskmill.recipe.stages import RULES
 
 SHARED = ("demo", "inputs", "weights", "features", "evaluate_probe")  # rules without a recipe
 SHARD = re.compile(r"(?!seed\d)s[0-9a-f]+")  # "seed0" is hexadecimal too
@@ -44,7 +45,7 @@ def _jobs(folder: Path, recipes: frozenset[str], shards: frozenset[str]) -> Iter
         rule, parts = job.parts[0], job.parts
         if rule == "report":  # an earlier report of the same run
             continue
-        if rule not in SHARED and rule in benchmarks.RULES and len(parts) > 1 and parts[1] not in recipes:
+        if rule not in SHARED and rule in RULES and len(parts) > 1 and parts[1] not in recipes:
             continue
         if len(parts) > 1 and SHARD.fullmatch(parts[-1]) and parts[-1] not in shards:
             continue
@@ -53,7 +54,7 @@ def _jobs(folder: Path, recipes: frozenset[str], shards: frozenset[str]) -> Iter
 
 def by_stage(jobs: Sequence[Job]) -> list[Stage]:
     """Jobs grouped by rule, in the order of the workflow."""
-    place = {rule: i for i, rule in enumerate(benchmarks.RULES)}
+    place = {rule: i for i, rule in enumerate(RULES)}
     found = []
     for rule in sorted({job.rule for job in jobs}, key=lambda r: (place.get(r, len(place)), r)):
         mine = [job for job in jobs if job.rule == rule]
@@ -69,20 +70,6 @@ def busy_seconds(jobs: Sequence[Job]) -> float:
         total += max(0.0, stop - max(start, end))
         end = max(end, stop)
     return total
-
-
-def duration(seconds: float) -> str:
-    """0.4 s, 42 s, 3 min 20 s, 5 h 02 min, 3 d 4 h."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 def memory(mebibytes: float | None) -> str:

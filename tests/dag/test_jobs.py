@@ -1,0 +1,106 @@
+"""What runs again after which change, on the graph of jobs; two real dry runs are in tests/workflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskmill.dag.files import Graph
+from maskmill.dag.jobs import Job, jobs, run_again
+from maskmill.recipe.resolve import load
+
+ROOT = Path(__file__).parents[2]
+SHARDS = ("s0000000000", "s0000000001", "s0000000002")
+BASE = {"recipes": ["kmeans", "comus"], "preset": "small", "labels": "labels"}
+AFTER_CLUSTERS = {"cluster_fit", "cluster_map", "paint_limits", "paint", "rounds_train", "rounds_predict", "evaluate",
+                  "export", "report"}  # fmt: skip
+
+
+def made(config: dict[str, Any], shards: tuple[str, ...] = SHARDS) -> dict[str, Job]:
+    return jobs(Graph(load(config, ROOT / "recipes"), lambda: shards))
+
+
+def again(change: dict[str, Any], base: dict[str, Any] = BASE, shards: tuple[str, ...] = SHARDS) -> list[Job]:
+    return list(run_again(made(base), made(base | change, shards)).values())
+
+
+def rules(found: list[Job]) -> set[str]:
+    return {job.rule for job in found}
+
+
+def test_nothing_runs_again_without_a_change() -> None:
+    assert again({}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"report": {"title": "Other"}}, {"report"}),
+        ({"export": {"coco": False}}, {"export"}),
+        ({"evaluate": {"protocols": ["many_to_one"]}}, {"evaluate", "export", "report"}),
+        ({"rounds": {"checkpoint_steps": 7}}, {"report"}),  # which shows every setting
+        ({"adapt": {"steps": 7}}, set()),  # no recipe of the run has a head
+        ({"features": {"keep": False}}, set()),
+        ({"inputs": {"shard_size": 7}}, {"inputs", "evaluate", "export", "report"}),  # shards stay what they are
+        ({"cluster": {"max_fit_points": 700}}, AFTER_CLUSTERS),
+        ({"paint": {"upsample": 2}}, AFTER_CLUSTERS - {"cluster_fit", "cluster_map", "paint_limits"}),
+        ({"paint": {"keep_closest": 0.5}}, AFTER_CLUSTERS - {"cluster_fit", "cluster_map"}),
+        ({"cut": {"tau": 0.3}}, AFTER_CLUSTERS | {"cut", "regions", "reduce_fit", "reduce_map"}),
+        ({"readers": "group"}, set()),
+    ],
+)
+def test_what_runs_again(change: dict[str, Any], expected: set[str]) -> None:
+    assert rules(again(change)) == expected
+
+
+def test_a_recipe_runs_again_alone() -> None:
+    found = again({"cut": {"tau": 0.3}})
+    assert {job.wildcards["recipe"] for job in found if "recipe" in job.wildcards} == {"comus"}
+
+
+def test_one_round_more_trains_no_student_again() -> None:
+    found = again({"rounds": {"count": 3}})
+    assert {job.wildcards["round"] for job in found if job.rule.startswith("rounds")} == {"3"}
+    assert rules(found) == {"rounds_train", "rounds_predict", "evaluate", "export", "report"}
+
+
+def test_another_refinement_predicts_again_with_the_same_students_of_round_one() -> None:
+    found = again({"rounds": {"refine": "none"}})
+    trained = {job.wildcards["round"] for job in found if job.rule == "rounds_train"}
+    assert trained == {"2"}  # which learns from the masks that the refinement has changed
+    assert {job.wildcards["round"] for job in found if job.rule == "rounds_predict"} == {"1", "2"}
+
+
+def test_another_seed_and_another_recipe_add_and_repeat_nothing() -> None:
+    seeds = again({"seeds": [0, 1]})
+    assert {job.wildcards.get("seed") for job in seeds} <= {"1", None}
+    assert not rules(seeds) & {"features", "cut", "regions", "reduce_fit"}
+    more = again({"recipes": ["kmeans", "comus", "lost"]})
+    assert {job.wildcards["recipe"] for job in more if "recipe" in job.wildcards} == {"lost"}
+    assert "features" not in rules(more)  # lost cuts the features of comus
+
+
+def test_an_added_shard_extracts_itself_and_fits_again() -> None:
+    found = again({}, shards=(*SHARDS, "s0000000003"))
+    mapped = {job.wildcards["shard"] for job in found if job.rule in ("features", "cut", "regions")}
+    assert mapped == {"s0000000003"}
+    assert {"cluster_fit", "paint", "export", "report"} <= rules(found)
+
+
+def test_another_threshold_counts_and_fits_no_foreground_again() -> None:
+    found = rules(again({"foreground": {"threshold": 0.4}}, {"recipes": ["leopart_cbfe"]}))
+    assert found == {"foreground_choose", "cluster_fit", "paint", "export", "report"}
+
+
+def test_which_predictions_teach_retrains_from_round_two_on() -> None:
+    found = again({"rounds": {"keep_score": 0.9}}, {"recipes": ["cutler"], "preset": "small"})
+    assert {job.wildcards["round"] for job in found if job.rule == "rounds_train"} == {"2", "3"}
+    assert "paint_instances" not in rules(found)
+
+
+def test_a_head_that_trains_its_backbone_depends_on_the_photos() -> None:
+    base = {"recipes": ["picie"], "preset": "small", "adapt": {"unfreeze": True}}
+    assert "adapt_fit" in rules(again({}, base, (*SHARDS, "s0000000003")))
+    assert "adapt_fit" not in rules(again({"features": {"semantic": {"dtype": "int8"}}}, base))

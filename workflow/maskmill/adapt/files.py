@@ -1,0 +1,74 @@
+"""What the jobs of the stage adapt read, write and depend on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maskmill.dag.files import RECIPE, SEED, Graph, Source, Sources, Wildcards, job, manifest, one, section, weights_of
+from maskmill.recipe.model import CODES
+from maskmill.recipe.sections import FREEZING, STORING, UNFREEZING
+from maskmill.store.artefact import json_hash
+
+
+def _seen(graph: Graph, wildcards: Wildcards) -> Source:
+    """The tokens of all shards that a recipe's head learns on."""
+    name = graph.recipe(wildcards).stage("adapt").settings.features
+    return graph.all_shards(lambda shard: graph.tokens(shard, name), wildcards)
+
+
+def _table(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    """What the table of nearest images depends on."""
+    params = graph.recipe(wildcards).stage("adapt").params
+    return {"crops": params.crops, "neighbours": params.neighbours}
+
+
+def _head(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    """The section without what this head does not depend on, and the number of prototypes where the recipe takes them.
+
+    A head that trains its backbone depends on how photos are read and on which they are: no store of theirs is an
+    input whose time would tell.
+    """
+    recipe = graph.recipe(wildcards)
+    others = ("checkpoint_steps", "cache_mib", *(FREEZING if recipe.unfrozen else UNFREEZING))
+    body = {key: value for key, value in section(graph, wildcards, "adapt").items() if key not in others}
+    if recipe.cluster.method == "prototypes":
+        body["clusters"] = recipe.cluster.params.clusters
+    if recipe.unfrozen:
+        body["feature_set"] = recipe.behind(CODES).model_dump(mode="json", exclude=STORING)
+        body["photos"] = json_hash(graph.shards())  # a shard's name is a hash of its images' contents
+    return body
+
+
+@job("adapt_neighbours", _table, out=f"{RECIPE}/neighbours.parquet")
+def _neighbours(graph: Graph, wildcards: Wildcards) -> Sources:
+    return {"manifest": manifest(), "features": _seen(graph, wildcards)}
+
+
+@job(
+    "adapt_fit",
+    _head,
+    out=f"{SEED}/adapt/head.safetensors",
+    monitor=f"{SEED}/adapt/monitor.json",
+    timing=f"{SEED}/adapt/timing.json",
+)
+def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
+    """Stored tokens, or photos with the weights of a backbone that learns too; and the table of nearest images."""
+    recipe, found = graph.recipe(wildcards), {"manifest": manifest()}
+    if recipe.unfrozen:
+        graph.shards()  # what it depends on names the photos by their shards, so a head waits for them
+        found["weights"] = weights_of([recipe.behind(CODES)])
+    else:
+        found["features"] = _seen(graph, wildcards)
+    if recipe.neighbours:
+        found["neighbours"] = one("adapt_neighbours", wildcards)
+    return found
+
+
+@job("adapt_map", out=f"{SEED}/adapt/{{shard}}.zarr")
+def _map(graph: Graph, wildcards: Wildcards) -> Sources:
+    """Stored tokens of a shard, or its photos where the head trained its backbone."""
+    recipe, head = graph.recipe(wildcards), one("adapt_fit", wildcards)
+    if recipe.unfrozen:
+        return {"manifest": manifest(), "head": head}
+    name = recipe.stage("adapt").settings.features
+    return {"features": Source((graph.tokens(wildcards, name),)), "head": head}

@@ -1,0 +1,82 @@
+"""What the jobs of the stage export read, write and depend on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maskmill.dag.files import SEED, Graph, Sources, Wildcards, at, job, manifest, masks_rule, one, weights_of
+from maskmill.recipe.model import CODES, Recipe
+from maskmill.recipe.sections import FeatureSet
+
+
+def _section(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    return graph.run.config.export.model_dump(mode="json")
+
+
+@job("export", _section, out=f"{SEED}/export")
+def _export(graph: Graph, wildcards: Wildcards) -> Sources:
+    """Masks of the last round, regions where the recipe has a cut, and what segments new images."""
+    recipe = graph.recipe(wildcards)
+    last = at(wildcards, recipe.round_count)
+    found = {"manifest": manifest(timeless=False), "masks": graph.every(masks_rule(recipe.round_count), last)}
+    if not recipe.tokens:
+        found["cut"] = graph.every("cut", wildcards)
+        found["regions"] = graph.every("regions", wildcards, "table")
+        found["assignments"] = graph.every("cluster_map", wildcards)
+    if recipe.instances(recipe.round_count):
+        found["instances"] = graph.every("rounds_detect", last)
+    found |= _segmenter(graph, wildcards)
+    found["weights"] = weights_of(_run_on_new_images(recipe).values(), "folder")
+    if graph.run.config.labels:
+        found["scores"] = one("evaluate", last)
+    return found
+
+
+def _segmenter(graph: Graph, wildcards: Wildcards) -> Sources:
+    """What segments new images: the last student, or clusters of tokens and what makes their vectors."""
+    recipe = graph.recipe(wildcards)
+    if recipe.round_count:
+        return {"student": one("rounds_train", at(wildcards, recipe.round_count))}
+    if not recipe.tokens:
+        return {}
+    found = {"codebook": one("cluster_fit", wildcards)} | graph.foreground(wildcards)
+    reduced = recipe.reduce.method != "none"
+    if reduced:
+        found["reduction"] = one("reduce_fit", wildcards)
+    if recipe.regions.settings.features == CODES:
+        # Reductions are made once a recipe, of the codes of the first seed.
+        seed = str(graph.run.config.seeds[0]) if reduced else wildcards["seed"]
+        found["head"] = one("adapt_fit", {**wildcards, "seed": seed})
+    return found
+
+
+def _run_on_new_images(recipe: Recipe) -> dict[str, FeatureSet]:
+    """The feature sets whose backbone runs on new images; a head that trained its backbone has it in its file."""
+    if recipe.round_count:
+        return recipe.student_sets(recipe.round_count)
+    if not recipe.tokens or (recipe.unfrozen and recipe.regions.settings.features == CODES):
+        return {}
+    return _clustered_set(recipe)
+
+
+def _clustered_set(recipe: Recipe) -> dict[str, FeatureSet]:
+    """The feature set whose tokens a recipe clusters, or the one behind the codes that it clusters."""
+    name = recipe.regions.settings.features
+    if name == CODES:
+        name = recipe.stage("adapt").settings.features
+    return {name: recipe.features[name]}
+
+
+def segmenter_section(recipe: Recipe) -> dict[str, Any]:
+    """What a segmenter needs to know besides its files: feature sets, refinement, and the size of a mask cell.
+
+    A student says which of the recipe's feature sets it sees; clusters of tokens are those of one.
+    """
+    clusters = recipe.tokens and not recipe.round_count
+    sets = _clustered_set(recipe) if clusters else recipe.features
+    last = recipe.rounds_at(recipe.round_count).settings if recipe.round_count else recipe.paint.settings
+    return {
+        "feature_sets": {name: each.model_dump(mode="json") for name, each in sets.items()},
+        "refine": last.refine.model_dump(mode="json"),
+        "upsample": recipe.paint.settings.upsample if clusters else 1,
+    }

@@ -1,0 +1,17 @@
+"""What the jobs of the stage reduce read, write and depend on."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from maskmill.dag.files import RECIPE, Graph, Source, Sources, Wildcards, job, manifest, one, section
+
+
+@job("reduce_fit", partial(section, stage="reduce"), out=f"{RECIPE}/reduce/model.safetensors")
+def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
+    return {"manifest": manifest(), "vectors": graph.all_shards(graph.raw_vectors, wildcards)}
+
+
+@job("reduce_map", partial(section, stage="reduce"), out=f"{RECIPE}/reduce/{{shard}}.zarr")
+def _map(graph: Graph, wildcards: Wildcards) -> Sources:
+    return {"vectors": Source((graph.raw_vectors(wildcards),)), "model": one("reduce_fit", wildcards)}

@@ -1,0 +1,65 @@
+"""What the report reads and depends on: everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maskmill.dag.files import Graph, Source, Sources, Wildcards, job, manifest, masks_rule, path
+
+
+def _plan(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    """What the report shows: the resolved run, without anything that differs between machines."""
+    config = graph.run.config
+    recipes = {
+        name: {
+            "description": recipe.description,
+            "tokens": recipe.tokens,
+            "rounds": recipe.round_count,
+            "clusters": recipe.cluster.params.clusters,
+            "sections": {
+                "features": {
+                    key: each.model_dump(mode="json", exclude_none=True) for key, each in recipe.features.items()
+                },
+                **recipe.sections(),
+            },
+        }
+        for name, recipe in graph.run.recipes.items()
+    }
+    plan = config.report.model_dump(mode="json") | {"images": config.images, "labels": config.labels}
+    if graph.scores_objects:
+        plan["objects"] = True
+    if graph.probes:
+        plan["probes"] = graph.probes
+    return plan | {"seeds": config.seeds, "recipes": recipes}
+
+
+@job("report", _plan, out="results/report.html")
+def _report(graph: Graph, wildcards: Wildcards) -> Sources:
+    """Every mask of every recipe, seed and round, the regions behind them, and the scores where labels exist."""
+    run, shards = graph.run, graph.shards()
+    files: dict[str, list[str]] = {}
+
+    def add(kind: str, rule: str, name: str = "out", **own: object) -> None:
+        files.setdefault(kind, []).append(path(rule, name, **own))
+
+    for name, recipe in run.recipes.items():
+        for seed in run.config.seeds:
+            add("selection", "cluster_fit", "selection", recipe=name, seed=seed)
+            if recipe.adapt is not None:
+                add("heads", "adapt_fit", "monitor", recipe=name, seed=seed)
+            for round in range(recipe.round_count + 1):
+                for shard in shards:
+                    add("masks", masks_rule(round), recipe=name, seed=seed, round=round, shard=shard)
+                if run.config.labels:
+                    add("scores", "evaluate", recipe=name, seed=seed, round=round)
+            for shard in () if recipe.tokens else shards:
+                add("regions", "cluster_map", recipe=name, seed=seed, shard=shard)
+        if graph.scores_objects and not recipe.tokens:
+            add("objects", "evaluate_objects", recipe=name)
+    for features, probed in graph.probes.items():
+        add("probes", "evaluate_probe", features=features)
+        for name in probed:
+            for seed in run.config.seeds:
+                add("probes", "evaluate_codes", recipe=name, seed=seed)
+    found = {"manifest": Source(manifest().files, "no"), "rejected": Source((path("inputs", "rejected"),), "no")}
+    return found | {kind: Source(tuple(names), "no") for kind, names in files.items()}
