@@ -31,7 +31,7 @@ from maskmill.paint._instances import instances_of
 from maskmill.recipe.model import Stage
 from maskmill.recipe.resolve import load
 from maskmill.recipe.sections import Evaluate
-from maskmill.rounds._instance_teach import teach
+from maskmill.rounds.instance.teaching import teach
 from maskmill.rounds.run import History, Sources, detect, predict, train
 from maskmill.store.artefact import read_json
 from maskmill.store.manifest import read_manifest

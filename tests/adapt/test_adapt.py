@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.adapt import _data, _neighbours, run
+from maskmill.adapt import _collapse, _data, _neighbours, infer, run
 from maskmill.adapt._data import TokenImages, crop, order
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.recipe import registry
 from maskmill.store.artefact import Provenance, read_json, read_tensors
 from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.training import loop
+from maskmill.training.resources import Resources
 
 METHODS = registry.available("adapt")
 DEPTH = 16
@@ -43,7 +44,7 @@ FAST: dict[str, dict] = {
     "mdc": {"steps": 60, "batch_size": 8, "dimensions": 8, "hidden": 8, "epoch_steps": 15, "learning_rate": 1e-3},
     "picie": {"steps": 60, "batch_size": 8, "dimensions": 8, "hidden": 8, "epoch_steps": 15, "learning_rate": 1e-3},
 }  # fmt: skip
-PER_IMAGE = [name for name in METHODS if getattr(registry.load("adapt", name), "PER_IMAGE", False)]
+PER_IMAGE = [name for name in METHODS if registry.load("adapt", name).TRAITS.per_image]
 
 
 def write(folder: Path, images: dict[str, np.ndarray], shards: int = 1, backbone: str = "toy") -> list[Path]:
@@ -82,7 +83,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def neighbours(method: str, stores: list[Path], out: Path) -> Path | None:
     """The table that a method asks for."""
     module = registry.load("adapt", method)
-    if not getattr(module, "NEIGHBOURS", False):
+    if not module.TRAITS.neighbours:
         return None
     own = module.Params(**{k: v for k, v in params(method).items() if k != "method"})
     _neighbours.run(stores, own.crops, own.neighbours, out / "neighbours.parquet", 1)
@@ -92,7 +93,8 @@ def neighbours(method: str, stores: list[Path], out: Path) -> Path | None:
 def head(method: str, stores: list[Path], out: Path, threads: int = 1, seed: int = 0) -> Path:
     table = neighbours(method, stores, out)
     target = out / "head.safetensors"
-    run.fit(stores, params(method), seed, 3, target, threads, "cpu", neighbours=table, monitor=out / "monitor.json")
+    files = run.HeadFiles(target, out / "monitor.json")
+    run.fit(stores, params(method), files, seed=seed, clusters=3, neighbours=table, resources=Resources(threads, "cpu"))
     return target
 
 
@@ -117,7 +119,7 @@ def test_a_head_depends_on_the_images_and_the_seed_only(method: str, stores: lis
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in PER_IMAGE])
 def test_codes_tell_the_materials_apart(method: str, stores: list[Path], tmp_path: Path) -> None:
     """The classes of the toy are what any of these heads must keep apart."""
-    model = run.Head.load(head(method, stores, tmp_path), "cpu")
+    model = infer.Head.load(head(method, stores, tmp_path), "cpu")
     images = scenes()
     codes = [model.codes(tokens.astype("f2")) for tokens in images.values()]
     assert all(code.shape[:2] == (8, 10) and np.isfinite(code).all() for code in codes)
@@ -137,7 +139,7 @@ def test_masks_tell_the_materials_of_an_image_apart(method: str, stores: list[Pa
 
     One mask for both halves would be right for a half.
     """
-    model = run.Head.load(head(method, stores, tmp_path), "cpu")
+    model = infer.Head.load(head(method, stores, tmp_path), "cpu")
     right = []
     for tokens in scenes().values():
         codes = model.codes(tokens.astype("f2"))
@@ -208,7 +210,12 @@ def test_too_few_images_are_said(method: str, tmp_path: Path) -> None:
     few = write(tmp_path, scenes(1))
     with pytest.raises(NumericsError, match="images"):
         run.fit(
-            few, {"method": method}, 0, 3, tmp_path / "head.safetensors", neighbours=neighbours(method, few, tmp_path)
+            few,
+            {"method": method},
+            run.HeadFiles(tmp_path / "head.safetensors"),
+            seed=0,
+            clusters=3,
+            neighbours=neighbours(method, few, tmp_path),
         )
 
 
@@ -217,12 +224,20 @@ def test_a_loss_that_is_not_finite_ends_the_training(method: str, stores: list[P
     table = neighbours(method, stores, tmp_path)
     body = params(method) | {"learning_rate": 1e30}
     with pytest.raises(NumericsError, match=r"adapt: .*(lower adapt\.learning_rate|collapsed)"):
-        run.fit(stores, body, 0, 3, tmp_path / "head.safetensors", 1, "cpu", neighbours=table)
+        run.fit(
+            stores,
+            body,
+            run.HeadFiles(tmp_path / "head.safetensors"),
+            seed=0,
+            clusters=3,
+            neighbours=table,
+            resources=Resources(device="cpu"),
+        )
     assert not (tmp_path / "head.safetensors").exists()
 
 
 def test_a_collapsed_head_is_refused(stores: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_shares", lambda *_: [0.97, 0.03, 0.0])
+    monkeypatch.setattr(_collapse, "cluster_shares", lambda *_: [0.97, 0.03, 0.0])
     with pytest.raises(NumericsError, match=r"one of 3 clusters takes 97\.0 % of the tokens; try another seed"):
         head("stego", stores, tmp_path)
     assert not (tmp_path / "head.safetensors").exists()
@@ -231,7 +246,7 @@ def test_a_collapsed_head_is_refused(stores: list[Path], tmp_path: Path, monkeyp
 def test_a_mask_that_takes_every_image_is_a_collapse(
     stores: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "_mask_share", lambda *_: 0.97)
+    monkeypatch.setattr(_collapse, "mask_share", lambda *_: 0.97)
     with pytest.raises(NumericsError, match=r"acseg has collapsed: one mask takes 97\.0 % of an image's tokens"):
         head("acseg", stores, tmp_path)
     assert not (tmp_path / "head.safetensors").exists()
@@ -242,7 +257,7 @@ def test_a_file_that_is_no_head_is_said(tmp_path: Path) -> None:
 
     write_tensors(tmp_path / "x.safetensors", {"a": np.zeros(3)})
     with pytest.raises(StoreError, match="not a head"):
-        run.Head.load(tmp_path / "x.safetensors")
+        infer.Head.load(tmp_path / "x.safetensors")
 
 
 def test_five_crops_cover_the_corners_and_the_centre() -> None:

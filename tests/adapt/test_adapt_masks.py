@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 
 from maskmill.adapt import _masks, acseg, dinosaur
 from maskmill.adapt._attention import Attention
-from maskmill.adapt._concepts import ConceptHead, affinity, modularity
-from maskmill.adapt._slots import MlpDecoder, SlotAttention, TransformerDecoder
+from maskmill.adapt.acseg.concepts import ConceptHead, affinity, modularity
+from maskmill.adapt.dinosaur.slots import MlpDecoder, SlotAttention, TransformerDecoder
 from maskmill.cli.app import app
 from maskmill.cut import argmax
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.recipe.resolve import load
 from maskmill.store.ragged import Ragged
+from maskmill.training.resources import Resources
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -307,11 +308,18 @@ def verb(*words: object) -> None:
 @pytest.mark.parametrize("method", ["acseg", "dinosaur"])
 def test_from_tokens_to_segments_through_the_verbs(method: str, tmp_path: Path) -> None:
     """fit, map and cut: two segments an image, each of one half."""
-    from maskmill.adapt.run import fit
+    from maskmill.adapt.run import HeadFiles, fit
 
     images = scenes(16, seed=2)
     stores = write(tmp_path, images)
-    fit(stores, {"method": method, **FAST[method]}, 0, 8, tmp_path / "head.safetensors", 1, "cpu")
+    fit(
+        stores,
+        {"method": method, **FAST[method]},
+        HeadFiles(tmp_path / "head.safetensors"),
+        seed=0,
+        clusters=8,
+        resources=Resources(device="cpu"),
+    )
     verb("adapt", "map", "--features", stores[0], "--head", tmp_path / "head.safetensors", "--out", tmp_path / "c.zarr",
          "--device", "cpu")  # fmt: skip
     section = json.dumps({"features": "codes", "method": "argmax"})

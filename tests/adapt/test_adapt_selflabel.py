@@ -12,15 +12,17 @@ import pytest
 import torch
 from test_adapt import DEPTH, FAST, scenes, write
 
-from maskmill.adapt import _data, _information, _selflabel, _trainer, _views, _warp, iic, mdc, picie, run
+from maskmill.adapt import _data, _selflabel, _trainer, _views, _warp, iic, mdc, picie, run
 from maskmill.adapt._data import TokenImages
-from maskmill.adapt._job import Job
 from maskmill.adapt._streaming import StreamingKMeans, nearest
+from maskmill.adapt._training import HeadTraining
+from maskmill.adapt.iic import information as _information
 from maskmill.errors import NumericsError
 from maskmill.images.interpolate import resize_maps
 from maskmill.store.artefact import read_json, read_tensors
 from maskmill.store.codebook import Codebook, assign
 from maskmill.training import loop
+from maskmill.training.resources import Resources
 
 CPU = torch.device("cpu")
 OWN = dict(FAST["picie"])
@@ -40,7 +42,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> TokenImages:
 
 
 def labeller(images: TokenImages, own: picie.Params, clusters: int = 3) -> _selflabel.SelfLabeller:
-    head = _trainer.seeded(Job(0, CPU), lambda: picie.build(images.depth, own, clusters))
+    head = _trainer.seeded(HeadTraining(0, CPU), lambda: picie.build(images.depth, own, clusters))
     return _selflabel.SelfLabeller(head, [k for k, _ in picie.levels(clusters, own)], 2, own.scale)
 
 
@@ -94,7 +96,7 @@ def test_views_follow_the_epoch_and_the_image_only() -> None:
 
 def test_recoloured_channels_are_scaled_and_shifted_in_their_deviations(images: TokenImages) -> None:
     own = picie.Params(**OWN)
-    x, where, gains = _views.batch(images, own, Job(0, CPU), 5, 4)
+    x, where, gains = _views.batch(images, own, HeadTraining(0, CPU), 5, 4)
     _, drawn = _views.draw(_data.order(5, 8, 16, 0), 1, DEPTH, own, 0)
     out = _warp.recolour(torch.from_numpy(x), torch.from_numpy(gains[:, 1]))
     for n, c in np.ndindex(8, DEPTH):
@@ -160,7 +162,7 @@ def test_features_that_are_not_finite_or_all_alike_are_said(images: TokenImages)
         with torch.no_grad():
             for parameter in model.head.projector.parameters():
                 parameter.fill_(value)
-        before = _selflabel.starter(model, images, own, Job(0, CPU), 2)
+        before = _selflabel.starter(model, images, own, HeadTraining(0, CPU), 2)
         with pytest.raises(NumericsError, match=rf"adapt: .*{what}.*collapsed: lower adapt\.learning_rate"):
             before(0)
 
@@ -202,7 +204,7 @@ def test_losses_within_and_across_views_are_those_of_four_classifiers(images: To
 
 def test_an_epoch_keeps_its_labels_while_the_head_learns(images: TokenImages) -> None:
     own = picie.Params(**OWN, over_clusters=6)
-    job, model = Job(0, CPU), labeller(images, own)
+    job, model = HeadTraining(0, CPU), labeller(images, own)
     before = _selflabel.starter(model, images, own, job, 4)
     before(0)
 
@@ -229,7 +231,7 @@ def test_an_epoch_keeps_its_labels_while_the_head_learns(images: TokenImages) ->
 def test_the_second_view_is_cropped_after_the_head(images: TokenImages) -> None:
     own = picie.Params(**OWN, hide=0, jitter=0)
     model = labeller(images, own)
-    batch = [torch.from_numpy(array) for array in _views.batch(images, own, Job(0, CPU), 0, 4)]
+    batch = [torch.from_numpy(array) for array in _views.batch(images, own, HeadTraining(0, CPU), 0, 4)]
     one, two = model.features(model.inputs(batch))
     x, where, _ = batch
     projector = model.head.projector
@@ -257,7 +259,14 @@ def test_a_stopped_training_with_finer_clusters_goes_on(
 
     def fit(name: str) -> None:
         target = tmp_path / name
-        run.fit(paths, body, 0, 3, target / "head.safetensors", 1, "cpu", monitor=target / "monitor.json")
+        run.fit(
+            paths,
+            body,
+            run.HeadFiles(target / "head.safetensors", target / "monitor.json"),
+            seed=0,
+            clusters=3,
+            resources=Resources(device="cpu"),
+        )
 
     def then_signal(average: dict, task: loop.Task, at: int) -> None:
         move(average, task, at)
@@ -279,7 +288,7 @@ def test_a_stopped_training_with_finer_clusters_goes_on(
 @pytest.mark.parametrize("method", [picie, mdc])
 def test_prototypes_are_the_clusters_of_all_codes(method: object, images: TokenImages) -> None:
     own = method.Params(**OWN)  # type: ignore[attr-defined]
-    tensors, _ = method.fit(images, own, Job(0, CPU, 3))  # type: ignore[attr-defined]
+    tensors, _ = method.fit(images, own, HeadTraining(0, CPU, 3))  # type: ignore[attr-defined]
     head = method.build(DEPTH, own, 3)  # type: ignore[attr-defined]
     head.load_state_dict({name.removeprefix("head."): torch.from_numpy(value) for name, value in tensors.items()})
     x = torch.from_numpy(np.stack([images[i] for i in range(len(images))]).astype("f4")).permute(0, 3, 1, 2)
@@ -301,11 +310,11 @@ def test_a_new_classifier_has_a_new_optimiser() -> None:
     def before(step: int) -> list[torch.nn.Parameter]:
         return [net.weight] if step == 3 else []
 
-    plan = _trainer.Plan(
+    plan = _trainer.HeadTask(
         net, [([net.weight], 0.1)], lambda step: [(data[step],)],
         lambda batch, draws, step: (net(batch[0]).square().mean(), 1.0, {}), 6, 4, before=before,
     )  # fmt: skip
-    tensors, _ = _trainer.train(plan, Job(0, CPU))
+    tensors, _ = _trainer.train(plan, HeadTraining(0, CPU))
     other = torch.nn.Linear(3, 2, bias=False)
     torch.nn.init.constant_(other.weight, 0.5)
     for step in range(6):
@@ -380,7 +389,7 @@ def test_empty_classes_and_views_without_a_common_place_stay_finite() -> None:
 
 def test_heads_learn_by_turns_and_classes_are_the_nearest_prototypes(images: TokenImages) -> None:
     own = iic.Params(**FAST["iic"])
-    job = Job(0, CPU, 3)
+    job = HeadTraining(0, CPU, 3)
     start = _trainer.seeded(job, lambda: iic.build(images.depth, own, 3))
     one, _ = iic.fit(images, own.model_copy(update={"steps": 1}), job)
     np.testing.assert_array_equal(one["head.main.weight"], start.main.weight.detach().numpy())
@@ -396,8 +405,8 @@ def test_heads_learn_by_turns_and_classes_are_the_nearest_prototypes(images: Tok
 
 def test_places_outside_the_crop_are_not_counted(images: TokenImages) -> None:
     own = iic.Params(**FAST["iic"])
-    head = _trainer.seeded(Job(0, CPU), lambda: iic.build(images.depth, own, 3))
-    batch = tuple(torch.from_numpy(array) for array in _views.batch(images, own, Job(0, CPU), 0, 2))
+    head = _trainer.seeded(HeadTraining(0, CPU), lambda: iic.build(images.depth, own, 3))
+    batch = tuple(torch.from_numpy(array) for array in _views.batch(images, own, HeadTraining(0, CPU), 0, 2))
     one, two, whole = iic.views(head, batch, own.scale, False)
     outside = one.sum(1) == 0
     assert bool(outside.any())

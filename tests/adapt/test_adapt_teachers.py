@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.adapt import _positives, _teachers, hp, primaps_em, run, smooseg
+from maskmill.adapt import _teachers, hp, infer, primaps_em, run, smooseg
 from maskmill.adapt._data import TokenImages
-from maskmill.adapt._job import Job
 from maskmill.adapt._modules import Prototypes
+from maskmill.adapt._training import HeadTraining
+from maskmill.adapt.hp import positives as _positives
 from maskmill.cluster import prototypes
 from maskmill.cut import primaps
 from maskmill.store.ragged import Ragged, RaggedWriter
+from maskmill.training.resources import Resources
 
-JOB = Job(seed=0, device=torch.device("cpu"), clusters=3)
+JOB = HeadTraining(seed=0, device=torch.device("cpu"), clusters=3)
 
 
 def tokens(tmp_path: Path, sizes: list[tuple[int, int]], depth: int = 5) -> TokenImages:
@@ -37,7 +39,7 @@ def maps(generator: np.random.Generator, n: int, c: int, h: int, w: int) -> np.n
 
 
 def test_a_teacher_is_the_moving_average() -> None:
-    student, teacher = Prototypes(2, 3), _teachers.Followed(2, 3)
+    student, teacher = Prototypes(2, 3), _teachers.AveragedPrototypes(2, 3)
     first = student.weight.detach().clone()
     _teachers.follow(teacher, student, 0.0)
     torch.testing.assert_close(teacher.weight, first)
@@ -330,8 +332,15 @@ def test_a_student_with_the_teachers_names_learns_them(tmp_path: Path) -> None:
         for i, label in enumerate(labels):
             out.append(f"im{i:02d}", (materials[label] + 0.2 * draws.standard_normal((4, 6, 5))).astype("f4"))
     body = {"method": "primaps_em", "steps": 120, "probe_steps": 40, "batch_size": 6}
-    run.fit([tmp_path / "s.zarr"], body, 0, 5, tmp_path / "head.safetensors", 1, "cpu")
-    model = run.Head.load(tmp_path / "head.safetensors", "cpu")
+    run.fit(
+        [tmp_path / "s.zarr"],
+        body,
+        run.HeadFiles(tmp_path / "head.safetensors"),
+        seed=0,
+        clusters=5,
+        resources=Resources(device="cpu"),
+    )
+    model = infer.Head.load(tmp_path / "head.safetensors", "cpu")
     run.apply(tmp_path / "head.safetensors", tmp_path / "s.zarr", tmp_path / "codes.zarr", 1, "cpu")
     codes = Ragged(tmp_path / "codes.zarr")
     classes = np.stack([(codes[image_id] @ model.prototypes.T).argmax(-1) for image_id in codes.ids])

@@ -16,8 +16,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 
-from maskmill.adapt import _encoder, _views, _warp, iic, run
-from maskmill.adapt._encoder import Encoder, PhotoImages, Tower
+from maskmill.adapt import _encoder, _views, _warp, iic, infer, run
+from maskmill.adapt._encoder import BackboneWithHead, Encoder
+from maskmill.adapt._photos import PhotoImages
 from maskmill.adapt.picie import Params
 from maskmill.backbones.network import import_timm, load
 from maskmill.errors import ConfigError, StoreError
@@ -27,6 +28,7 @@ from maskmill.store.artefact import read_tensors, write_table
 from maskmill.store.manifest import Row
 from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.training import loop
+from maskmill.training.resources import Resources
 
 CPU = torch.device("cpu")
 CNN, VIT = "resnet10t", "vit_tiny_patch16_224"
@@ -78,19 +80,20 @@ def write_photos(folder: Path) -> Path:
     return folder / "m.parquet"
 
 
-def tower(weights: Path, name: str = CNN, threads: int = 1) -> Tower:
+def tower(weights: Path, name: str = CNN, threads: int = 1) -> BackboneWithHead:
     facts = read_tensors(weights)[1]
     encoder = Encoder(load(weights, SETS[name], CPU), {k: facts[k] for k in ("architecture", "mean", "std")}, threads)  # type: ignore[arg-type]
     torch.manual_seed(1)
-    return Tower(encoder, torch.nn.Conv2d(encoder.backbone.depth, 5, 1)).train()
+    return BackboneWithHead(encoder, torch.nn.Conv2d(encoder.backbone.depth, 5, 1)).train()
 
 
 def fit(method: str, weights: Path, manifest: Path, out: Path, threads: int = 1, name: str = CNN, **own: Any) -> Path:
-    source = run.Photos(manifest, weights, SETS[name])
+    source = run.PhotoSource(manifest, weights, SETS[name])
     out.mkdir(exist_ok=True)
     target = out / "head.safetensors"
     body = {"method": method, **METHODS[method], **own}
-    run.fit(source, body, 0, 3, target, threads, "cpu", monitor=out / "monitor.json")
+    files = run.HeadFiles(target, out / "monitor.json")
+    run.fit(source, body, files, seed=0, clusters=3, resources=Resources(threads, "cpu"))
     return target
 
 
@@ -179,7 +182,7 @@ def test_codes_of_a_shard_come_from_its_photos(
     assert {one[key].shape[:2] for key in one.ids} == {(8, 8) if name == CNN else (4, 4)}
     for key in one.ids:
         np.testing.assert_array_equal(one[key], two[key])
-    model = run.Head.load(target, "cpu")
+    model = infer.Head.load(target, "cpu")
     images = PhotoImages(manifest, weights[name], SETS[name], 10, CPU)
     np.testing.assert_allclose(model.codes(images[images.ids.index("im2")]), one["im2"], atol=2e-3)
     rows = np.concatenate([one[key].reshape(-1, 8) for key in one.ids])
@@ -247,7 +250,8 @@ def test_tokens_and_photos_are_not_confused(weights: dict[str, Path], manifest: 
     with RaggedWriter(tmp_path / "g.zarr", "features", depth=16) as out:
         for i in range(8):
             out.append(str(i), rng.standard_normal((6, 6, 16)).astype("f4"))
-    run.fit([tmp_path / "g.zarr"], {"method": "picie", **METHODS["picie"], "unfreeze": False}, 0, 3, frozen, 1, "cpu")
+    own = {"method": "picie", **METHODS["picie"], "unfreeze": False}
+    run.fit([tmp_path / "g.zarr"], own, run.HeadFiles(frozen), seed=0, clusters=3, resources=Resources(device="cpu"))
     with pytest.raises(StoreError, match="sees stored tokens; give --features"):
         run.apply_to_photos(frozen, manifest, "s0", tmp_path / "codes.zarr")
 

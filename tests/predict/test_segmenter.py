@@ -26,6 +26,7 @@ from maskmill.reduce import run as reduce
 from maskmill.store import codebook as books
 from maskmill.store.artefact import read_json, write_json
 from maskmill.store.ragged import Ragged, RaggedWriter, as_stored
+from maskmill.training.resources import Resources
 
 SHARDS = ("s0", "s1")
 PCA = {"method": "pca", "dimensions": 4, "max_fit_points": None}
@@ -130,8 +131,8 @@ def finish(world: tuple[dict[str, Path], Path], tmp_path: Path) -> Finish:
     def codes(
         section: dict[str, Any], chosen: FeatureSet, features: list[Path], head: Path, network: Path
     ) -> list[Path]:
-        source = adapt.Photos(manifest, network, chosen) if section["unfreeze"] else features
-        adapt.fit(source, section, 0, 3, head, 1, "cpu")
+        source = adapt.PhotoSource(manifest, network, chosen) if section["unfreeze"] else features
+        adapt.fit(source, section, adapt.HeadFiles(head), seed=0, clusters=3, resources=Resources(device="cpu"))
         out = [tmp_path / f"adapt/{shard}.zarr" for shard in SHARDS]
         for shard, tokens, target in zip(SHARDS, features, out, strict=True):
             if section["unfreeze"]:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from maskmill.errors import NumericsError, StoreError
-from maskmill.rounds import _data, _losses, _train
+from maskmill.rounds import _classes, _losses
 from maskmill.rounds._masks import Masks
-from maskmill.rounds._net import Head
 from maskmill.rounds.infer import Student
 from maskmill.rounds.run import Sources, predict, train
-from maskmill.rounds.token_head import Params
+from maskmill.rounds.token_head import Params, features, training
+from maskmill.rounds.token_head.network import Head
 from maskmill.store.artefact import Provenance, read_tensors, write_tensors
 from maskmill.store.ragged import Ragged, RaggedWriter
 
@@ -141,7 +141,7 @@ def test_a_student_file_is_all_that_inference_needs(world: dict[str, Any], stude
 def test_ignored_cells_take_no_part(tmp_path: Path) -> None:
     """Whatever an ignored cell would have been, the shares and the loss are those of the known cells."""
     mask = np.array([[1, 1, 0, 255], [1, 255, 255, 255]], np.uint8)
-    shares = _data.class_shares(mask, (1, 2), 3)
+    shares = features.class_shares(mask, (1, 2), 3)
     np.testing.assert_allclose(shares[0, 0], [0, 0.75, 0])
     np.testing.assert_allclose(shares[0, 1], [0.25, 0, 0])
     logits = torch.randn(1, 3, 1, 2, generator=torch.Generator().manual_seed(0))
@@ -164,7 +164,7 @@ def test_label_smoothing_is_that_of_torch() -> None:
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (8, 8), (1, 1)])
 def test_shares_of_any_grid_sum_to_the_known_share(size: tuple[int, int]) -> None:
     mask = np.random.default_rng(0).choice([0, 1, 2, 255], (8, 8)).astype(np.uint8)
-    shares = _data.class_shares(mask, size, 3)
+    shares = features.class_shares(mask, size, 3)
     assert shares.shape == (*size, 3)
     if size == (1, 1):
         np.testing.assert_allclose(shares[0, 0], [(mask == c).mean() for c in range(3)])
@@ -183,7 +183,7 @@ def test_nothing_known_is_an_error_with_a_way_out(tmp_path: Path) -> None:
 def test_images_with_nothing_known_are_left_out(tmp_path: Path) -> None:
     masks = {i: np.full((4, 4), 255 if i < "img02" else 1, np.uint8) for i in IDS[:4]}
     world = write_world(tmp_path, [IDS[:1], IDS[1:4]], masks)
-    images = _data.Images(world["features"], Masks(world["masks"], 3), 0)
+    images = features.Images(world["features"], Masks(world["masks"], 3), 0)
     assert images.ids == ["img02", "img03"]
     np.testing.assert_array_equal(images.counts, [0, 32, 0])
 
@@ -223,13 +223,13 @@ def test_a_file_that_is_no_student_is_named(tmp_path: Path) -> None:
 
 def test_constant_features_are_an_error() -> None:
     with pytest.raises(NumericsError, match="'a': all 10 sampled tokens are equal"):
-        _data.fit_projection(np.ones((10, 4), np.float32), 2, "a")
+        features.fit_projection(np.ones((10, 4), np.float32), 2, "a")
 
 
 def test_projection_is_standardised_pca() -> None:
     rng = np.random.default_rng(0)
     rows = (rng.standard_normal((500, 5)) @ rng.standard_normal((5, 5)) * [1, 10, 0.1, 1, 0] + 3).astype(np.float32)
-    projection = _data.fit_projection(rows, 3, "a")
+    projection = features.fit_projection(rows, 3, "a")
     z = projection(rows.reshape(20, 25, 5)).reshape(3, -1)  # [p, m]
     np.testing.assert_allclose(z.mean(1), 0, atol=1e-4)
     covariance = np.cov(z, bias=True)
@@ -244,10 +244,10 @@ def test_projection_is_standardised_pca() -> None:
 def test_interpolating_first_or_projecting_first_is_the_same() -> None:
     rng = np.random.default_rng(0)
     tokens = rng.standard_normal((4, 6, 5)).astype(np.float32)
-    projection = _data.fit_projection(tokens.reshape(-1, 5), 3, "a")
+    projection = features.fit_projection(tokens.reshape(-1, 5), 3, "a")
     other = {"fine": np.zeros((9, 9, 2), np.float32), "coarse": tokens}
-    identity = _data.Projection(np.zeros(2, np.float32), np.eye(2, dtype=np.float32))
-    got = _data.align(other, {"fine": identity, "coarse": projection})[2:]
+    identity = features.Projection(np.zeros(2, np.float32), np.eye(2, dtype=np.float32))
+    got = features.align(other, {"fine": identity, "coarse": projection})[2:]
     maps = torch.from_numpy(tokens).permute(2, 0, 1)[None]
     fine = torch.nn.functional.interpolate(maps, (9, 9), mode="bilinear")[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(got, projection(fine), atol=1e-4)
@@ -266,15 +266,15 @@ def test_padding_changes_nothing() -> None:
 
 def test_class_weights() -> None:
     counts = np.array([900, 100, 0])
-    np.testing.assert_allclose(_train.class_weights(counts, 0.0), [1, 1, 0])
-    full = _train.class_weights(counts, 1.0)
+    np.testing.assert_allclose(_classes.class_weights(counts, 0.0), [1, 1, 0])
+    full = _classes.class_weights(counts, 1.0)
     assert full[0] * 0.9 == pytest.approx(full[1] * 0.1)  # both classes count alike
     assert (full * counts / 1000).sum() == pytest.approx(1)
 
 
 def test_every_image_once_an_epoch(world: dict[str, Any]) -> None:
-    images = _data.Images(world["features"], Masks(world["masks"], 3), 0)
-    steps = list(_train.batches(images, Params(steps=4, batch_size=6), 5, 0))
+    images = features.Images(world["features"], Masks(world["masks"], 3), 0)
+    steps = list(training.batches(images, Params(steps=4, batch_size=6), 5, 0))
     drawn = [i for step in steps for chosen, _ in step for i in chosen]
     assert sorted(drawn[:12]) == sorted(drawn[12:]) == list(range(12))
 

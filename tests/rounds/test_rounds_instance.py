@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from maskmill.images.instances import VOID, Instances
 from maskmill.recipe.sections import ConfigError
-from maskmill.rounds._instance_data import NEITHER, Crop, assign, paste, to_cells
-from maskmill.rounds._instance_losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
-from maskmill.rounds._instance_net import FEATURES, KERNEL, Shape, grid_sizes, locations, masks_of
-from maskmill.rounds._instance_predict import decode, matrix_nms
-from maskmill.rounds._instance_train import build, loss_of, rate
 from maskmill.rounds.instance import Params
+from maskmill.rounds.instance.crops import NEITHER, Crop, assign, paste, to_cells
+from maskmill.rounds.instance.losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
+from maskmill.rounds.instance.network import FEATURES, KERNEL, Shape, build, grid_sizes, locations, masks_of
+from maskmill.rounds.instance.predictor import decode, matrix_nms
+from maskmill.rounds.instance.training import loss_of, rate
 
 CNN = Shape((0, 1, 2, 3), (8, 8, 8, 8))
 VIT = Shape((0, 1), (8, 8), 14)

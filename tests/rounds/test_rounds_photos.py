@@ -25,8 +25,9 @@ from maskmill.backbones.network import import_timm
 from maskmill.errors import InputError, StoreError
 from maskmill.images.masks import to_size
 from maskmill.recipe.sections import ConfigError
-from maskmill.rounds import _augment, _deeplab, _photo_training, _pixels
+from maskmill.rounds import _augment, _layers, _photo_training
 from maskmill.rounds.deeplabv3plus import Params
+from maskmill.rounds.deeplabv3plus.network import build
 from maskmill.rounds.infer import Student
 from maskmill.rounds.run import Sources, predict, train
 from maskmill.store import codebook
@@ -162,7 +163,7 @@ def test_only_the_last_levels_of_the_encoder_learn(world: dict[str, Any], tmp_pa
 @pytest.mark.parametrize("architecture", [ENCODER, "test_resnet", "test_convnext"])
 @pytest.mark.parametrize("stride", [8, 16])
 def test_any_cnn_with_levels_is_an_encoder(architecture: str, stride: int) -> None:
-    network = _pixels.build(architecture, 5, Params(output_stride=stride, width=32)).train()  # type: ignore[arg-type]
+    network = build(architecture, 5, Params(output_stride=stride, width=32)).train()  # type: ignore[arg-type]
     torch.nn.init.normal_(network.classify.weight)
     x = torch.randn(2, 3, 64, 96)
     out = network(x)
@@ -171,24 +172,24 @@ def test_any_cnn_with_levels_is_an_encoder(architecture: str, stride: int) -> No
 
 
 def test_freezing_follows_the_feature_levels() -> None:
-    encoder = _pixels.build("test_resnet", 2, Params(width=32)).encoder
+    encoder = build("test_resnet", 2, Params(width=32)).encoder
     for unfrozen, first in ((1, "layer4"), (2, "layer3"), (3, "layer2")):
-        _deeplab.freeze(encoder, unfrozen)
+        _layers.freeze(encoder, unfrozen)
         learning = {name.split(".")[0] for name, p in encoder.named_parameters() if p.requires_grad}
         assert learning == {f"layer{i}" for i in range(int(first[-1]), 5)}
-    _deeplab.freeze(encoder, 5)
+    _layers.freeze(encoder, 5)
     assert all(p.requires_grad for name, p in encoder.named_parameters() if not name.startswith("fc"))
 
 
 def test_enlarging_is_bilinear() -> None:
     x = torch.randn(2, 3, 5, 7)
     expected = torch.nn.functional.interpolate(x, (20, 28), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(_deeplab.enlarge(x, (20, 28)), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(_layers.enlarge(x, (20, 28)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_networks_that_do_not_fit_are_named(world: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"rounds\.encoder: 'semantic' is test_vit, which gives no levels"):
-        _pixels.build("test_vit", 3, Params())
+        build("test_vit", 3, Params())
     broken = world | {"weights": tmp_path / "w.safetensors"}
     save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors", {"maskmill": json.dumps({"architecture": ENCODER})})
     with pytest.raises(StoreError, match=r"w\.safetensors: lacks .* of test_efficientnet"):

@@ -12,7 +12,7 @@ from pycocotools import mask as codec
 from small_run import jobs, snakemake
 
 from maskmill.images.instances import InstanceStore
-from maskmill.rounds._instance_teach import merge
+from maskmill.rounds.instance.teaching import merge
 
 pytestmark = pytest.mark.slow
 ROUNDS: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""A backbone that learns together with its head (`unfreeze`), and the photos that both see.
+"""A backbone that learns together with its head (`unfreeze`).
 
 Nothing of the network looks at other images of a batch (batch norms keep the statistics that they came with), so a
 batch goes through it in pieces: forward without a graph, and again with one when the gradient of the tokens is known.
@@ -10,24 +10,16 @@ depends on the threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
-from maskmill.adapt._data import Images
-from maskmill.backbones.network import Backbone, load, resample_positions, untrained
-from maskmill.errors import ConfigError, NumericsError
-from maskmill.images.decode import target_size, to_target
-from maskmill.images.photos import read_photo
+from maskmill.backbones.network import Backbone, resample_positions, untrained
+from maskmill.errors import ConfigError
 from maskmill.numerics.blocks import ordered
 from maskmill.recipe.sections import STORING, FeatureSet
-from maskmill.store.artefact import read_tensors
-from maskmill.store.manifest import Row, read_manifest
 
 PIECE = {"cpu": 4, "cuda": 32}  # images that are computed at once
 R = TypeVar("R")
@@ -53,7 +45,7 @@ class Encoder:
         return {"facts": self.facts, "feature_set": self.backbone.set.model_dump(mode="json", exclude=STORING)}
 
 
-class Tower(nn.Module):
+class BackboneWithHead(nn.Module):
     """The backbone's level and a head on it: RGB 0..255 [n, 3, H, W] -> [n, c, h, w].
 
     Attributes:
@@ -83,7 +75,7 @@ class Tower(nn.Module):
         model: Any = self.model
         del model.pos_embed
 
-    def train(self, mode: bool = True) -> Tower:
+    def train(self, mode: bool = True) -> BackboneWithHead:
         """The backbone stays in evaluation mode: its batch norms keep their statistics."""
         super().train(mode)
         self.model.eval()
@@ -129,10 +121,10 @@ class _Pieces(torch.autograd.Function):
     """The backbone's tokens of a batch without a graph; backward computes every piece again."""
 
     @staticmethod
-    def forward(ctx: Any, tower: Tower, x: torch.Tensor, *learning: nn.Parameter) -> torch.Tensor:
-        ctx.tower, ctx.learning, ctx.half = tower, learning, torch.is_autocast_enabled(x.device.type)
+    def forward(ctx: Any, network: BackboneWithHead, x: torch.Tensor, *learning: nn.Parameter) -> torch.Tensor:
+        ctx.network, ctx.learning, ctx.half = network, learning, torch.is_autocast_enabled(x.device.type)
         ctx.save_for_backward(x)
-        return torch.cat(list(tower.by_pieces(tower.tokens, [x])))
+        return torch.cat(list(network.by_pieces(network.tokens, [x])))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -140,68 +132,12 @@ class _Pieces(torch.autograd.Function):
 
         def one(part: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
             with torch.enable_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=ctx.half):
-                tokens = ctx.tower.tokens(part)
+                tokens = ctx.network.tokens(part)
             return torch.autograd.grad(tokens, ctx.learning, gradient, allow_unused=True)
 
         total: list[torch.Tensor | None] = [None for _ in ctx.learning]
-        for found in ctx.tower.by_pieces(one, [x, gradients[0]]):
+        for found in ctx.network.by_pieces(one, [x, gradients[0]]):
             for i, more in enumerate(found):
                 before = total[i]
                 total[i] = more if before is None else before if more is None else before + more
         return None, None, *total
-
-
-class PhotoImages(Images):
-    """Photos of the manifest, uint8 RGB [H, W, 3] in the size that their feature set says, one for all.
-
-    Args:
-        manifest: its file. weights: of the backbone. feature_set: of what the backbone is to make.
-
-    Raises:
-        ConfigError: the feature set is no plain level of a network, or gives photos of several sizes: in a batch they
-            would be squeezed, and the network would see another shape than when codes are made.
-        NumericsError: there is no image.
-    """
-
-    def __init__(
-        self,
-        manifest: str | Path,
-        weights: str | Path,
-        feature_set: FeatureSet,
-        cache_mib: int,
-        device: torch.device,
-        threads: int = 1,
-    ) -> None:
-        found = read_manifest(manifest)
-        if not found.rows:
-            raise NumericsError("adapt: there is no image to learn from; check images and inputs/rejected.csv")
-        backbone = load(weights, feature_set, device)
-        if feature_set.facet != "token" or not isinstance(backbone, Backbone):
-            raise ConfigError(f"adapt.unfreeze: {feature_set.backbone}, facet {feature_set.facet}: a head can train a "
-                              "network through facet: token only; name another feature set")  # fmt: skip
-        sizes = {target_size(row.height, row.width, feature_set.size, backbone.multiple) for row in found.rows}
-        if len(sizes) > 1:
-            raise ConfigError(f"adapt.unfreeze: {feature_set.size} gives photos of {len(sizes)} sizes, but they are "
-                              "learnt from in batches; set features.<name>.size: {square: ...}")  # fmt: skip
-        facts = read_tensors(weights)[1]
-        self.encoder = Encoder(backbone, {key: facts[key] for key in ("architecture", "mean", "std")}, threads)
-        self.set, self.multiple, self.rows, self.threads = feature_set, backbone.multiple, found.rows, threads
-        hashes = [*found.shards, backbone.digest]
-        made_by = feature_set.model_dump(mode="json", exclude=STORING)
-        super().__init__(found.ids, backbone.depth, hashes, made_by, cache_mib)
-
-    def read(self, i: int) -> np.ndarray:
-        """The photo as its backbone sees it, uint8 [H, W, 3]."""
-        return seen(self.rows[i], self.set, self.multiple)
-
-    def several(self, places: Sequence[int]) -> list[np.ndarray]:
-        """Photos by position, decoded in threads."""
-        if self.threads < 2:
-            return super().several(places)
-        with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(self.__getitem__, places))
-
-
-def seen(row: Row, feature_set: FeatureSet, multiple: int) -> np.ndarray:
-    """A photo of the manifest in the size that the feature set says, uint8 [H, W, 3]; raises as `read_photo`."""
-    return to_target(read_photo(row), feature_set.size, multiple)

@@ -17,9 +17,9 @@ from torch import nn
 
 from maskmill.adapt import _views, _warp
 from maskmill.adapt._data import Images, stack
-from maskmill.adapt._job import Job
 from maskmill.adapt._modules import CodeHead, Projector, unit
 from maskmill.adapt._streaming import StreamingKMeans
+from maskmill.adapt._training import HeadTraining
 from maskmill.adapt._views import SelfLabelParams, ViewParams
 from maskmill.device import memory_advice
 from maskmill.numerics.sampling import rng
@@ -38,14 +38,14 @@ def small_head(depth: int, params: ViewParams, encoder: Encoder | None) -> nn.Mo
         head = Projector(depth, params.dimensions, 0.0, hidden=params.hidden)
     if encoder is None:
         return head
-    from maskmill.adapt._encoder import Tower
+    from maskmill.adapt._encoder import BackboneWithHead
 
-    return Tower(encoder, head)
+    return BackboneWithHead(encoder, head)
 
 
 def rates(trunk: nn.Module, others: Iterable[nn.Parameter], params: ViewParams) -> list[tuple[Any, float]]:
     """Parameter groups of a `small_head` and of what else learns: a backbone has a learning rate of its own."""
-    below = [p for name, p in trunk.named_parameters() if name.startswith("model.")]  # of a Tower
+    below = [p for name, p in trunk.named_parameters() if name.startswith("model.")]  # of a BackboneWithHead
     own = {id(p) for p in below}
     head = [*(p for p in trunk.parameters() if id(p) not in own), *others]
     groups: list[tuple[Any, float]] = [(head, params.learning_rate)]
@@ -167,14 +167,14 @@ def cross_entropy(scores: torch.Tensor, labels: torch.Tensor, weights: torch.Ten
 
 
 def starter(
-    model: SelfLabeller, images: Images, params: SelfLabelParams, job: Job, length: int
+    model: SelfLabeller, images: Images, params: SelfLabelParams, training: HeadTraining, length: int
 ) -> Callable[[int], Sequence[nn.Parameter]]:
-    """`Plan.before`: the first step of an epoch clusters the views of all its steps."""
+    """`HeadTask.before`: the first step of an epoch clusters the views of all its steps."""
 
     def before(step: int) -> Sequence[nn.Parameter]:
         if step % length == 0:
-            seed = int(rng(job.seed, "adapt", "clustering", str(step)).integers(2**31))
-            drawn = (_views.batch(images, params, job, s, length) for s in range(step, step + length))
+            seed = int(rng(training.seed, "adapt", "clustering", str(step)).integers(2**31))
+            drawn = (_views.batch(images, params, training, s, length) for s in range(step, step + length))
             model.renew(drawn, length, params, seed)
         return ()
 
@@ -182,17 +182,19 @@ def starter(
 
 
 @torch.no_grad()
-def settle(model: SelfLabeller, images: Images, params: SelfLabelParams, job: Job) -> dict[str, np.ndarray]:
+def settle(
+    model: SelfLabeller, images: Images, params: SelfLabelParams, training: HeadTraining
+) -> dict[str, np.ndarray]:
     """Tensors of the head, its prototypes being the spherical k-means centroids of all codes of the whole images."""
     head, size = model.head, params.batch_size
     clusters, steps = len(head.prototypes.weight), -(-len(images) // size)
-    seed = int(rng(job.seed, "adapt", "clustering", "last").integers(2**31))
+    seed = int(rng(training.seed, "adapt", "clustering", "last").integers(2**31))
     start = min(params.init_batches, steps)
     stream = StreamingKMeans(clusters, start, params.init_points, params.iterations, seed, True)
     for first in range(0, len(images), size):
         x = stack(images.several(range(first, min(first + size, len(images)))))
         with memory_advice("adapt.batch_size", size):
-            stream.add(_rows(head.codes(torch.from_numpy(x).to(job.device))))
+            stream.add(_rows(head.codes(torch.from_numpy(x).to(training.device))))
     head.prototypes.weight.copy_(torch.from_numpy(stream.result()[0]))
     return {f"head.{name}": value.detach().cpu().numpy() for name, value in head.state_dict().items()}
 

@@ -8,7 +8,7 @@ from torch import nn
 from maskmill.adapt._modules import unit
 
 
-class Followed(nn.Module):
+class AveragedPrototypes(nn.Module):
     """Prototypes that are not learnt but follow others: a buffer `weight` [k, c], which clusters are read from."""
 
     weight: torch.Tensor
@@ -58,7 +58,7 @@ class ScoreHead(nn.Module):
         super().__init__()
         self.student = Scores(clusters, dimensions)
         self.teacher = Scores(clusters, dimensions).requires_grad_(False)
-        self.prototypes = Followed(clusters, clusters)
+        self.prototypes = AveragedPrototypes(clusters, clusters)
         self.prototypes.weight.copy_(torch.eye(clusters))
         self.register_buffer("mean", torch.zeros(dimensions))
         follow(self.teacher, self.student, 0.0)

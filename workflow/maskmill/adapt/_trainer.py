@@ -1,8 +1,8 @@
 """The one trainer of all heads: seeded batches a step ahead, micro-batches, parameter groups, monitors, exact resume.
 
-A method brings a `Plan`. Whatever a step draws (items, coordinates, dropout) comes from generators of (seed, step), so
-that a training that stopped goes on as if it had not. A step is split into the micro-batches that the method makes;
-each runs on one thread and their gradients are added in order, so no number depends on the threads.
+A method brings a `HeadTask`. Whatever a step draws (items, coordinates, dropout) comes from generators of (seed,
+step), so that a training that stopped goes on as if it had not. A step is split into the micro-batches that the method
+makes; each runs on one thread and their gradients are added in order, so no number depends on the threads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskmill.adapt._job import Job
+from maskmill.adapt._training import HeadTraining
 from maskmill.device import memory_advice
 from maskmill.numerics.sampling import rng
 from maskmill.training.ahead import ahead
@@ -28,7 +28,7 @@ Micro = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
-class Plan:
+class HeadTask:
     """What a method trains, and how.
 
     Attributes:
@@ -67,27 +67,27 @@ class Watched(nn.Module):
         self.register_buffer("monitor", torch.full((ROWS, columns), math.nan, dtype=torch.float64))
 
 
-def train(plan: Plan, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors of the head's state, and diagnostics: loss [steps], monitors {name: [rows]}, every (steps a row), timing.
 
     Raises:
         NumericsError: the loss or a gradient is not finite. StoppedError: SIGTERM or SIGUSR1 came.
     """
-    watched = Watched(plan.head, len(plan.monitors)).to(job.device)
-    groups = [{"params": list(parameters), "lr": rate} for parameters, rate in plan.rates]
-    learning = [p for parameters, _ in plan.rates for p in parameters]
-    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[plan.optimiser]
-    optimiser = make(groups, lr=plan.rates[0][1], weight_decay=plan.weight_decay)
-    every = max(1, plan.steps // ROWS)
+    watched = Watched(task.head, len(task.monitors)).to(training.device)
+    groups = [{"params": list(parameters), "lr": rate} for parameters, rate in task.rates]
+    learning = [p for parameters, _ in task.rates for p in parameters]
+    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[task.optimiser]
+    optimiser = make(groups, lr=task.rates[0][1], weight_decay=task.weight_decay)
+    every = max(1, task.steps // ROWS)
 
-    with single_threaded(job.device, job.threads) as pool:
+    with single_threaded(training.device, training.threads) as pool:
 
         def gradients(drawn: tuple[int, list[Micro]]) -> float:
             step, micros = drawn
-            with memory_advice("adapt.batch_size", plan.images):
-                for parameter in plan.before(step) if plan.before is not None else ():
+            with memory_advice("adapt.batch_size", task.images):
+                for parameter in task.before(step) if task.before is not None else ():
                     optimiser.state.pop(parameter, None)
-            work = _work(plan, job, step, learning)
+            work = _work(task, training, step, learning)
             results: list[Mapping[str, Any]] = [{} for _ in micros]
 
             def one(numbered: tuple[int, Micro]) -> tuple[float, float, tuple[torch.Tensor, ...]]:
@@ -95,38 +95,38 @@ def train(plan: Plan, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 loss, weight, grads, results[place] = work(place, micro)
                 return loss, weight, grads
 
-            with memory_advice("adapt.batch_size", plan.images):
+            with memory_advice("adapt.batch_size", task.images):
                 value = set_gradients(learning, list(enumerate(micros)), one, pool, Team())
             if step % every == 0 and step // every < ROWS:
-                _note(watched, step // every, plan.monitors, results)
+                _note(watched, step // every, task.monitors, results)
             return value
 
-        task = Task(
+        loop = Task(
             network=watched, optimiser=optimiser,
-            batches=lambda start: ahead(lambda step: (step, plan.batch(step)), range(start, plan.steps)),
-            gradients=gradients, rate=plan.rate, steps=plan.steps, images=plan.images, clip=plan.clip, after=plan.after,
+            batches=lambda start: ahead(lambda step: (step, task.batch(step)), range(start, task.steps)),
+            gradients=gradients, rate=task.rate, steps=task.steps, images=task.images, clip=task.clip, after=task.after,
         )  # fmt: skip
-        trained = run(task, job.keeper, "adapt")
+        trained = run(loop, training.keeper, "adapt")
     state = {name.removeprefix("head."): value for name, value in trained.state.items() if name != "monitor"}
-    plan.head.load_state_dict(state)
-    course = watched.monitor[~torch.isnan(watched.monitor).all(1)].cpu().numpy() if plan.monitors else np.zeros((0, 0))
+    task.head.load_state_dict(state)
+    course = watched.monitor[~torch.isnan(watched.monitor).all(1)].cpu().numpy() if task.monitors else np.zeros((0, 0))
     diagnostics = {
         "loss": np.array(trained.losses),
-        "monitors": {name: course[:, i] for i, name in enumerate(plan.monitors)},
+        "monitors": {name: course[:, i] for i, name in enumerate(task.monitors)},
         "every": every,
         "timing": trained.timing,
     }
     return {f"head.{name}": value.detach().cpu().numpy() for name, value in state.items()}, diagnostics
 
 
-def _work(plan: Plan, job: Job, step: int, learning: Sequence[nn.Parameter]) -> Callable[..., Any]:
+def _work(task: HeadTask, training: HeadTraining, step: int, learning: Sequence[nn.Parameter]) -> Callable[..., Any]:
     """(place, micro-batch) -> sum of losses, weight, gradients of the sum, monitors."""
 
     def work(place: int, micro: Micro) -> tuple[float, float, tuple[torch.Tensor, ...], Mapping[str, Any]]:
-        draws = generator(job, "draws", str(step), str(place))
-        tensors = tuple(torch.from_numpy(array).to(job.device) for array in micro)
-        with torch.autocast(job.device.type, torch.bfloat16, enabled=job.device.type == "cuda"):
-            loss, weight, monitors = plan.loss(tensors, draws, step)
+        draws = generator(training, "draws", str(step), str(place))
+        tensors = tuple(torch.from_numpy(array).to(training.device) for array in micro)
+        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.device.type == "cuda"):
+            loss, weight, monitors = task.loss(tensors, draws, step)
         total = loss * weight
         found = torch.autograd.grad(total, list(learning), allow_unused=True)
         grads = tuple(torch.zeros_like(p) if g is None else g for p, g in zip(learning, found, strict=True))
@@ -143,13 +143,13 @@ def _note(watched: Watched, row: int, names: Sequence[str], results: Sequence[Ma
             watched.monitor[row, column] = sum(values) / len(values)
 
 
-def generator(job: Job, *keys: str) -> torch.Generator:
-    """A torch generator of (seed, keys) on the job's device."""
-    return torch.Generator(job.device).manual_seed(int(rng(job.seed, "adapt", *keys).integers(2**62)))
+def generator(training: HeadTraining, *keys: str) -> torch.Generator:
+    """A torch generator of (seed, keys) on the training's device."""
+    return torch.Generator(training.device).manual_seed(int(rng(training.seed, "adapt", *keys).integers(2**62)))
 
 
-def seeded(job: Job, build: Callable[[], nn.Module]) -> Any:
-    """The module with initial weights that depend on the seed only, on the job's device."""
+def seeded(training: HeadTraining, build: Callable[[], nn.Module]) -> Any:
+    """The module with initial weights that depend on the seed only, on the training's device."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng(job.seed, "adapt", "weights").integers(2**62)))
-        return build().to(job.device)
+        torch.manual_seed(int(rng(training.seed, "adapt", "weights").integers(2**62)))
+        return build().to(training.device)

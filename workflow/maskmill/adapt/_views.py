@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from maskmill.adapt._data import Images
-    from maskmill.adapt._job import Job
+    from maskmill.adapt._training import HeadTraining
 
 
 CHANCE = 0.8  # of each change of a photo's light
@@ -65,15 +65,15 @@ def span(images: int, params: ViewParams) -> int:
     return params.epoch_steps or -(-images // params.batch_size)
 
 
-def batch(images: Images, params: ViewParams, job: Job, step: int, length: int) -> tuple[np.ndarray, ...]:
+def batch(images: Images, params: ViewParams, training: HeadTraining, step: int, length: int) -> tuple[np.ndarray, ...]:
     """Maps [n, d, h, w], boxes [n, 4] and changes of a step's images, see `draw`; shifts of channels in units of x.
 
     Args:
         length: steps of an epoch; within one, an image has one pair of views.
     """
-    items = order(step, params.batch_size, len(images), job.seed)
+    items = order(step, params.batch_size, len(images), training.seed)
     x = stack(images.several(items))
-    boxes, changes = draw(items, step // length, images.depth, params, job.seed)
+    boxes, changes = draw(items, step // length, images.depth, params, training.seed)
     if not params.unfreeze:
         changes[:, :, 1] *= x.std((2, 3))[:, None]
     return x, boxes, changes

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskmill.adapt import Traits
 from maskmill.adapt._views import SelfLabelParams
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
     from maskmill.adapt._data import Images
     from maskmill.adapt._encoder import Encoder
-    from maskmill.adapt._job import Job
+    from maskmill.adapt._training import HeadTraining
 
+TRAITS = Traits(neighbours=False, per_image=False, crops=False, trains_backbone=True)
 DEVIATION = 0.01  # of a new classifier's weights
 
 
@@ -46,7 +48,7 @@ def build(depth: int, params: Params, clusters: int, encoder: Encoder | None = N
     return UnitHead(small_head(depth, params, encoder), clusters, params.dimensions)
 
 
-def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss, monitors.
 
     Raises:
@@ -56,16 +58,16 @@ def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray]
 
     from maskmill.adapt import _selflabel, _trainer, _views
 
-    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters, images.encoder))
+    head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters, images.encoder))
     length = _views.span(len(images), params)
-    model = _selflabel.SelfLabeller(head, [job.clusters], 1, params.scale, images.multiple)
-    classifier = torch.nn.Conv2d(params.dimensions, job.clusters, 1).to(job.device)
+    model = _selflabel.SelfLabeller(head, [training.clusters], 1, params.scale, images.multiple)
+    classifier = torch.nn.Conv2d(params.dimensions, training.clusters, 1).to(training.device)
     model.classifier = classifier  # in the checkpoint
-    cluster = _selflabel.starter(model, images, params, job, length)
+    cluster = _selflabel.starter(model, images, params, training, length)
 
     def before(step: int) -> Sequence[torch.nn.Parameter]:
         cluster(step)
-        return renew(classifier, _trainer.generator(job, "classifier", str(step))) if step % length == 0 else ()
+        return renew(classifier, _trainer.generator(training, "classifier", str(step))) if step % length == 0 else ()
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         inputs = model.inputs(batch)
@@ -74,13 +76,13 @@ def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray]
         found = _selflabel.cross_entropy(scores, labels, model.weights(0, 0))
         return found, len(batch[0]), _selflabel.monitors({"labels": found}, scores)
 
-    plan = _trainer.Plan(
+    task = _trainer.HeadTask(
         model, _selflabel.rates(head.projector, classifier.parameters(), params),
-        lambda step: [_views.batch(images, params, job, step, length)], loss, params.steps, params.batch_size,
+        lambda step: [_views.batch(images, params, training, step, length)], loss, params.steps, params.batch_size,
         monitors=("labels", "entropy", "used", "largest"), before=before,
     )  # fmt: skip
-    _, diagnostics = _trainer.train(plan, job)
-    return _selflabel.settle(model, images, params, job), diagnostics
+    _, diagnostics = _trainer.train(task, training)
+    return _selflabel.settle(model, images, params, training), diagnostics
 
 
 def renew(classifier: torch.nn.Conv2d, draws: torch.Generator) -> list[torch.nn.Parameter]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from maskmill.adapt import Traits
 from maskmill.adapt._views import SelfLabelParams
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 
     from maskmill.adapt._data import Images
     from maskmill.adapt._encoder import Encoder
-    from maskmill.adapt._job import Job
     from maskmill.adapt._selflabel import SelfLabeller
+    from maskmill.adapt._training import HeadTraining
+
+TRAITS = Traits(neighbours=False, per_image=False, crops=False, trains_backbone=True)
 
 
 class Params(SelfLabelParams):
@@ -59,7 +62,7 @@ def levels(clusters: int, params: Params) -> list[tuple[int, float]]:
     return [(clusters, two / (one + two)), (params.over_clusters, one / (one + two))]
 
 
-def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss, monitors.
 
     Raises:
@@ -67,8 +70,8 @@ def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray]
     """
     from maskmill.adapt import _selflabel, _trainer, _views
 
-    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters, images.encoder))
-    parts, length = levels(job.clusters, params), _views.span(len(images), params)
+    head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters, images.encoder))
+    parts, length = levels(training.clusters, params), _views.span(len(images), params)
     model = _selflabel.SelfLabeller(head, [k for k, _ in parts], 2, params.scale, images.multiple)
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
@@ -82,14 +85,14 @@ def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray]
         scores = _selflabel.logits(phi[0].detach(), model.centroids(0, 0))
         return total, len(batch[0]), _selflabel.monitors(seen, scores)
 
-    plan = _trainer.Plan(
+    task = _trainer.HeadTask(
         model, _selflabel.rates(head.projector, (), params),
-        lambda step: [_views.batch(images, params, job, step, length)], loss, params.steps, params.batch_size,
+        lambda step: [_views.batch(images, params, training, step, length)], loss, params.steps, params.batch_size,
         monitors=("within", "across", *(["over"] if len(parts) > 1 else []), "entropy", "used", "largest"),
-        before=_selflabel.starter(model, images, params, job, length),
+        before=_selflabel.starter(model, images, params, training, length),
     )  # fmt: skip
-    _, diagnostics = _trainer.train(plan, job)
-    return _selflabel.settle(model, images, params, job), diagnostics
+    _, diagnostics = _trainer.train(task, training)
+    return _selflabel.settle(model, images, params, training), diagnostics
 
 
 def view_losses(

@@ -21,14 +21,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from maskmill.adapt import Traits
 from maskmill.adapt._data import Images
 from maskmill.numerics.principal import Settings
 
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.adapt._job import Job
+    from maskmill.adapt._training import HeadTraining
 
+TRAITS = Traits(neighbours=False, per_image=False, crops=False, trains_backbone=False)
 POINTS = 16384  # tokens that the first directions are read from
 CACHE_MIB = 1024  # of masks that are held, a byte a token; beyond it they are made again
 
@@ -59,7 +61,7 @@ def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     return ScoreHead(clusters, depth)
 
 
-def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss and monitors (focal: 0 until it is learnt; masks: share
     of the tokens that are in one).
 
@@ -72,8 +74,8 @@ def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray]
     from maskmill.adapt._modules import probe_loss, unit, usage
     from maskmill.adapt._teachers import follow
 
-    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
-    start(head, images, params, job)
+    head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters))
+    start(head, images, params, training)
     masks = Masks(images, params, head.mean.cpu().numpy())
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
@@ -91,12 +93,12 @@ def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray]
         if (momentum := pace(step, params)) is not None:
             follow(head.teacher, head.student, momentum)
 
-    plan = _trainer.Plan(
+    task = _trainer.HeadTask(
         head, [(list(head.student.parameters()), params.learning_rate)],
-        lambda step: [batch(masks, params, job, step)], loss, params.steps, params.batch_size,
+        lambda step: [batch(masks, params, training, step)], loss, params.steps, params.batch_size,
         monitors=("probe", "focal", "masks", "entropy", "used", "largest"), after=after,
     )  # fmt: skip
-    return _trainer.train(plan, job)
+    return _trainer.train(task, training)
 
 
 class Masks(Images):
@@ -121,14 +123,14 @@ class Masks(Images):
         return segments_of(self.tokens(i), self.params).ravel()
 
 
-def batch(masks: Masks, params: Params, job: Job, step: int) -> tuple[np.ndarray, np.ndarray]:
+def batch(masks: Masks, params: Params, training: HeadTraining, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Centred tokens [m, d] float32 of a step's images, one after the other, and the mask of each [m] int64.
 
     Masks of all images are numbered through from 1; 0 is in none.
     """
     from maskmill.adapt._data import order
 
-    items = order(step, params.batch_size, len(masks.images), job.seed)
+    items = order(step, params.batch_size, len(masks.images), training.seed)
     owners, last = [], 0
     for i in items:
         own = masks[i].astype(np.int64)
@@ -172,7 +174,7 @@ def pace(step: int, params: Params) -> float | None:
     return min(params.momentum, (moves - 1) / moves) if rest == 0 else None
 
 
-def start(head: Any, images: Images, params: Params, job: Job) -> None:
+def start(head: Any, images: Images, params: Params, training: HeadTraining) -> None:
     """Prototypes at the principal directions of some tokens, the largest first; random ones beyond their number.
 
     Sets what the head subtracts, their mean.
@@ -183,7 +185,7 @@ def start(head: Any, images: Images, params: Params, job: Job) -> None:
     from maskmill.adapt._teachers import follow
     from maskmill.numerics.sampling import rng
 
-    draws = rng(job.seed, "principal")
+    draws = rng(training.seed, "principal")
     some = draws.permutation(len(images))[:POINTS]
     each = -(-POINTS // len(some))
     parts = []

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from maskmill.adapt import Traits
 from maskmill.adapt._data import Crops
 from maskmill.recipe.sections import Model
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
     from maskmill.adapt._correspondence import Measured
     from maskmill.adapt._data import TokenImages
-    from maskmill.adapt._job import Job
+    from maskmill.adapt._training import HeadTraining
 
+TRAITS = Traits(neighbours=False, per_image=False, crops=True, trains_backbone=False)
 MICRO = 8  # items that are computed together; an item's other image is one of these
 PLACES = 11  # sampled places a side for the same
 KINDS = {"within": "self", "across": "random"}  # names of the correspondence's pairs
@@ -62,18 +64,18 @@ def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     import torch
 
     from maskmill.adapt._modules import CodeHead, Projector, Prototypes, unit
-    from maskmill.adapt._teachers import Followed, follow
+    from maskmill.adapt._teachers import AveragedPrototypes, follow
 
     head = CodeHead(Projector(depth, params.dimensions, params.dropout, torch.nn.SiLU), clusters, params.dimensions)
     student = Prototypes(clusters, params.dimensions)
     with torch.no_grad():
         student.weight.copy_(unit(student.weight))
-    head.student, head.prototypes = student, Followed(clusters, params.dimensions)  # type: ignore[assignment]
+    head.student, head.prototypes = student, AveragedPrototypes(clusters, params.dimensions)  # type: ignore[assignment]
     follow(head.prototypes, student, 0.0)
     return head
 
 
-def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss, monitors, shifts, histograms of F and of S before and after.
 
     Raises:
@@ -86,8 +88,8 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     from maskmill.adapt._modules import drop_channels, usage
     from maskmill.adapt._teachers import follow
 
-    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
-    before = _measured(images, params, job, lambda x: x)
+    head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters))
+    before = _measured(images, params, training, lambda x: x)
     shifts = _shifts(before, params)
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
@@ -102,15 +104,15 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
         }
         return sum(parts.values()), len(code), parts | usage(scores.detach())
 
-    plan = _trainer.Plan(
+    task = _trainer.HeadTask(
         head,
         [(list(head.projector.parameters()), params.learning_rate), ([head.student.weight], params.prototype_rate)],
-        lambda step: micros(images, params, job, step), loss, params.steps, params.batch_size,
+        lambda step: micros(images, params, training, step), loss, params.steps, params.batch_size,
         monitors=("within", "across", "data", "entropy", "used", "largest"),
         after=lambda step: follow(head.prototypes, head.student, params.momentum),
     )  # fmt: skip
-    tensors, diagnostics = _trainer.train(plan, job)
-    after = _measured(images, params, job, head.codes)
+    tensors, diagnostics = _trainer.train(task, training)
+    after = _measured(images, params, training, head.codes)
     return tensors, diagnostics | {"shifts": shifts, "histograms": corr.histograms(before, after)}
 
 
@@ -127,15 +129,15 @@ def smoothness(
     return ((corr.centred(corr.correlate(f, other_f)) - shift) * (1 - corr.correlate(p, other_p))).mean()
 
 
-def micros(images: TokenImages, params: Params, job: Job, step: int) -> list[tuple[np.ndarray, ...]]:
+def micros(images: TokenImages, params: Params, training: HeadTraining, step: int) -> list[tuple[np.ndarray, ...]]:
     """Tokens of a step's items, MICRO at a time: [n, d, h, w], or [n, d, tokens, 1] of drawn ones."""
     from maskmill.adapt._data import order, stack
     from maskmill.numerics.sampling import rng
 
-    items = order(step, params.batch_size, images.items(params.crops), job.seed)
+    items = order(step, params.batch_size, images.items(params.crops), training.seed)
     grids = [images.item(j, params.crops) for j in items]
     if params.tokens:
-        draws = rng(job.seed, "tokens", str(step))
+        draws = rng(training.seed, "tokens", str(step))
         grids = [drawn(grid, params.tokens, draws) for grid in grids]
     parts = np.array_split(np.arange(len(grids)), -(-len(grids) // MICRO))  # even: none is left alone
     return [(stack([grids[i] for i in part]),) for part in parts]
@@ -147,7 +149,7 @@ def drawn(grid: np.ndarray, tokens: int, draws: np.random.Generator) -> np.ndarr
     return flat[np.sort(draws.choice(len(flat), tokens, replace=len(flat) < tokens))]
 
 
-def _measured(images: TokenImages, params: Params, job: Job, encode: Any) -> Measured:
+def _measured(images: TokenImages, params: Params, training: HeadTraining, encode: Any) -> Measured:
     """Centred correlations of features, and of what `encode` makes of them, of PAIRS pairs of each kind."""
     import torch
 
@@ -159,11 +161,11 @@ def _measured(images: TokenImages, params: Params, job: Job, encode: Any) -> Mea
 
     def batches() -> Any:
         for step in range(-(-corr.PAIRS // size)):
-            items = order(step, size, images.items(params.crops), job.seed)
-            x = torch.from_numpy(stack([images.item(j, params.crops) for j in items])).to(job.device)
+            items = order(step, size, images.items(params.crops), training.seed)
+            x = torch.from_numpy(stack([images.item(j, params.crops) for j in items])).to(training.device)
             yield x, x
 
-    found = corr.measure(batches(), encode, PLACES, _trainer.generator(job, "measure"))
+    found = corr.measure(batches(), encode, PLACES, _trainer.generator(training, "measure"))
     return {kind: found[pair] for kind, pair in KINDS.items()}
 
 

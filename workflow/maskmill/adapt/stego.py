@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from maskmill.adapt import Traits
 from maskmill.adapt._data import Crops
 from maskmill.recipe.sections import Model
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
     from maskmill.adapt._correspondence import Measured
     from maskmill.adapt._data import TokenImages
-    from maskmill.adapt._job import Job
+    from maskmill.adapt._training import HeadTraining
 
-NEIGHBOURS = True  # reads the table of nearest neighbours
+TRAITS = Traits(neighbours=True, per_image=False, crops=True, trains_backbone=False)
 SHUFFLES = 5  # random pairings of a batch
 
 
@@ -65,7 +66,7 @@ def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     return CodeHead(Projector(depth, params.dimensions, params.dropout), clusters, params.dimensions)
 
 
-def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss, monitors, shifts, histograms of F and of S before and after.
 
     Raises:
@@ -75,9 +76,9 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     from maskmill.adapt import _trainer
     from maskmill.adapt._modules import drop_channels, probe_loss, usage
 
-    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
+    head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters))
     projector, prototypes = head.projector, head.prototypes
-    before = _measured(images, params, job, lambda x: x)
+    before = _measured(images, params, training, lambda x: x)
     shifts = _shifts(before, params)
     weights = {"self": params.weight_self, "knn": params.weight_knn, "random": params.weight_random / SHUFFLES}
 
@@ -91,41 +92,41 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
         parts["probe"] = probe_loss(cosine)
         return sum(parts.values()), len(batch[0]), parts | usage(cosine.detach())
 
-    plan = _trainer.Plan(
+    task = _trainer.HeadTask(
         head, [(list(projector.parameters()), params.learning_rate), ([prototypes.weight], params.probe_rate)],
-        lambda step: [batch(images, params, job, step)], loss, params.steps, params.batch_size,
+        lambda step: [batch(images, params, training, step)], loss, params.steps, params.batch_size,
         monitors=(*corr.KINDS, "probe", "entropy", "used", "largest"),
     )  # fmt: skip
-    tensors, diagnostics = _trainer.train(plan, job)
-    after = _measured(images, params, job, head.codes)
+    tensors, diagnostics = _trainer.train(task, training)
+    after = _measured(images, params, training, head.codes)
     return tensors, diagnostics | {"shifts": shifts, "histograms": corr.histograms(before, after)}
 
 
-def batch(images: TokenImages, params: Params, job: Job, step: int) -> tuple[np.ndarray, ...]:
+def batch(images: TokenImages, params: Params, training: HeadTraining, step: int) -> tuple[np.ndarray, ...]:
     """Tokens [n, d, h, w] of a step's items and of one neighbour of each."""
     from maskmill.adapt._data import order, stack
     from maskmill.adapt._neighbours import of
     from maskmill.numerics.sampling import rng
 
-    near = of(job.neighbours, params.crops, params.neighbours)
-    items = order(step, params.batch_size, len(near), job.seed)
-    ranks = rng(job.seed, "partners", str(step)).integers(params.neighbours, size=len(items))
+    near = of(training.neighbours, params.crops, params.neighbours)
+    items = order(step, params.batch_size, len(near), training.seed)
+    ranks = rng(training.seed, "partners", str(step)).integers(params.neighbours, size=len(items))
     x = stack([images.item(j, params.crops) for j in items])
     side = (x.shape[2], x.shape[3])
     partners = stack([images.item(int(near[j, r]), params.crops) for j, r in zip(items, ranks, strict=True)], side)
     return x, partners
 
 
-def _measured(images: TokenImages, params: Params, job: Job, encode: Any) -> Measured:
+def _measured(images: TokenImages, params: Params, training: HeadTraining, encode: Any) -> Measured:
     """Centred correlations of features, and of what `encode` makes of them, of PAIRS pairs of each kind."""
     import torch
 
     from maskmill.adapt import _correspondence as corr
     from maskmill.adapt import _trainer
 
-    drawn = (batch(images, params, job, step) for step in range(-(-corr.PAIRS // params.batch_size)))
-    batches = (tuple(torch.from_numpy(part).to(job.device) for part in parts) for parts in drawn)
-    return corr.measure(batches, encode, params.places, _trainer.generator(job, "measure"))  # type: ignore[arg-type]
+    drawn = (batch(images, params, training, step) for step in range(-(-corr.PAIRS // params.batch_size)))
+    batches = (tuple(torch.from_numpy(part).to(training.device) for part in parts) for parts in drawn)
+    return corr.measure(batches, encode, params.places, _trainer.generator(training, "measure"))  # type: ignore[arg-type]
 
 
 def _shifts(measured: Measured, params: Params) -> dict[str, float]:

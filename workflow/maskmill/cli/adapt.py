@@ -22,10 +22,10 @@ def adapt_neighbours(
     threads: Threads = 1,
 ) -> None:
     """The images (or crops of their grids) most like each one, as a table."""
-    from maskmill.adapt._neighbours import run
+    from maskmill.adapt.run import find_neighbours
 
     own = section(params)
-    run(shard_files(features, manifest), own["crops"], own["neighbours"], out, threads)
+    find_neighbours(shard_files(features, manifest), own["crops"], own["neighbours"], out, threads)
 
 
 @app.command("fit")
@@ -45,8 +45,9 @@ def adapt_fit(
     cache_mib: Annotated[int, typer.Option(min=0, help="memory for tokens or photos that are read once")] = 2048,
 ) -> None:
     """Learn a head on the stored tokens of all shards, or on the photos together with its backbone."""
-    from maskmill.adapt.run import Photos, fit
+    from maskmill.adapt.run import HeadFiles, PhotoSource, fit
     from maskmill.recipe.sections import FeatureSet, validate
+    from maskmill.training.resources import Resources
 
     own = section(params)
     clusters, feature_set = own.pop("clusters", 8), own.pop("feature_set", None)
@@ -57,10 +58,10 @@ def adapt_fit(
         raise ConfigError("adapt fit: unfreeze: true needs --weights, a frozen backbone --features")
     source: Any = shard_files(features, manifest) if features else None
     if weights is not None:
-        source = Photos(manifest, weights, validate(FeatureSet, feature_set or {}, "--params", "feature_set"))
+        source = PhotoSource(manifest, weights, validate(FeatureSet, feature_set or {}, "--params", "feature_set"))
     fit(
-        source, own, seed, clusters, out, threads, device, neighbours=neighbours, monitor=monitor, timing=timing,
-        checkpoint_steps=checkpoint_steps, cache_mib=cache_mib,
+        source, own, HeadFiles(out, monitor, timing), seed=seed, clusters=clusters, neighbours=neighbours,
+        resources=Resources(threads, device, checkpoint_steps, cache_mib),
     )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def rounds_teach(
     """Student instance: what the next round learns from, of one shard."""
     from maskmill.recipe.sections import validate
     from maskmill.rounds import instance
-    from maskmill.rounds._instance_teach import teach
+    from maskmill.rounds.instance.teaching import teach
 
     teach(taught, predicted, validate(instance.Params, section(params), "--params", "rounds"), round, out)
 

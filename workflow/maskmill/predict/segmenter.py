@@ -28,7 +28,7 @@ from maskmill.store.ragged import as_stored
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.adapt.run import Head
+    from maskmill.adapt.infer import Head
     from maskmill.backbones.colour import Colour
     from maskmill.backbones.network import Backbone
 
@@ -91,7 +91,7 @@ def _missing(folder: Path) -> str:
     return f"holds neither student.safetensors nor codebook.safetensors; expected {FOLDER}"
 
 
-class Eyes:
+class Backbones:
     """The backbones of a segmenter.
 
     Args:
@@ -138,13 +138,13 @@ class OfStudent:
         self.student = Student.load(folder / "student.safetensors", str(device))
         self.clusters = self.student.clusters
         self.refine = validate(Refine, about.get("refine", {}), str(folder / "features.json"), "refine")
-        self.eyes = Eyes(folder, about, device)
+        self.backbones = Backbones(folder, about, device)
 
     def mask(self, image: np.ndarray) -> np.ndarray:
         """See `Segmenter`."""
         from maskmill.numerics.blocks import one_thread
 
-        view: Any = image if self.student.photos else self.eyes.tokens(image)
+        view: Any = image if self.student.photos else self.backbones.tokens(image)
         with contextlib.nullcontext() if self.student.photos else one_thread():  # as its own job, but for networks
             if self.refine.method == "none":
                 mask = self.student.mask(view)
@@ -169,10 +169,10 @@ class OfClusters:
         self.ground = read(ground) if (ground := part("foreground")) else None
         self.reduction = Reduction(model) if (model := part("reduction")) else None
         self.head = _head(folder, about, device) if part("head") else None
-        self.encoder = None if self.head is None else self.head.encoder  # it has learnt, and is in the head's file
-        self.eyes = Eyes(folder, about if self.encoder is None else {"features": {}}, device)
-        # As where the head makes the codes of a shard: a ViT's position embeddings follow the image at hand.
-        self.side_by_side = self.encoder is not None and device.type == "cpu" and not self.encoder.backbone.is_vit
+        # A backbone that was trained together with the head is in the head's file.
+        self.whole = self.head if self.head is not None and self.head.sees_photos else None
+        self.backbones = Backbones(folder, about if self.whole is None else {"features": {}}, device)
+        self.side_by_side = self.whole is not None and device.type == "cpu" and self.whole.concurrent
         where = str(folder / "features.json")
         self.refine = validate(Refine, about.get("refine", {}), where, "refine")
         if not isinstance(about.get("upsample"), int):
@@ -195,17 +195,15 @@ class OfClusters:
 
     def _view(self, image: np.ndarray) -> np.ndarray:
         """Tokens [h, w, d] of the image, or the photo uint8 [H, W, 3] for a head with a backbone of its own."""
-        if self.encoder is None:
-            return next(iter(self.eyes.tokens(image).values()))
-        return to_target(image, self.encoder.backbone.set.size, self.encoder.backbone.multiple)
+        return next(iter(self.backbones.tokens(image).values())) if self.whole is None else self.whole.resized(image)
 
 
 def _head(folder: Path, about: Mapping[str, Any], device: torch.device) -> Head:
     """The head of a segmenter, which must see its feature set."""
-    from maskmill.adapt.run import Head
+    from maskmill.adapt.infer import Head
 
     head = Head.load(folder / "head.safetensors", str(device))
-    means_nothing = STORING if head.encoder is not None else set()
+    means_nothing = STORING if head.sees_photos else set()
     seen = {key: value for key, value in head.spec["features"].items() if key not in means_nothing}
     sets = [chosen.model_dump(mode="json", exclude=means_nothing) for chosen in feature_sets(folder, about).values()]
     if sets != [seen]:

@@ -158,18 +158,17 @@ class Recipe:
     @property
     def neighbours(self) -> bool:
         """True when the head asks for the images most like each image."""
-        return bool(getattr(registry.load("adapt", str(self.stage("adapt").method)), "NEIGHBOURS", False))
+        return bool(self.stage("adapt").module.TRAITS.neighbours)
 
     @property
     def unfrozen(self) -> bool:
         """True when the head trains its backbone and sees photos instead of stored tokens."""
-        return self.adapt is not None and bool(getattr(self.adapt.params, "unfreeze", False))
+        return self.adapt is not None and self.adapt.module.TRAITS.trains_backbone and bool(self.adapt.params.unfreeze)
 
     @property
     def global_codes(self) -> bool:
         """True with a head whose codes mean the same in every image, so that they can be clustered and probed."""
-        name = None if self.adapt is None else str(self.adapt.method)
-        return name is not None and not getattr(registry.load("adapt", name), "PER_IMAGE", False)
+        return self.adapt is not None and not self.adapt.module.TRAITS.per_image
 
     @property
     def tokens(self) -> bool:

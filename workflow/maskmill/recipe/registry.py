@@ -1,9 +1,9 @@
-"""Methods by name: a method of a stage is one file `maskmill/<stage>/<name>.py`.
+"""Methods by name: a method of a stage is a file `maskmill/<stage>/<name>.py`, or a folder `maskmill/<stage>/<name>/`.
 
-The file defines `Params` (a frozen `maskmill.recipe.sections.Model` whose fields are the paper's symbols) and the
-function that its stage calls. Files that start with an underscore, `run.py`, `files.py` and `infer.py` are not methods.
-Listing names imports nothing; method files import torch and friends inside their functions, so that loading a config
-stays fast.
+The module defines `Params` (a frozen `maskmill.recipe.sections.Model` whose fields are the paper's symbols) and what
+else the Protocol of its stage asks for (see the `__init__.py` of the stage). Files and folders that start with an
+underscore, `run.py`, `files.py` and `infer.py` are not methods. Listing names imports nothing; methods import torch and
+friends inside their functions, so that loading a config stays fast.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from maskmill.errors import ConfigError, nearest
 def available(stage: str) -> tuple[str, ...]:
     """The method names of a stage, sorted."""
     folder = Path(__file__).parents[1] / stage
-    names = (file.stem for file in folder.glob("*.py"))
+    names = [file.stem for file in folder.glob("*.py")] + [file.parent.name for file in folder.glob("*/__init__.py")]
     return tuple(sorted(name for name in names if not name.startswith("_") and name not in ("run", "infer", "files")))
 
 

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
-
-if TYPE_CHECKING:
-    from maskmill.rounds.deeplabv3plus import Params
-    from maskmill.rounds.instance import Params as InstanceParams
 
 ASPECT = math.log(4 / 3)  # crops are at most this far from the photo's own aspect, either way
 Box = tuple[float, float, float, float]  # y0, y1, x0, x1 as shares of the image
 
 
+class CropSettings(Protocol):
+    """What a method's `Params` say of its training crops.
+
+    Attributes:
+        crop: side of a crop in pixels. scale: from and to, share of the photo's area in a crop.
+        jitter: strength of the changes of colour. grey, blur: chance that a crop is grey, or blurred.
+    """
+
+    @property
+    def crop(self) -> int: ...
+
+    @property
+    def scale(self) -> tuple[float, float]: ...
+
+    @property
+    def jitter(self) -> float: ...
+
+    @property
+    def grey(self) -> float: ...
+
+    @property
+    def blur(self) -> float: ...
+
+
 def augment(
-    photo: np.ndarray, mask: np.ndarray, cells: int, params: Params, generator: np.random.Generator
+    photo: np.ndarray, mask: np.ndarray, cells: int, params: CropSettings, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """One draw: pixels uint8 [crop, crop, 3] and labels [cells, cells] of the same place.
 
@@ -59,7 +79,7 @@ def cut_labels(mask: np.ndarray, box: Box, cells: int) -> np.ndarray:
     return mask[rows[:, None], columns[None]]
 
 
-def recolour(picture: Image.Image, params: Params | InstanceParams, generator: np.random.Generator) -> Image.Image:
+def recolour(picture: Image.Image, params: CropSettings, generator: np.random.Generator) -> Image.Image:
     """Brightness, contrast, saturation and hue; then grey, then blur, each by its chance."""
     strengths = params.jitter * np.array([1, 1, 0.5, 0.25]) * generator.uniform(-1, 1, 4)  # DSM: .4, .4, .2, .1
     jitter, grey, blur = generator.random(3) < (0.8, params.grey, params.blur)

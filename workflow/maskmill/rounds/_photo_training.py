@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,20 +15,28 @@ from maskmill.errors import StoreError
 from maskmill.images.photos import read_ahead, reader_count
 from maskmill.numerics.sampling import rng
 from maskmill.recipe.sections import FeatureSet
-from maskmill.rounds._deeplab import freeze
+from maskmill.rounds._classes import ABSENT_BIAS
 from maskmill.rounds._job import Job
-from maskmill.rounds._train import NEVER
+from maskmill.rounds._layers import freeze
 from maskmill.store.artefact import read_tensors
 from maskmill.training.loop import Task, Trained, run
 from maskmill.training.team import Team, Work, set_gradients, single_threaded
 
-if TYPE_CHECKING:
-    from maskmill.rounds import deeplabv3plus, instance
-
-    Params = deeplabv3plus.Params | instance.Params
-
 N = TypeVar("N", bound=nn.Module)
 PREFIX = "network."  # of the network's tensors in a student's file
+
+
+class StepSettings(Protocol):
+    """What a method's `Params` say of its steps: how many, crops in each, decay of the weights' moving average."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def ema(self) -> float: ...
 
 
 class Plan(Sequence[list[tuple[int, int, int]]]):
@@ -37,7 +45,7 @@ class Plan(Sequence[list[tuple[int, int, int]]]):
     A step is a function of its number, so a training goes on anywhere. With several processes each sees its share.
     """
 
-    def __init__(self, images: int, params: Params, seed: int, start: int, team: Team) -> None:
+    def __init__(self, images: int, params: StepSettings, seed: int, start: int, team: Team) -> None:
         self.images, self.size, self.steps = images, params.batch_size, params.steps
         self.seed, self.start, self.team = seed, start, team
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
@@ -104,7 +112,7 @@ def train(
     work: Work,
     optimiser: torch.optim.Optimizer,
     rate: Callable[[int], float],
-    params: Params,
+    params: StepSettings,
     job: Job,
 ) -> Trained:
     """Train on crops that are decoded ahead; `read` turns the draws of a step into micro-batches for `work`."""
@@ -135,7 +143,7 @@ def tensors_of(trained: Trained, counts: np.ndarray) -> tuple[dict[str, np.ndarr
     state = {name: value.detach().cpu().clone() for name, value in trained.state.items()}
     absent = torch.from_numpy(counts == 0)
     state["classify.weight"][absent] = 0.0
-    state["classify.bias"][absent] = NEVER
+    state["classify.bias"][absent] = ABSENT_BIAS
     return {PREFIX + name: value.contiguous().numpy() for name, value in state.items()}, int(absent.sum())
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from maskmill.adapt import Traits
 from maskmill.adapt._views import ViewParams
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 
     from maskmill.adapt._data import Images
     from maskmill.adapt._encoder import Encoder
-    from maskmill.adapt._information import ClassHead
-    from maskmill.adapt._job import Job
+    from maskmill.adapt._training import HeadTraining
+    from maskmill.adapt.iic.information import ClassHead
+
+TRAITS = Traits(neighbours=False, per_image=False, crops=False, trains_backbone=True)
 
 
 class Params(ViewParams):
@@ -48,39 +51,40 @@ def code_length(params: Params, clusters: int) -> int:
 
 def build(depth: int, params: Params, clusters: int, encoder: Encoder | None = None) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> class probabilities [n, k, h, w], and `prototypes`."""
-    from maskmill.adapt._information import ClassHead
     from maskmill.adapt._selflabel import small_head
+    from maskmill.adapt.iic.information import ClassHead
 
     return ClassHead(small_head(depth, params, encoder), params.dimensions, clusters, params.over_factor * clusters)
 
 
-def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss, monitors.
 
     Raises:
         NumericsError: a loss that is not finite.
     """
-    from maskmill.adapt import _information, _trainer, _views
+    from maskmill.adapt import _trainer, _views
     from maskmill.adapt._modules import usage
     from maskmill.adapt._selflabel import rates
+    from maskmill.adapt.iic import information
 
-    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters, images.encoder))
+    head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters, images.encoder))
     length = _views.span(len(images), params)
     turn = min(length, max(1, params.steps // 2))  # however short the training, both heads learn
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         over = step // turn % 2 == 0
         one, two, seen = views(head, batch, params.scale, over, images.multiple)
-        found = _information.loss(one, two, params.shift, params.lam_over if over else params.lam)
+        found = information.loss(one, two, params.shift, params.lam_over if over else params.lam)
         kept = {"over": found} if over else {"main": found} | usage(seen.detach())
         return found, len(batch[0]), kept
 
-    plan = _trainer.Plan(
+    task = _trainer.HeadTask(
         head, rates(head.trunk, [*head.main.parameters(), *head.over.parameters()], params),
-        lambda step: [_views.batch(images, params, job, step, length)], loss, params.steps, params.batch_size,
+        lambda step: [_views.batch(images, params, training, step, length)], loss, params.steps, params.batch_size,
         monitors=("main", "over", "entropy", "used", "largest"),
     )  # fmt: skip
-    return _trainer.train(plan, job)
+    return _trainer.train(task, training)
 
 
 def views(

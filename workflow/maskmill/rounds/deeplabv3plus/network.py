@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskmill.images.interpolate import matrix
+from maskmill.errors import ConfigError
+from maskmill.rounds._layers import enlarge, intermediates, pointwise
+from maskmill.rounds.deeplabv3plus.params import Params
 
 LOW_STRIDE = 4  # of the level that joins the decoder, and of the logits
 LOW_CHANNELS = 48
-GROUPS = 16
+RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # dilations of the pyramid by output stride
+PROBE = 64  # pixels a side of the image on which an encoder's levels are seen
 
 
 def separable(inputs: int, outputs: int, dilation: int = 1) -> nn.Sequential:
@@ -25,11 +28,6 @@ def separable(inputs: int, outputs: int, dilation: int = 1) -> nn.Sequential:
         nn.Conv2d(inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs, bias=False),
         *pointwise(inputs, outputs),
     )
-
-
-def pointwise(inputs: int, outputs: int) -> nn.Sequential:
-    """1x1 convolution, group norm, ReLU."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.GroupNorm(GROUPS, outputs), nn.ReLU())
 
 
 class Pyramid(nn.Module):
@@ -86,24 +84,25 @@ class DeepLab(nn.Module):
         return self.classify(self.decode(torch.cat([y, self.low(low)], dim=1)))
 
 
-def intermediates(encoder: Any, x: torch.Tensor, levels: list[int] | None = None) -> list[torch.Tensor]:
-    """Feature levels [n, c, h, w] of a timm CNN; all of them without `levels`."""
-    return list(encoder.forward_intermediates(x, indices=levels, intermediates_only=True, stop_early=True))
+def build(architecture: str, classes: int, params: Params) -> DeepLab:
+    """The network with random weights; raises ConfigError where the architecture does not fit."""
+    from maskmill.backbones.network import import_timm
 
-
-def enlarge(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Bilinear, by two matrix products: on CUDA torch's own has a gradient whose sums change from run to run."""
-    rows, columns = (torch.from_numpy(matrix(x.shape[axis], size[axis - 2])).to(x.device, x.dtype) for axis in (2, 3))
-    return rows @ (x @ columns.T)
-
-
-def freeze(encoder: Any, unfrozen: int) -> None:
-    """Let the parameters of the last `unfrozen` feature levels learn, and no other."""
-    names = [name for name, _ in encoder.named_parameters()]
-    ends: list[int] = []  # of each level, the place of its last parameter; parameters follow the order of the network
-    for info in encoder.feature_info:
-        own = [i for i, name in enumerate(names) if name.startswith(f"{info['module']}.")]
-        ends.append(max(own, default=ends[-1] if ends else -1))
-    first = ends[-unfrozen - 1] if unfrozen < len(ends) else -1
-    for i, (_, parameter) in enumerate(encoder.named_parameters()):
-        parameter.requires_grad_(unfrozen > 0 and first < i <= ends[-1])
+    said = f"rounds.encoder: {params.encoder!r} is {architecture}"
+    try:
+        encoder = import_timm().create_model(
+            architecture, pretrained=False, num_classes=0, output_stride=params.output_stride
+        )
+        shapes = [tuple(level.shape) for level in intermediates(encoder.eval(), torch.zeros(1, 3, PROBE, PROBE))]
+    except (TypeError, AttributeError, AssertionError, NotImplementedError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{said}, which gives no levels of stride {params.output_stride} ({reason}); "
+                          "name a feature set with a CNN") from None  # fmt: skip
+    low = [i for i, shape in enumerate(shapes) if shape[2] == PROBE // LOW_STRIDE]
+    if not low or shapes[-1][2] != PROBE // params.output_stride:
+        strides = ", ".join(str(PROBE // shape[2]) for shape in shapes)
+        raise ConfigError(f"{said} with levels of stride {strides}; stride 4 and a last one of {params.output_stride} "
+                          "are needed: set rounds.output_stride, or name another CNN")  # fmt: skip
+    levels = low[-1], len(shapes) - 1
+    channels = shapes[levels[0]][1], shapes[levels[1]][1]
+    return DeepLab(encoder, levels, channels, classes, params.width, RATES[params.output_stride])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from maskmill.adapt import Traits
 from maskmill.adapt._data import Crops
 from maskmill.recipe.sections import Model
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     import torch
 
     from maskmill.adapt._data import TokenImages
-    from maskmill.adapt._job import Job
+    from maskmill.adapt._training import HeadTraining
+
+TRAITS = Traits(neighbours=False, per_image=False, crops=True, trains_backbone=False)
 
 
 class Params(Model):
@@ -70,7 +73,7 @@ def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     return head
 
 
-def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss and monitors (general, own: shares of pairs that are positives).
 
     Raises:
@@ -78,12 +81,15 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     """
     import torch
 
-    from maskmill.adapt import _positives, _trainer
+    from maskmill.adapt import _trainer
     from maskmill.adapt._modules import probe_loss, unit, usage
+    from maskmill.adapt.hp import positives
 
-    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
-    head.pool_features.copy_(unit(torch.from_numpy(references(images, params, job, "features")).to(job.device)))
-    renew(head, images, params, job, 0)
+    head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters))
+    head.pool_features.copy_(
+        unit(torch.from_numpy(references(images, params, training, "features")).to(training.device))
+    )
+    renew(head, images, params, training, 0)
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         (x,) = batch
@@ -91,32 +97,32 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
         places = _anchors(x, params.tokens, draws)
         with torch.autocast(x.device.type, enabled=False):  # whether a cosine exceeds another wants float32
             f, own = (unit(_rows(maps.float(), places)) for maps in (x, _teach(head, x)))
-            around = _positives.mixed(codes.float(), x)
+            around = positives.mixed(codes.float(), x)
             z, mix = (unit(head.projection(_rows(maps.float(), places))) for maps in (codes, around))
-            rule = _positives.Rule(places.shape[1], growth(step, params), params.temperature)
+            rule = positives.Rule(places.shape[1], growth(step, params), params.temperature)
             drawn = torch.rand(places.shape[1], len(f), generator=draws, device=x.device) < params.negatives
             pools = (head.pool_features, head.pool_codes)
-            contrast, shares = _positives.loss((z, mix), (f, own), pools, drawn, rule)
+            contrast, shares = positives.loss((z, mix), (f, own), pools, drawn, rule)
         cosine = head.prototypes(codes.detach())
         parts = {"contrast": contrast, "probe": probe_loss(cosine)}
         return sum(parts.values()), len(x), parts | shares | usage(cosine.detach())
 
     rest = [*head.projector.parameters(), *head.projection.parameters()]
-    plan = _trainer.Plan(
+    task = _trainer.HeadTask(
         head, [(rest, params.learning_rate), ([head.prototypes.weight], params.probe_rate)],
-        lambda step: [batch(images, params, job, step)], loss, params.steps, params.batch_size,
+        lambda step: [batch(images, params, training, step)], loss, params.steps, params.batch_size,
         monitors=("contrast", "probe", "general", "own", "entropy", "used", "largest"),
-        after=lambda step: _after(head, images, params, job, step),
+        after=lambda step: _after(head, images, params, training, step),
         clip=params.clip, weight_decay=params.weight_decay, optimiser="adamw",
     )  # fmt: skip
-    return _trainer.train(plan, job)
+    return _trainer.train(task, training)
 
 
-def batch(images: TokenImages, params: Params, job: Job, step: int) -> tuple[np.ndarray, ...]:
+def batch(images: TokenImages, params: Params, training: HeadTraining, step: int) -> tuple[np.ndarray, ...]:
     """Tokens [n, d, h, w] of a step's items."""
     from maskmill.adapt._data import order, stack
 
-    items = order(step, params.batch_size, images.items(params.crops), job.seed)
+    items = order(step, params.batch_size, images.items(params.crops), training.seed)
     return (stack([images.item(j, params.crops) for j in items]),)
 
 
@@ -125,11 +131,11 @@ def growth(step: int, params: Params) -> float:
     return max(0.0, (step - params.warmup) / max(1, params.steps - params.warmup))
 
 
-def references(images: TokenImages, params: Params, job: Job, key: str) -> np.ndarray:
+def references(images: TokenImages, params: Params, training: HeadTraining, key: str) -> np.ndarray:
     """Random tokens [pool, d] float32 of random images, one of each image while there are enough."""
     from maskmill.numerics.sampling import rng
 
-    draws = rng(job.seed, "pool", key)
+    draws = rng(training.seed, "pool", key)
     turns = [draws.permutation(len(images)) for _ in range(-(-params.pool // len(images)))]
     picked, at = np.concatenate(turns)[: params.pool], draws.random(params.pool)
     out = np.empty((params.pool, images.depth), np.float32)
@@ -139,13 +145,13 @@ def references(images: TokenImages, params: Params, job: Job, key: str) -> np.nd
     return out
 
 
-def renew(head: Any, images: TokenImages, params: Params, job: Job, step: int) -> None:
+def renew(head: Any, images: TokenImages, params: Params, training: HeadTraining, step: int) -> None:
     """Draw the reference codes anew: the teacher's, of other tokens than before."""
     import torch
 
     from maskmill.adapt._modules import unit
 
-    x = torch.from_numpy(references(images, params, job, str(step))).to(job.device)
+    x = torch.from_numpy(references(images, params, training, str(step))).to(training.device)
     head.pool_codes.copy_(unit(_teach(head, x[:, :, None, None])[:, :, 0, 0]))
 
 
@@ -157,12 +163,12 @@ def _teach(head: Any, x: torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(head.teacher(x))
 
 
-def _after(head: Any, images: TokenImages, params: Params, job: Job, step: int) -> None:
+def _after(head: Any, images: TokenImages, params: Params, training: HeadTraining, step: int) -> None:
     from maskmill.adapt._teachers import follow
 
     follow(head.teacher, head.projector, params.momentum)
     if (step + 1) % params.renew == 0:
-        renew(head, images, params, job, step + 1)
+        renew(head, images, params, training, step + 1)
 
 
 def _anchors(x: torch.Tensor, tokens: int, draws: torch.Generator) -> torch.Tensor:

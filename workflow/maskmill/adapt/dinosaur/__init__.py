@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from maskmill.adapt import Traits
 from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     import torch
 
     from maskmill.adapt._data import TokenImages
-    from maskmill.adapt._job import Job
+    from maskmill.adapt._training import HeadTraining
 
-PER_IMAGE = True  # a code means something within its image only
+TRAITS = Traits(neighbours=False, per_image=True, crops=False, trains_backbone=False)
 
 
 class Params(Model):
@@ -58,7 +59,7 @@ def code_length(params: Params, clusters: int) -> int:
 
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> masks [n, slots, h, w] that sum to one."""
-    from maskmill.adapt._slots import MlpDecoder, SlotAttention, SlotHead, TransformerDecoder
+    from maskmill.adapt.dinosaur.slots import MlpDecoder, SlotAttention, SlotHead, TransformerDecoder
 
     size, layers = params.slot_size, params.layers
     decoder: torch.nn.Module
@@ -70,7 +71,7 @@ def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     return SlotHead(depth, slots, decoder, params.input_width or depth, params.masks == "decoder")
 
 
-def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss (mean squared error of the tokens), monitors.
 
     Raises:
@@ -80,7 +81,7 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
 
     from maskmill.adapt import _masks, _trainer
 
-    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
+    head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters))
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         (x,) = batch
@@ -89,12 +90,12 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
         error = (made.float() - x).square().mean()
         return error, len(x), {"error": error / x.var()} | _masks.watch(masks)
 
-    plan = _trainer.Plan(
+    task = _trainer.HeadTask(
         head, [(list(head.parameters()), params.learning_rate)],
-        lambda step: _masks.batch(images, params.side, params.batch_size, step, job.seed), loss, params.steps,
+        lambda step: _masks.batch(images, params.side, params.batch_size, step, training.seed), loss, params.steps,
         params.batch_size, monitors=("error", *_masks.MONITORS), rate=lambda step: rate(step, params), clip=params.clip,
     )  # fmt: skip
-    return _trainer.train(plan, job)
+    return _trainer.train(task, training)
 
 
 def rate(step: int, params: Params) -> float:

@@ -12,58 +12,19 @@ import torch
 from torch import nn
 
 from maskmill.errors import ConfigError
-from maskmill.rounds._deeplab import intermediates
-from maskmill.rounds._instance_data import Crop, InstancePhotos, read_crops
-from maskmill.rounds._instance_losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
-from maskmill.rounds._instance_net import InstanceNet, Shape, masks_of
 from maskmill.rounds._job import Job
 from maskmill.rounds._photo_training import initial, learning_of, normalise, state_of, tensors_of, train
-from maskmill.rounds.instance import Params
+from maskmill.rounds.instance.crops import Crop, InstancePhotos, read_crops
+from maskmill.rounds.instance.losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
+from maskmill.rounds.instance.network import InstanceNet, build, masks_of
+from maskmill.rounds.instance.params import Params
 from maskmill.training.team import Work
 
 MICRO = {"cpu": 4, "cuda": 16}  # crops that are computed at once
 MOST = 64  # locations of a crop whose masks are learnt, at most
 COARSE = 2  # DropLoss looks at every second cell of the masks
-PROBE = 64  # pixels a side of the image on which a CNN's levels are seen
 WARM_UP = 0.05  # share of the steps with a rising learning rate, at most 1000 steps
 FALL = 0.02  # schedule step: what the learning rate falls to at half of the steps (CutLER)
-CNN_STRIDES = (4, 8, 16, 32)
-
-
-def build(architecture: str, classes: int, params: Params) -> InstanceNet:
-    """The network with random weights; raises ConfigError where the encoder does not fit."""
-    from maskmill.backbones.network import import_timm
-
-    timm = import_timm()
-    said = f"rounds.encoder: {params.encoder!r} is {architecture}"
-    try:
-        try:
-            encoder = timm.create_model(architecture, pretrained=False, num_classes=0, dynamic_img_size=True)
-        except TypeError:
-            encoder = timm.create_model(architecture, pretrained=False, num_classes=0)
-        shape = _shape(encoder.eval())
-    except (TypeError, AttributeError, AssertionError, NotImplementedError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{said}, which gives no feature levels for any image size ({reason}); "
-                          "name a feature set with a CNN or a plain ViT") from None  # fmt: skip
-    if shape is None:
-        raise ConfigError(f"{said}, which is no plain ViT and lacks a level of stride 4, 8, 16 or 32; "
-                          "name a feature set with another encoder")  # fmt: skip
-    return InstanceNet(encoder, shape, classes, params.width, params.layers)
-
-
-def _shape(encoder: Any) -> Shape | None:
-    """Levels of an encoder that the network uses; None where it has them not."""
-    patches = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
-    if hasattr(encoder, "blocks") and patches is not None and getattr(encoder, "dynamic_img_size", False):
-        depth = len(encoder.blocks)
-        return Shape((max(0, depth * 2 // 3 - 1), depth - 1), (int(encoder.embed_dim),) * 2, int(patches[0]))
-    seen = [tuple(level.shape) for level in intermediates(encoder, torch.zeros(1, 3, PROBE, PROBE))]
-    last = {PROBE // shape[2]: i for i, shape in enumerate(seen) if shape[2]}
-    if not set(CNN_STRIDES) <= set(last):
-        return None
-    levels = tuple(last[stride] for stride in CNN_STRIDES)
-    return Shape(levels, tuple(seen[i][1] for i in levels))
 
 
 def _before(tensors: Mapping[str, np.ndarray], network: InstanceNet, params: Params) -> dict[str, torch.Tensor]:

@@ -13,10 +13,9 @@ from maskmill.images.instances import Instances, mask_iou, paint, ranked
 from maskmill.images.interpolate import resize_maps
 from maskmill.images.masks import mask_dtype
 from maskmill.recipe.sections import validate
-from maskmill.rounds._instance_net import InstanceNet, masks_of
-from maskmill.rounds._instance_train import build
 from maskmill.rounds._photo_training import normalise, state_of
-from maskmill.rounds.instance import Params
+from maskmill.rounds.instance.network import InstanceNet, build, masks_of
+from maskmill.rounds.instance.params import Params
 
 CANDIDATES = 300  # locations of an image whose masks are looked at, at most
 SIGMA = 2.0  # of matrix NMS (SOLOv2)

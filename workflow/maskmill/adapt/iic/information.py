@@ -24,7 +24,7 @@ class ClassHead(nn.Module):
         self.trunk = trunk
         self.main = nn.Conv2d(dimensions, clusters, 1, bias=False)
         self.over = nn.Conv2d(dimensions, over, 1, bias=False)
-        self.prototypes = Corners(clusters)
+        self.prototypes = UnitVectors(clusters)
 
     def probabilities(self, x: torch.Tensor, over: bool = False) -> torch.Tensor:
         """Tokens [n, d, h, w] -> class probabilities [n, k, h, w] float32 of the main or the finer classifier."""
@@ -36,7 +36,7 @@ class ClassHead(nn.Module):
         return self.probabilities(x)
 
 
-class Corners(nn.Module):
+class UnitVectors(nn.Module):
     """The unit vectors, as prototypes."""
 
     def __init__(self, clusters: int) -> None:

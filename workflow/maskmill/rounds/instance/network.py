@@ -19,13 +19,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskmill.rounds._deeplab import enlarge, intermediates, pointwise
+from maskmill.errors import ConfigError
+from maskmill.rounds._layers import enlarge, intermediates, pointwise
+from maskmill.rounds.instance.params import Params
 
 STRIDE = 4  # pixels a cell of the masks
 GROUPS = 8
 HIDDEN = 8  # channels of a location's own network
 FEATURES = 16  # of the masks
 REACH = 8.0  # cells of a level that are the unit of relative coordinates
+PROBE = 64  # pixels a side of the image on which a CNN's levels are seen
+CNN_STRIDES = (4, 8, 16, 32)
 RARE = 0.01  # share of locations that are taken for objects at the first step
 
 
@@ -190,3 +194,39 @@ def _layers(kernels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         found.append((kernels[:, start:middle].view(-1, rows, columns), kernels[:, middle:stop]))
         start = stop
     return found
+
+
+def build(architecture: str, classes: int, params: Params) -> InstanceNet:
+    """The network with random weights; raises ConfigError where the encoder does not fit."""
+    from maskmill.backbones.network import import_timm
+
+    timm = import_timm()
+    said = f"rounds.encoder: {params.encoder!r} is {architecture}"
+    try:
+        try:
+            encoder = timm.create_model(architecture, pretrained=False, num_classes=0, dynamic_img_size=True)
+        except TypeError:
+            encoder = timm.create_model(architecture, pretrained=False, num_classes=0)
+        shape = _shape(encoder.eval())
+    except (TypeError, AttributeError, AssertionError, NotImplementedError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{said}, which gives no feature levels for any image size ({reason}); "
+                          "name a feature set with a CNN or a plain ViT") from None  # fmt: skip
+    if shape is None:
+        raise ConfigError(f"{said}, which is no plain ViT and lacks a level of stride 4, 8, 16 or 32; "
+                          "name a feature set with another encoder")  # fmt: skip
+    return InstanceNet(encoder, shape, classes, params.width, params.layers)
+
+
+def _shape(encoder: Any) -> Shape | None:
+    """Levels of an encoder that the network uses; None where it has them not."""
+    patches = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
+    if hasattr(encoder, "blocks") and patches is not None and getattr(encoder, "dynamic_img_size", False):
+        depth = len(encoder.blocks)
+        return Shape((max(0, depth * 2 // 3 - 1), depth - 1), (int(encoder.embed_dim),) * 2, int(patches[0]))
+    seen = [tuple(level.shape) for level in intermediates(encoder, torch.zeros(1, 3, PROBE, PROBE))]
+    last = {PROBE // shape[2]: i for i, shape in enumerate(seen) if shape[2]}
+    if not set(CNN_STRIDES) <= set(last):
+        return None
+    levels = tuple(last[stride] for stride in CNN_STRIDES)
+    return Shape(levels, tuple(seen[i][1] for i in levels))

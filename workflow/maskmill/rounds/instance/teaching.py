@@ -8,7 +8,7 @@ import numpy as np
 
 from maskmill.errors import StoreError
 from maskmill.images.instances import Instances, InstanceStore, InstanceWriter, mask_iou
-from maskmill.rounds.instance import Params
+from maskmill.rounds.instance.params import Params
 from maskmill.store.artefact import Provenance
 
 

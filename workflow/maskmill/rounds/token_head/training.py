@@ -13,17 +13,18 @@ from torch import nn
 
 from maskmill.device import memory_advice
 from maskmill.numerics.sampling import rng
-from maskmill.rounds._data import Images
+from maskmill.rounds._classes import ABSENT_BIAS, class_weights
 from maskmill.rounds._job import Job
 from maskmill.rounds._losses import LOSSES
-from maskmill.rounds.token_head import Params, build
+from maskmill.rounds.token_head.features import Images
+from maskmill.rounds.token_head.network import Head
+from maskmill.rounds.token_head.params import Params
 from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, run
 from maskmill.training.team import Work, set_gradients, single_threaded
 
 MICRO = 4  # images of a micro-batch
 WARM_UP = 0.05  # share of the steps with a rising learning rate
-NEVER = -1e4  # bias of a class without a single cell in the masks: it is never predicted
 Ready = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # features, validity, class shares, channel mask
 Draw = tuple[list[int], np.ndarray]  # images of a micro-batch, their channel mask [n, inputs]
 
@@ -33,7 +34,7 @@ def train_head(images: Images, params: Params, job: Job) -> tuple[dict[str, np.n
     inputs = sum(projection.weight.shape[1] for projection in images.projections.values())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng(job.seed, "weights").integers(2**62)))
-        head = build(inputs, job.classes, params)
+        head = Head(inputs, params.hidden, params.layers, job.classes)
     if job.before:
         head.load_state_dict({k[len("head.") :]: torch.from_numpy(v) for k, v in _head(job.before).items()})
     head = head.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -61,7 +62,7 @@ def train_head(images: Images, params: Params, job: Job) -> tuple[dict[str, np.n
     absent = torch.from_numpy(images.counts == 0)
     state = {name: value.detach().float().cpu().clone() for name, value in trained.state.items()}
     state["classify.weight"][absent] = 0.0
-    state["classify.bias"][absent] = NEVER
+    state["classify.bias"][absent] = ABSENT_BIAS
     tensors = {f"head.{name}": value.contiguous().numpy() for name, value in state.items()}
     facts = {"loss": trained.losses, "images": len(images), "absent": int(absent.sum()), "timing": trained.timing}
     return tensors, facts
@@ -99,13 +100,6 @@ def collate(images: Images, chosen: list[int]) -> tuple[np.ndarray, np.ndarray, 
         x[n, :, :h, :w], valid[n, :, :h, :w] = features, 1
         target[n, :, :h, :w] = np.moveaxis(shares, 2, 0)
     return x, valid, target
-
-
-def class_weights(counts: np.ndarray, balance: float) -> np.ndarray:
-    """Frequency ** -balance [classes] float32, scaled so that the mean over all known cells is 1; absent classes 0."""
-    share = counts / counts.sum()
-    weights = np.where(counts > 0, np.maximum(share, 1e-12) ** -balance, 0)
-    return (weights / (weights * share).sum()).astype(np.float32)
 
 
 def _work(head: nn.Module, weights: torch.Tensor, params: Params, device: torch.device) -> Work:

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from maskmill.adapt import Traits
 from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     import torch
 
     from maskmill.adapt._data import TokenImages
-    from maskmill.adapt._job import Job
+    from maskmill.adapt._training import HeadTraining
 
-PER_IMAGE = True  # a code means something within its image only
+TRAITS = Traits(neighbours=False, per_image=True, crops=False, trains_backbone=False)
 
 
 class Params(Model):
@@ -52,12 +53,12 @@ def code_length(params: Params, clusters: int) -> int:
 
 def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     """The head: `codes` [n, d, h, w] -> assignments [n, concepts, h, w] in 0..1."""
-    from maskmill.adapt._concepts import ConceptHead
+    from maskmill.adapt.acseg.concepts import ConceptHead
 
     return ConceptHead(depth, params.concepts, params.blocks, params.heads, params.hidden, params.centre == "image")
 
 
-def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train; tensors `head.*`, and diagnostics: loss (minus the modularity), monitors.
 
     Raises:
@@ -66,9 +67,9 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
     import torch
 
     from maskmill.adapt import _masks, _trainer
-    from maskmill.adapt._concepts import affinity, modularity
+    from maskmill.adapt.acseg.concepts import affinity, modularity
 
-    head = _trainer.seeded(job, lambda: build(images.depth, params, job.clusters))
+    head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters))
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         (x,) = batch
@@ -77,10 +78,10 @@ def fit(images: TokenImages, params: Params, job: Job) -> tuple[dict[str, np.nda
             found = modularity(affinity(head.tokens(x).float()), masks.flatten(2).mT.float())
         return -found.mean(), len(x), {"modularity": found.mean()} | _masks.watch(masks)
 
-    plan = _trainer.Plan(
+    task = _trainer.HeadTask(
         head, [(list(head.parameters()), params.learning_rate)],
-        lambda step: _masks.batch(images, params.side, params.batch_size, step, job.seed), loss, params.steps,
+        lambda step: _masks.batch(images, params.side, params.batch_size, step, training.seed), loss, params.steps,
         params.batch_size, monitors=("modularity", *_masks.MONITORS), optimiser="adamw",
         weight_decay=params.weight_decay,
     )  # fmt: skip
-    return _trainer.train(plan, job)
+    return _trainer.train(task, training)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from maskmill.rounds._data import Projection, align
-
-if TYPE_CHECKING:
-    from maskmill.rounds.token_head import Params
+from maskmill.rounds.token_head.features import Projection, align
+from maskmill.rounds.token_head.network import Head
+from maskmill.rounds.token_head.params import Params
 
 
 def projections_of(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, Projection]:
@@ -25,12 +24,10 @@ class TokenPredictor:
     def __init__(
         self, tensors: Mapping[str, np.ndarray], spec: Mapping[str, Any], params: Params, device: torch.device
     ) -> None:
-        from maskmill.rounds.token_head import build
-
         self.device = device
         self.projections = projections_of(tensors, list(spec["features"]))
         inputs = sum(projection.weight.shape[1] for projection in self.projections.values())
-        self.head = build(inputs, int(spec["clusters"]) + 1, params)
+        self.head = Head(inputs, params.hidden, params.layers, int(spec["clusters"]) + 1)
         prefix = "head."
         state = {key[len(prefix) :]: torch.from_numpy(v) for key, v in tensors.items() if key.startswith(prefix)}
         self.head.load_state_dict(state)

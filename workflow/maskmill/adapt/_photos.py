@@ -1,0 +1,76 @@
+"""The photos that a head sees which learns together with its backbone (`unfreeze`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from maskmill.adapt._data import Images
+from maskmill.adapt._encoder import Encoder
+from maskmill.backbones.network import Backbone, load
+from maskmill.errors import ConfigError, NumericsError
+from maskmill.images.decode import target_size, to_target
+from maskmill.images.photos import read_photo
+from maskmill.recipe.sections import STORING, FeatureSet
+from maskmill.store.artefact import read_tensors
+from maskmill.store.manifest import Row, read_manifest
+
+
+class PhotoImages(Images):
+    """Photos of the manifest, uint8 RGB [H, W, 3] in the size that their feature set says, one for all.
+
+    Args:
+        manifest: its file. weights: of the backbone. feature_set: of what the backbone is to make.
+
+    Raises:
+        ConfigError: the feature set is no plain level of a network, or gives photos of several sizes: in a batch they
+            would be squeezed, and the network would see another shape than when codes are made.
+        NumericsError: there is no image.
+    """
+
+    def __init__(
+        self,
+        manifest: str | Path,
+        weights: str | Path,
+        feature_set: FeatureSet,
+        cache_mib: int,
+        device: torch.device,
+        threads: int = 1,
+    ) -> None:
+        found = read_manifest(manifest)
+        if not found.rows:
+            raise NumericsError("adapt: there is no image to learn from; check images and inputs/rejected.csv")
+        backbone = load(weights, feature_set, device)
+        if feature_set.facet != "token" or not isinstance(backbone, Backbone):
+            raise ConfigError(f"adapt.unfreeze: {feature_set.backbone}, facet {feature_set.facet}: a head can train a "
+                              "network through facet: token only; name another feature set")  # fmt: skip
+        sizes = {target_size(row.height, row.width, feature_set.size, backbone.multiple) for row in found.rows}
+        if len(sizes) > 1:
+            raise ConfigError(f"adapt.unfreeze: {feature_set.size} gives photos of {len(sizes)} sizes, but they are "
+                              "learnt from in batches; set features.<name>.size: {square: ...}")  # fmt: skip
+        facts = read_tensors(weights)[1]
+        self.encoder = Encoder(backbone, {key: facts[key] for key in ("architecture", "mean", "std")}, threads)
+        self.set, self.multiple, self.rows, self.threads = feature_set, backbone.multiple, found.rows, threads
+        hashes = [*found.shards, backbone.digest]
+        made_by = feature_set.model_dump(mode="json", exclude=STORING)
+        super().__init__(found.ids, backbone.depth, hashes, made_by, cache_mib)
+
+    def read(self, i: int) -> np.ndarray:
+        """The photo as its backbone sees it, uint8 [H, W, 3]."""
+        return seen(self.rows[i], self.set, self.multiple)
+
+    def several(self, places: Sequence[int]) -> list[np.ndarray]:
+        """Photos by position, decoded in threads."""
+        if self.threads < 2:
+            return super().several(places)
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(self.__getitem__, places))
+
+
+def seen(row: Row, feature_set: FeatureSet, multiple: int) -> np.ndarray:
+    """A photo of the manifest in the size that the feature set says, uint8 [H, W, 3]; raises as `read_photo`."""
+    return to_target(read_photo(row), feature_set.size, multiple)

@@ -1,0 +1,89 @@
+"""Training of the network: micro-batches of crops, the loss of one, the optimiser and the schedule of its rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from maskmill.images.masks import ignore_value
+from maskmill.rounds._classes import class_weights
+from maskmill.rounds._job import Job
+from maskmill.rounds._losses import LOSSES
+from maskmill.rounds._photo_training import initial, learning_of, normalise, state_of, tensors_of, train
+from maskmill.rounds.deeplabv3plus.crops import Crops, Photos, read_crops
+from maskmill.rounds.deeplabv3plus.network import DeepLab, build
+from maskmill.rounds.deeplabv3plus.params import Params
+from maskmill.training.team import Work
+
+MICRO = {"cpu": 4, "cuda": 32}  # crops that are computed at once
+
+
+def train_network(photos: Photos, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """See `deeplabv3plus.fit`."""
+    network, facts = initial(
+        photos.weights, lambda name: build(name, job.classes, params), _before, params.unfrozen, job
+    )
+    network = network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    counts = photos.masks.counts
+    weights = torch.from_numpy(class_weights(counts, params.balance)).to(job.device)
+    read = partial(read_crops, photos=photos, params=params, seed=job.seed, micro=MICRO[job.device.type])
+    learning = learning_of(network)
+    work = _work(network, learning, weights, facts, params, job)
+    trained = train(
+        network, len(photos.rows), read, work, _optimiser(learning, params), partial(_rate, params=params), params, job
+    )
+    tensors, absent = tensors_of(trained, counts)
+    diagnostics = {"loss": trained.losses, "images": len(photos.rows), "absent": absent, "encoder": facts}
+    return tensors, diagnostics | {"timing": trained.timing}
+
+
+def _before(tensors: Mapping[str, np.ndarray], network: DeepLab) -> dict[str, torch.Tensor]:
+    return state_of(tensors)
+
+
+def _work(
+    network: DeepLab,
+    learning: list[nn.Parameter],
+    weights: torch.Tensor,
+    facts: Mapping[str, Any],
+    params: Params,
+    job: Job,
+) -> Work:
+    """The function of one micro-batch: sum of losses, weight, gradients."""
+    loss_of, device = LOSSES[params.loss], job.device
+
+    def work(crops: Crops) -> tuple[float, float, tuple[torch.Tensor, ...]]:
+        x = normalise(torch.from_numpy(crops[0]).to(device), facts)
+        labels = torch.from_numpy(crops[1].astype(np.int64)).to(device)
+        target = one_hot(labels, ignore_value(crops[1].dtype), job.classes)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits = network(x)
+        loss, weight = loss_of(logits, target, weights, params, params.label_smoothing)
+        return float(loss.detach()), float(weight), torch.autograd.grad(loss, learning)
+
+    return work
+
+
+def one_hot(labels: torch.Tensor, ignore: int, classes: int) -> torch.Tensor:
+    """Labels [n, h, w] -> [n, classes, h, w] float32, all 0 where the label is ignore."""
+    known = labels != ignore
+    target = nn.functional.one_hot(torch.where(known, labels, 0), classes) * known[..., None]
+    return target.permute(0, 3, 1, 2).float()
+
+
+def _optimiser(learning: list[nn.Parameter], params: Params) -> torch.optim.Optimizer:
+    if params.optimiser == "sgd":
+        return torch.optim.SGD(learning, lr=params.learning_rate, momentum=0.9, weight_decay=params.weight_decay)
+    return torch.optim.AdamW(learning, lr=params.learning_rate, weight_decay=params.weight_decay)
+
+
+def _rate(step: int, params: Params) -> float:
+    """From 1 towards 0, without a warm-up."""
+    done = step / params.steps
+    return 0.5 * (1 + math.cos(math.pi * done)) if params.schedule == "cosine" else (1 - done) ** params.power
