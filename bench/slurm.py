@@ -1,6 +1,6 @@
 """What SLURM costs: the small workflow of the tests on the test cluster against the same on one machine.
 
-    python tests/slurm_cluster.py --install python bench/slurm.py
+    python tests/support/slurm_cluster.py --install python bench/slurm.py
 
 Twelve pictures in two shards, recipe comus with two rounds: nearly all of it is overhead, so this is the worst case.
 Both runs have the same cores, one after the other. Prints the table of docs/slurm.md.

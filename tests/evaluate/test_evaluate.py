@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from scored_run import write_run
 
 from maskmill.errors import ConfigError, InputError, StoreError
 from maskmill.evaluate import confusion as confusion_module
@@ -23,9 +23,8 @@ from maskmill.evaluate.protocol import protocol
 from maskmill.evaluate.run import run
 from maskmill.evaluate.score import score_clusters
 from maskmill.evaluate.summary import leaderboard, tables
-from maskmill.images.masks import ignore_value, mask_dtype
 from maskmill.recipe.sections import Evaluate, ScoreSize, validate
-from maskmill.store.artefact import read_json, write_table
+from maskmill.store.artefact import read_json
 from maskmill.store.ragged import RaggedWriter
 
 SMALL = hnp.arrays(np.int64, st.tuples(st.integers(1, 5), st.integers(1, 5)), elements=st.integers(0, 30)).map(
@@ -233,26 +232,6 @@ def test_config_says_what_is_wrong() -> None:
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
-
-
-def write_run(folder: Path, images: dict[str, tuple[np.ndarray, np.ndarray | None]], clusters: int = 3) -> None:
-    """Masks, labels and manifest of {id: (mask, label)}; two shards."""
-    dtype, rows = mask_dtype(clusters), []
-    (folder / "labels").mkdir(parents=True)
-    for image_id, (mask, label) in images.items():
-        height, width = label.shape if label is not None else (4 * mask.shape[0], 4 * mask.shape[1])
-        path = folder / "labels" / f"{image_id}.png" if label is not None else None
-        if path is not None and label is not None:
-            Image.fromarray(label.astype(np.uint8)).save(path)
-        rows.append((image_id, str(path), width, height, f"s{len(rows) % 2}", str(path) if path else None))
-    columns = dict(zip(["id", "path", "width", "height", "shard", "label"], zip(*rows, strict=True), strict=True))
-    write_table(folder / "manifest.parquet", pa.table(columns))
-    attrs = {"clusters": clusters, "ignore": ignore_value(dtype)}
-    for shard in ("s0", "s1"):
-        with RaggedWriter(folder / f"{shard}.zarr", "masks", dtype=dtype.name, attrs=attrs) as out:
-            for image_id, _, _, _, mine, _ in rows:
-                if mine == shard:
-                    out.append(image_id, images[image_id][0].astype(dtype))
 
 
 def scored(folder: Path, **params: Any) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_evaluate import write_run
-from test_plan import PHOTO
+from scored_run import write_run
 
 from maskmill.evaluate import linear_probe
 from maskmill.evaluate.summary import leaderboard, tables
@@ -20,6 +19,7 @@ from maskmill.report import _scores
 from maskmill.store.artefact import read_json, write_json
 from maskmill.store.ragged import RaggedWriter
 
+PHOTO = {(375, 500): 1.0}
 RECIPES = Path(__file__).parents[2] / "recipes"
 IDS = [f"i{n}" for n in range(8)]
 

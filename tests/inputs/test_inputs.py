@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
@@ -16,54 +15,21 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from input_files import fails, label, picture, read, rejected, video
 from PIL import Image
 
-from maskmill.errors import InputError, StoreError
+from maskmill.errors import StoreError
 from maskmill.images.stems import walk
 from maskmill.inputs._check import check_file
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import unique_ids
 from maskmill.inputs.listing import listing_fingerprint
-from maskmill.inputs.run import run
-from maskmill.recipe.sections import Inputs
-from maskmill.store.manifest import Manifest, read_manifest, read_shard, read_shards
-
-
-def picture(path: Path, seed: int = 0, size: tuple[int, int] = (8, 12)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)).save(path)
-    return path
-
-
-def label(path: Path, size: tuple[int, int] = (8, 12)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.ones(size, np.uint8)).save(path)
-    return path
+from maskmill.store.manifest import read_manifest, read_shard, read_shards
 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "work"
-
-
-def read(out: Path, images: object, labels: object = None, threads: int = 1, **keys: Any) -> Manifest:
-    """Run the stage; the manifest that it wrote."""
-    settings_ = Inputs(**keys).model_dump()
-    names = out / "manifest.parquet", out / "rejected.csv"
-    run(str(images), str(labels) if labels else None, settings_, *names, threads, out / "frames")
-    return read_manifest(names[0])
-
-
-def fails(out: Path, images: object, match: str, labels: object = None, **keys: Any) -> str:
-    with pytest.raises(InputError, match=match) as caught:
-        read(out, images, labels, **keys)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def rejected(out: Path) -> list[dict[str, str]]:
-    with (out / "rejected.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # Sources
@@ -233,22 +199,6 @@ def test_table_row_without_file_is_rejected(tmp_path: Path, out: Path) -> None:
 
 
 # Video
-
-
-def video(path: Path, frames: int = 7, size: tuple[int, int] = (32, 48)) -> np.ndarray:
-    """A lossless film of flat grey frames; its frames uint8 [n, H, W, 3]."""
-    import av
-
-    pictures = np.stack([np.full((*size, 3), 30 * i, np.uint8) for i in range(frames)])
-    pictures[:, : size[0] // 2, : size[1] // 2] = 255  # a white corner tells how it lies
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("ffv1" if path.suffix == ".mkv" else "mpeg4", rate=5)
-        stream.width, stream.height = size[1], size[0]
-        stream.pix_fmt = "bgr0" if path.suffix == ".mkv" else "yuv420p"
-        for image in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return pictures
 
 
 def test_video(tmp_path: Path, out: Path) -> None:
@@ -613,7 +563,6 @@ def test_rows_of_one_shard_are_read_without_the_others(tmp_path: Path) -> None:
     import pyarrow as pa
 
     from maskmill.store.artefact import read_table, write_table
-    from maskmill.store.manifest import read_manifest
 
     names = [f"s{i // 4:010x}" for i in range(40)]
     columns = {"id": [f"im{i:02d}" for i in range(40)], "path": ["p"] * 40, "width": [3] * 40, "height": [2] * 40}

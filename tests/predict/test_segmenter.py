@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backbone_photos import CNN, COMMON, SETS, VIT, write_photos, write_weights
 from PIL import Image
-from test_adapt_unfrozen import CNN, COMMON, SETS, VIT, write_photos, write_weights
 
 from maskmill.adapt import run as adapt
 from maskmill.cluster.run import fit as cluster

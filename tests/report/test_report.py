@@ -14,6 +14,7 @@ import synthetic_run
 
 from maskmill.errors import StoreError
 from maskmill.images.masks import to_size
+from maskmill.progress import duration
 from maskmill.report import _facts, _objects, _pictures, _sample, _scores, _timing, _typical
 from maskmill.report.run import run
 from maskmill.store.artefact import write_json
@@ -402,4 +403,4 @@ def test_busy_time_counts_no_breaks() -> None:
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert _timing.duration(seconds) == text
+    assert duration(seconds) == text

@@ -1,6 +1,6 @@
 """A real SLURM cluster on one machine: munged, slurmctld and several slurmd, each of them a node of its own.
 
-    python tests/slurm_cluster.py [--install] COMMAND ...     runs COMMAND on it and takes everything down
+    python tests/support/slurm_cluster.py [--install] COMMAND ...     runs COMMAND on it and takes everything down
 
 Needs root, and Debian's or Ubuntu's `slurm-wlm` and `munge` (`--install` fetches them with apt). The configuration must
 be reachable as /etc/slurm/slurm.conf: the plugin's jobs drop SLURM_CONF from their environment. A machine that has a
@@ -207,7 +207,7 @@ def check() -> None:
     missing = [name for name in PROGRAMS if not shutil.which(name)]
     if missing:
         raise UnavailableError(
-            f"SLURM is not installed ({', '.join(missing)}): run tests/slurm_cluster.py --install true"
+            f"SLURM is not installed ({', '.join(missing)}): run tests/support/slurm_cluster.py --install true"
         )
     if os.geteuid() != 0:
         raise UnavailableError("starting SLURM nodes needs root")

@@ -16,16 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import exported_run
 import numpy as np
 import pandas as pd
 import pytest
-import test_export
+from input_files import fails, label, picture, read, rejected, video
 from PIL import Image, PngImagePlugin
-from test_inputs import fails, label, picture, read, rejected, video
 
 from maskmill import access
 from maskmill.backbones import weights
 from maskmill.errors import ConfigError, InputError, UserError, WeightsError
+from maskmill.export import run as export
 from maskmill.images.decode import decode, displayed_size, load_label, verify
 from maskmill.images.photos import read_photo
 from maskmill.inputs._check import check_file
@@ -148,17 +149,17 @@ def test_masks_whose_id_cannot_be_a_name(tmp_path: Path, monkeypatch: pytest.Mon
     long = "x" * 300
     names = {"a/one": "a", "a/two": "a.png/b", "b": long}
     for table in ("SIZES", "SEGMENTS"):
-        monkeypatch.setattr(test_export, table, {names[k]: v for k, v in getattr(test_export, table).items()})
-    monkeypatch.setattr(test_export, "SHARDS", {s: [names[i] for i in ids] for s, ids in test_export.SHARDS.items()})
-    monkeypatch.setattr(test_export, "REGIONS", [(names[i], *rest) for i, *rest in test_export.REGIONS])
-    keywords = test_export.write_run(tmp_path) | {"cut_stores": None, "assignments": None, "regions_tables": None}
-    test_export.run(**keywords)
+        monkeypatch.setattr(exported_run, table, {names[k]: v for k, v in getattr(exported_run, table).items()})
+    monkeypatch.setattr(exported_run, "SHARDS", {s: [names[i] for i in ids] for s, ids in exported_run.SHARDS.items()})
+    monkeypatch.setattr(exported_run, "REGIONS", [(names[i], *rest) for i, *rest in exported_run.REGIONS])
+    keywords = exported_run.write_run(tmp_path) | {"cut_stores": None, "assignments": None, "regions_tables": None}
+    export.run(**keywords)
     folder = tmp_path / "export"
-    renamed = dict(test_export.table_of(folder / "renamed.csv")[i].values() for i in range(2))
+    renamed = dict(exported_run.table_of(folder / "renamed.csv")[i].values() for i in range(2))
     assert set(renamed) == {"a.png/b", long}
     files = {path.name for path in (folder / "masks").rglob("*") if path.is_file()}
-    assert len(files) == len(test_export.SIZES)
-    for image_id, size in test_export.SIZES.items():
+    assert len(files) == len(exported_run.SIZES)
+    for image_id, size in exported_run.SIZES.items():
         with Image.open(folder / "masks" / renamed.get(image_id, f"{image_id}.png")) as mask:
             assert (mask.height, mask.width) == size
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
+from maskmill.progress import duration
 from maskmill.report import _timing
 from maskmill.report._recipe import View
 
@@ -21,7 +22,7 @@ def render(*, recipes: Sequence[View], jobs: Sequence[_timing.Job], **context: A
     folder = resources.files("maskmill.report")
     files = {name: (folder / name).read_text("utf-8") for name in ("report.html", "report.css", "report.js")}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": _timing.duration, "memory": _timing.memory, "percent": percent, "count": count}
+    environment.filters |= {"duration": duration, "memory": _timing.memory, "percent": percent, "count": count}
     stages = _timing.by_stage(jobs)
     script = files["report.js"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -9,34 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import save_file
+from backbone_photos import CNN, COMMON, SETS, VIT, write_photos, write_weights
 from scipy.ndimage import gaussian_filter
 
 from maskmill.adapt import _encoder, _views, _warp, iic, infer, run
 from maskmill.adapt._encoder import BackboneWithHead, Encoder
 from maskmill.adapt._photos import PhotoImages
 from maskmill.adapt.picie import Params
-from maskmill.backbones.network import import_timm, load
+from maskmill.backbones.network import load
 from maskmill.errors import ConfigError, StoreError
 from maskmill.numerics.blocks import one_thread
-from maskmill.recipe.sections import FeatureSet, Size
-from maskmill.store.artefact import read_tensors, write_table
-from maskmill.store.manifest import Row
+from maskmill.recipe.sections import Size
+from maskmill.store.artefact import read_tensors
 from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.training import loop
 from maskmill.training.resources import Resources
 
 CPU = torch.device("cpu")
-CNN, VIT = "resnet10t", "vit_tiny_patch16_224"
-SETS = {
-    CNN: FeatureSet(backbone=CNN, layer=2, size=Size(square=64)),  # stride 8
-    VIT: FeatureSet(backbone=VIT, layer=1, size=Size(square=64)),
-}
-COMMON = {"unfreeze": True, "steps": 4, "batch_size": 6, "dimensions": 8, "hidden": 8}
 METHODS = {
     "iic": COMMON | {"shift": 1, "scale": 0.5},
     "mdc": COMMON | {"epoch_steps": 2},
@@ -49,35 +40,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_weights(tmp_path_factory.mktemp("weights"))
 
 
-def write_weights(folder: Path) -> dict[str, Path]:
-    """Random networks in files as `maskmill weights` writes them; batch norms have statistics of some images."""
-    found = {}
-    for name in SETS:
-        torch.manual_seed(0)
-        model = import_timm().create_model(name, pretrained=False, num_classes=0).train()
-        model(torch.randn(8, 3, 224, 224))
-        found[name] = folder / f"{name}.safetensors"
-        facts = {"architecture": name, "mean": [0.5] * 3, "std": [0.25] * 3, "sha256": "0a"}
-        save_file(dict(model.state_dict()), found[name], metadata={"maskmill": json.dumps(facts)})
-    return found
-
-
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-def write_photos(folder: Path) -> Path:
-    """Ten photos of two halves in two shards, not all of one size; their manifest."""
-    rng, rows = np.random.default_rng(0), []
-    for i in range(10):
-        height, width = [(64, 80), (96, 64), (64, 64)][i % 3]
-        pixels = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
-        pixels[:, : width // 2, i % 3] += 150
-        Image.fromarray(pixels).save(folder / f"im{i}.png")
-        rows.append(Row(f"im{i}", str(folder / f"im{i}.png"), width, height, f"s{i % 2}", None))
-    write_table(folder / "m.parquet", pa.table({key: [getattr(r, key) for r in rows] for key in Row.__annotations__}))
-    return folder / "m.parquet"
 
 
 def tower(weights: Path, name: str = CNN, threads: int = 1) -> BackboneWithHead:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_adapt import FAST, scenes, write
+from token_scenes import FAST, scenes, write
 from torch import nn
 from typer.testing import CliRunner
 

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from test_workflow import draw, jobs, snakemake
+from small_run import draw, jobs, snakemake
 
 from maskmill.store.artefact import read_tensors
 from maskmill.store.ragged import Ragged

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_rounds_photos import IDS, checkpoints, picture, stop_at, world, write_weights
+from interrupted import checkpoints, stop_at
+from square_photos import IDS, picture, write_weights, write_world
 
 from maskmill.errors import NumericsError, StoreError
 from maskmill.images.instances import VOID, Instances, InstanceStore, InstanceWriter, mask_iou
@@ -19,12 +20,16 @@ from maskmill.store.manifest import read_manifest
 from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.training import loop
 
-__all__ = ["world"]  # a fixture: photos with one square each, manifest, masks, weights of test_efficientnet
 SMALL: dict[str, Any] = {
     "student": "instance", "encoder": "semantic", "steps": 12, "batch_size": 6, "crop": 64, "width": 32, "unfrozen": 5,
     "layers": 1, "encoder_rate": 1.0, "jitter": 0.0, "learning_rate": 3e-3, "size": {"short_side": 96},
     "scale": [0.7, 1.0], "copy_paste": 0.5, "features": [], "least_score": 0.0,
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return write_world(tmp_path_factory.mktemp("photos"))
 
 
 def write_instances(path: Path, ids: list[str], full: bool = False) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_rounds import IDS, SMALL, fit, scene, write_world
+from interrupted import checkpoints, stop_at
+from token_students import IDS, SMALL, fit, scene, write_world
 
 from maskmill.errors import NumericsError
 from maskmill.rounds import _losses
@@ -31,22 +31,6 @@ from maskmill.training.checkpoint import Keeper
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return write_world(tmp_path_factory.mktemp("world"), [IDS])
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    return list(folder.glob(".*.checkpoint/*"))
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int, number: signal.Signals = signal.SIGTERM) -> None:
-    """Send a real signal to this process within the given steps (counted from 0)."""
-    move = loop._move
-
-    def then_signal(average: Any, task: Any, step: int) -> None:
-        move(average, task, step)
-        if step in steps:
-            os.kill(os.getpid(), number)
-
-    monkeypatch.setattr(loop, "_move", then_signal)
 
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9, "loss": "focal"}, {"loss": "ohem", "batch_size": 5}])

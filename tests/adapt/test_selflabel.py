@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_adapt import DEPTH, FAST, scenes, write
+from token_scenes import DEPTH, FAST, scenes, write
 
 from maskmill.adapt import _data, _selflabel, _trainer, _views, _warp, iic, mdc, picie, run
 from maskmill.adapt._data import TokenImages

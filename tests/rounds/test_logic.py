@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
-from test_rounds import IDS, SMALL, fit, noisy, scene, write_world
+from token_students import IDS, SMALL, fit, noisy, scene, write_world
 
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.images.interpolate import resize_maps, upsample_scores, upsample_softmax

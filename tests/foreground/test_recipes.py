@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_workflow import ROOT, digest, draw, jobs, snakemake
+from small_run import ROOT, digest, draw, jobs, snakemake
 
 from maskmill.store.codebook import read
 from maskmill.store.ragged import Ragged

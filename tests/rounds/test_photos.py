@@ -17,11 +17,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interrupted import checkpoints, stop_at
 from PIL import Image
 from safetensors.torch import save_file
-from test_rounds_training import checkpoints, stop_at
+from square_photos import ENCODER, IDS, picture, write_world
 
-from maskmill.backbones.network import import_timm
 from maskmill.errors import InputError, StoreError
 from maskmill.images.masks import to_size
 from maskmill.recipe.sections import ConfigError
@@ -30,15 +30,12 @@ from maskmill.rounds.deeplabv3plus import Params
 from maskmill.rounds.deeplabv3plus.network import build
 from maskmill.rounds.infer import Student
 from maskmill.rounds.run import Sources, predict, train
-from maskmill.store import codebook
 from maskmill.store.artefact import read_json, read_tensors, write_table
 from maskmill.store.manifest import read_manifest
-from maskmill.store.ragged import Ragged, RaggedWriter
+from maskmill.store.ragged import Ragged
 from maskmill.training import loop
 from maskmill.training.team import Team
 
-ENCODER = "test_efficientnet"
-IDS = [f"im{i}" for i in range(8)]
 SMALL: dict[str, Any] = {
     "student": "deeplabv3plus",
     "steps": 12,
@@ -51,47 +48,9 @@ SMALL |= {"unfrozen": 5, "jitter": 0.1, "grey": 0.0}  # the colours tell the cla
 SMALL |= {"learning_rate": 5e-3, "size": {"short_side": 96}, "scale": [0.5, 1.0], "features": []}
 
 
-def picture(i: int) -> tuple[np.ndarray, np.ndarray]:
-    """A photo uint8 [h, w, 3] with one red or blue square on grey, and its labels (1 red, 2 blue)."""
-    rng = np.random.default_rng(i)
-    h, w = 90 + 10 * (i % 3), 120 - 10 * (i % 2)
-    label = np.zeros((h, w), np.uint8)
-    y, x = rng.integers(8, h - 60), rng.integers(8, w - 60)
-    label[y : y + 50, x : x + 50] = 1 + i % 2
-    colours = np.array([[128, 128, 128], [220, 40, 40], [40, 40, 220]])
-    return (colours[label] + rng.normal(0, 8, (h, w, 3))).clip(0, 255).astype(np.uint8), label
-
-
-def write_weights(path: Path, architecture: str = ENCODER) -> Path:
-    """A weights file as the rule `weights` makes it, of seeded random numbers."""
-    torch.manual_seed(0)
-    model = import_timm().create_model(architecture, pretrained=False, num_classes=0)
-    facts = {"architecture": architecture, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "sha256": "0"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path, {"maskmill": json.dumps(facts)})
-    return path
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Photos, manifest, masks at half size, weights, codebook."""
-    root = tmp_path_factory.mktemp("photos")
-    sizes = []
-    for kind in ("masks", "full"):  # full: without background, so that any student predicts a cluster
-        with RaggedWriter(root / kind / "0.zarr", "masks", dtype="uint8") as out:
-            for i, image_id in enumerate(IDS):
-                pixels, label = picture(i)
-                Image.fromarray(pixels).save(root / f"{image_id}.png")
-                sizes.append(label.shape)
-                mask = label[::2, ::2].copy() if kind == "masks" else 1 + (label[::2, ::2] > 0)
-                mask[:2] = 255
-                out.append(image_id, mask.astype(np.uint8))
-    table = {"id": IDS, "path": [str(root / f"{i}.png") for i in IDS], "shard": ["0"] * len(IDS)}
-    table |= {"height": [s[0] for s in sizes[: len(IDS)]], "width": [s[1] for s in sizes[: len(IDS)]]}
-    write_table(root / "manifest.parquet", pa.table(table | {"label": pa.array([None] * len(IDS), pa.string())}))
-    codebook.write(root / "book.safetensors", codebook.Codebook(np.eye(2, dtype=np.float32), np.ones(2), 0.0, True))
-    weights = write_weights(root / "weights/w.safetensors")
-    return {"root": root, "masks": [root / "masks/0.zarr"], "manifest": root / "manifest.parquet", "weights": weights}
+    return write_world(tmp_path_factory.mktemp("photos"))
 
 
 def fit(world: dict[str, Any], out: Path, threads: int = 1, seed: int = 0, masks: str = "full", **options: Any) -> Path:
