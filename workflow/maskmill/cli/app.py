@@ -56,6 +56,16 @@ def predict(
 
 
 @app.command()
+def stages(
+    recipes: Annotated[Path, typer.Option(help="folder of recipes, for the arrows of the picture")] = Path("recipes"),
+) -> None:
+    """Print the stages as a Markdown table and as a Mermaid picture, as docs/architecture.md has them."""
+    from maskmill.dag.picture import picture, table
+
+    typer.echo(f"{table()}\n\n{picture(recipes)}")
+
+
+@app.command()
 def schema(
     out: Annotated[Path, typer.Option(help="file to write")] = Path("workflow/schemas/config.schema.json"),
 ) -> None:
