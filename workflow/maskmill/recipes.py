@@ -32,6 +32,7 @@ from maskmill.config import (
 from maskmill.errors import ConfigError, nearest
 from maskmill.recipe_checks import CODES, check
 
+SHIPPED = (Path(__file__).parent / "shipped").resolve()  # a link to recipes/ in a checkout, a folder where installed
 RECIPE_STAGES = ("adapt", "cut", "regions", "reduce", "foreground", "cluster", "paint", "rounds")
 OPTIONAL_STAGES = ("adapt", "cut", "foreground")  # only in recipes that have the section
 STAGE_MODEL: dict[str, type[Model]] = {
