@@ -10,15 +10,18 @@ rule adapt_neighbours:
         "logs/adapt_neighbours/{recipe}.log",
     benchmark:
         "benchmarks/adapt_neighbours/{recipe}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 2
     resources:
         mem_mb=lambda wc, attempt: 4000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
+        run=command,
         adapt=neighbours_params,
-        folder=adapt_folder,
+        folder=placed(adapt_folder),
     shell:
-        "maskmill adapt neighbours --features {params.folder} --manifest {input.manifest} --params {params.adapt:q}"
+        "{params.run} adapt neighbours --features {params.folder} --manifest {input.manifest} --params {params.adapt:q}"
         " --out {output} --threads {threads} &> {log}"
 
 
@@ -34,6 +37,8 @@ rule adapt_fit:
         "logs/adapt_fit/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/adapt_fit/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: lambda wc: 8 if RUN.recipes[wc.recipe].unfrozen else 2
     resources:
         mem_mb=lambda wc, attempt: (16000 if RUN.recipes[wc.recipe].unfrozen else 6000)
@@ -45,10 +50,11 @@ rule adapt_fit:
         ),
         cache_mib=lambda wc: RUN.recipes[wc.recipe].adapt.settings.cache_mib,
     params:
+        run=command,
         adapt=adapt_params,
-        options=adapt_options,
+        options=placed(adapt_options),
     shell:
-        "maskmill adapt fit --manifest {input.manifest} --params {params.adapt:q}"
+        "{params.run} adapt fit --manifest {input.manifest} --params {params.adapt:q}"
         " --seed {wildcards.seed} --out {output.head} --monitor {output.monitor} --timing {output.timing}"
         " {params.options} --checkpoint-steps {resources.checkpoint_steps} --cache-mib {resources.cache_mib}"
         " --threads {threads} &> {log}"
@@ -65,13 +71,16 @@ rule adapt_map:
     benchmark:
         "benchmarks/adapt_map/{recipe}/seed{seed}/{shard}.tsv"
     priority: SOON
+    conda:
+        "../../envs/maskmill.yaml"
     threads: lambda wc: 2 if RUN.recipes[wc.recipe].unfrozen else 1
     resources:
         mem_mb=lambda wc, attempt: (6000 if RUN.recipes[wc.recipe].unfrozen else 3000)
         * attempt,
         runtime=lambda wc, attempt: 60 * attempt,
     params:
+        run=command,
         version=STAGE_VERSION["adapt"],
-        options=adapt_map_options,
+        options=placed(adapt_map_options),
     shell:
-        "maskmill adapt map {params.options} --head {input.head} --out {output} --threads {threads} &> {log}"
+        "{params.run} adapt map {params.options} --head {input.head} --out {output} --threads {threads} &> {log}"

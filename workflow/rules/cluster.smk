@@ -12,16 +12,19 @@ rule cluster_fit:
         "logs/cluster_fit/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/cluster_fit/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 2
     resources:
         mem_mb=lambda wc, attempt: 6000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
+        run=command,
         cluster=section("cluster"),
-        folder=vectors_folder,
-        options=cluster_options,
+        folder=placed(vectors_folder),
+        options=placed(cluster_options),
     shell:
-        "maskmill cluster fit --vectors {params.folder} --manifest {input.manifest} --params {params.cluster:q}"
+        "{params.run} cluster fit --vectors {params.folder} --manifest {input.manifest} --params {params.cluster:q}"
         " --seed {wildcards.seed} --out {output.codebook} --selection {output.selection} --threads {threads}"
         " {params.options} &> {log}"
 
@@ -37,12 +40,15 @@ rule cluster_map:
         "logs/cluster_map/{recipe}/seed{seed}/{shard}.log",
     benchmark:
         "benchmarks/cluster_map/{recipe}/seed{seed}/{shard}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=lambda wc, attempt: 60 * attempt,
     params:
+        run=command,
         version=STAGE_VERSION["cluster"],
     shell:
-        "maskmill cluster map --vectors {input.vectors} --table {input.table} --codebook {input.codebook}"
+        "{params.run} cluster map --vectors {input.vectors} --table {input.table} --codebook {input.codebook}"
         " --out {output} &> {log}"

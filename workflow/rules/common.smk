@@ -2,12 +2,22 @@
 import json
 import re
 from functools import cache
+import shlex
 from pathlib import Path
 
+from snakemake.checkpoints import Checkpoint
 from snakemake.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
+try:
+    import maskmill
+except ModuleNotFoundError:
+    raise WorkflowError(
+        "the Python package maskmill is not in the environment that Snakemake runs in; install it from the same version"
+        " of the repository: pip install -c constraints.txt -e . (docs/reuse.md)"
+    ) from None
 from maskmill import access, slurm
-from maskmill.recipes import CODES, load
+from maskmill.recipes import CODES, SHIPPED, load
 from maskmill.errors import UserError
 from maskmill.inputs._listing import listing_fingerprint
 from maskmill.manifest import read_shards
@@ -22,9 +32,19 @@ def guarded(function, *arguments):
         raise WorkflowError(str(error)) from None
 
 
-RUN = guarded(load, config, Path(workflow.basedir) / "recipes")
-# Before the first file is written; jobs inherit it.
-access.restrict(RUN.config.readers, ".snakemake")
+# A module is read more than once, and its rules get new names. What belongs to this reading is kept here, since input
+# functions are called after it.
+MODULE = workflow.modifier.base_snakefile is not None
+rule_name = workflow.modifier.modify_rulename
+PLACE = str(workflow.modifier.modify_path("results")).removesuffix("results")
+
+# Not workflow.basedir, which is the folder of whoever uses this workflow as a module, and not a folder beside this file,
+# which is not on the disk where the workflow comes from Git: the recipes come with the package.
+RUN = guarded(load, config, SHIPPED, "the module's config" if MODULE else "config.yaml")
+
+# Before the first file is written; jobs inherit it. A module leaves the files of its caller alone (see `command`).
+if not MODULE:
+    access.restrict(RUN.config.readers, ".snakemake")
 SEED = RUN.config.seeds[0]
 # Where stores are not kept, what reads them runs before new ones are made: only a few lie on the disk at once.
 SOON = 1 if RUN.temporary else 0
@@ -38,6 +58,41 @@ wildcard_constraints:
     shard="s[0-9a-f]{10}",
     seed=r"\d+",
     round=r"\d+",
+
+
+def _command():
+    """How a job starts maskmill.
+
+    An environment of conda has the libraries only; the package is always the one that this file has imported.
+    """
+    start = "maskmill"
+    if DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method:
+        program = Path(maskmill.__file__).with_name("__main__.py")
+        start = f"python -P {shlex.quote(str(program))}"
+    if MODULE and (mask := access.umask(RUN.config.readers)) is not None:
+        return f"umask {mask:03o} && {start}"
+    return start
+
+
+COMMAND = _command()
+
+
+# Functions of `output`, so that another way to start a job, or another prefix, makes no result outdated.
+def command(wc, output):
+    """Param: how a job starts maskmill. Not a global: Snakemake formats a module's commands with its caller's."""
+    return COMMAND
+
+
+def place(wc, output):
+    """Param: the prefix of a module."""
+    return PLACE
+
+
+def placed(function):
+    """Param: an options string with the prefix of a module."""
+    return lambda wc, output: re.sub(
+        r"(?<![\w/.])(?=(results|resources)/)", PLACE, function(wc)
+    )
 
 
 def keys(stage, body):
@@ -55,6 +110,20 @@ def section(stage):
     return lambda wc: keys(stage, RUN.recipes[wc.recipe].stage(stage).as_dict())
 
 
+def manifest_checkpoint():
+    """The checkpoint.
+
+    A caller that changes one of our rules (`with:`) has this file read once more for that one alone, and then
+    `checkpoints` is empty: the checkpoint is the one that it has taken before, under whatever name, so it is known by
+    its file.
+    """
+    if hasattr(checkpoints, "inputs"):
+        return checkpoints.inputs
+    file = f"{PLACE}results/inputs/manifest.parquet"
+    found = next(r for r in workflow.rules if r.is_checkpoint and file in r.output)
+    return Checkpoint(found, workflow.checkpoints)
+
+
 @cache
 def _shards(path, mtime_ns):
     return read_shards(path)
@@ -62,7 +131,7 @@ def _shards(path, mtime_ns):
 
 def shards():
     """The shards of the manifest; waits for the checkpoint."""
-    path = checkpoints.inputs.get().output.manifest
+    path = manifest_checkpoint().get().output.manifest
     found = _shards(str(path), os.stat(path).st_mtime_ns)
     sets = max(len(RUN.feature_sets), len(RUN.recipes) * len(RUN.config.seeds))
     guarded(
@@ -152,6 +221,8 @@ def student_features(recipe, r):
 
 DEMO_VIDEO = "resources/demo/bikes.mp4"
 IMAGES = DEMO_VIDEO if RUN.config.images == "demo" else RUN.config.images
+# The footage is a file of this workflow, so it lies behind the prefix of a module; a user's images do not.
+IMAGES_READ = PLACE + IMAGES if IMAGES == DEMO_VIDEO else IMAGES
 
 
 def inputs_files(wc):
@@ -165,7 +236,10 @@ def watched(rule, images, labels):
     A job that runs in a process of its own (SLURM) plans only itself, but evaluates the params of what it follows: it
     does not list a million images, each time, for a rule that it cannot run.
     """
-    own = workflow.is_main_process or rule in workflow.dag_settings.allowed_rules
+    own = (
+        workflow.is_main_process
+        or rule_name(rule) in workflow.dag_settings.allowed_rules
+    )
     return listing_fingerprint(images, labels) if own else ""
 
 

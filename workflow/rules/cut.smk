@@ -10,14 +10,17 @@ rule cut:
     benchmark:
         "benchmarks/cut/{recipe}/{shard}.tsv"
     priority: SOON
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
+        run=command,
         cut=section("cut"),
-        colour=cut_colour,
+        colour=placed(cut_colour),
     shell:
-        "maskmill cut --features {input.features} {params.colour} --manifest {input.manifest}"
+        "{params.run} cut --features {input.features} {params.colour} --manifest {input.manifest}"
         " --params {params.cut:q} --out {output}"
         " --threads {threads} &> {log}"

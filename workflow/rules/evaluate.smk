@@ -18,17 +18,21 @@ rule evaluate:
         "logs/evaluate/{recipe}/seed{seed}/round{round}.log",
     benchmark:
         "benchmarks/evaluate/{recipe}/seed{seed}/round{round}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
+        run=command,
+        place=place,
         evaluate=evaluate_masks_keys,
         listing=lambda wc: instances_listing("evaluate", wc),
-        instances=lambda wc: instances_option(wc.recipe, wc.seed, wc.round),
+        instances=placed(lambda wc: instances_option(wc.recipe, wc.seed, wc.round)),
     shell:
-        "maskmill evaluate masks --manifest {input.manifest} --params {params.evaluate:q}"
-        " --masks results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{wildcards.round}/masks {params.instances}"
+        "{params.run} evaluate masks --manifest {input.manifest} --params {params.evaluate:q}"
+        " --masks {params.place}results/recipes/{wildcards.recipe}/seed{wildcards.seed}/round{wildcards.round}/masks {params.instances}"
         " --recipe {wildcards.recipe} --seed {wildcards.seed} --round {wildcards.round} --out {output} &> {log}"
 
 
@@ -47,16 +51,20 @@ rule evaluate_objects:
         "logs/evaluate_objects/{recipe}.log",
     benchmark:
         "benchmarks/evaluate_objects/{recipe}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
+        run=command,
+        place=place,
         evaluate=lambda wc: evaluate_keys(objects=True),
         listing=lambda wc: instances_listing("evaluate_objects", wc),
     shell:
-        "maskmill evaluate objects --manifest {input.manifest} --params {params.evaluate:q}"
-        " --cut results/recipes/{wildcards.recipe}/cut --recipe {wildcards.recipe} --out {output} &> {log}"
+        "{params.run} evaluate objects --manifest {input.manifest} --params {params.evaluate:q}"
+        " --cut {params.place}results/recipes/{wildcards.recipe}/cut --recipe {wildcards.recipe} --out {output} &> {log}"
 
 
 rule evaluate_probe:
@@ -69,14 +77,18 @@ rule evaluate_probe:
         "logs/evaluate_probe/{features}.log",
     benchmark:
         "benchmarks/evaluate_probe/{features}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 2
     resources:
         mem_mb=lambda wc, attempt: 6000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
+        run=command,
+        place=place,
         evaluate=lambda wc: evaluate_keys(objects=False),
     shell:
-        "maskmill evaluate probe --manifest {input.manifest} --features results/features/{wildcards.features}"
+        "{params.run} evaluate probe --manifest {input.manifest} --features {params.place}results/features/{wildcards.features}"
         " --params {params.evaluate:q} --out {output} --threads {threads} &> {log}"
 
 
@@ -91,13 +103,17 @@ rule evaluate_codes:
         "logs/evaluate_codes/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/evaluate_codes/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 2
     resources:
         mem_mb=lambda wc, attempt: 6000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
+        run=command,
+        place=place,
         evaluate=lambda wc: evaluate_keys(objects=False),
     shell:
-        "maskmill evaluate probe --manifest {input.manifest} --params {params.evaluate:q}"
-        " --features results/recipes/{wildcards.recipe}/seed{wildcards.seed}/adapt --recipe {wildcards.recipe}"
+        "{params.run} evaluate probe --manifest {input.manifest} --params {params.evaluate:q}"
+        " --features {params.place}results/recipes/{wildcards.recipe}/seed{wildcards.seed}/adapt --recipe {wildcards.recipe}"
         " --seed {wildcards.seed} --out {output} --threads {threads} &> {log}"

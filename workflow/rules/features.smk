@@ -8,14 +8,17 @@ rule weights:
         "benchmarks/weights/{weights}.tsv"
     retries: 2
     localrule: True
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
     params:
+        run=command,
         backbone=weights_params,
     shell:
-        "maskmill weights --params {params.backbone:q} --out {output} &> {log}"
+        "{params.run} weights --params {params.backbone:q} --out {output} &> {log}"
 
 
 rule features:
@@ -30,17 +33,20 @@ rule features:
         "benchmarks/features/{features}/{shard}.tsv"
     wildcard_constraints:
         features=either(RUN.feature_sets.keys() - RUN.temporary),
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 2
     resources:
         mem_mb=lambda wc, attempt: 6000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
         batch_size=8,
     params:
+        run=command,
         features=lambda wc: keys(
             "features", RUN.feature_sets[wc.features].model_dump(mode="json")
         ),
     shell:
-        "maskmill features --manifest {input.manifest} --shard {wildcards.shard} --params {params.features:q}"
+        "{params.run} features --manifest {input.manifest} --shard {wildcards.shard} --params {params.features:q}"
         " --weights {input.weights} --out {output} --batch-size {resources.batch_size} --threads {threads} &> {log}"
 
 

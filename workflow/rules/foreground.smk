@@ -10,15 +10,18 @@ rule foreground_fit:
         "logs/foreground_fit/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/foreground_fit/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 2
     resources:
         mem_mb=lambda wc, attempt: 6000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
+        run=command,
         foreground=lambda wc: foreground_keys(wc.recipe, "fit"),
-        folder=vectors_folder,
+        folder=placed(vectors_folder),
     shell:
-        "maskmill foreground fit --vectors {params.folder} --manifest {input.manifest} --params {params.foreground:q}"
+        "{params.run} foreground fit --vectors {params.folder} --manifest {input.manifest} --params {params.foreground:q}"
         " --seed {wildcards.seed} --out {output} --threads {threads} &> {log}"
 
 
@@ -34,14 +37,17 @@ rule foreground_count:
     benchmark:
         "benchmarks/foreground_count/{recipe}/seed{seed}/{shard}.tsv"
     priority: SOON
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=lambda wc, attempt: 60 * attempt,
     params:
+        run=command,
         foreground=lambda wc: foreground_keys(wc.recipe, "count"),
     shell:
-        "maskmill foreground count --vectors {input.vectors} --features {input.features} --codebook {input.codebook}"
+        "{params.run} foreground count --vectors {input.vectors} --features {input.features} --codebook {input.codebook}"
         " --params {params.foreground:q} --out {output} &> {log}"
 
 
@@ -58,13 +64,17 @@ rule foreground_choose:
         "logs/foreground_choose/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/foreground_choose/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: 30 * attempt,
     params:
+        run=command,
+        place=place,
         foreground=lambda wc: foreground_keys(wc.recipe, "choose"),
     shell:
-        "maskmill foreground choose --codebook {input.codebook}"
-        " --counts results/recipes/{wildcards.recipe}/seed{wildcards.seed}/foreground --manifest {input.manifest}"
+        "{params.run} foreground choose --codebook {input.codebook}"
+        " --counts {params.place}results/recipes/{wildcards.recipe}/seed{wildcards.seed}/foreground --manifest {input.manifest}"
         " --params {params.foreground:q} --out {output} &> {log}"

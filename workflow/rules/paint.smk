@@ -13,18 +13,22 @@ rule paint_limits:
         "logs/paint_limits/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/paint_limits/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 2000 * attempt,
         runtime=lambda wc, attempt: 30 * attempt,
     params:
+        run=command,
+        place=place,
         paint=lambda wc: keys(
             "paint",
             {"keep_closest": RUN.recipes[wc.recipe].paint.settings.keep_closest},
         ),
     shell:
-        "maskmill paint-limits --codebook {input.codebook} --manifest {input.manifest} --params {params.paint:q}"
-        " --assignments results/recipes/{wildcards.recipe}/seed{wildcards.seed}/cluster --out {output} &> {log}"
+        "{params.run} paint-limits --codebook {input.codebook} --manifest {input.manifest} --params {params.paint:q}"
+        " --assignments {params.place}results/recipes/{wildcards.recipe}/seed{wildcards.seed}/cluster --out {output} &> {log}"
 
 
 rule paint:
@@ -38,15 +42,18 @@ rule paint:
     benchmark:
         "benchmarks/paint/{recipe}/seed{seed}/{shard}.tsv"
     priority: SOON
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=lambda wc, attempt: 60 * attempt,
     params:
+        run=command,
         paint=section("paint"),
-        sources=paint_sources,
+        sources=placed(paint_sources),
     shell:
-        "maskmill paint {params.sources} --codebook {input.codebook} --manifest {input.manifest}"
+        "{params.run} paint {params.sources} --codebook {input.codebook} --manifest {input.manifest}"
         " --params {params.paint:q} --out {output} &> {log}"
 
 
@@ -60,13 +67,16 @@ rule paint_instances:
         "logs/paint_instances/{recipe}/seed{seed}/{shard}.log",
     benchmark:
         "benchmarks/paint_instances/{recipe}/seed{seed}/{shard}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=lambda wc, attempt: 60 * attempt,
     params:
+        run=command,
         paint=section("paint"),
-        sources=paint_sources,
+        sources=placed(paint_sources),
     shell:
-        "maskmill paint --instances {params.sources} --codebook {input.codebook}"
+        "{params.run} paint --instances {params.sources} --codebook {input.codebook}"
         " --manifest {input.manifest} --params {params.paint:q} --out {output} &> {log}"

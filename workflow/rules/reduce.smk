@@ -9,15 +9,18 @@ rule reduce_fit:
         "logs/reduce_fit/{recipe}.log",
     benchmark:
         "benchmarks/reduce_fit/{recipe}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 2
     resources:
         mem_mb=reduce_memory,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
+        run=command,
         reduce=section("reduce"),
-        folder=lambda wc: os.path.dirname(raw_vectors(wc.recipe, "s0")),
+        folder=placed(lambda wc: os.path.dirname(raw_vectors(wc.recipe, "s0"))),
     shell:
-        "maskmill reduce fit --vectors {params.folder} --manifest {input.manifest} --params {params.reduce:q}"
+        "{params.run} reduce fit --vectors {params.folder} --manifest {input.manifest} --params {params.reduce:q}"
         " --out {output} --threads {threads} &> {log}"
 
 
@@ -32,12 +35,15 @@ rule reduce_map:
     benchmark:
         "benchmarks/reduce_map/{recipe}/{shard}.tsv"
     priority: SOON
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=lambda wc, attempt: 60 * attempt,
     params:
+        run=command,
         reduce=section("reduce"),
     shell:
-        "maskmill reduce map --vectors {input.vectors} --model {input.model} --params {params.reduce:q}"
+        "{params.run} reduce map --vectors {input.vectors} --model {input.model} --params {params.reduce:q}"
         " --out {output} --threads {threads} &> {log}"

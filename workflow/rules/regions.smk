@@ -11,14 +11,17 @@ rule regions:
     benchmark:
         "benchmarks/regions/{recipe}/{shard}.tsv"
     priority: SOON
+    conda:
+        "../../envs/maskmill.yaml"
     threads: lambda wc: 2 if RUN.recipes[wc.recipe].crops else 1
     resources:
         mem_mb=regions_need(3000, 6000),
         runtime=regions_need(60, 120),
         batch_size=8,
     params:
+        run=command,
         regions=regions_params,
-        sources=regions_sources,
+        sources=placed(regions_sources),
     shell:
-        "maskmill regions {params.sources} --params {params.regions:q} --table {output.table}"
+        "{params.run} regions {params.sources} --params {params.regions:q} --table {output.table}"
         " --vectors {output.vectors} --batch-size {resources.batch_size} --threads {threads} &> {log}"

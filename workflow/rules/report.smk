@@ -11,11 +11,15 @@ rule report:
     benchmark:
         "benchmarks/report.tsv"
     localrule: True
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=3000,
         runtime=60,
     params:
+        run=command,
+        place=place,
         plan=lambda wc: report_plan(),
     shell:
-        "maskmill report --plan {params.plan:q} --results results --benchmarks benchmarks --out {output} &> {log}"
+        "{params.run} report --plan {params.plan:q} --{params.place}results results --{params.place}benchmarks benchmarks --out {output} &> {log}"

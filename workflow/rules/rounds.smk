@@ -12,6 +12,8 @@ rule rounds_train:
         "logs/rounds_train/{recipe}/seed{seed}/round{round}.log",
     benchmark:
         "benchmarks/rounds_train/{recipe}/seed{seed}/round{round}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: lambda wc: 8 if RUN.recipes[wc.recipe].photos(int(wc.round)) else 2
     resources:
         mem_mb=lambda wc, attempt: (
@@ -24,10 +26,11 @@ rule rounds_train:
             RUN.recipes[wc.recipe].rounds.settings.checkpoint_steps
         ),
     params:
+        run=command,
         rounds=rounds_params,
-        sources=rounds_sources,
+        sources=placed(rounds_sources),
     shell:
-        "maskmill rounds train {params.sources} --manifest {input.manifest} --codebook {input.codebook}"
+        "{params.run} rounds train {params.sources} --manifest {input.manifest} --codebook {input.codebook}"
         " --params {params.rounds:q} --round {wildcards.round} --seed {wildcards.seed}"
         " --out {output.student} --timing {output.timing} --checkpoint-steps {resources.checkpoint_steps}"
         " --gpus {resources.gpu} --threads {threads} &> {log}"
@@ -53,15 +56,18 @@ rule rounds_predict:
     wildcard_constraints:
         round=r"[1-9]\d*",
     priority: SOON
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 4000 * attempt,
         runtime=lambda wc, attempt: 60 * attempt,
     params:
+        run=command,
         rounds=predict_params,
-        sources=predict_sources,
+        sources=placed(predict_sources),
     shell:
-        "maskmill rounds predict {params.sources} --manifest {input.manifest} --params {params.rounds:q} --shard {wildcards.shard} --student {input.student}"
+        "{params.run} rounds predict {params.sources} --manifest {input.manifest} --params {params.rounds:q} --shard {wildcards.shard} --student {input.student}"
         " --out {output.masks} --confidence {output.confidence} --threads {threads} &> {log}"
 
 
@@ -80,14 +86,17 @@ rule rounds_detect:
         "benchmarks/rounds_detect/{recipe}/seed{seed}/round{round}/{shard}.tsv"
     wildcard_constraints:
         round=r"[1-9]\d*",
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 4000 * attempt,
         runtime=lambda wc, attempt: 120 * attempt,
     params:
+        run=command,
         version=keys("rounds", {}),
     shell:
-        "maskmill rounds detect --manifest {input.manifest} --shard {wildcards.shard} --student {input.student}"
+        "{params.run} rounds detect --manifest {input.manifest} --shard {wildcards.shard} --student {input.student}"
         " --out {output} --threads {threads} &> {log}"
 
 
@@ -105,12 +114,15 @@ rule rounds_teach:
         "benchmarks/rounds_teach/{recipe}/seed{seed}/round{round}/{shard}.tsv"
     wildcard_constraints:
         round=r"[1-9]\d*",
+    conda:
+        "../../envs/maskmill.yaml"
     threads: 1
     resources:
         mem_mb=lambda wc, attempt: 3000 * attempt,
         runtime=lambda wc, attempt: 60 * attempt,
     params:
+        run=command,
         rounds=teach_params,
     shell:
-        "maskmill rounds teach --taught {input.taught} --predicted {input.predicted} --params {params.rounds:q}"
+        "{params.run} rounds teach --taught {input.taught} --predicted {input.predicted} --params {params.rounds:q}"
         " --round {wildcards.round} --out {output} &> {log}"
