@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 FOLDER = 1000  # files each
-FINGERPRINT = "import sys; from maskmill.inputs.listing import listing_fingerprint as f; print(f(sys.argv[1], None))"
+FINGERPRINT = "import sys; from maskmill.images.listing import listing_fingerprint as f; print(f(sys.argv[1], None))"
 SHARDS = "import sys; from maskmill.store.manifest import read_shards as f; print(len(f(sys.argv[1])))"
 
 
@@ -67,7 +67,7 @@ def main() -> None:
         print("| step | files | wall s | CPU s | CPU us a file | peak MB |\n|---|---|---|---|---|---|", flush=True)
         measure("fingerprint of the folder", given.files, "-c", FINGERPRINT, str(images))
         measure(
-            f"stage inputs, {given.threads} threads", given.files, "-m", "maskmill.cli", "inputs",
+            f"stage inputs, {given.threads} threads", given.files, "-m", "maskmill", "inputs",
             "--images", str(images), "--params", params, "--threads", str(given.threads), "--frames", str(out / "f"),
             "--manifest", str(out / "manifest.parquet"), "--rejected", str(out / "rejected.csv"),
         )  # fmt: skip

@@ -84,7 +84,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     wrapper.write_text(
         f"#!{sys.executable}\nimport json, os, sys\n"
         f"open({str(folder / 'commands.jsonl')!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
-        "os.execv(sys.executable, [sys.executable, '-m', 'maskmill.cli', *sys.argv[1:]])\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'maskmill', *sys.argv[1:]])\n"
     )
     wrapper.chmod(0o755)
     return os.environ | {"PATH": f"{wrapper.parent}:{os.environ['PATH']}", "OMP_WAIT_POLICY": "PASSIVE"} | more
@@ -175,7 +175,7 @@ def report(folder: Path, repeats: int) -> None:
     print(f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, best of {repeats}\n")
     print("| verb | CPU s | wall s | imports s | of which |\n|---|---|---|---|---|", flush=True)
     for verb, words in verbs(folder).items():
-        print(row(f"`{verb}`", [sys.executable, "-m", "maskmill.cli", *words], folder, repeats), flush=True)
+        print(row(f"`{verb}`", [sys.executable, "-m", "maskmill", *words], folder, repeats), flush=True)
     print("\n| Snakemake | CPU s | wall s | imports s | of which |\n|---|---|---|---|---|")
     shard = next((folder / "results/recipes/head/cut").glob("*.zarr")).stem
     print(row("driver, nothing to do", snakemake(folder, "--quiet", "all"), folder, repeats), flush=True)

@@ -47,7 +47,7 @@ def commands() -> Iterator[tuple[str, str]]:
 def verb(command: str) -> Any:
     """The verb that a rule's command calls."""
     here: Any = typer.main.get_command(app)
-    for word in command.removeprefix("maskmill ").split():
+    for word in command.removeprefix("{params.run} ").split():
         if word not in getattr(here, "commands", {}):
             break
         here = here.commands[word]

@@ -19,11 +19,11 @@ from input_files import fails, label, picture, read, rejected, video
 from PIL import Image
 
 from maskmill.errors import StoreError
+from maskmill.images.listing import listing_fingerprint
 from maskmill.images.stems import walk
 from maskmill.inputs._check import check_file
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import unique_ids
-from maskmill.inputs.listing import listing_fingerprint
 from maskmill.store.manifest import read_manifest, read_shard, read_shards
 
 
@@ -539,7 +539,7 @@ def test_listing_of_globs_files_and_nothing(tmp_path: Path) -> None:
 
 def test_listing_is_import_light() -> None:
     code = (
-        "import sys; from maskmill.inputs.listing import listing_fingerprint; "
+        "import sys; from maskmill.images.listing import listing_fingerprint; "
         "print(sorted({'numpy', 'PIL', 'pyarrow', 'torch', 'pydantic'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -337,7 +337,7 @@ def test_urls_are_refused_without_their_password(key: str) -> None:
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "maskmill.cli", *arguments]
+    line = [sys.executable, "-m", "maskmill", *arguments]
     return subprocess.run(line, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 

@@ -9,6 +9,11 @@ from typing import Literal
 Readers = Literal["owner", "group", "umask"]
 
 
+def umask(readers: Readers) -> int | None:
+    """The umask for these readers in a shell of its own; none where the shell's holds."""
+    return {"owner": 0o077, "group": 0o027, "umask": None}[readers]
+
+
 def restrict(readers: Readers, *folders: str) -> None:
     """Set the umask of this process, which its jobs inherit: what they write, folders included, has these readers.
 

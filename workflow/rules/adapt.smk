@@ -9,15 +9,18 @@ rule adapt_neighbours:
         "logs/adapt_neighbours/{recipe}.log",
     benchmark:
         "benchmarks/adapt_neighbours/{recipe}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("adapt_neighbours")
     resources:
         mem_mb=memory("adapt_neighbours"),
         runtime=minutes("adapt_neighbours"),
     params:
+        run=command,
         depends=depends("adapt_neighbours"),
         files=options("adapt_neighbours"),
     shell:
-        "maskmill adapt neighbours {params.files} --params {params.depends:q} --threads {threads} &> {log}"
+        "{params.run} adapt neighbours {params.files} --params {params.depends:q} --threads {threads} &> {log}"
 
 
 rule adapt_fit:
@@ -31,6 +34,8 @@ rule adapt_fit:
         "logs/adapt_fit/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/adapt_fit/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("adapt_fit")
     resources:
         mem_mb=memory("adapt_fit"),
@@ -39,10 +44,11 @@ rule adapt_fit:
         checkpoint_steps=setting("adapt", "checkpoint_steps"),
         cache_mib=setting("adapt", "cache_mib"),
     params:
+        run=command,
         depends=depends("adapt_fit"),
         files=options("adapt_fit"),
     shell:
-        "maskmill adapt fit {params.files} --params {params.depends:q} --seed {wildcards.seed}"
+        "{params.run} adapt fit {params.files} --params {params.depends:q} --seed {wildcards.seed}"
         " --checkpoint-steps {resources.checkpoint_steps} --cache-mib {resources.cache_mib} --threads {threads} &> {log}"
 
 
@@ -56,12 +62,15 @@ rule adapt_map:
     benchmark:
         "benchmarks/adapt_map/{recipe}/seed{seed}/{shard}.tsv"
     priority: READER_PRIORITY
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("adapt_map")
     resources:
         mem_mb=memory("adapt_map"),
         runtime=minutes("adapt_map"),
     params:
+        run=command,
         depends=depends("adapt_map"),
         files=options("adapt_map"),
     shell:
-        "maskmill adapt map {params.files} --shard {wildcards.shard} --threads {threads} &> {log}"
+        "{params.run} adapt map {params.files} --shard {wildcards.shard} --threads {threads} &> {log}"

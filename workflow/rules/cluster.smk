@@ -9,15 +9,18 @@ rule cluster_fit:
         "logs/cluster_fit/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/cluster_fit/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("cluster_fit")
     resources:
         mem_mb=memory("cluster_fit"),
         runtime=minutes("cluster_fit"),
     params:
+        run=command,
         depends=depends("cluster_fit"),
         files=options("cluster_fit"),
     shell:
-        "maskmill cluster fit {params.files} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
+        "{params.run} cluster fit {params.files} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
 
 
 rule cluster_map:
@@ -29,12 +32,15 @@ rule cluster_map:
         "logs/cluster_map/{recipe}/seed{seed}/{shard}.log",
     benchmark:
         "benchmarks/cluster_map/{recipe}/seed{seed}/{shard}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("cluster_map")
     resources:
         mem_mb=memory("cluster_map"),
         runtime=minutes("cluster_map"),
     params:
+        run=command,
         depends=depends("cluster_map"),
         files=options("cluster_map"),
     shell:
-        "maskmill cluster map {params.files} &> {log}"
+        "{params.run} cluster map {params.files} &> {log}"

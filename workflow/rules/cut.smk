@@ -9,12 +9,15 @@ rule cut:
     benchmark:
         "benchmarks/cut/{recipe}/{shard}.tsv"
     priority: READER_PRIORITY
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("cut")
     resources:
         mem_mb=memory("cut"),
         runtime=minutes("cut"),
     params:
+        run=command,
         depends=depends("cut"),
         files=options("cut"),
     shell:
-        "maskmill cut {params.files} --params {params.depends:q} --threads {threads} &> {log}"
+        "{params.run} cut {params.files} --params {params.depends:q} --threads {threads} &> {log}"

@@ -1,13 +1,5 @@
 # evaluate: masks + labels + protocol -> scores, once a recipe, seed and round; segments of a cut once a recipe.
 # Without labels these rules never run.
-def instances_listing(of, wildcards):
-    """Changes with the instance images, where there are any for this recipe."""
-    objects = RUN.config.evaluate.objects
-    if not GRAPH.recipe(wildcards).background or objects is None:
-        return ""
-    return watched(of, objects.instances, None) if objects.instances else ""
-
-
 rule evaluate:
     input:
         unpack(inputs("evaluate")),
@@ -22,16 +14,19 @@ rule evaluate:
         "logs/evaluate/{recipe}/seed{seed}/round{round}.log",
     benchmark:
         "benchmarks/evaluate/{recipe}/seed{seed}/round{round}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("evaluate")
     resources:
         mem_mb=memory("evaluate"),
         runtime=minutes("evaluate"),
     params:
+        run=command,
         depends=depends("evaluate"),
         files=options("evaluate"),
-        listing=lambda wc: instances_listing("evaluate", wc),
+        listing=ASK.watched_instances("evaluate"),
     shell:
-        "maskmill evaluate masks {params.files} --params {params.depends:q} --recipe {wildcards.recipe}"
+        "{params.run} evaluate masks {params.files} --params {params.depends:q} --recipe {wildcards.recipe}"
         " --seed {wildcards.seed} --round {wildcards.round} &> {log}"
 
 
@@ -49,16 +44,19 @@ rule evaluate_objects:
         "logs/evaluate_objects/{recipe}.log",
     benchmark:
         "benchmarks/evaluate_objects/{recipe}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("evaluate_objects")
     resources:
         mem_mb=memory("evaluate_objects"),
         runtime=minutes("evaluate_objects"),
     params:
+        run=command,
         depends=depends("evaluate_objects"),
         files=options("evaluate_objects"),
-        listing=lambda wc: instances_listing("evaluate_objects", wc),
+        listing=ASK.watched_instances("evaluate_objects"),
     shell:
-        "maskmill evaluate objects {params.files} --params {params.depends:q} --recipe {wildcards.recipe} &> {log}"
+        "{params.run} evaluate objects {params.files} --params {params.depends:q} --recipe {wildcards.recipe} &> {log}"
 
 
 rule evaluate_probe:
@@ -70,15 +68,18 @@ rule evaluate_probe:
         "logs/evaluate_probe/{features}.log",
     benchmark:
         "benchmarks/evaluate_probe/{features}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("evaluate_probe")
     resources:
         mem_mb=memory("evaluate_probe"),
         runtime=minutes("evaluate_probe"),
     params:
+        run=command,
         depends=depends("evaluate_probe"),
         files=options("evaluate_probe"),
     shell:
-        "maskmill evaluate probe {params.files} --params {params.depends:q} --threads {threads} &> {log}"
+        "{params.run} evaluate probe {params.files} --params {params.depends:q} --threads {threads} &> {log}"
 
 
 # The same of what a head has made of a feature set: the codes of one seed.
@@ -91,13 +92,16 @@ rule evaluate_codes:
         "logs/evaluate_codes/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/evaluate_codes/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("evaluate_codes")
     resources:
         mem_mb=memory("evaluate_codes"),
         runtime=minutes("evaluate_codes"),
     params:
+        run=command,
         depends=depends("evaluate_codes"),
         files=options("evaluate_codes"),
     shell:
-        "maskmill evaluate probe {params.files} --params {params.depends:q} --recipe {wildcards.recipe}"
+        "{params.run} evaluate probe {params.files} --params {params.depends:q} --recipe {wildcards.recipe}"
         " --seed {wildcards.seed} --threads {threads} &> {log}"

@@ -8,15 +8,18 @@ rule export:
         "logs/export/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/export/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("export")
     resources:
         mem_mb=memory("export"),
         runtime=minutes("export"),
     params:
+        run=command,
         depends=depends("export"),
         files=options("export"),
         segmenter=lambda wc: json.dumps(segmenter_section(RUN.recipes[wc.recipe])),
         last=lambda wc: RUN.recipes[wc.recipe].round_count,
     shell:
-        "maskmill export {params.files} --params {params.depends:q} --segmenter {params.segmenter:q} --recipe {wildcards.recipe}"
+        "{params.run} export {params.files} --params {params.depends:q} --segmenter {params.segmenter:q} --recipe {wildcards.recipe}"
         " --seed {wildcards.seed} --round {params.last} &> {log}"

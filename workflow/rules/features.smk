@@ -10,15 +10,18 @@ rule weights:
         "benchmarks/weights/{weights}.tsv"
     retries: 2
     localrule: True
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("weights")
     resources:
         mem_mb=memory("weights"),
         runtime=minutes("weights"),
     params:
+        run=command,
         depends=depends("weights"),
         files=options("weights"),
     shell:
-        "maskmill weights {params.files} --params {params.depends:q} &> {log}"
+        "{params.run} weights {params.files} --params {params.depends:q} &> {log}"
 
 
 rule features:
@@ -32,16 +35,19 @@ rule features:
         "benchmarks/features/{features}/{shard}.tsv"
     wildcard_constraints:
         features=either(RUN.feature_sets.keys() - RUN.temporary),
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("features")
     resources:
         mem_mb=memory("features"),
         runtime=minutes("features"),
         batch_size=8,
     params:
+        run=command,
         depends=depends("features"),
         files=options("features"),
     shell:
-        "maskmill features {params.files} --params {params.depends:q} --shard {wildcards.shard} --batch-size {resources.batch_size}"
+        "{params.run} features {params.files} --params {params.depends:q} --shard {wildcards.shard} --batch-size {resources.batch_size}"
         " --threads {threads} &> {log}"
 
 

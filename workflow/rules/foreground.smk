@@ -9,15 +9,18 @@ rule foreground_fit:
         "logs/foreground_fit/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/foreground_fit/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("foreground_fit")
     resources:
         mem_mb=memory("foreground_fit"),
         runtime=minutes("foreground_fit"),
     params:
+        run=command,
         depends=depends("foreground_fit"),
         files=options("foreground_fit"),
     shell:
-        "maskmill foreground fit {params.files} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
+        "{params.run} foreground fit {params.files} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
 
 
 rule foreground_count:
@@ -30,15 +33,18 @@ rule foreground_count:
     benchmark:
         "benchmarks/foreground_count/{recipe}/seed{seed}/{shard}.tsv"
     priority: READER_PRIORITY
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("foreground_count")
     resources:
         mem_mb=memory("foreground_count"),
         runtime=minutes("foreground_count"),
     params:
+        run=command,
         depends=depends("foreground_count"),
         files=options("foreground_count"),
     shell:
-        "maskmill foreground count {params.files} --params {params.depends:q} &> {log}"
+        "{params.run} foreground count {params.files} --params {params.depends:q} &> {log}"
 
 
 rule foreground_choose:
@@ -50,12 +56,15 @@ rule foreground_choose:
         "logs/foreground_choose/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/foreground_choose/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("foreground_choose")
     resources:
         mem_mb=memory("foreground_choose"),
         runtime=minutes("foreground_choose"),
     params:
+        run=command,
         depends=depends("foreground_choose"),
         files=options("foreground_choose"),
     shell:
-        "maskmill foreground choose {params.files} --params {params.depends:q} &> {log}"
+        "{params.run} foreground choose {params.files} --params {params.depends:q} &> {log}"

@@ -1,14 +1,4 @@
 # inputs: folder, glob, CSV/Parquet manifest or video -> manifest with shards, rejected list. The only checkpoint.
-def watched(of, images, labels):
-    """The fingerprint of the files that a rule watches.
-
-    A job that runs in a process of its own (SLURM) plans only itself, but evaluates the params of what it follows: it
-    does not list a million images, each time, for a rule that it cannot run.
-    """
-    own = workflow.is_main_process or of in workflow.dag_settings.allowed_rules
-    return listing_fingerprint(images, labels) if own else ""
-
-
 rule demo:
     output:
         out=path("demo"),
@@ -18,14 +8,17 @@ rule demo:
         "benchmarks/demo.tsv"
     retries: 2
     localrule: True
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("demo")
     resources:
         mem_mb=memory("demo"),
         runtime=minutes("demo"),
     params:
+        run=command,
         files=options("demo"),
     shell:
-        "maskmill demo {params.files} &> {log}"
+        "{params.run} demo {params.files} &> {log}"
 
 
 checkpoint inputs:
@@ -38,11 +31,14 @@ checkpoint inputs:
         "logs/inputs.log",
     benchmark:
         "benchmarks/inputs.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("inputs")
     resources:
         mem_mb=memory("inputs"),
         runtime=minutes("inputs"),
     params:
+        run=command,
         depends=depends("inputs"),
         files=options("inputs"),
         # Functions, as Snakemake takes {x} in a plain value for a wildcard.
@@ -54,5 +50,5 @@ checkpoint inputs:
             os.path.dirname(output.manifest), "frames"
         ),
     shell:
-        "maskmill inputs --images {params.source:q} {params.labels:q} --params {params.depends:q} {params.files}"
+        "{params.run} inputs --images {params.source:q} {params.labels:q} --params {params.depends:q} {params.files}"
         " --frames {params.frames:q} --threads {threads} &> {log}"

@@ -9,15 +9,18 @@ rule paint_limits:
         "logs/paint_limits/{recipe}/seed{seed}.log",
     benchmark:
         "benchmarks/paint_limits/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("paint_limits")
     resources:
         mem_mb=memory("paint_limits"),
         runtime=minutes("paint_limits"),
     params:
+        run=command,
         depends=depends("paint_limits"),
         files=options("paint_limits"),
     shell:
-        "maskmill paint-limits {params.files} --params {params.depends:q} &> {log}"
+        "{params.run} paint-limits {params.files} --params {params.depends:q} &> {log}"
 
 
 rule paint:
@@ -30,15 +33,18 @@ rule paint:
     benchmark:
         "benchmarks/paint/{recipe}/seed{seed}/{shard}.tsv"
     priority: READER_PRIORITY
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("paint")
     resources:
         mem_mb=memory("paint"),
         runtime=minutes("paint"),
     params:
+        run=command,
         depends=depends("paint"),
         files=options("paint"),
     shell:
-        "maskmill paint {params.files} --params {params.depends:q} &> {log}"
+        "{params.run} paint {params.files} --params {params.depends:q} &> {log}"
 
 
 rule paint_instances:
@@ -50,12 +56,15 @@ rule paint_instances:
         "logs/paint_instances/{recipe}/seed{seed}/{shard}.log",
     benchmark:
         "benchmarks/paint_instances/{recipe}/seed{seed}/{shard}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("paint_instances")
     resources:
         mem_mb=memory("paint_instances"),
         runtime=minutes("paint_instances"),
     params:
+        run=command,
         depends=depends("paint_instances"),
         files=options("paint_instances"),
     shell:
-        "maskmill paint --instances {params.files} --params {params.depends:q} &> {log}"
+        "{params.run} paint --instances {params.files} --params {params.depends:q} &> {log}"

@@ -8,15 +8,18 @@ rule reduce_fit:
         "logs/reduce_fit/{recipe}.log",
     benchmark:
         "benchmarks/reduce_fit/{recipe}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("reduce_fit")
     resources:
         mem_mb=memory("reduce_fit"),
         runtime=minutes("reduce_fit"),
     params:
+        run=command,
         depends=depends("reduce_fit"),
         files=options("reduce_fit"),
     shell:
-        "maskmill reduce fit {params.files} --params {params.depends:q} --threads {threads} &> {log}"
+        "{params.run} reduce fit {params.files} --params {params.depends:q} --threads {threads} &> {log}"
 
 
 rule reduce_map:
@@ -29,12 +32,15 @@ rule reduce_map:
     benchmark:
         "benchmarks/reduce_map/{recipe}/{shard}.tsv"
     priority: READER_PRIORITY
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("reduce_map")
     resources:
         mem_mb=memory("reduce_map"),
         runtime=minutes("reduce_map"),
     params:
+        run=command,
         depends=depends("reduce_map"),
         files=options("reduce_map"),
     shell:
-        "maskmill reduce map {params.files} --params {params.depends:q} --threads {threads} &> {log}"
+        "{params.run} reduce map {params.files} --params {params.depends:q} --threads {threads} &> {log}"

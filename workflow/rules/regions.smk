@@ -11,14 +11,17 @@ rule regions:
     benchmark:
         "benchmarks/regions/{recipe}/{shard}.tsv"
     priority: READER_PRIORITY
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("regions")
     resources:
         mem_mb=memory("regions"),
         runtime=minutes("regions"),
         batch_size=8,
     params:
+        run=command,
         depends=depends("regions"),
         files=options("regions"),
     shell:
-        "maskmill regions {params.files} --params {params.depends:q} --batch-size {resources.batch_size}"
+        "{params.run} regions {params.files} --params {params.depends:q} --batch-size {resources.batch_size}"
         " --threads {threads} &> {log}"

@@ -9,13 +9,16 @@ rule report:
     benchmark:
         "benchmarks/report.tsv"
     localrule: True
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("report")
     resources:
         mem_mb=memory("report"),
         runtime=minutes("report"),
     params:
+        run=command,
         depends=depends("report"),
         files=options("report"),
         results=lambda wc, output: os.path.dirname(output.out),
     shell:
-        "maskmill report {params.files} --plan {params.depends:q} --results {params.results} --benchmarks {params.results}/../benchmarks &> {log}"
+        "{params.run} report {params.files} --plan {params.depends:q} --results {params.results} --benchmarks {params.results}/../benchmarks &> {log}"

@@ -12,6 +12,8 @@ rule rounds_train:
         "benchmarks/rounds_train/{recipe}/seed{seed}/round{round}.tsv"
     wildcard_constraints:
         round=TRAINED,
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("rounds_train")
     resources:
         mem_mb=memory("rounds_train"),
@@ -19,10 +21,11 @@ rule rounds_train:
         gpu=0,
         checkpoint_steps=setting("rounds", "checkpoint_steps"),
     params:
+        run=command,
         depends=depends("rounds_train"),
         files=options("rounds_train"),
     shell:
-        "maskmill rounds train {params.files} --params {params.depends:q} --round {wildcards.round} --seed {wildcards.seed}"
+        "{params.run} rounds train {params.files} --params {params.depends:q} --round {wildcards.round} --seed {wildcards.seed}"
         " --checkpoint-steps {resources.checkpoint_steps} --gpus {resources.gpu} --threads {threads} &> {log}"
 
 
@@ -40,15 +43,18 @@ rule rounds_predict:
     wildcard_constraints:
         round=TRAINED,
     priority: READER_PRIORITY
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("rounds_predict")
     resources:
         mem_mb=memory("rounds_predict"),
         runtime=minutes("rounds_predict"),
     params:
+        run=command,
         depends=depends("rounds_predict"),
         files=options("rounds_predict"),
     shell:
-        "maskmill rounds predict {params.files} --params {params.depends:q} --shard {wildcards.shard}"
+        "{params.run} rounds predict {params.files} --params {params.depends:q} --shard {wildcards.shard}"
         " --threads {threads} &> {log}"
 
 
@@ -64,15 +70,18 @@ rule rounds_detect:
         "benchmarks/rounds_detect/{recipe}/seed{seed}/round{round}/{shard}.tsv"
     wildcard_constraints:
         round=TRAINED,
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("rounds_detect")
     resources:
         mem_mb=memory("rounds_detect"),
         runtime=minutes("rounds_detect"),
     params:
+        run=command,
         depends=depends("rounds_detect"),
         files=options("rounds_detect"),
     shell:
-        "maskmill rounds detect {params.files} --shard {wildcards.shard} --threads {threads} &> {log}"
+        "{params.run} rounds detect {params.files} --shard {wildcards.shard} --threads {threads} &> {log}"
 
 
 # Round r >= 2 learns from the sure predictions of round r - 1, and from what round r - 1 learnt from where none is.
@@ -87,12 +96,15 @@ rule rounds_teach:
         "benchmarks/rounds_teach/{recipe}/seed{seed}/round{round}/{shard}.tsv"
     wildcard_constraints:
         round=TRAINED,
+    conda:
+        "../../envs/maskmill.yaml"
     threads: cores("rounds_teach")
     resources:
         mem_mb=memory("rounds_teach"),
         runtime=minutes("rounds_teach"),
     params:
+        run=command,
         depends=depends("rounds_teach"),
         files=options("rounds_teach"),
     shell:
-        "maskmill rounds teach {params.files} --params {params.depends:q} --round {wildcards.round} &> {log}"
+        "{params.run} rounds teach {params.files} --params {params.depends:q} --round {wildcards.round} &> {log}"

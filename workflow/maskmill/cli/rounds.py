@@ -39,7 +39,8 @@ def rounds_train(
     """Train a student on the masks of the round before."""
     if gpus > 1 and "WORLD_SIZE" not in os.environ:
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-        os.execv(sys.executable, [*launch, "-m", "maskmill.cli", *sys.argv[1:]])
+        program = Path(__file__).parents[1] / "__main__.py"  # not `-m`: the interpreter may not have maskmill itself
+        os.execv(sys.executable, [*launch, str(program), *sys.argv[1:]])
     from maskmill.rounds.run import History, Sources, train
     from maskmill.store.codebook import read
 

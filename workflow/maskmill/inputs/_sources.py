@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from maskmill.errors import InputError, nearest
 from maskmill.images.decode import SUFFIXES
+from maskmill.images.listing import glob_files, is_glob
 from maskmill.images.stems import walk
-from maskmill.inputs.listing import glob_files, is_glob
 
 if TYPE_CHECKING:
     import pandas as pd

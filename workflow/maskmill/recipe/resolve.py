@@ -19,6 +19,9 @@ from maskmill.recipe.origin import Origin, place
 from maskmill.recipe.sections import Config, FeatureSet, Model, Rounds, check_name, validate
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 
+SHIPPED = (
+    Path(__file__).parents[1] / "shipped"
+).resolve()  # a link to recipes/ in a checkout, a folder where installed
 _SECTIONS: dict[str, Any] = dict.fromkeys(RECIPE_STAGES, (dict[str, Any] | None, None))
 # The keys of config.yaml: those of the run, and the sections of recipes that the run overrides.
 RunConfig: type[Config] = create_model("Config", __base__=Config, **_SECTIONS)

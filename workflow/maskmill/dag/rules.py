@@ -1,0 +1,178 @@
+"""What the rule files ask: files, options, params and resources of a rule, as the functions that Snakemake calls.
+
+`workflow/rules/common.smk` makes one `Rules` of the configuration that Snakemake read. Where maskmill is a module of
+another workflow, Snakemake reads the rule files again for each module, and once more for every rule that the caller
+changes; each reading has its own `Rules`, since the functions are called after it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from snakemake.checkpoints import Checkpoint
+from snakemake.exceptions import WorkflowError
+from snakemake.io import ancient
+from snakemake_interface_executor_plugins.settings import DeploymentMethod
+
+import maskmill
+from maskmill import access
+from maskmill.dag import slurm
+from maskmill.dag.files import Graph, Source, path
+from maskmill.errors import UserError
+from maskmill.images.listing import listing_fingerprint
+from maskmill.recipe.origin import Origin
+from maskmill.recipe.resolve import SHIPPED, load
+from maskmill.store.manifest import read_shards
+
+T = TypeVar("T")
+
+
+def guarded(function: Callable[..., T], *arguments: Any) -> T:
+    """Its result; an error meant for the user stops the run as one line."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+class Rules:
+    """The run of one reading of the rule files.
+
+    Args:
+        workflow, config, checkpoints: Snakemake's objects of these names.
+
+    Attributes:
+        run: the resolved configuration. graph: its jobs. prefix: of a module's files, with a slash at its end.
+        reader_priority: where stores are not kept, what reads them runs before new ones are made, so that only a few
+            lie on the disk at once.
+
+    Raises:
+        WorkflowError: the configuration is wrong; with the key, the value and the file that it stands in.
+    """
+
+    def __init__(self, workflow: Any, config: Mapping[str, Any], checkpoints: Any) -> None:
+        self._workflow, self._checkpoints = workflow, checkpoints
+        self.module = workflow.modifier.base_snakefile is not None
+        self.prefix = str(workflow.modifier.modify_path("results")).removesuffix("results")
+        # The recipes come with the package: beside the Snakefile lies nothing where the workflow comes from Git, and
+        # `workflow.basedir` is the folder of whoever uses it as a module.
+        self.run = guarded(load, config, SHIPPED, self._origin())
+        if not self.module:  # before the first file is written; a module leaves its caller's files alone (`command`)
+            access.restrict(self.run.config.readers, ".snakemake")
+        self.graph = Graph(self.run, self.shards)
+        self.reader_priority = 1 if self.run.temporary else 0
+
+    def _origin(self) -> Origin:
+        """Where the configuration came from, for messages."""
+        if self.module:
+            return Origin(default="the module's config")
+        given = list(self._workflow.overwrite_configfiles)
+        own = [file for file in self._workflow.configfiles if file not in given]
+        return Origin([*own, *given], self._workflow.config_settings.config)
+
+    def shards(self) -> Sequence[str]:
+        """The shards of the manifest; waits for the checkpoint."""
+        file = str(self._manifest.get().output.manifest)
+        return self._read_shards(file, os.stat(file).st_mtime_ns)
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, int], Sequence[str]]:
+        return {}
+
+    def _read_shards(self, file: str, mtime_ns: int) -> Sequence[str]:
+        if (file, mtime_ns) not in self._known:
+            found = guarded(read_shards, file)
+            sets = max(len(self.run.feature_sets), len(self.run.recipes) * len(self.run.config.seeds))
+            nodes = self._workflow.nodes
+            guarded(slurm.arrays_fit, self._workflow.executor_settings, nodes, len(found), sets)
+            self._known[file, mtime_ns] = found
+        return self._known[file, mtime_ns]
+
+    @property
+    def _manifest(self) -> Any:
+        """The checkpoint.
+
+        A caller that changes one of our rules (`use rule ... with`) has the files read once more for that rule alone,
+        and then `checkpoints` is empty: the checkpoint is the one that the caller has taken before, under whatever
+        name, so it is known by its file.
+        """
+        if hasattr(self._checkpoints, "inputs"):
+            return self._checkpoints.inputs
+        file = f"{self.prefix}{path('inputs', 'manifest')}"
+        found = next(rule for rule in self._workflow.rules if rule.is_checkpoint and file in rule.output)
+        return Checkpoint(found, self._workflow.checkpoints)
+
+    def inputs(self, rule: str) -> Callable[..., dict[str, Any]]:
+        """Input function: the files that a job reads, by the names of its verb's options; to be unpacked."""
+        return lambda wildcards: {
+            name: _flagged(source) for name, source in self.graph.inputs(rule, dict(wildcards)).items()
+        }
+
+    def options(self, rule: str) -> Callable[..., str]:
+        """Param: the same files and those that the job writes, as options. Snakemake runs no job again for this."""
+        return lambda wildcards, input, output: self.graph.options(rule, dict(wildcards), input, output)
+
+    def depends(self, rule: str) -> Callable[..., str]:
+        """Param: what a job runs again for, besides its files."""
+        return lambda wildcards: self.graph.depends(rule, dict(wildcards))
+
+    def command(self, wildcards: Any, output: Any) -> str:
+        """Param: how a job starts maskmill; nothing that a job runs again for, as it asks for the output.
+
+        An environment of conda has the libraries only; the package is always the one that Snakemake has imported.
+        Snakemake formats the commands of a module with the names of its caller, so it can be no global name.
+        """
+        start = "maskmill"
+        if DeploymentMethod.CONDA in self._workflow.deployment_settings.deployment_method:
+            program = Path(maskmill.__file__).with_name("__main__.py")
+            start = f"python -P {shlex.quote(str(program))}"
+        mask = access.umask(self.run.config.readers) if self.module else None
+        return start if mask is None else f"umask {mask:03o} && {start}"
+
+    def cores(self, rule: str) -> Callable[..., int]:
+        """Threads of a job."""
+        return lambda wildcards: self.graph.needs(rule, dict(wildcards)).threads
+
+    def memory(self, rule: str) -> Callable[..., int]:
+        """MB of a job; each further attempt asks for more."""
+        return lambda wildcards, attempt: self.graph.needs(rule, dict(wildcards)).memory * attempt
+
+    def minutes(self, rule: str) -> Callable[..., int]:
+        """Run time of a job; each further attempt asks for more."""
+        return lambda wildcards, attempt: self.graph.needs(rule, dict(wildcards)).minutes * attempt
+
+    def setting(self, stage: str, key: str) -> Callable[..., Any]:
+        """Resource: a setting of a recipe's stage that changes no result, so that no job runs again for it."""
+        return lambda wildcards: getattr(self.graph.recipe(dict(wildcards)).stage(stage).settings, key)
+
+    def watched(self, rule: str, images: str, labels: str | None) -> str:
+        """The fingerprint of the files that a rule watches.
+
+        A job that runs in a process of its own (SLURM) plans only itself, but evaluates the params of what it follows:
+        it does not list a million images, each time, for a rule that it cannot run.
+        """
+        allowed = self._workflow.dag_settings.allowed_rules
+        own = self._workflow.is_main_process or self._workflow.modifier.modify_rulename(rule) in allowed
+        return listing_fingerprint(images, labels) if own else ""
+
+    def watched_instances(self, rule: str) -> Callable[..., str]:
+        """Param: changes with the images of labelled instances, where a recipe is scored against any."""
+
+        def fingerprint(wildcards: Any) -> str:
+            objects = self.run.config.evaluate.objects
+            if objects is None or objects.instances is None or not self.graph.recipe(dict(wildcards)).background:
+                return ""
+            return self.watched(rule, objects.instances, None)
+
+        return fingerprint
+
+
+def _flagged(source: Source) -> Any:
+    """One file as such, several as a list; those whose time means nothing are `ancient`."""
+    files = [ancient(file) if source.timeless else file for file in source.files]
+    return files[0] if source.passed == "file" and len(files) == 1 else files
