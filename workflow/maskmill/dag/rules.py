@@ -57,8 +57,10 @@ class Rules:
 
     def __init__(self, workflow: Any, config: Mapping[str, Any], checkpoints: Any) -> None:
         self._workflow, self._checkpoints = workflow, checkpoints
-        self.module = workflow.modifier.base_snakefile is not None
-        self.prefix = str(workflow.modifier.modify_path("results")).removesuffix("results")
+        modifier = workflow.modifier  # of this reading; later it is that of whoever is read then
+        self._named: Callable[[str], str] = modifier.modify_rulename
+        self.module = modifier.base_snakefile is not None
+        self.prefix = str(modifier.modify_path("results")).removesuffix("results")
         # The recipes come with the package: beside the Snakefile lies nothing where the workflow comes from Git, and
         # `workflow.basedir` is the folder of whoever uses it as a module.
         self.run = guarded(load, config, SHIPPED, self._origin())
@@ -157,7 +159,7 @@ class Rules:
         it does not list a million images, each time, for a rule that it cannot run.
         """
         allowed = self._workflow.dag_settings.allowed_rules
-        own = self._workflow.is_main_process or self._workflow.modifier.modify_rulename(rule) in allowed
+        own = self._workflow.is_main_process or self._named(rule) in allowed
         return listing_fingerprint(images, labels) if own else ""
 
     def watched_instances(self, rule: str) -> Callable[..., str]:
