@@ -25,6 +25,7 @@ import torch
 
 from maskmill.backbones.network import Backbone, load
 from maskmill.backbones.weights import fetch_demo, prepare
+from maskmill.device import Compute
 from maskmill.features.run import plan_batches, read_batch, run
 from maskmill.images.decode import SUFFIXES
 from maskmill.inputs.run import run as inputs
@@ -70,7 +71,8 @@ def stage(folder: Path, chosen: FeatureSet, options: argparse.Namespace) -> np.n
     clock = Clock()
     with contextlib.redirect_stderr(io.StringIO()):
         body = chosen.model_dump(mode="json")
-        run(manifest, shard, body, weights, folder / "o.zarr", options.batch_size, options.threads, options.device)
+        compute = Compute(options.batch_size, options.threads, options.device)
+        run(manifest, shard, body, weights, folder / "o.zarr", compute)
     return clock.read() - loaded
 
 

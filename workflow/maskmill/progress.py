@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, plain lines in a log file."""
+"""Progress, a bar on a terminal or plain lines in a log file; and durations in words."""
 
 from __future__ import annotations
 
@@ -34,3 +34,17 @@ def track(items: Iterable[T], total: int | None, label: str) -> Iterator[T]:
 def _line(label: str, count: int, total: int | None, seconds: float) -> None:
     of = f"/{total}" if total else ""
     print(f"{label} {count}{of} ({count / max(seconds, 1e-9):.1f}/s)", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 42 s, 3 min 20 s, 5 h 02 min, 3 d 4 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -86,9 +86,10 @@ def features(
     device: Device = "auto",
 ) -> None:
     """features: images of one shard -> tokens and cls in Zarr."""
+    from maskmill.device import Compute
     from maskmill.features.run import run
 
-    run(manifest, shard, section(params), weights, out, batch_size, threads, device)
+    run(manifest, shard, section(params), weights, out, Compute(batch_size, threads, device))
 
 
 @app.command()
@@ -103,9 +104,9 @@ def cut(
     colour: Annotated[Path | None, typer.Option(help="store of the colour feature set that cut.colour names")] = None,
 ) -> None:
     """cut: tokens of each image -> segments and a confidence."""
-    from maskmill.cut.run import run
+    from maskmill.cut.run import OptionalFiles, run
 
-    run(features, section(params), out, seed, threads, device, colour=colour, manifest=manifest)
+    run(features, section(params), out, seed, threads, device, optional=OptionalFiles(colour, manifest))
 
 
 @app.command()
@@ -156,7 +157,7 @@ def paint(
     foreground: Foreground = None,
 ) -> None:
     """paint: clusters -> pseudo-masks of round 0, or its instances."""
-    from maskmill.paint._instances import run_instances
+    from maskmill.paint.instances import run_instances
     from maskmill.paint.run import run_regions, run_tokens
 
     if vectors is not None and not instances:
@@ -195,24 +196,25 @@ def export(
     round: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """export: masks -> PNG, COCO JSON, clusters.csv, and the segmenter for `maskmill predict`."""
-    from maskmill.export._segmenter import Parts
-    from maskmill.export.run import run
+    from maskmill.export.run import ExportFiles, run
+    from maskmill.export.segmenter import SegmenterParts
+    from maskmill.images.masks import MaskSet
 
-    def files(folder: Path | None, suffix: str) -> list[Path] | None:
-        return shard_files(folder, manifest, suffix) if folder else None
+    def files(folder: Path | None, suffix: str) -> list[Path]:
+        return shard_files(folder, manifest, suffix) if folder else []
 
     given = {
         "student": student, "codebook": codebook, "head": head, "reduction": reduction, "foreground": foreground,
     }  # fmt: skip
-    parts = Parts(
+    parts = SegmenterParts(
         {name: file for name, file in given.items() if file is not None},
         json.loads(feature_sets), weights, json.loads(refine), upsample,
     )  # fmt: skip
-    run(
-        shard_files(masks, manifest), manifest, files(cut, "zarr"), files(assignments, "parquet"),
-        files(regions, "parquet"), section(params), out, recipe, seed, round,
-        scores=scores, segmenter=parts, instances=files(instances, "zarr"),
+    sources = ExportFiles(
+        manifest, files(masks, "zarr"), files(cut, "zarr"), files(assignments, "parquet"), files(regions, "parquet"),
+        files(instances, "zarr"),
     )  # fmt: skip
+    run(sources, section(params), out, MaskSet(recipe, seed, round), scores=scores, segmenter=parts)
 
 
 @app.command()

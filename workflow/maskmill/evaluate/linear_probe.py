@@ -63,7 +63,6 @@ def probe(
     seed: int,
     out: str | Path,
     threads: int = 1,
-    device: str = "auto",
     recipe: str | None = None,
 ) -> None:
     """Fit and score the probe of one feature set, whose folder names it, or of a recipe's codes of one seed.
@@ -90,7 +89,7 @@ def probe(
         raise StoreError(f"{Path(feature_stores[0]).parent}: no features of {missing[0]!r}; run snakemake again")
     classes, digests = _classes(rows, settings)
     x, y = _training(halves[0], rows, where, classes, settings, seed)
-    model, diagnostics = fit(x, y, threads, device)
+    model, diagnostics = fit(x, y, threads)
     confusion = Confusion(len(classes), classes, settings.ignore)
     for image_id in track(halves[1], len(halves[1]), "probe"):
         row = rows[image_id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from maskmill.evaluate.labelled import check_complete, digest, labelled_images, 
 from maskmill.evaluate.protocol import protocol
 from maskmill.evaluate.run_objects import Foreground, score_instances
 from maskmill.evaluate.score import score_clusters
+from maskmill.images.masks import MaskSet
 from maskmill.progress import track
 from maskmill.recipe.sections import Evaluate, validate
 from maskmill.store.artefact import Provenance, write_json
@@ -25,9 +27,7 @@ def run(
     manifest: str | Path,
     params: Mapping[str, Any],
     out: str | Path,
-    recipe: str,
-    seed: int,
-    round: int,
+    masks: MaskSet,
     *,
     instances: Sequence[str | Path] = (),
 ) -> None:
@@ -37,6 +37,7 @@ def run(
         mask_stores: Ragged "masks" of all shards.
         manifest: results/inputs/manifest.parquet.
         params: the `evaluate` section.
+        masks: of which recipe, seed and round they are.
         out: JSON to write: recipe, seed, round, clusters, and `scores`, each with its whole protocol; where
             `evaluate.objects` asks for saliency, also `saliency`: the masks' foreground (see run_objects). With
             `instances`, also `objects`: these by the protocol of the cut's segments.
@@ -70,7 +71,7 @@ def run(
     ]
     scores = score_clusters(confusion.counts, protocols, confusion.classes, settings.class_names)
     made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), protocols[0].labels])
-    body = {"recipe": recipe, "seed": seed, "round": round, "clusters": clusters, "scores": scores}
+    body: dict[str, Any] = asdict(masks) | {"clusters": clusters, "scores": scores}
     if painted is not None:
         body["saliency"] = [painted.entry()]
     if instances and settings.objects is not None:

@@ -23,6 +23,7 @@ from maskmill.store.ragged import RaggedWriter
 if TYPE_CHECKING:
     from maskmill.backbones.colour import Colour
     from maskmill.backbones.network import Backbone
+    from maskmill.device import Compute
 
 # Mean cosine of the tokens of an image above which a graph cut sees one blob. Eight photographs and five frames of the
 # demo through the embedded ViT: keys less their bias 0.27..0.66, raw keys 0.86..0.93, nothing between.
@@ -118,9 +119,7 @@ def run(
     params: dict[str, Any],
     weights: Path,
     out: Path,
-    batch_size: int,
-    threads: int,
-    device: str = "auto",
+    compute: Compute,
 ) -> None:
     """Extract the features of one shard (see the store in docs/store.md and docs/backbones.md).
 
@@ -135,14 +134,14 @@ def run(
     from maskmill.backbones.network import load
     from maskmill.device import memory_advice, pick
 
-    torch.set_num_threads(threads)
-    place = pick(device)
+    torch.set_num_threads(compute.threads)
+    place = pick(compute.device)
     feature_set: FeatureSet = Stage.of("features", params).settings
     rows = read_shard(manifest, shard)
-    with memory_advice("batch_size", batch_size):
+    with memory_advice("batch_size", compute.batch_size):
         backbone = load(weights, feature_set, place)
-        batches = plan_batches(rows, feature_set, backbone.multiple, batch_size)
-        workers = reader_count(len(batches), threads, place)
+        batches = plan_batches(rows, feature_set, backbone.multiple, compute.batch_size)
+        workers = reader_count(len(batches), compute.threads, place)
         made = Provenance.of("features", feature_set.model_dump(mode="json"), [shard, backbone.digest])
         images = track(extract(backbone, read_ahead(batches, read_batch, workers)), len(rows), "features: image")
         _write(out, images, backbone, made)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from maskmill.plan.build import Plan, Row
-from maskmill.report._timing import duration
+from maskmill.progress import duration
 
 SOURCES = {"given": "given", "run": "earlier run", "core": "one CPU core of docs/scaling.md"}
 

@@ -92,29 +92,38 @@ class View:
     hashes: dict[str, str] = field(default_factory=dict)
 
 
-def view(
-    name: str,
-    body: Mapping[str, Any],
-    results: Path,
-    seeds: Sequence[int],
-    typical: int,
-    recipes: int,
-    sample: Sample,
-    photos: Photos,
-    scores: Sequence[Mapping[str, Any]],
-) -> View:
+@dataclass(frozen=True)
+class Context:
+    """What the views of all recipes of a report share.
+
+    Attributes:
+        results: the folder of the run. seeds: of the run. recipes: how many there are, among which crops are divided.
+        typical: regions to show a cluster. sample, photos: the images that are shown. scores: every scores.json.
+    """
+
+    results: Path
+    seeds: Sequence[int]
+    recipes: int
+    typical: int
+    sample: Sample
+    photos: Photos
+    scores: Sequence[Mapping[str, Any]]
+
+
+def view(name: str, body: Mapping[str, Any], context: Context) -> View:
     """Everything that the page shows of one recipe; pictures are those of the first seed."""
+    results, seeds, sample, recipes = context.results, context.seeds, context.sample, context.recipes
     rounds, tokens, seed = int(body["rounds"]), bool(body["tokens"]), seeds[0]
     counts = [_cluster_count(results, name, s, body, sample) for s in seeds]  # some methods find the number themselves
     clusters = counts[0]
     colours = _pictures.distinct(palette(clusters + 1))
     facts = [_facts.measure(results, name, s, rounds, k, sample) for s, k in zip(seeds, counts, strict=True)]
-    each = min(typical, max(3, CROPS // max(1, recipes * clusters)))
+    each = min(context.typical, max(3, CROPS // max(1, recipes * clusters)))
     find = _typical.fullest_windows if tokens else _typical.closest_regions
     found = find(results, name, seed, clusters, each, sample)
-    names = _scores.cluster_names(scores, name, rounds, seed)
+    names = _scores.cluster_names(context.scores, name, rounds, seed)
     shown = max(1, CROPS // max(1, recipes * each))
-    rows = _clusters(facts[0], found, colours, names, shown, sample, photos)
+    rows = _clusters(facts[0], found, colours, names, shown, sample, context.photos)
     return View(
         name,
         str(body.get("description") or ""),
