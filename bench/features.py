@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from maskmill.backbones.embedded import fetch_demo
 from maskmill.backbones.network import Backbone, load
-from maskmill.backbones.weights import fetch_demo, prepare
+from maskmill.backbones.weights import prepare
 from maskmill.device import Compute
 from maskmill.features.run import plan_batches, read_batch, run
 from maskmill.images.decode import SUFFIXES

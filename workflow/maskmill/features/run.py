@@ -21,8 +21,7 @@ from maskmill.store.manifest import Row, read_shard
 from maskmill.store.ragged import RaggedWriter
 
 if TYPE_CHECKING:
-    from maskmill.backbones.colour import Colour
-    from maskmill.backbones.network import Backbone
+    from maskmill.backbones.registry import Dense
     from maskmill.device import Compute
 
 # Mean cosine of the tokens of an image above which a graph cut sees one blob. Eight photographs and five frames of the
@@ -71,7 +70,7 @@ def read_batch(batch: Batch) -> np.ndarray:
     return images
 
 
-def extract(backbone: Backbone | Colour, batches: Iterator[tuple[Batch, np.ndarray]]) -> Iterator[Features]:
+def extract(backbone: Dense, batches: Iterator[tuple[Batch, np.ndarray]]) -> Iterator[Features]:
     """Features image by image. On a GPU the next batch is computed while this one is yielded and stored."""
     waiting: tuple[Batch, _Copy] | None = None
     for batch, images in batches:
@@ -86,7 +85,7 @@ def extract(backbone: Backbone | Colour, batches: Iterator[tuple[Batch, np.ndarr
 class _Copy:
     """One batch on its way: uploaded, computed and copied back without waiting for the device."""
 
-    def __init__(self, backbone: Backbone | Colour, images: np.ndarray) -> None:
+    def __init__(self, backbone: Dense, images: np.ndarray) -> None:
         import torch
 
         self.source, self.done = torch.from_numpy(images), None
@@ -147,7 +146,7 @@ def run(
         _write(out, images, backbone, made)
 
 
-def _write(out: Path, images: Iterator[Features], backbone: Backbone | Colour, made: Provenance) -> None:
+def _write(out: Path, images: Iterator[Features], backbone: Dense, made: Provenance) -> None:
     chosen = backbone.set
     attrs: dict[str, Any] = {"backbone": chosen.backbone, "facet": chosen.facet, "stride": backbone.stride}
     if backbone.heads is not None:
