@@ -13,7 +13,7 @@ from maskmill.errors import StoreError
 from maskmill.evaluate.confusion import Confusion, at_frame, frame
 from maskmill.evaluate.labelled import check_complete, digest, labelled_images, labelled_rows, read_label
 from maskmill.evaluate.protocol import protocol
-from maskmill.evaluate.run_objects import Foreground, score_instances
+from maskmill.evaluate.run_objects import MaskSaliency, score_instances
 from maskmill.evaluate.score import score_clusters
 from maskmill.images.masks import MaskSet
 from maskmill.progress import track
@@ -54,7 +54,7 @@ def run(
     stores = [Ragged(path, "masks") for path in mask_stores]
     clusters = cluster_count(stores)
     confusion = Confusion(clusters + 2, settings.classes, settings.ignore)
-    painted = Foreground.asked(settings, rows, images.ids)
+    painted = MaskSaliency.asked(settings, rows, images.ids)
     digests: dict[str, str] = {}
     count = 0
     for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate"):

@@ -1,7 +1,7 @@
 """evaluate objects: segments of a recipe's cut + labels -> class-agnostic scores, once a recipe: no seed plays a part.
 
-The saliency of the painted masks of each round is counted by the same rules (`Foreground`), beside their scores; so are
-the instances of rounds whose student predicts some (`score_instances`).
+The saliency of the painted masks of each round is counted by the same rules (`MaskSaliency`), beside their scores; so
+are the instances of rounds whose student predicts some (`score_instances`).
 """
 
 from __future__ import annotations
@@ -147,14 +147,14 @@ def check_objects(objects: int, settings: Evaluate) -> None:
     )
 
 
-class Foreground:
+class MaskSaliency:
     """Saliency of the painted masks of one round: a cluster's pixels are foreground, mask value 0 is background."""
 
     def __init__(self, settings: Evaluate, reader: TruthReader) -> None:
         self.settings, self.reader, self.saliency = settings, reader, Saliency()
 
     @classmethod
-    def asked(cls, settings: Evaluate, rows: Mapping[str, Row], ids: Iterable[str]) -> Foreground | None:
+    def asked(cls, settings: Evaluate, rows: Mapping[str, Row], ids: Iterable[str]) -> MaskSaliency | None:
         """One where `evaluate.objects` asks for saliency, else None. rows, ids: as in `TruthReader`."""
         if settings.objects is None or "saliency" not in settings.objects.metrics:
             return None

@@ -55,7 +55,7 @@ class Item:
     instances: Instances | None = None
 
 
-class Sources:
+class ExportImages:
     """The artefacts of all shards; a file's stem names its shard. One shard's tables are in memory at a time.
 
     Attributes:

@@ -18,7 +18,7 @@ from maskmill import __version__
 from maskmill.errors import StoreError
 from maskmill.export._clusters import Clusters, name_of
 from maskmill.export._coco import CocoWriter
-from maskmill.export._sources import ExportFiles, Item, Sources
+from maskmill.export._sources import ExportFiles, ExportImages, Item
 from maskmill.export.segmenter import SegmenterParts
 from maskmill.images.masks import MaskSet, to_size
 from maskmill.images.palette import palette, png_palette
@@ -50,7 +50,7 @@ def run(
         StoreError: an image of the manifest has no mask, or the artefacts do not belong together.
     """
     settings = validate(Export, params, "--params", "export")
-    sources = Sources(files)
+    sources = ExportImages(files)
     about: dict[str, Any] = asdict(masks) | {"clusters": sources.clusters}
     classes, iou = _matched(scores)
     with atomic(out_folder) as folder:
@@ -71,7 +71,7 @@ def run(
 class _Folder:
     """The files that grow image by image."""
 
-    def __init__(self, folder: Path, settings: Export, sources: Sources, about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Export, sources: ExportImages, about: Mapping[str, Any]) -> None:
         self.folder, self.settings = folder, settings
         self.clusters, self.ignore = sources.clusters, sources.ignore
         self.table = Clusters(sources.clusters)

@@ -24,7 +24,7 @@ WAITING = 2**22  # pixels a crop of a batch that may wait for others of its size
 
 
 @dataclass(frozen=True)
-class Segmented:
+class ImageCrops:
     """One image with its segments [h, w] and their ids [r], ascending and not empty."""
 
     row: Row
@@ -33,7 +33,7 @@ class Segmented:
 
 
 def describe(
-    images: list[Segmented], backbone: Dense, stage: Stage[Regions], batch_size: int, threads: int
+    images: list[ImageCrops], backbone: Dense, stage: Stage[Regions], batch_size: int, threads: int
 ) -> dict[str, np.ndarray]:
     """The vector of every segment's crop: image id -> [r, d] float32, rows as `ids`.
 
@@ -62,7 +62,7 @@ def describe(
 
 
 def read_crops(
-    image: Segmented, multiple: int, params: Params, fill: np.ndarray, masked: bool = False
+    image: ImageCrops, multiple: int, params: Params, fill: np.ndarray, masked: bool = False
 ) -> list[np.ndarray]:
     """Decode a photo and cut out its segments, uint8 [H, W, 3] (masked: 4) each; raises like `read_photo`."""
     return cut_crops(read_photo(image.row), image.segments, image.ids, multiple, params, fill, masked)

@@ -24,7 +24,7 @@ CROPS = 640  # crops in one report: with very many clusters each shows fewer, th
 PRESENT = 0.004  # a cluster below this share of an image does not count as being in it
 
 
-class Photos:
+class ReportPhotos:
     """Photos of the run: decoded on demand, a few kept; unreadable ones become grey and are named."""
 
     def __init__(self, sample: Sample) -> None:
@@ -64,7 +64,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ClusterView:
     """One cluster: its mask value, colour, name by labels, shares at round 0 and at the end, regions, crops."""
 
     value: int
@@ -84,7 +84,7 @@ class View:
     description: str
     tokens: bool
     rounds: int
-    clusters: tuple[Cluster, ...]
+    clusters: tuple[ClusterView, ...]
     shown: int
     panels: dict[str, list[Panel]]
     facts: list[dict[str, str]]
@@ -93,7 +93,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Context:
+class ViewContext:
     """What the views of all recipes of a report share.
 
     Attributes:
@@ -106,11 +106,11 @@ class Context:
     recipes: int
     typical: int
     sample: Sample
-    photos: Photos
+    photos: ReportPhotos
     scores: Sequence[Mapping[str, Any]]
 
 
-def view(name: str, body: Mapping[str, Any], context: Context) -> View:
+def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
     """Everything that the page shows of one recipe; pictures are those of the first seed."""
     results, seeds, sample, recipes = context.results, context.seeds, context.sample, context.recipes
     rounds, tokens, seed = int(body["rounds"]), bool(body["tokens"]), seeds[0]
@@ -145,8 +145,8 @@ def _clusters(
     names: Mapping[int, str],
     shown: int,
     sample: Sample,
-    photos: Photos,
-) -> list[Cluster]:
+    photos: ReportPhotos,
+) -> list[ClusterView]:
     """Clusters, the largest of the last round first; the first `shown` have crops."""
     last = facts.shares[-1, 1:]
     order = sorted(range(len(last)), key=lambda c: (-last[c], c))
@@ -160,7 +160,7 @@ def _clusters(
             uri = _pictures.crop_uri(photo, piece.mask, piece.box, colours[c + 1], margin)
             crops[c].append({"uri": uri, "id": image, "note": piece.note, "rank": f"{rank:04d}"})
     return [
-        Cluster(
+        ClusterView(
             c + 1,
             hexadecimal(colours[c + 1]),
             names.get(c + 1, ""),
