@@ -23,8 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from maskmill.backbones.embedded import fetch_demo
 from maskmill.backbones.network import Backbone, load
-from maskmill.backbones.weights import fetch_demo, prepare
+from maskmill.backbones.weights import prepare
+from maskmill.device import Compute
 from maskmill.features.run import plan_batches, read_batch, run
 from maskmill.images.decode import SUFFIXES
 from maskmill.inputs.run import run as inputs
@@ -70,7 +72,8 @@ def stage(folder: Path, chosen: FeatureSet, options: argparse.Namespace) -> np.n
     clock = Clock()
     with contextlib.redirect_stderr(io.StringIO()):
         body = chosen.model_dump(mode="json")
-        run(manifest, shard, body, weights, folder / "o.zarr", options.batch_size, options.threads, options.device)
+        compute = Compute(options.batch_size, options.threads, options.device)
+        run(manifest, shard, body, weights, folder / "o.zarr", compute)
     return clock.read() - loaded
 
 

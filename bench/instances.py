@@ -27,7 +27,7 @@ from maskmill.cut.run import run as run_cut
 from maskmill.evaluate.run_objects import run as run_objects
 from maskmill.evaluate.run_objects import score_instances
 from maskmill.images.instances import InstanceWriter
-from maskmill.paint._instances import instances_of
+from maskmill.paint.instances import instances_of
 from maskmill.recipe.model import Stage
 from maskmill.recipe.resolve import load
 from maskmill.recipe.sections import Evaluate

@@ -32,6 +32,7 @@ from _photos import WEIGHTS, data_folder
 
 from maskmill.backbones.weights import prepare
 from maskmill.cut.run import run as run_cut
+from maskmill.device import Compute
 from maskmill.evaluate.run_objects import run as run_objects
 from maskmill.features.run import run as run_features
 from maskmill.images.decode import displayed_size
@@ -89,7 +90,7 @@ def features(listing: Path, cache: Path, name: str) -> Path:
         chosen = FeatureSet(backbone="vit_small_focus", facet="key", size=Size(square=PIXELS))
         if not WEIGHTS.is_file():
             prepare(chosen, WEIGHTS)
-        run_features(listing, "s0", chosen.model_dump(mode="json"), WEIGHTS, path, 8, 1)
+        run_features(listing, "s0", chosen.model_dump(mode="json"), WEIGHTS, path, Compute())
     return path
 
 

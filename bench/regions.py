@@ -27,7 +27,7 @@ from maskmill.backbones.weights import prepare
 from maskmill.images.decode import SUFFIXES, displayed_size
 from maskmill.images.photos import read_photo
 from maskmill.recipe.sections import FeatureSet
-from maskmill.regions._crops import Segmented, batched, mean_colour, read_crops
+from maskmill.regions._crops import ImageCrops, batched, mean_colour, read_crops
 from maskmill.regions.crop_cls import Params
 from maskmill.regions.run import Network, run
 from maskmill.store.artefact import write_table
@@ -37,7 +37,7 @@ from maskmill.store.ragged import RaggedWriter
 SEGMENTS = np.kron(np.arange(1, 13, dtype=np.uint8).reshape(3, 4), np.ones((10, 8), np.uint8))  # [30, 32]
 
 
-def setup(folder: Path, options: argparse.Namespace) -> list[Segmented]:
+def setup(folder: Path, options: argparse.Namespace) -> list[ImageCrops]:
     """Manifest, segments and weights of the first `count` photos."""
     files = sorted(p for p in options.images.rglob("*") if p.suffix.lower() in SUFFIXES)[: options.count]
     rows = []
@@ -50,10 +50,10 @@ def setup(folder: Path, options: argparse.Namespace) -> list[Segmented]:
         for row in rows:
             out.append(row.id, SEGMENTS, confidence=np.float32(1))
     prepare(FeatureSet(backbone=options.backbone), folder / "w.safetensors")
-    return [Segmented(row, SEGMENTS, np.arange(1, 13)) for row in rows]
+    return [ImageCrops(row, SEGMENTS, np.arange(1, 13)) for row in rows]
 
 
-def batches(images: list[Segmented], backbone: Backbone, params: Params, batch_size: int) -> list[torch.Tensor]:
+def batches(images: list[ImageCrops], backbone: Backbone, params: Params, batch_size: int) -> list[torch.Tensor]:
     """The stage's own batches, normalised [b, 3, H, W]."""
     fill = mean_colour(backbone)
     crops = (

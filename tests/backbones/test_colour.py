@@ -13,6 +13,7 @@ from PIL import Image
 from maskmill.backbones.colour import Colour
 from maskmill.backbones.network import load
 from maskmill.backbones.weights import prepare
+from maskmill.device import Compute
 from maskmill.errors import ConfigError
 from maskmill.features.run import run
 from maskmill.images.decode import decode, resize, target_size
@@ -55,7 +56,9 @@ def test_the_stage_needs_no_network(tmp_path: Path) -> None:
         rows.append({"id": f"{i}", "path": str(tmp_path / f"{i}.png"), "width": width, "height": height})
     table = pa.Table.from_pylist([row | {"shard": "s0", "label": None} for row in rows])
     write_table(tmp_path / "m.parquet", table)
-    run(tmp_path / "m.parquet", "s0", CHOSEN.model_dump(mode="json"), weights, tmp_path / "f.zarr", 2, 1, "cpu")
+    run(
+        tmp_path / "m.parquet", "s0", CHOSEN.model_dump(mode="json"), weights, tmp_path / "f.zarr", Compute(2, 1, "cpu")
+    )
     store = Ragged(tmp_path / "f.zarr", "features")
     assert store.attrs["backbone"] == "colour"
     assert store.depth == 5

@@ -15,9 +15,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from maskmill.backbones import weights
+from maskmill.backbones import embedded as wheels
+from maskmill.backbones.checkpoints import load_state
+from maskmill.backbones.embedded import Wheel, fetch_demo, read_member
 from maskmill.backbones.network import import_timm, load, resample_positions
-from maskmill.backbones.weights import Wheel, fetch_demo, load_state, prepare, read_member
+from maskmill.backbones.weights import prepare
 from maskmill.errors import UserError, WeightsError
 from maskmill.features.run import SATURATED
 from maskmill.recipe.sections import FeatureSet
@@ -193,7 +195,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Wheel, list[
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setenv("MASKMILL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(weights.subprocess, "run", pip)
+    monkeypatch.setattr(wheels.subprocess, "run", pip)
     return Wheel("a==1", hashlib.sha256(source.read_bytes()).hexdigest(), "a/model.bin"), calls, tmp_path / "cache"
 
 
@@ -221,7 +223,7 @@ def test_pip_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     said = "WARNING: retrying\nERROR: No matching distribution found for a==1\n\n[notice] upgrade pip"
     monkeypatch.setenv("MASKMILL_CACHE", str(tmp_path))
     monkeypatch.setattr(
-        weights.subprocess, "run", lambda command, **_options: subprocess.CompletedProcess(command, 1, "", said)
+        wheels.subprocess, "run", lambda command, **_options: subprocess.CompletedProcess(command, 1, "", said)
     )
     with pytest.raises(WeightsError, match=r"\(ERROR: No matching distribution found for a==1\); check the network"):
         read_member(Wheel("a==1", "0" * 64, "x"))

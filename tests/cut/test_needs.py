@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from maskmill.cut import attention, spectral
-from maskmill.cut.run import run
+from maskmill.cut.run import OptionalFiles, run
 from maskmill.errors import NumericsError, StoreError
 from maskmill.store.artefact import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
@@ -60,7 +60,7 @@ def test_colours_are_matched_by_id_not_by_place(tmp_path: Path) -> None:
     ids = list(GRIDS)
     features, colour = store(tmp_path / "f.zarr", ids), colour_store(tmp_path / "c.zarr", ids[::-1])
     params = section("spectral", colour="colour", colour_weight=10, segments=4)
-    run(features, params, tmp_path / "cut.zarr", 3, 1, colour=colour)
+    run(features, params, tmp_path / "cut.zarr", 3, 1, optional=OptionalFiles(colour=colour))
     cut = Ragged(tmp_path / "cut.zarr", "segments")
     assert cut.provenance["inputs"] == [Ragged(features).hash, Ragged(colour).hash]
     assert cut.attrs == {"method": "spectral", "outcomes": spectral.TRAITS.outcomes}
@@ -77,7 +77,9 @@ def test_colours_that_weigh_nothing_change_nothing(tmp_path: Path) -> None:
     ids = list(GRIDS)
     features, colour = store(tmp_path / "f.zarr", ids), colour_store(tmp_path / "c.zarr", ids)
     run(features, section("spectral"), tmp_path / "a.zarr", 0, 1)
-    run(features, section("spectral", colour="colour"), tmp_path / "b.zarr", 0, 1, colour=colour)
+    run(
+        features, section("spectral", colour="colour"), tmp_path / "b.zarr", 0, 1, optional=OptionalFiles(colour=colour)
+    )
     np.testing.assert_array_equal(Ragged(tmp_path / "a.zarr").values[...], Ragged(tmp_path / "b.zarr").values[...])
 
 
@@ -113,7 +115,9 @@ def test_colours_of_the_tokens_themselves(tmp_path: Path) -> None:
 
 def test_an_empty_shard(tmp_path: Path) -> None:
     features, colour = store(tmp_path / "f.zarr", []), colour_store(tmp_path / "c.zarr", [])
-    run(features, section("spectral", colour_weight=1), tmp_path / "a.zarr", 0, 1, colour=colour)
+    run(
+        features, section("spectral", colour_weight=1), tmp_path / "a.zarr", 0, 1, optional=OptionalFiles(colour=colour)
+    )
     run(features, section("attention"), tmp_path / "b.zarr", 0, 1)
     assert len(Ragged(tmp_path / "a.zarr")) == len(Ragged(tmp_path / "b.zarr")) == 0
 
@@ -125,11 +129,25 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"f\.zarr: this cut also needs the colours .*cut\.colour"):
         run(features, coloured, out, 0, 1)
     with pytest.raises(StoreError, match=r"c\.zarr: no colours of 'im/1'"):
-        run(features, coloured, out, 0, 1, colour=colour_store(tmp_path / "c.zarr", ids[:1]))
+        run(features, coloured, out, 0, 1, optional=OptionalFiles(colour=colour_store(tmp_path / "c.zarr", ids[:1])))
     with pytest.raises(StoreError, match=r"im/0 has 9x11 cells and 9x12 tokens; .*same size and stride: 14"):
-        run(features, coloured, out, 0, 1, colour=colour_store(tmp_path / "d.zarr", ids[:2], crop=1))
+        run(
+            features,
+            coloured,
+            out,
+            0,
+            1,
+            optional=OptionalFiles(colour=colour_store(tmp_path / "d.zarr", ids[:2], crop=1)),
+        )
     with pytest.raises(StoreError, match=r"e\.zarr: cut\.colour: features of 'resnet', expected backbone: colour"):
-        run(features, coloured, out, 0, 1, colour=colour_store(tmp_path / "e.zarr", ids, "resnet"))
+        run(
+            features,
+            coloured,
+            out,
+            0,
+            1,
+            optional=OptionalFiles(colour=colour_store(tmp_path / "e.zarr", ids, "resnet")),
+        )
     plain = store(tmp_path / "g.zarr", ids, with_query=False)
     with pytest.raises(
         StoreError, match=r"g\.zarr: has no query of a cls token \(small_vit, facet key\); .*facet: key"
@@ -150,5 +168,5 @@ def test_broken_colours_are_named(tmp_path: Path) -> None:
             tmp_path / "o",
             0,
             1,
-            colour=colour,
+            optional=OptionalFiles(colour=colour),
         )

@@ -23,6 +23,7 @@ from maskmill.evaluate.protocol import protocol
 from maskmill.evaluate.run import run
 from maskmill.evaluate.score import score_clusters
 from maskmill.evaluate.summary import leaderboard, tables
+from maskmill.images.masks import MaskSet
 from maskmill.recipe.sections import Evaluate, ScoreSize, validate
 from maskmill.store.artefact import read_json
 from maskmill.store.ragged import RaggedWriter
@@ -236,7 +237,7 @@ def test_config_says_what_is_wrong() -> None:
 
 def scored(folder: Path, **params: Any) -> dict[str, Any]:
     out = folder / "scores.json"
-    run([folder / "s0.zarr", folder / "s1.zarr"], folder / "manifest.parquet", params, out, "kmeans", 3, 1)
+    run([folder / "s0.zarr", folder / "s1.zarr"], folder / "manifest.parquet", params, out, MaskSet("kmeans", 3, 1))
     return read_json(out)
 
 
@@ -313,13 +314,19 @@ def test_errors_name_the_file_and_the_way_out(tmp_path: Path) -> None:
         scored(tmp_path / "beyond")
     write_run(tmp_path / "missing", {"a": (mask, label), "b": (mask, label)})
     with pytest.raises(StoreError, match="no mask for 1 of 2 labelled images, the first is 'b'"):
-        run([tmp_path / "missing/s0.zarr"], tmp_path / "missing/manifest.parquet", {}, tmp_path / "o", "r", 0, 0)
+        run(
+            [tmp_path / "missing/s0.zarr"],
+            tmp_path / "missing/manifest.parquet",
+            {},
+            tmp_path / "o",
+            MaskSet("r", 0, 0),
+        )
     with pytest.raises(InputError, match=r"evaluate\.classes: no label has a pixel of classes \[8\]"):
         scored(tmp_path / "missing", classes=[8])
     write_run(tmp_path / "other", {"a": (mask, label)}, clusters=9)
     stores = [tmp_path / "missing/s0.zarr", tmp_path / "other/s0.zarr"]
     with pytest.raises(StoreError, match="different numbers of clusters"):
-        run(stores, tmp_path / "missing/manifest.parquet", {}, tmp_path / "o", "r", 0, 0)
+        run(stores, tmp_path / "missing/manifest.parquet", {}, tmp_path / "o", MaskSet("r", 0, 0))
 
 
 # --- leaderboard ----------------------------------------------------------------------------------------------------

@@ -648,6 +648,7 @@ def test_command_line(tmp_path: Path) -> None:
 
 def test_foreground_of_painted_masks_shares_the_protocol_of_the_cut(tmp_path: Path) -> None:
     from maskmill.evaluate.run import run as run_masks
+    from maskmill.images.masks import MaskSet
 
     write_run(tmp_path, HALVES, confidence={"x/a": 0.5, "b": 0.9, "c": 1})
     masks = {"x/a": np.array([[2, 0], [255, 255]]), "b": np.array([[0, 2]]), "c": np.array([[1, 1]])}
@@ -658,15 +659,15 @@ def test_foreground_of_painted_masks_shares_the_protocol_of_the_cut(tmp_path: Pa
             for image_id in mine:
                 out.append(image_id, masks[image_id].astype(np.uint8))
     stores, manifest = [tmp_path / f"masks/{s}.zarr" for s in ("s0", "s1")], tmp_path / "manifest.parquet"
-    run_masks(stores, manifest, {"objects": True}, tmp_path / "scores.json", "comus", 0, 1)
+    run_masks(stores, manifest, {"objects": True}, tmp_path / "scores.json", MaskSet("comus", 0, 1))
     (entry,) = read_json(tmp_path / "scores.json")["saliency"]
     assert entry["iou"] == pytest.approx((1 / 3 + 1) / 2)  # x/a: 5 right; predicted ignore is wrong on 6 and beside it
     assert entry["accuracy"] == pytest.approx((0.5 + 1) / 2)
     assert entry["protocol"] == scored(tmp_path)["scores"][1]["protocol"]
-    run_masks(stores, manifest, {"objects": True, "ignore": [255, 6]}, tmp_path / "scores.json", "comus", 0, 1)
+    run_masks(stores, manifest, {"objects": True, "ignore": [255, 6]}, tmp_path / "scores.json", MaskSet("comus", 0, 1))
     (entry,) = read_json(tmp_path / "scores.json")["saliency"]
     assert entry["accuracy"] == pytest.approx((2 / 3 + 1) / 2)  # 6 is void: it does not count that the mask ignores it
-    run_masks(stores, manifest, {"objects": {"metrics": ["mbo"]}}, tmp_path / "scores.json", "comus", 0, 1)
+    run_masks(stores, manifest, {"objects": {"metrics": ["mbo"]}}, tmp_path / "scores.json", MaskSet("comus", 0, 1))
     assert "saliency" not in read_json(tmp_path / "scores.json")
-    run_masks(stores, manifest, {}, tmp_path / "scores.json", "comus", 0, 1)
+    run_masks(stores, manifest, {}, tmp_path / "scores.json", MaskSet("comus", 0, 1))
     assert "saliency" not in read_json(tmp_path / "scores.json")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ from pycocotools import mask as codec
 from pycocotools.coco import COCO
 
 from maskmill.errors import StoreError
-from maskmill.export._segmenter import Parts
 from maskmill.export.run import run
+from maskmill.export.segmenter import SegmenterParts
 from maskmill.images.masks import to_size
 from maskmill.images.palette import BACKGROUND, IGNORE, hexadecimal, palette
 from maskmill.store.artefact import Provenance, read_json, write_json, write_table, write_tensors
@@ -133,7 +134,8 @@ def test_scores_name_the_clusters(tmp_path: Path) -> None:
 
 
 def test_token_recipes_have_no_regions(tmp_path: Path) -> None:
-    keywords = write_run(tmp_path) | {"cut_stores": None, "assignments": None, "regions_tables": None}
+    keywords = write_run(tmp_path)
+    keywords["files"] = replace(keywords["files"], segments=(), assignments=(), regions=())
     run(**keywords)
     written = {str(p.relative_to(tmp_path / "export")) for p in (tmp_path / "export").rglob("*") if p.is_file()}
     pngs = {f"masks/{i}.png" for i in SIZES}
@@ -158,8 +160,8 @@ def test_more_clusters_than_a_palette_holds(tmp_path: Path) -> None:
 def test_the_result_does_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
     first = write_run(tmp_path)
     run(**first)
-    turned = {k: list(reversed(v)) if isinstance(v, list) else v for k, v in first.items()}
-    run(**(turned | {"out_folder": tmp_path / "again"}))
+    files = {k: list(reversed(v)) for k, v in vars(first["files"]).items() if isinstance(v, list)}
+    run(**(first | {"files": replace(first["files"], **files), "out_folder": tmp_path / "again"}))
     for name in ("coco.json", "coco_regions.json", "clusters.csv", "export.json", "masks/a/one.png"):
         assert (tmp_path / "export" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
@@ -178,7 +180,7 @@ def test_the_student_travels_with_what_it_needs(tmp_path: Path) -> None:
     write_tensors(tmp_path / "weights/vit_small_patch8_224.dino.safetensors", {"w": np.ones(2)})
     keywords, files = write_run(tmp_path), {"student": tmp_path / "student.safetensors"}
     sets = {"semantic": FEATURES, "grouping": FEATURES}
-    run(**keywords, segmenter=Parts(files, sets, tmp_path / "weights"))
+    run(**keywords, segmenter=SegmenterParts(files, sets, tmp_path / "weights"))
     folder = tmp_path / "export/segmenter"
     assert read_json(tmp_path / "export/export.json")["segmenter"] == "student"
     assert (folder / "student.safetensors").read_bytes() == (tmp_path / "student.safetensors").read_bytes()
@@ -187,9 +189,9 @@ def test_the_student_travels_with_what_it_needs(tmp_path: Path) -> None:
     assert body["features"]["semantic"]["backbone"] == FEATURES["backbone"]
     assert [p.name for p in (folder / "weights").iterdir()] == ["vit_small_patch8_224.dino.safetensors"]
     with pytest.raises(StoreError, match="sees feature set 'semantic', which the recipe does not have"):
-        run(**keywords, segmenter=Parts(files, {"grouping": FEATURES}))
+        run(**keywords, segmenter=SegmenterParts(files, {"grouping": FEATURES}))
     with pytest.raises(StoreError, match=r"vit_small_patch8_224\.dino\.safetensors: no such weights"):
-        run(**keywords, segmenter=Parts(files, sets, tmp_path / "cut"))
+        run(**keywords, segmenter=SegmenterParts(files, sets, tmp_path / "cut"))
     assert (folder / "student.safetensors").is_file()  # a failed run leaves the finished one
 
 
@@ -200,7 +202,7 @@ def test_clusters_travel_with_what_they_need(tmp_path: Path) -> None:
     write_tensors(tmp_path / "model.safetensors", {"w": np.ones(2)})
     keywords, files = write_run(tmp_path), {"codebook": tmp_path / "codebook.safetensors"}
     whole = files | {"reduction": tmp_path / "model.safetensors"}
-    run(**keywords, segmenter=Parts(whole, {"semantic": FEATURES}, refine={"method": "crf"}, upsample=4))
+    run(**keywords, segmenter=SegmenterParts(whole, {"semantic": FEATURES}, refine={"method": "crf"}, upsample=4))
     folder = tmp_path / "export/segmenter"
     assert {file.name for file in folder.iterdir()} == {
         "codebook.safetensors", "reduction.safetensors", "features.json",
@@ -210,23 +212,23 @@ def test_clusters_travel_with_what_they_need(tmp_path: Path) -> None:
     assert body["files"] == ["codebook", "reduction"]
     assert read_json(tmp_path / "export/export.json")["segmenter"] == "clusters"
     with pytest.raises(StoreError, match="semantic, grouping; clusters are those of one"):
-        run(**keywords, segmenter=Parts(files, {"semantic": FEATURES, "grouping": FEATURES}))
+        run(**keywords, segmenter=SegmenterParts(files, {"semantic": FEATURES, "grouping": FEATURES}))
     with pytest.raises(StoreError, match=r"other\.safetensors: not the clusters of the masks, which have 3"):
-        run(**keywords, segmenter=Parts({"codebook": tmp_path / "other.safetensors"}, {"semantic": FEATURES}))
-    run(**keywords, segmenter=Parts({}))
+        run(**keywords, segmenter=SegmenterParts({"codebook": tmp_path / "other.safetensors"}, {"semantic": FEATURES}))
+    run(**keywords, segmenter=SegmenterParts({}))
     assert read_json(tmp_path / "export/export.json")["segmenter"] is None
 
 
 def test_errors_leave_nothing_behind(tmp_path: Path) -> None:
     keywords = write_run(tmp_path)
     with pytest.raises(StoreError, match="nothing for shard 's1'"):
-        run(**(keywords | {"mask_stores": keywords["mask_stores"][:1]}))
+        run(**(keywords | {"files": replace(keywords["files"], masks=keywords["files"].masks[:1])}))
     write_table(tmp_path / "regions/s1.parquet", pa.table({"image": ["b"], "region": [1], "score": [0.1]}))
     with pytest.raises(StoreError, match=r"s1\.parquet: has no region 2 of 'b'"):
         run(**keywords)
     with RaggedWriter(tmp_path / "masks/s1.zarr", "masks", dtype="uint8", attrs={"clusters": 3, "ignore": 255}) as out:
         out.append("b", np.array([[9]], np.uint8))
-    token = keywords | {"cut_stores": None}
+    token = keywords | {"files": replace(keywords["files"], segments=())}
     with pytest.raises(StoreError, match="mask of 'b': values beyond 3 clusters"):
         run(**token)
     with RaggedWriter(tmp_path / "masks/s1.zarr", "masks", dtype="uint8", attrs={"clusters": 5, "ignore": 255}) as out:

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from maskmill.backbones.network import import_timm, load
+from maskmill.device import Compute
 from maskmill.errors import DeviceError, InputError, NumericsError, StoreError, WeightsError
 from maskmill.features.run import plan_batches, run, warn_saturated
 from maskmill.images.decode import decode, resize, target_size
@@ -58,7 +59,7 @@ def extract(rows: list[Row], weights: Path, out: Path, chosen: FeatureSet = CHOS
     manifest = out.with_suffix(".parquet")
     write_table(manifest, table)
     settings = {"batch_size": 2, "threads": 1, "device": "cpu"} | options
-    run(manifest, "s0", chosen.model_dump(mode="json"), weights, out, **settings)
+    run(manifest, "s0", chosen.model_dump(mode="json"), weights, out, Compute(**settings))
     return Ragged(out, "features")
 
 

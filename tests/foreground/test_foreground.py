@@ -199,7 +199,7 @@ def chosen(folder: Path, shards: Sequence[Sequence[str]], **changed: Any) -> boo
     params = SECTION | changed
     names = write(folder, shards)
     tokens = [folder / f"tokens/{name}.zarr" for name in names]
-    cluster.fit(tokens, run.fine_params(params), 0, folder / "fine.safetensors", 1)
+    run.fit(tokens, params, 0, folder / "fine.safetensors", 1)
     for name in names:
         files = folder / f"tokens/{name}.zarr", folder / f"keys/{name}.zarr"
         run.count(*files, folder / "fine.safetensors", params, folder / f"counts/{name}.safetensors")
@@ -245,7 +245,9 @@ def test_only_foreground_is_clustered_in_any_shards(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(view[image_id], values)
         params = {"method": "kmeans", "clusters": 2, "max_fit_points": 10_000}
         out = tmp_path / f"{i}/book.safetensors"
-        cluster.fit(stores, params, 0, out, 2, out_selection=None, foreground=tmp_path / f"{i}/ground.safetensors")
+        cluster.fit(
+            stores, params, 0, out, 2, optional=cluster.OptionalFiles(foreground=tmp_path / f"{i}/ground.safetensors")
+        )
         results.append(books.read(out))
     assert results[0].counts.sum() == sum(map(len, kept.values()))
     directions = np.abs(results[0].centroids).argmax(1)
@@ -267,7 +269,14 @@ def test_an_image_without_foreground_is_an_image_of_no_rows(tmp_path: Path) -> N
     books.write(tmp_path / "none.safetensors", nothing)
     params = {"method": "kmeans", "clusters": 1, "max_fit_points": 100}
     with pytest.raises(NumericsError, match=r"no token is foreground; lower foreground\.threshold"):
-        cluster.fit([tmp_path / "v.zarr"], params, 0, tmp_path / "o", 1, foreground=tmp_path / "none.safetensors")
+        cluster.fit(
+            [tmp_path / "v.zarr"],
+            params,
+            0,
+            tmp_path / "o",
+            1,
+            optional=cluster.OptionalFiles(foreground=tmp_path / "none.safetensors"),
+        )
 
 
 def test_the_background_is_one_more_neighbour() -> None:
@@ -285,7 +294,7 @@ def test_paint_gives_background_tokens_zero(tmp_path: Path) -> None:
     stores = [tmp_path / f"tokens/s{s}.zarr" for s in range(3)]
     params = {"method": "kmeans", "clusters": 2, "max_fit_points": 10_000}
     files = tmp_path / "book.safetensors", tmp_path / "ground.safetensors"
-    cluster.fit(stores, params, 0, files[0], 1, foreground=files[1])
+    cluster.fit(stores, params, 0, files[0], 1, optional=cluster.OptionalFiles(foreground=files[1]))
     book = books.read(files[0])
     for upsample in (1, 4):
         settings = {"keep_closest": 1.0, "dropped": "ignore", "upsample": upsample}

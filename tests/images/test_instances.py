@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from maskmill.errors import StoreError
 from maskmill.images.instances import VOID, Instances, InstanceStore, InstanceWriter, mask_iou, paint, ranked
-from maskmill.paint._instances import instances_of
+from maskmill.paint.instances import instances_of
 from maskmill.rounds.instance import Params
 from maskmill.rounds.instance.teaching import merge, teach
 from maskmill.store.ragged import Ragged, RaggedWriter

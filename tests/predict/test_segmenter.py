@@ -13,11 +13,15 @@ from backbone_photos import CNN, COMMON, SETS, VIT, write_photos, write_weights
 from PIL import Image
 
 from maskmill.adapt import run as adapt
+from maskmill.cluster.run import OptionalFiles
 from maskmill.cluster.run import fit as cluster
+from maskmill.device import Compute
 from maskmill.errors import InputError, NumericsError, StoreError
-from maskmill.export._segmenter import Parts
+from maskmill.export.run import ExportFiles
 from maskmill.export.run import run as export
+from maskmill.export.segmenter import SegmenterParts
 from maskmill.features.run import run as extract
+from maskmill.images.masks import MaskSet
 from maskmill.paint.run import run_tokens
 from maskmill.predict.run import predict
 from maskmill.predict.segmenter import load
@@ -51,7 +55,7 @@ class Recipe:
     """A finished run of a recipe that clusters tokens: its folder, its parts, and whether photos went in one by one."""
 
     folder: Path
-    parts: Parts
+    parts: SegmenterParts
 
     @property
     def segmenter(self) -> Path:
@@ -92,7 +96,7 @@ def finish(world: tuple[dict[str, Path], Path], tmp_path: Path) -> Finish:
         files: dict[str, Path] = {}
         vectors = [tmp_path / f"features/{shard}.zarr" for shard in SHARDS]
         for shard, out in zip(SHARDS, vectors, strict=True):
-            extract(manifest, shard, chosen.model_dump(), weights[network], out, batch_size, 1, "cpu")
+            extract(manifest, shard, chosen.model_dump(), weights[network], out, Compute(batch_size, 1, "cpu"))
         if "adapt" in stages:
             files["head"] = tmp_path / "head.safetensors"
             vectors = codes(stages["adapt"], chosen, vectors, files["head"], weights[network])
@@ -106,7 +110,7 @@ def finish(world: tuple[dict[str, Path], Path], tmp_path: Path) -> Finish:
                 reduce.transform(source, files["reduction"], stages["reduce"], out, 1)
             vectors = reduced
         files["codebook"] = tmp_path / "codebook.safetensors"
-        cluster(vectors, cluster_by, 0, files["codebook"], 1, "cpu", head=files.get("head"))
+        cluster(vectors, cluster_by, 0, files["codebook"], 1, "cpu", OptionalFiles(head=files.get("head")))
         book = books.read(files["codebook"])
         if "foreground" in stages:  # every other centroid
             files["foreground"] = tmp_path / "foreground.safetensors"
@@ -118,14 +122,14 @@ def finish(world: tuple[dict[str, Path], Path], tmp_path: Path) -> Finish:
         for source, out in zip(vectors, masks, strict=True):
             run_tokens(source, files["codebook"], paint, out, manifest, files.get("foreground"))
         own = stages.get("adapt", {}).get("unfreeze", False)
-        parts = Parts(
+        parts = SegmenterParts(
             files,
             {"semantic": chosen.model_dump()},
             None if own else weights[network].parent,
             paint["refine"],
             upsample,
         )
-        export(masks, manifest, None, None, None, {}, tmp_path / "export", "mine", 0, 0, segmenter=parts)
+        export(ExportFiles(manifest, masks), {}, tmp_path / "export", MaskSet("mine", 0, 0), segmenter=parts)
         return Recipe(tmp_path, parts)
 
     def codes(

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from maskmill.cut.run import OptionalFiles
 from maskmill.cut.run import run as run_cut
 from maskmill.errors import ConfigError, InputError, StoreError
 from maskmill.paint.run import run_limits, run_regions, run_tokens
@@ -77,7 +78,7 @@ def test_cut_refines_on_the_finer_grid(features: Path, manifest: Path, tmp_path:
     run_cut(features, section(), tmp_path / "plain.zarr", 0, 1)
     for threads in (1, 2):
         params = section(refine={"method": "crf"}, refine_cells=8)
-        run_cut(features, params, tmp_path / f"{threads}.zarr", 0, threads, manifest=manifest)
+        run_cut(features, params, tmp_path / f"{threads}.zarr", 0, threads, optional=OptionalFiles(manifest=manifest))
     plain, one, two = (Ragged(tmp_path / f"{name}.zarr", "segments") for name in ("plain", 1, 2))
     assert "cells" not in plain.attrs
     assert one.attrs["cells"] == 8
@@ -92,7 +93,7 @@ def test_cut_refines_on_the_finer_grid(features: Path, manifest: Path, tmp_path:
 
 
 def test_regions_of_refined_segments(features: Path, manifest: Path, tmp_path: Path) -> None:
-    run_cut(features, section(refine="crf"), tmp_path / "cut.zarr", 0, 1, manifest=manifest)
+    run_cut(features, section(refine="crf"), tmp_path / "cut.zarr", 0, 1, optional=OptionalFiles(manifest=manifest))
     run_regions_stage(
         tmp_path / "cut.zarr", features, {"pool": "mean"}, tmp_path / "table.parquet", tmp_path / "vectors.zarr"
     )
@@ -214,9 +215,9 @@ def test_errors_name_the_way_out(features: Path, manifest: Path, tmp_path: Path)
         paint(tmp_path / "p", None, 1, [(1, 0.1)])
     (tmp_path / "b.png").unlink()
     with pytest.raises(InputError, match=r"b\.png: No such file .*restore the file"):
-        run_cut(features, params, tmp_path / "cut.zarr", 0, 1, manifest=manifest)
+        run_cut(features, params, tmp_path / "cut.zarr", 0, 1, optional=OptionalFiles(manifest=manifest))
     with RaggedWriter(tmp_path / "other.zarr", "features", depth=2, dtype="float32") as out:
         out.append("z", tokens_of("a"))
     with pytest.raises(StoreError, match="holds no image 'z'"):
-        run_cut(tmp_path / "other.zarr", params, tmp_path / "cut.zarr", 0, 1, manifest=manifest)
+        run_cut(tmp_path / "other.zarr", params, tmp_path / "cut.zarr", 0, 1, optional=OptionalFiles(manifest=manifest))
     assert not (tmp_path / "cut.zarr").exists()

@@ -377,7 +377,7 @@ def test_protocols_that_differ_anywhere_are_apart() -> None:
 
 def test_timing_leaves_out_what_is_gone(made: tuple[Path, str]) -> None:
     jobs = _timing.read_jobs(made[0] / "benchmarks", {"comus", "kmeans"}, {"s0000", "s0001", "s0002"})
-    stages = {stage.rule: stage for stage in _timing.by_stage(jobs)}
+    stages = {stage.rule: stage for stage in _timing.by_rule(jobs)}
     assert (stages["cut"].jobs, stages["cut"].seconds, stages["cut"].memory) == (3, 10.5, 350.0)
     assert stages["paint"].memory is None
     assert (stages["cluster_fit"].jobs, stages["rounds_train"].jobs) == (2, 2)
@@ -386,7 +386,7 @@ def test_timing_leaves_out_what_is_gone(made: tuple[Path, str]) -> None:
 
 
 def test_busy_time_counts_no_breaks() -> None:
-    jobs = [_timing.Job("a", 10, None, 10), _timing.Job("a", 10, None, 15), _timing.Job("b", 1, None, 100)]
+    jobs = [_timing.RuleJob("a", 10, None, 10), _timing.RuleJob("a", 10, None, 15), _timing.RuleJob("b", 1, None, 100)]
     assert _timing.busy_seconds(jobs) == 16
     assert _timing.busy_seconds([]) == 0
 

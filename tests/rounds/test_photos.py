@@ -218,10 +218,10 @@ def test_wrong_settings_are_named() -> None:
 
 
 def test_it_travels_through_export_and_predict(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
-    from maskmill.export._segmenter import Parts
+    from maskmill.export.segmenter import SegmenterParts
     from maskmill.predict.run import predict as apply
 
-    Parts({"student": student}, {}, tmp_path / "none").write(tmp_path / "segmenter", {})
+    SegmenterParts({"student": student}, {}, tmp_path / "none").write(tmp_path / "segmenter", {})
     assert read_json(tmp_path / "segmenter/features.json")["features"] == {}
     where = {"segmenter": tmp_path / "segmenter", "out": tmp_path / "out", "device": "cpu"}
     assert apply([world["root"] / "im1.png"], overlays=False, threads=1, **where) == 1

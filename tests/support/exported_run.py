@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from maskmill.images.masks import ignore_value, mask_dtype
+from maskmill.export.run import ExportFiles
+from maskmill.images.masks import MaskSet, ignore_value, mask_dtype
 from maskmill.store.artefact import write_table
 from maskmill.store.ragged import RaggedWriter
 
@@ -56,11 +57,10 @@ def write_run(folder: Path, clusters: int = 3, step: int = 1) -> dict[str, Any]:
         write_table(folder / f"cluster/{shard}.parquet", pa.table(body))
     files = {name: [folder / name / f"{s}.{suffix}" for s in SHARDS] for name, suffix in
              {"masks": "zarr", "cut": "zarr", "cluster": "parquet", "regions": "parquet"}.items()}  # fmt: skip
-    return {
-        "mask_stores": files["masks"], "manifest": folder / "manifest.parquet", "cut_stores": files["cut"],
-        "assignments": files["cluster"], "regions_tables": files["regions"], "params": {},
-        "out_folder": folder / "export", "recipe": "comus", "seed": 0, "round": 1,
-    }  # fmt: skip
+    sources = ExportFiles(
+        folder / "manifest.parquet", files["masks"], files["cut"], files["cluster"], files["regions"]
+    )  # fmt: skip
+    return {"files": sources, "params": {}, "out_folder": folder / "export", "masks": MaskSet("comus", 0, 1)}
 
 
 def table_of(path: Path) -> list[dict[str, str]]:

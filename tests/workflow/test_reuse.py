@@ -253,7 +253,9 @@ def test_a_rule_of_the_caller_reads_our_masks(tmp_path: Path) -> None:
 
     alone = tmp_path / "alone"
     good(snakemake(alone, SETTINGS | {"images": str(work / "photos")}))
-    assert masks(work / "seg") == masks(alone), "a prefix changes nothing of what is found"
+    found = masks(work / "seg")
+    assert found
+    assert found == masks(alone), "a prefix changes nothing of what is found"
 
 
 def _shell_umask() -> int:

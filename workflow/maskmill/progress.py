@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, plain lines in a log file; and how a duration is written."""
+"""Progress, a bar on a terminal or plain lines in a log file; and durations in words."""
 
 from __future__ import annotations
 

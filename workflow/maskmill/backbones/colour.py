@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from maskmill.backbones import registry
 from maskmill.recipe.sections import FeatureSet
 
 if TYPE_CHECKING:
     import torch
 
-NAME = "colour"
-STRIDE = 16  # pixels a cell where the feature set does not say
+SPEC = registry.of("colour")
 
 
 class Colour:
-    """Tokens [r, g, b, x, y]; a drop-in for `maskmill.backbones.network.Backbone`.
+    """Tokens [r, g, b, x, y]; a `maskmill.backbones.registry.Dense` without a network.
 
     r, g, b are the means of the cell's pixels in 0..1. x, y are its centre in shares of the image's *longer* side, so
     that a distance means the same in both directions; r, g, b come first so that `tokens[..., :3]` is the small image.
@@ -24,7 +24,7 @@ class Colour:
         mean, std: of an input normalisation that changes nothing, 0 and 1.
     """
 
-    depth = 5
+    depth = int(SPEC.depth or 0)
     heads: int | None = None
 
     def __init__(self, feature_set: FeatureSet, device: torch.device, digest: str = "") -> None:
@@ -32,7 +32,7 @@ class Colour:
 
         self.mean, self.std = torch.zeros(1, 3, 1, 1, device=device), torch.ones(1, 3, 1, 1, device=device)
         self.set, self.device, self.digest = feature_set, device, digest
-        self.stride = self.multiple = feature_set.stride or STRIDE
+        self.stride = self.multiple = feature_set.stride or int(SPEC.stride or 1)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 RGB [b, H, W, 3] -> tokens [b, h, w, 5] and their mean [b, 5], float32; sides are whole cells."""

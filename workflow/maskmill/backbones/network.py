@@ -1,7 +1,4 @@
-"""Backbones by name: any timm ViT or CNN behind one call, `forward(images) -> (tokens, cls)`.
-
-`colour`, which is no network, has the same face (see maskmill.backbones.colour).
-"""
+"""Networks: any timm ViT or CNN as a `maskmill.backbones.registry.Dense`, `forward(images) -> (tokens, cls)`."""
 
 from __future__ import annotations
 
@@ -15,12 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskmill.backbones import colour
+from maskmill.backbones import registry
 from maskmill.errors import ConfigError, WeightsError
 from maskmill.recipe.sections import FeatureSet
 
 if TYPE_CHECKING:
     import torch
+
+    from maskmill.backbones.colour import Colour
 
 FACETS = {"query": 0, "key": 1, "value": 2}  # place in the fused qkv projection
 PROBE = 256  # pixels a side of the image on which a CNN's stride is seen
@@ -349,7 +348,7 @@ def _is_plain(model: Any, attention: Any) -> bool:
     return bool(heads) and scale is not None and abs(float(scale) * width**0.5 - 1) < 1e-6
 
 
-def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> Backbone | colour.Colour:
+def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> Backbone | Colour:
     """A backbone from its weights file (see maskmill.backbones.weights).
 
     Raises:
@@ -367,8 +366,10 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> 
         raise WeightsError(f"{weights}: no such file; run snakemake, its rule `weights` makes it") from None
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise WeightsError(f"{weights}: not a weights file of maskmill ({error}); delete it and run again") from None
-    if facts["architecture"] == colour.NAME:
-        return colour.Colour(feature_set, device, facts.get("sha256", ""))
+    spec = registry.of(str(facts["architecture"]))  # without a network, the file has the backbone's own name
+    if not spec.network:
+        found: Colour = spec.build(feature_set, device, facts.get("sha256", ""))
+        return found
     model = _create(timm, facts["architecture"], feature_set)
     wanted = model.state_dict()
     unfit = [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]

@@ -26,9 +26,10 @@ def cluster_fit(
     head: Annotated[Path | None, typer.Option(help="method prototypes: the head of the stage adapt")] = None,
 ) -> None:
     """Fit a codebook on the vectors of all shards."""
-    from maskmill.cluster.run import fit
+    from maskmill.cluster.run import OptionalFiles, fit
 
-    fit(shard_files(vectors, manifest), section(params), seed, out, threads, device, selection, foreground, head)
+    optional = OptionalFiles(selection, foreground, head)
+    fit(shard_files(vectors, manifest), section(params), seed, out, threads, device, optional)
 
 
 @app.command("map")

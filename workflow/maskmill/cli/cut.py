@@ -21,9 +21,9 @@ def cut(
     colour: Annotated[Path | None, typer.Option(help="store of the colour feature set that cut.colour names")] = None,
 ) -> None:
     """cut: tokens of each image -> segments and a confidence."""
-    from maskmill.cut.run import run
+    from maskmill.cut.run import OptionalFiles, run
 
-    run(features, section(params), out, seed, threads, device, colour=colour, manifest=manifest)
+    run(features, section(params), out, seed, threads, device, optional=OptionalFiles(colour, manifest))
 
 
 def register(app: typer.Typer) -> None:

@@ -25,9 +25,10 @@ def evaluate_masks(
 ) -> None:
     """Score the masks of one recipe, seed and round by every protocol, and its instances as the cut's segments are."""
     from maskmill.evaluate.run import run
+    from maskmill.images.masks import MaskSet
 
-    found = shard_files(instances, manifest) if instances else []
-    run(shard_files(masks, manifest), manifest, section(params), out, recipe, seed, round, instances=found)
+    found, scored = shard_files(instances, manifest) if instances else [], MaskSet(recipe, seed, round)
+    run(shard_files(masks, manifest), manifest, section(params), out, scored, instances=found)
 
 
 @app.command("objects")

@@ -35,25 +35,26 @@ def export(
     round: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """export: masks -> PNG, COCO JSON, clusters.csv, and the segmenter for `maskmill predict`."""
-    from maskmill.export._segmenter import Parts
-    from maskmill.export.run import run
+    from maskmill.export.run import ExportFiles, run
+    from maskmill.export.segmenter import SegmenterParts
+    from maskmill.images.masks import MaskSet
 
-    def files(folder: Path | None, suffix: str) -> list[Path] | None:
-        return shard_files(folder, manifest, suffix) if folder else None
+    def files(folder: Path | None, suffix: str) -> list[Path]:
+        return shard_files(folder, manifest, suffix) if folder else []
 
-    about = json.loads(segmenter)
     given = {
         "student": student, "codebook": codebook, "head": head, "reduction": reduction, "foreground": foreground,
     }  # fmt: skip
-    parts = Parts(
+    about = json.loads(segmenter)
+    parts = SegmenterParts(
         {name: file for name, file in given.items() if file is not None},
         about["feature_sets"], weights, about["refine"], about["upsample"],
     )  # fmt: skip
-    run(
-        shard_files(masks, manifest), manifest, files(cut, "zarr"), files(assignments, "parquet"),
-        files(regions, "parquet"), section(params), out, recipe, seed, round,
-        scores=scores, segmenter=parts, instances=files(instances, "zarr"),
+    sources = ExportFiles(
+        manifest, files(masks, "zarr"), files(cut, "zarr"), files(assignments, "parquet"), files(regions, "parquet"),
+        files(instances, "zarr"),
     )  # fmt: skip
+    run(sources, section(params), out, MaskSet(recipe, seed, round), scores=scores, segmenter=parts)
 
 
 def register(app: typer.Typer) -> None:

@@ -29,9 +29,10 @@ def features(
     device: Device = "auto",
 ) -> None:
     """features: images of one shard -> tokens and cls in Zarr."""
+    from maskmill.device import Compute
     from maskmill.features.run import run
 
-    run(manifest, shard, section(params), weights, out, batch_size, threads, device)
+    run(manifest, shard, section(params), weights, out, Compute(batch_size, threads, device))
 
 
 def register(app: typer.Typer) -> None:

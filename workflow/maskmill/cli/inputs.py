@@ -12,7 +12,7 @@ from maskmill.cli.options import Out, Params, Threads, section
 
 def demo(out: Out) -> None:
     """Fetch the embedded footage (a street video of 250 frames) with a pinned sha256."""
-    from maskmill.backbones.weights import fetch_demo
+    from maskmill.backbones.embedded import fetch_demo
 
     fetch_demo(out)
 

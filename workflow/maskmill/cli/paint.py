@@ -37,7 +37,7 @@ def paint(
     foreground: Foreground = None,
 ) -> None:
     """paint: clusters -> pseudo-masks of round 0, or its instances."""
-    from maskmill.paint._instances import run_instances
+    from maskmill.paint.instances import run_instances
     from maskmill.paint.run import run_regions, run_tokens
 
     if vectors is not None and not instances:

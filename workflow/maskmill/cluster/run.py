@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,22 @@ from maskmill.store.artefact import Provenance, read_table, write_json, write_ta
 from maskmill.store.ragged import Ragged
 
 
+@dataclass(frozen=True)
+class OptionalFiles:
+    """What some fits read or write besides.
+
+    Attributes:
+        selection: JSON to write, scores that need no labels, to choose among clusterings.
+        foreground: codebook of background and foreground (stage foreground); only tokens of the foreground are
+            clustered.
+        head: of the stage adapt, for the method that takes its prototypes.
+    """
+
+    selection: str | Path | None = None
+    foreground: str | Path | None = None
+    head: str | Path | None = None
+
+
 def fit(
     vector_stores: Sequence[str | Path],
     params: Mapping[str, Any],
@@ -26,38 +43,32 @@ def fit(
     out_codebook: str | Path,
     threads: int,
     device: str = "auto",
-    out_selection: str | Path | None = None,
-    foreground: str | Path | None = None,
-    head: str | Path | None = None,
+    optional: OptionalFiles = OptionalFiles(),
 ) -> None:
     """Fit a codebook on at most `max_fit_points` vectors of all shards and write it as safetensors.
 
     Args:
         vector_stores: one Ragged of vectors a shard; the result does not depend on how images are spread over them.
         params: the flat `cluster` section of the recipe.
-        out_selection: JSON of scores that need no labels, to choose among clusterings.
-        foreground: codebook of background and foreground (stage foreground); only tokens of the foreground are
-            clustered.
-        head: of the stage adapt, for the method that takes its prototypes.
     """
     import torch
 
     torch.set_num_threads(threads)
     stage = Stage.of("cluster", params)
     method: Method = stage.module
-    ground = books.read(foreground) if foreground is not None else None
+    ground = books.read(optional.foreground) if optional.foreground is not None else None
     stores = _open(vector_stores, ground)
     limit = int(stage.settings.max_fit_points)
     more: dict[str, Any] = {}
     if method.TRAITS.reads_images:
         more = {"images": _images([Ragged(path) for path in vector_stores]), "foreground": ground}
     if method.TRAITS.reads_head:
-        more = {"head": head}
+        more = {"head": optional.head}
     found, _ = method.fit(points_of(stores, limit, seed), stage.params, seed, device, **more)
     made_of = [store.hash for store in stores] + ([ground.hash] if ground is not None else [])
     provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, made_of)
-    if out_selection is not None:
-        write_json(out_selection, measure(stores, found), provenance)
+    if optional.selection is not None:
+        write_json(optional.selection, measure(stores, found), provenance)
     books.write(out_codebook, found, provenance)
 
 

@@ -36,12 +36,12 @@ def solve_batch(batch: BinaryBatch, pairs: int, generators: Sequence[np.random.G
     """
     found: list[Spectrum | None] = [None] * len(generators)
     if batch.edges.shape[1] > SMALL:
-        found = _Lanczos(batch, generators).run(pairs)
+        found = _BatchLanczos(batch, generators).run(pairs)
     each = enumerate(zip(found, generators, strict=True))
     return [spectrum or solve(batch.one(i), pairs, generator) for i, (spectrum, generator) in each]
 
 
-class _Lanczos:
+class _BatchLanczos:
     """One run. `basis` rows of each image: the trivial vector, then the Krylov vectors in blocks."""
 
     def __init__(self, batch: BinaryBatch, generators: Sequence[np.random.Generator]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,19 @@ from maskmill.store.artefact import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 
+@dataclass(frozen=True)
+class OptionalFiles:
+    """What a cut may read besides the tokens.
+
+    Attributes:
+        colour: the feature store that `cut.colour` names, where the section has it; matched by image id.
+        manifest: where the photos are; only needed to refine.
+    """
+
+    colour: str | Path | None = None
+    manifest: str | Path | None = None
+
+
 def run(
     features: str | Path,
     params: dict[str, Any],
@@ -29,8 +43,7 @@ def run(
     threads: int,
     device: str = "auto",
     *,
-    colour: str | Path | None = None,
-    manifest: str | Path | None = None,
+    optional: OptionalFiles = OptionalFiles(),
 ) -> None:
     """Cut every image of a feature store into a store of segments; diagnostics are stored once an image.
 
@@ -44,8 +57,6 @@ def run(
         params: the flat section of the recipe: `method`, `features`, `colour`, and the method's own parameters.
         device: auto, cpu, cuda or cuda:0. On CUDA, methods that are `batched` cut images of one grid
             together (see maskmill.cut.Traits).
-        colour: the feature store that `cut.colour` names, where the section has it; matched by image id.
-        manifest: where the photos are; only needed to refine.
 
     Raises:
         ConfigError: unknown method or key, or a value out of range. StoreError: no readable feature store, or it
@@ -57,13 +68,13 @@ def run(
     method: Method = stage.module
     own = stage.params
     store = Ragged(features, "features")
-    colours = None if colour is None else Ragged(colour, "features")
+    colours = None if optional.colour is None else Ragged(optional.colour, "features")
     extras = Extras(method.needs(own), store, colours)
     inputs = [store.hash] if colours is None else [store.hash, colours.hash]
     made = Provenance.of("cut", params | {"seed": seed}, inputs)
     place = pick(device)
     attrs: dict[str, Any] = {"method": stage.method, "outcomes": dict(method.TRAITS.outcomes)}
-    finish = _Refiner.of(stage.settings, manifest, Path(features).stem)
+    finish = _Refiner.of(stage.settings, optional.manifest, Path(features).stem)
     if finish:
         attrs["cells"] = finish.cells
 

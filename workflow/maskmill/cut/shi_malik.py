@@ -68,6 +68,7 @@ def cut(
     """
     import torch
 
+    from maskmill.backbones import registry
     from maskmill.cut._affinity import unit_rows
     from maskmill.cut._partition import compact, padded
     from maskmill.cut._tokens import flat_tokens
@@ -76,7 +77,7 @@ def cut(
 
     h, w = tokens.shape[:2]
     flat = flat_tokens(tokens, image_id)
-    features = flat[:, :3] if backbone == "colour" else unit_rows(torch.from_numpy(flat)).numpy()
+    features = flat[:, :3] if registry.of(backbone).colours else unit_rows(torch.from_numpy(flat)).numpy()
     if h * w < 2 or float(np.ptp(features, axis=0).max()) <= FLAT:
         outcome = "one token" if h * w < 2 else "no structure"
         nothing = {"confidence": 0.0, "scores": padded(np.zeros(0), params.segments), "last": 0.0, "groups": 0.0}

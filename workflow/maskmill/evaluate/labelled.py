@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from maskmill.errors import InputError, StoreError
 from maskmill.images.decode import MAX_PIXELS, load_label
-from maskmill.store.manifest import Row, read_manifest
+from maskmill.store.manifest import Manifest, Row
 from maskmill.store.ragged import Ragged
 
 
-def labelled_rows(manifest: str | Path) -> dict[str, Row]:
-    """{image id: row} of the images that have a label.
+def labelled_rows(manifest: Manifest) -> dict[str, Row]:
+    """{image id: row} of the images of a manifest that have a label.
 
     Raises:
         InputError: there is none.
     """
-    rows = {row.id: row for row in read_manifest(manifest).rows if row.label is not None}
+    rows = {row.id: row for row in manifest.rows if row.label is not None}
     if not rows:
         raise InputError(
-            f"{manifest}: no image has a label, so there is nothing to score; set labels: to a folder of label PNGs "
-            "with the stems of the images, or leave labels: out"
+            f"{manifest.path}: no image has a label, so there is nothing to score; set labels: to a folder of label "
+            "PNGs with the stems of the images, or leave labels: out"
         )
     return rows
 

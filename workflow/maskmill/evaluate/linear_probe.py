@@ -13,6 +13,7 @@ Frames of one video, or photos of one place, fall into both halves: such a probe
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,13 @@ from maskmill.numerics.sampling import rng
 from maskmill.progress import track
 from maskmill.recipe.sections import Evaluate, validate
 from maskmill.store.artefact import Provenance, write_json
-from maskmill.store.manifest import Row
+from maskmill.store.manifest import Row, read_manifest
 from maskmill.store.ragged import Ragged
 
 MAX_TOKENS = 200_000  # training tokens in memory
 PENALTY = 1e-4  # on the squared weights, per standardised feature, against the mean cross-entropy
 ITERATIONS = 200
+KEPT_BYTES = 1 << 30  # of compressed labels in memory
 ROWS = 8192  # whose gradient is computed at once
 STRIP = 1 << 24  # interpolated scores held at once
 
@@ -63,7 +65,6 @@ def probe(
     seed: int,
     out: str | Path,
     threads: int = 1,
-    device: str = "auto",
     recipe: str | None = None,
 ) -> None:
     """Fit and score the probe of one feature set, whose folder names it, or of a recipe's codes of one seed.
@@ -81,22 +82,23 @@ def probe(
         StoreError: a labelled image has no features.
     """
     settings = validate(Evaluate, params, "--params", "evaluate")
-    rows = labelled_rows(manifest)
+    rows = labelled_rows(read_manifest(manifest))
     halves = split(list(rows))
     stores = [Ragged(path, "features") for path in feature_stores]
     where = {image_id: store for store in stores for image_id in store.ids if image_id in rows}
     missing = sorted(set(rows) - set(where))
     if missing:
         raise StoreError(f"{Path(feature_stores[0]).parent}: no features of {missing[0]!r}; run snakemake again")
-    classes, digests = _classes(rows, settings)
-    x, y = _training(halves[0], rows, where, classes, settings, seed)
-    model, diagnostics = fit(x, y, threads, device)
+    labels = _Labels(rows)
+    classes, digests = _classes(labels, settings)
+    x, y = _training(halves[0], labels, where, classes, seed)
+    model, diagnostics = fit(x, y, threads)
     confusion = Confusion(len(classes), classes, settings.ignore)
     for image_id in track(halves[1], len(halves[1]), "probe"):
         row = rows[image_id]
         shape, window = frame(row.height, row.width, settings.size)
         predicted = argmax_at(model.scores(where[image_id][image_id]), shape)
-        confusion.add(predicted[window], at_frame(read_label(row), shape, window))
+        confusion.add(predicted[window], at_frame(labels.read(image_id), shape, window))
     counts, present = drop_absent(confusion.counts, classes)
     details = {"train_images": len(halves[0]), "max_tokens": MAX_TOKENS, "l2": PENALTY, "split": "blake2b(id) parity"}
     scored = {image_id: digests[image_id] for image_id in halves[1]}
@@ -132,32 +134,54 @@ def split(ids: Sequence[str]) -> tuple[list[str], list[str]]:
     return halves
 
 
-def _classes(rows: Mapping[str, Row], settings: Evaluate) -> tuple[list[int], dict[str, str]]:
+class _Labels:
+    """The labels of a run, each of them decoded once: what was read is kept in memory, compressed.
+
+    Labels beyond KEPT_BYTES are read again instead.
+    """
+
+    def __init__(self, rows: Mapping[str, Row]) -> None:
+        self.rows = rows
+        self._kept: dict[str, tuple[bytes, np.dtype]] = {}
+        self._room = KEPT_BYTES
+
+    def read(self, image_id: str) -> np.ndarray:
+        """Label int32 [height, width] of an image; raises as `read_label`."""
+        row = self.rows[image_id]
+        if image_id in self._kept:
+            packed, dtype = self._kept[image_id]
+            flat = np.frombuffer(zlib.decompress(packed), dtype)
+            return flat.reshape(row.height, row.width).astype(np.int32)
+        label = read_label(row)
+        small = label.astype(np.uint8 if label.max() < 256 else np.uint16)  # ids are in 0..65535
+        packed = zlib.compress(small.tobytes(), 1)
+        if len(packed) <= self._room:
+            self._room -= len(packed)
+            self._kept[image_id] = packed, small.dtype
+        return label
+
+
+def _classes(labels: _Labels, settings: Evaluate) -> tuple[list[int], dict[str, str]]:
     """Scored label ids, and the digest of every label."""
     confusion = Confusion(1, settings.classes, settings.ignore)
     digests = {}
-    for row in track(rows.values(), len(rows), "labels"):
-        label = read_label(row)
-        digests[row.id] = digest(label)
+    for image_id in track(labels.rows, len(labels.rows), "labels"):
+        label = labels.read(image_id)
+        digests[image_id] = digest(label)
         confusion.add(np.zeros(label.shape, np.uint8), label)
     _, present = drop_absent(confusion.counts, confusion.classes)
     return present, digests
 
 
 def _training(
-    ids: Sequence[str],
-    rows: Mapping[str, Row],
-    where: Mapping[str, Ragged],
-    classes: Sequence[int],
-    settings: Evaluate,
-    seed: int,
+    ids: Sequence[str], labels: _Labels, where: Mapping[str, Ragged], classes: Sequence[int], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [m, d] float32 and target mass [m, classes] float32 of at most `MAX_TOKENS` tokens, evenly over images."""
     quota = max(1, MAX_TOKENS // len(ids))
     x, y = [], []
     for image_id in track(ids, len(ids), "tokens"):
         tokens = where[image_id][image_id]  # [h, w, d]
-        mass = class_mass(read_label(rows[image_id]), tokens.shape[:2], classes)
+        mass = class_mass(labels.read(image_id), tokens.shape[:2], classes)
         usable = np.flatnonzero(mass.any(axis=1))
         if len(usable) > quota:
             usable = np.sort(rng(seed, image_id).choice(usable, quota, replace=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from maskmill.errors import StoreError
 from maskmill.evaluate.confusion import Confusion, at_frame, frame
 from maskmill.evaluate.labelled import check_complete, digest, labelled_images, labelled_rows, read_label
 from maskmill.evaluate.protocol import protocol
-from maskmill.evaluate.run_objects import Foreground, score_instances
+from maskmill.evaluate.run_objects import MaskSaliency, score_instances
 from maskmill.evaluate.score import score_clusters
+from maskmill.images.masks import MaskSet
 from maskmill.progress import track
 from maskmill.recipe.sections import Evaluate, validate
 from maskmill.store.artefact import Provenance, write_json
+from maskmill.store.manifest import read_manifest
 from maskmill.store.ragged import Ragged
 
 
@@ -25,9 +28,7 @@ def run(
     manifest: str | Path,
     params: Mapping[str, Any],
     out: str | Path,
-    recipe: str,
-    seed: int,
-    round: int,
+    masks: MaskSet,
     *,
     instances: Sequence[str | Path] = (),
 ) -> None:
@@ -37,6 +38,7 @@ def run(
         mask_stores: Ragged "masks" of all shards.
         manifest: results/inputs/manifest.parquet.
         params: the `evaluate` section.
+        masks: of which recipe, seed and round they are.
         out: JSON to write: recipe, seed, round, clusters, and `scores`, each with its whole protocol; where
             `evaluate.objects` asks for saliency, also `saliency`: the masks' foreground (see run_objects). With
             `instances`, also `objects`: these by the protocol of the cut's segments.
@@ -47,11 +49,12 @@ def run(
         StoreError: a labelled image has no mask, or the masks disagree about the number of clusters.
     """
     settings = validate(Evaluate, params, "--params", "evaluate")
-    rows = labelled_rows(manifest)
+    images = read_manifest(manifest)
+    rows = labelled_rows(images)
     stores = [Ragged(path, "masks") for path in mask_stores]
     clusters = cluster_count(stores)
     confusion = Confusion(clusters + 2, settings.classes, settings.ignore)
-    painted = Foreground.asked(settings, rows, manifest)
+    painted = MaskSaliency.asked(settings, rows, images.ids)
     digests: dict[str, str] = {}
     count = 0
     for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate"):
@@ -70,11 +73,11 @@ def run(
     ]
     scores = score_clusters(confusion.counts, protocols, confusion.classes, settings.class_names)
     made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), protocols[0].labels])
-    body = {"recipe": recipe, "seed": seed, "round": round, "clusters": clusters, "scores": scores}
+    body: dict[str, Any] = asdict(masks) | {"clusters": clusters, "scores": scores}
     if painted is not None:
         body["saliency"] = [painted.entry()]
     if instances and settings.objects is not None:
-        body["objects"] = score_instances(instances, manifest, settings)
+        body["objects"] = score_instances(instances, images, settings)
     write_json(out, body, made)
 
 

@@ -1,12 +1,12 @@
 """evaluate objects: segments of a recipe's cut + labels -> class-agnostic scores, once a recipe: no seed plays a part.
 
-The saliency of the painted masks of each round is counted by the same rules (`Foreground`), beside their scores; so are
-the instances of rounds whose student predicts some (`score_instances`).
+The saliency of the painted masks of each round is counted by the same rules (`MaskSaliency`), beside their scores; so
+are the instances of rounds whose student predicts some (`score_instances`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from maskmill.images.instances import InstanceStore
 from maskmill.progress import track
 from maskmill.recipe.sections import Evaluate, validate
 from maskmill.store.artefact import Provenance, write_json
-from maskmill.store.manifest import Row, read_manifest
+from maskmill.store.manifest import Manifest, Row, read_manifest
 from maskmill.store.ragged import Ragged
 
 
@@ -50,9 +50,10 @@ def run(
     settings = validate(Evaluate, params, "--params", "evaluate")
     if settings.objects is None:
         raise ConfigError("--params: evaluate.objects: off; set it to true, or to a mapping")
-    rows = labelled_rows(manifest)
+    images = read_manifest(manifest)
+    rows = labelled_rows(images)
     stores = [Ragged(path, "segments") for path in cut_stores]
-    reader = TruthReader(settings, rows, read_manifest(manifest).ids)
+    reader = TruthReader(settings, rows, images.ids)
     metrics = [METRICS[m]() for m in settings.objects.metrics if m in METRICS]
     saliency = Saliency() if "saliency" in settings.objects.metrics else None
     scores = {str(store.path): segment_scores(store) for store in stores}
@@ -84,7 +85,7 @@ def run(
 
 
 def score_instances(
-    instance_stores: Sequence[str | Path], manifest: str | Path, settings: Evaluate
+    instance_stores: Sequence[str | Path], manifest: Manifest, settings: Evaluate
 ) -> list[dict[str, Any]]:
     """Entries of CorLoc, AP, mBO and FG-ARI of predicted instances, by the cut's protocol; none if not asked.
 
@@ -99,7 +100,7 @@ def score_instances(
         return []
     rows = labelled_rows(manifest)
     stores = [InstanceStore(path) for path in instance_stores]
-    reader = TruthReader(settings, rows, read_manifest(manifest).ids)
+    reader = TruthReader(settings, rows, manifest.ids)
     facts, count = {"images_with_objects": 0, "objects": 0, "segments": 0}, 0
     for store in stores:
         for image_id, found in track(store.images(), len(store), "evaluate instances"):
@@ -146,18 +147,18 @@ def check_objects(objects: int, settings: Evaluate) -> None:
     )
 
 
-class Foreground:
+class MaskSaliency:
     """Saliency of the painted masks of one round: a cluster's pixels are foreground, mask value 0 is background."""
 
     def __init__(self, settings: Evaluate, reader: TruthReader) -> None:
         self.settings, self.reader, self.saliency = settings, reader, Saliency()
 
     @classmethod
-    def asked(cls, settings: Evaluate, rows: Mapping[str, Row], manifest: str | Path) -> Foreground | None:
-        """One where `evaluate.objects` asks for saliency, else None."""
+    def asked(cls, settings: Evaluate, rows: Mapping[str, Row], ids: Iterable[str]) -> MaskSaliency | None:
+        """One where `evaluate.objects` asks for saliency, else None. rows, ids: as in `TruthReader`."""
         if settings.objects is None or "saliency" not in settings.objects.metrics:
             return None
-        return cls(settings, TruthReader(settings, rows, read_manifest(manifest).ids))
+        return cls(settings, TruthReader(settings, rows, ids))
 
     def add_mask(self, row: Row, label: np.ndarray, mask: np.ndarray, clusters: int) -> None:
         """Count one image: label [height, width] and mask [h, w], 0 background, 1..k, k + 1 predicted ignore."""

@@ -27,7 +27,7 @@ class Stat:
 
 
 @dataclass(frozen=True)
-class Row:
+class LeaderboardRow:
     """One line of the leaderboard.
 
     Attributes:
@@ -47,7 +47,7 @@ class Row:
     features: str | None = None
 
 
-def leaderboard(scores: Iterable[Mapping[str, Any]]) -> list[Row]:
+def leaderboard(scores: Iterable[Mapping[str, Any]]) -> list[LeaderboardRow]:
     """Rows grouped by (protocol, recipe, probed features, round); protocols by name, then by falling mean mIoU.
 
     Args:
@@ -69,9 +69,9 @@ def leaderboard(scores: Iterable[Mapping[str, Any]]) -> list[Row]:
     return sorted(rows, key=_order)
 
 
-def tables(rows: Iterable[Row]) -> dict[str, list[Row]]:
+def tables(rows: Iterable[LeaderboardRow]) -> dict[str, list[LeaderboardRow]]:
     """{protocol hash: its rows}: one table each."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[LeaderboardRow]] = {}
     for row in rows:
         found.setdefault(row.protocol["hash"], []).append(row)
     return found
@@ -79,9 +79,9 @@ def tables(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def _row(
     recipe: str, features: str | None, round: int | None, clusters: int | None, group: Mapping[int, Mapping[str, Any]]
-) -> Row:
+) -> LeaderboardRow:
     entries = [group[seed] for seed in sorted(group)]
-    return Row(
+    return LeaderboardRow(
         protocol=entries[0]["protocol"],
         recipe=recipe,
         round=round,
@@ -97,5 +97,5 @@ def _row(
     )
 
 
-def _order(row: Row) -> tuple[Any, ...]:
+def _order(row: LeaderboardRow) -> tuple[Any, ...]:
     return row.protocol["name"], row.protocol["hash"], -row.metrics["miou"].mean, row.recipe, row.round or 0

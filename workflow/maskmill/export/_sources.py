@@ -11,8 +11,27 @@ import numpy as np
 from maskmill.errors import StoreError
 from maskmill.images.instances import Instances, InstanceStore
 from maskmill.store.artefact import read_table
-from maskmill.store.manifest import Manifest, Row
+from maskmill.store.manifest import Row, read_manifest
 from maskmill.store.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class ExportFiles:
+    """The files that export reads: the manifest, and one file a shard of each artefact, whose stem names the shard.
+
+    Attributes:
+        masks: Ragged "masks". segments, assignments, regions: of recipes with regions: Ragged "segments", and Parquet
+            tables of the stages cluster and regions; without all three there is no `coco_regions.json`.
+        instances: of a last round that predicts them; `coco.json` then holds each of them with its score, overlapping
+            or not, instead of the parts of the masks.
+    """
+
+    manifest: str | Path
+    masks: Sequence[str | Path]
+    segments: Sequence[str | Path] = ()
+    assignments: Sequence[str | Path] = ()
+    regions: Sequence[str | Path] = ()
+    instances: Sequence[str | Path] = ()
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,7 @@ class Item:
     instances: Instances | None = None
 
 
-class Sources:
+class ExportImages:
     """The artefacts of all shards; a file's stem names its shard. One shard's tables are in memory at a time.
 
     Attributes:
@@ -44,22 +63,12 @@ class Sources:
         hashes: hashes of the stores that were read so far.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        masks: Sequence[str | Path],
-        segments: Sequence[str | Path] | None,
-        assignments: Sequence[str | Path] | None,
-        regions: Sequence[str | Path] | None,
-        *,
-        instances: Sequence[str | Path] | None = None,
-    ) -> None:
-        self.manifest = manifest
-        self._instances = {Path(path).stem: Path(path) for path in instances or ()}
-        self._masks = {Path(path).stem: Path(path) for path in masks}
-        found = [{Path(p).stem: Path(p) for p in paths or ()} for paths in (segments, assignments, regions)]
-        self._segments, self._assignments, self._regions = found
-        self.has_regions = all(found)
+    def __init__(self, files: ExportFiles) -> None:
+        self.manifest = manifest = read_manifest(files.manifest)
+        self._masks, self._instances = _by_shard(files.masks), _by_shard(files.instances)
+        self._segments, self._regions = _by_shard(files.segments), _by_shard(files.regions)
+        self._assignments = _by_shard(files.assignments)
+        self.has_regions = bool(self._segments and self._assignments and self._regions)
         if not manifest.rows:
             raise StoreError("the manifest has no image; run snakemake again")
         first = Ragged(_pick(self._masks, manifest.shards[0]), "masks")
@@ -108,6 +117,10 @@ def in_order(store: Ragged, rows: Sequence[Row]) -> Iterator[tuple[str, np.ndarr
     if store.ids == [row.id for row in rows]:
         return store.images()
     return ((row.id, store[row.id]) for row in rows)
+
+
+def _by_shard(paths: Sequence[str | Path]) -> dict[str, Path]:
+    return {Path(path).stem: Path(path) for path in paths}
 
 
 def _pick(paths: Mapping[str, Path], shard: str) -> Path:

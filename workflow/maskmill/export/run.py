@@ -6,6 +6,7 @@ import contextlib
 import csv
 import errno
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -17,53 +18,40 @@ from maskmill import __version__
 from maskmill.errors import StoreError
 from maskmill.export._clusters import Clusters, name_of
 from maskmill.export._coco import CocoWriter
-from maskmill.export._segmenter import Parts
-from maskmill.export._sources import Item, Sources
-from maskmill.images.masks import to_size
+from maskmill.export._sources import ExportFiles, ExportImages, Item
+from maskmill.export.segmenter import SegmenterParts
+from maskmill.images.masks import MaskSet, to_size
 from maskmill.images.palette import palette, png_palette
 from maskmill.progress import track
 from maskmill.recipe.sections import Export, validate
 from maskmill.store.artefact import Provenance, atomic, json_hash, read_json, write_json
-from maskmill.store.manifest import Row, read_manifest
+from maskmill.store.manifest import Row
 from maskmill.store.rle import encode_all, encode_layers
 
 
 def run(
-    mask_stores: Sequence[str | Path],
-    manifest: str | Path,
-    cut_stores: Sequence[str | Path] | None,
-    assignments: Sequence[str | Path] | None,
-    regions_tables: Sequence[str | Path] | None,
+    files: ExportFiles,
     params: Mapping[str, Any],
     out_folder: str | Path,
-    recipe: str,
-    seed: int,
-    round: int,
+    masks: MaskSet,
     *,
     scores: str | Path | None = None,
-    segmenter: Parts | None = None,
-    instances: Sequence[str | Path] | None = None,
+    segmenter: SegmenterParts | None = None,
 ) -> None:
     """Write one folder of files for other tools; it appears when complete.
 
     Args:
-        mask_stores: Ragged "masks" of all shards.
-        cut_stores, assignments, regions_tables: of all shards, of recipes with regions; without all three there is no
-            `coco_regions.json`.
         params: the `export` section.
+        masks: of which recipe, seed and round they are.
         scores: scores.json of this round, for the matched class of each cluster.
         segmenter: what `maskmill predict` needs, copied to `segmenter/`.
-        instances: of all shards, of a last round that predicts them: `coco.json` then holds each with its score,
-            overlapping or not, instead of the parts of the masks.
 
     Raises:
         StoreError: an image of the manifest has no mask, or the artefacts do not belong together.
     """
     settings = validate(Export, params, "--params", "export")
-    sources = Sources(
-        read_manifest(manifest), mask_stores, cut_stores, assignments, regions_tables, instances=instances
-    )
-    about = {"recipe": recipe, "seed": seed, "round": round, "clusters": sources.clusters}
+    sources = ExportImages(files)
+    about: dict[str, Any] = asdict(masks) | {"clusters": sources.clusters}
     classes, iou = _matched(scores)
     with atomic(out_folder) as folder:
         folder.mkdir()
@@ -83,7 +71,7 @@ def run(
 class _Folder:
     """The files that grow image by image."""
 
-    def __init__(self, folder: Path, settings: Export, sources: Sources, about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Export, sources: ExportImages, about: Mapping[str, Any]) -> None:
         self.folder, self.settings = folder, settings
         self.clusters, self.ignore = sources.clusters, sources.ignore
         self.table = Clusters(sources.clusters)

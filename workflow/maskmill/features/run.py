@@ -21,8 +21,8 @@ from maskmill.store.manifest import Row, read_shard
 from maskmill.store.ragged import RaggedWriter
 
 if TYPE_CHECKING:
-    from maskmill.backbones.colour import Colour
-    from maskmill.backbones.network import Backbone
+    from maskmill.backbones.registry import Dense
+    from maskmill.device import Compute
 
 # Mean cosine of the tokens of an image above which a graph cut sees one blob. Eight photographs and five frames of the
 # demo through the embedded ViT: keys less their bias 0.27..0.66, raw keys 0.86..0.93, nothing between.
@@ -70,7 +70,7 @@ def read_batch(batch: Batch) -> np.ndarray:
     return images
 
 
-def extract(backbone: Backbone | Colour, batches: Iterator[tuple[Batch, np.ndarray]]) -> Iterator[Features]:
+def extract(backbone: Dense, batches: Iterator[tuple[Batch, np.ndarray]]) -> Iterator[Features]:
     """Features image by image. On a GPU the next batch is computed while this one is yielded and stored."""
     waiting: tuple[Batch, _Copy] | None = None
     for batch, images in batches:
@@ -85,7 +85,7 @@ def extract(backbone: Backbone | Colour, batches: Iterator[tuple[Batch, np.ndarr
 class _Copy:
     """One batch on its way: uploaded, computed and copied back without waiting for the device."""
 
-    def __init__(self, backbone: Backbone | Colour, images: np.ndarray) -> None:
+    def __init__(self, backbone: Dense, images: np.ndarray) -> None:
         import torch
 
         self.source, self.done = torch.from_numpy(images), None
@@ -118,9 +118,7 @@ def run(
     params: dict[str, Any],
     weights: Path,
     out: Path,
-    batch_size: int,
-    threads: int,
-    device: str = "auto",
+    compute: Compute,
 ) -> None:
     """Extract the features of one shard (see the store in docs/store.md and docs/backbones.md).
 
@@ -135,20 +133,20 @@ def run(
     from maskmill.backbones.network import load
     from maskmill.device import memory_advice, pick
 
-    torch.set_num_threads(threads)
-    place = pick(device)
+    torch.set_num_threads(compute.threads)
+    place = pick(compute.device)
     feature_set: FeatureSet = Stage.of("features", params).settings
     rows = read_shard(manifest, shard)
-    with memory_advice("batch_size", batch_size):
+    with memory_advice("batch_size", compute.batch_size):
         backbone = load(weights, feature_set, place)
-        batches = plan_batches(rows, feature_set, backbone.multiple, batch_size)
-        workers = reader_count(len(batches), threads, place)
+        batches = plan_batches(rows, feature_set, backbone.multiple, compute.batch_size)
+        workers = reader_count(len(batches), compute.threads, place)
         made = Provenance.of("features", feature_set.model_dump(mode="json"), [shard, backbone.digest])
         images = track(extract(backbone, read_ahead(batches, read_batch, workers)), len(rows), "features: image")
         _write(out, images, backbone, made)
 
 
-def _write(out: Path, images: Iterator[Features], backbone: Backbone | Colour, made: Provenance) -> None:
+def _write(out: Path, images: Iterator[Features], backbone: Dense, made: Provenance) -> None:
     chosen = backbone.set
     attrs: dict[str, Any] = {"backbone": chosen.backbone, "facet": chosen.facet, "stride": backbone.stride}
     if backbone.heads is not None:

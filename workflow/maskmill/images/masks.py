@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """Which masks of a run: those of a recipe, a seed and a round (0: painted, later ones: predicted by a student)."""
+
+    recipe: str
+    seed: int
+    round: int
 
 
 def mask_dtype(clusters: int) -> np.dtype:

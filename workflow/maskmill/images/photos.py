@@ -46,14 +46,14 @@ def _changed(row: Row, what: str) -> InputError:
 
 
 def read_ahead(
-    items: Sequence[T], read: Callable[[T], R], workers: int, *, deaf: bool = False
+    items: Sequence[T], read: Callable[[T], R], workers: int, *, ignore_signals: bool = False
 ) -> Iterator[tuple[T, R]]:
     """(item, read(item)) in order; each worker process keeps two ahead, so memory does not grow with the shard.
 
     `read` is pickled where processes are not forked: a function of a module, or a partial of one. Its InputError is
     raised here. Arrays come through pipes: shared memory is often 64 MB in containers, and a batch is milliseconds
-    either way. Workers that are `deaf` outlive SIGTERM and SIGUSR1, which SLURM sends to every process of a job, so
-    that the caller can finish what it does; they end with the caller.
+    either way. With `ignore_signals` the workers outlive SIGTERM and SIGUSR1, which SLURM sends to every process of a
+    job, so that the caller can finish what it does; they end with the caller.
     """
     from torch.utils.data import DataLoader
 
@@ -63,7 +63,7 @@ def read_ahead(
         collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=_ignore_signals if deaf else None,
+        worker_init_fn=_ignore_signals if ignore_signals else None,
     )
     for item, value in zip(items, loader, strict=True):
         if isinstance(value, _Bad):

@@ -33,14 +33,14 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Found:
+class Listing:
     """Candidates sorted by id, and how many other files there were, by suffix."""
 
     candidates: list[Candidate]
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pixels: int) -> Found:
+def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pixels: int) -> Listing:
     """Everything that `images` names; a label folder inside the image folder is left out.
 
     Raises:
@@ -55,19 +55,19 @@ def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pix
     if path.is_dir():
         return _from_folder(path, leave_out=labels)
     if suffix in TABLE_SUFFIXES:
-        return Found(_from_table(path))
+        return Listing(_from_table(path))
     if suffix in VIDEO_SUFFIXES:
         from maskmill.inputs._video import extract_frames
 
         folder = extract_frames(path, frames, frame_step, max_pixels)
         return _from_folder(folder, prefix=f"{path.stem if path.stem.strip('.') else 'video'}/")
     if suffix in SUFFIXES:
-        return Found(_candidates([path.name], [str(path)]))
+        return Listing(_candidates([path.name], [str(path)]))
     kinds = ", ".join((*TABLE_SUFFIXES, *VIDEO_SUFFIXES, *SUFFIXES))
     raise InputError(f"images: {images!r} is neither a folder nor a glob, nor one of the known files: {kinds}")
 
 
-def _from_folder(folder: Path, prefix: str = "", leave_out: str | None = None) -> Found:
+def _from_folder(folder: Path, prefix: str = "", leave_out: str | None = None) -> Listing:
     try:
         names = [name for name, _ in walk(folder)]
     except OSError as error:
@@ -75,7 +75,7 @@ def _from_folder(folder: Path, prefix: str = "", leave_out: str | None = None) -
     inside = _relative(leave_out, folder) if leave_out else None
     kept = [name for name in names if not (inside and name.startswith(inside))]
     known, skipped = _by_suffix(kept, f"below {str(folder)!r}")
-    return Found(_candidates([prefix + name for name in known], [str(folder / name) for name in known]), skipped)
+    return Listing(_candidates([prefix + name for name in known], [str(folder / name) for name in known]), skipped)
 
 
 def _relative(inner: str, folder: Path) -> str | None:
@@ -84,12 +84,14 @@ def _relative(inner: str, folder: Path) -> str | None:
     return None if relative == "." or relative.startswith("..") else Path(relative).as_posix() + "/"
 
 
-def _from_glob(pattern: str) -> Found:
+def _from_glob(pattern: str) -> Listing:
     matched = {os.path.normpath(file): file for file in glob_files(pattern)}  # a/../x and b/../x are one file
     known, skipped = _by_suffix(list(matched.values()), f"matches {pattern!r}")
     fixed = pattern[: min(pattern.index(mark) for mark in "*?[" if mark in pattern)]
     root = os.path.dirname(fixed) or "."
-    return Found(_candidates([_inside(Path(os.path.relpath(file, root)).as_posix()) for file in known], known), skipped)
+    return Listing(
+        _candidates([_inside(Path(os.path.relpath(file, root)).as_posix()) for file in known], known), skipped
+    )
 
 
 def _by_suffix(names: list[str], where: str) -> tuple[list[str], Counter[str]]:

@@ -15,7 +15,7 @@ from maskmill.errors import InputError
 from maskmill.inputs._check import check_all
 from maskmill.inputs._labels import check_label_size, match_labels
 from maskmill.inputs._shards import shard_names
-from maskmill.inputs._sources import Candidate, Found, counted, find
+from maskmill.inputs._sources import Candidate, Listing, counted, find
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Inputs
@@ -117,7 +117,7 @@ def _enforce_budget(rejected: list[Rejected], total: int, budget: float, listing
     )
 
 
-def _summary(found: Found, images: int, rejected: int, labels: int, shards: int, shard_size: int) -> None:
+def _summary(found: Listing, images: int, rejected: int, labels: int, shards: int, shard_size: int) -> None:
     skipped = f"; {counted(found.skipped)} skipped: no image suffix" if found.skipped else ""
     print(f"inputs: {images} images, {shards} shards, {rejected} rejected, {labels} labels{skipped}", file=sys.stderr)
     if shards > MANY_SHARDS:

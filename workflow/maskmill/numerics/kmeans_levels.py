@@ -8,7 +8,7 @@ import numpy as np
 
 from maskmill.numerics.blocks import one_thread
 from maskmill.numerics.lloyd import Course, lloyd
-from maskmill.numerics.points import Frame, Points, prepare
+from maskmill.numerics.points import Frame, PreparedPoints, prepare
 from maskmill.numerics.sampling import rng
 from maskmill.numerics.seeds import complete, plus_plus
 from maskmill.numerics.two_level import two_level
@@ -64,7 +64,7 @@ def levels(count: int, clusters: int) -> list[int]:
     return sizes
 
 
-def _sample(points: Points, size: int, seed: int) -> np.ndarray:
+def _sample(points: PreparedPoints, size: int, seed: int) -> np.ndarray:
     """`size` points drawn without replacement, in order [size, d]."""
     if size >= points.count:
         return points.take(np.arange(points.count))
@@ -77,7 +77,7 @@ def _energy(x: np.ndarray | None) -> float:
     return float(np.einsum("ij,ij->", x, x, dtype=np.float64))
 
 
-def _seeds(points: Points, sample: np.ndarray, params: Settings, seed: int, key: str) -> list[np.ndarray]:
+def _seeds(points: PreparedPoints, sample: np.ndarray, params: Settings, seed: int, key: str) -> list[np.ndarray]:
     """The first centroids [k, d] of each restart."""
     generators = [rng(seed, "kmeans", "restart", str(r)) for r in range(params.restarts)]
     size = min(len(sample), max(8192, SEED_POINTS * params.clusters))
@@ -116,7 +116,7 @@ def _engines(place: Any, clusters: int, threads: int) -> Any:
 class Stream:
     """Points that do not fit into memory: every step reads them once."""
 
-    def __init__(self, points: Points, clusters: int, make: Any) -> None:
+    def __init__(self, points: PreparedPoints, clusters: int, make: Any) -> None:
         self.points, self.clusters, self.make = points, clusters, make
         self.centroids = np.zeros(0)
 

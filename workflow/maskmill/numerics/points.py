@@ -54,7 +54,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Points:
+class PreparedPoints:
     """Prepared points: `blocks()` yields them [b, d] in order; `array` is all of them where they are in memory.
 
     count: n. energy: sum of squared lengths, float64.
@@ -79,7 +79,7 @@ class Points:
         return np.concatenate(parts)
 
 
-def prepare(source: Source, spherical: bool, threads: int, stage: str = "cluster") -> Points:
+def prepare(source: Source, spherical: bool, threads: int, stage: str = "cluster") -> PreparedPoints:
     """Check and prepare points; an array is copied, a stream is prepared again at each pass.
 
     Args:
@@ -104,10 +104,10 @@ def prepare(source: Source, spherical: bool, threads: int, stage: str = "cluster
         return ordered(frame.ready, rechunked(), threads)
 
     energy = sum(float(np.einsum("ij,ij->", x, x, dtype=np.float64)) for x in ready())
-    return Points(count, len(frame.shift), energy, frame, ready)
+    return PreparedPoints(count, len(frame.shift), energy, frame, ready)
 
 
-def _in_memory(source: np.ndarray, spherical: bool, threads: int, stage: str) -> Points:
+def _in_memory(source: np.ndarray, spherical: bool, threads: int, stage: str) -> PreparedPoints:
     if source.ndim != 2:
         raise NumericsError(f"{stage}: points of shape {source.shape}, expected [points, dimensions]")
     starts = range(0, len(source), BLOCK)
@@ -124,7 +124,7 @@ def _in_memory(source: np.ndarray, spherical: bool, threads: int, stage: str) ->
     def blocks() -> Iterator[np.ndarray]:
         return iter((array,))
 
-    return Points(count, len(frame.shift), energy, frame, blocks, array)
+    return PreparedPoints(count, len(frame.shift), energy, frame, blocks, array)
 
 
 def _frame(blocks: Iterator[np.ndarray], spherical: bool, threads: int, stage: str) -> tuple[int, Frame]:

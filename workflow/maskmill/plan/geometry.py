@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from maskmill.backbones import colour
+from maskmill.backbones import registry
 from maskmill.errors import ConfigError
 from maskmill.recipe.sections import FeatureSet
-
-KNOWN = {"vit_small_focus": (14, 384)}  # without timm: plain ViTs have one geometry
 
 
 @dataclass(frozen=True)
@@ -29,10 +27,10 @@ def geometry(feature_set: FeatureSet) -> Geometry:
         ConfigError: timm does not know the backbone, or it has no such level.
     """
     vectors = 2 if feature_set.facet == "key" else 1
-    if feature_set.backbone == colour.NAME:
-        return Geometry(feature_set.stride or colour.STRIDE, colour.Colour.depth)
-    if feature_set.backbone in KNOWN:
-        return Geometry(*KNOWN[feature_set.backbone], vectors)
+    spec = registry.of(feature_set.backbone)
+    if spec.stride is not None and spec.depth is not None:  # without timm
+        stride = spec.stride if spec.network else feature_set.stride or spec.stride
+        return Geometry(stride, spec.depth, vectors)
     return Geometry(*_of_timm(feature_set), vectors)
 
 
@@ -41,10 +39,8 @@ def _of_timm(feature_set: FeatureSet) -> tuple[int, int]:
     import torch
 
     from maskmill.backbones.network import import_timm
-    from maskmill.backbones.weights import EMBEDDED
 
-    name = feature_set.backbone.removeprefix("timm/")
-    name = EMBEDDED[name].architecture if name in EMBEDDED else name
+    name = str(registry.of(feature_set.backbone.removeprefix("timm/")).architecture)
     options = {} if feature_set.stride is None else {"output_stride": feature_set.stride}
     try:
         with torch.device("meta"):

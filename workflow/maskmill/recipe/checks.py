@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from maskmill.backbones import registry as backbones
 from maskmill.errors import ConfigError, nearest
 from maskmill.recipe.model import CODES, Recipe, Stage
 
@@ -63,7 +64,7 @@ def _check_adapt(recipe: Recipe, path: Path) -> None:
     _check_masks(recipe, path)
     if recipe.unfrozen:
         seen = recipe.behind(CODES)
-        if seen.facet != "token" or seen.backbone == "colour":
+        if seen.facet != "token" or not backbones.of(seen.backbone).network:
             raise ConfigError(f"{path}: adapt.unfreeze: true trains a network through facet: token, found {seen.facet} "
                               f"of {seen.backbone}; name another feature set")  # fmt: skip
     if recipe.crops and recipe.regions.settings.features == CODES:
@@ -106,7 +107,7 @@ def _check_needs(recipe: Recipe, path: Path) -> None:
     cut = recipe.stage("cut")
     needs = cut.module.needs(cut.params)
     colour = cut.settings.colour
-    known = [name for name, fs in recipe.features.items() if fs.backbone == "colour"]
+    known = [name for name, fs in recipe.features.items() if backbones.of(fs.backbone).colours]
     if colour is not None and not cut.module.TRAITS.colour:
         raise ConfigError(f"{path}: cut.colour: method {cut.method} does not look at colours; drop the key")
     if colour is not None and colour not in known:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from maskmill.access import Readers
+from maskmill.backbones import registry as backbones
 from maskmill.errors import ConfigError, nearest
 from maskmill.recipe import registry
 from maskmill.recipe.origin import Origin, place
@@ -81,9 +82,10 @@ class FeatureSet(Model):
     keep: bool = Field(True, exclude=True, description="false: every store is deleted after its last reader")
 
     @model_validator(mode="after")
-    def _colour_is_no_network(self) -> FeatureSet:
-        if self.backbone == "colour" and (self.facet, self.layer, self.checkpoint) != ("token", -1, None):
-            raise ValueError("backbone colour has no facet, layer or checkpoint; leave them out")
+    def _parts_of_a_network(self) -> FeatureSet:
+        network = backbones.of(self.backbone).network
+        if not network and (self.facet, self.layer, self.checkpoint) != ("token", -1, None):
+            raise ValueError(f"backbone {self.backbone} has no facet, layer or checkpoint; leave them out")
         return self
 
     @property

@@ -16,8 +16,7 @@ from maskmill.regions.crop_cls import Params, cut_crops
 from maskmill.store.manifest import Row
 
 if TYPE_CHECKING:
-    from maskmill.backbones.colour import Colour
-    from maskmill.backbones.network import Backbone
+    from maskmill.backbones.registry import Dense
     from maskmill.recipe.model import Stage
     from maskmill.recipe.sections import Regions
 
@@ -25,7 +24,7 @@ WAITING = 2**22  # pixels a crop of a batch that may wait for others of its size
 
 
 @dataclass(frozen=True)
-class Segmented:
+class ImageCrops:
     """One image with its segments [h, w] and their ids [r], ascending and not empty."""
 
     row: Row
@@ -34,7 +33,7 @@ class Segmented:
 
 
 def describe(
-    images: list[Segmented], backbone: Backbone | Colour, stage: Stage[Regions], batch_size: int, threads: int
+    images: list[ImageCrops], backbone: Dense, stage: Stage[Regions], batch_size: int, threads: int
 ) -> dict[str, np.ndarray]:
     """The vector of every segment's crop: image id -> [r, d] float32, rows as `ids`.
 
@@ -63,13 +62,13 @@ def describe(
 
 
 def read_crops(
-    image: Segmented, multiple: int, params: Params, fill: np.ndarray, masked: bool = False
+    image: ImageCrops, multiple: int, params: Params, fill: np.ndarray, masked: bool = False
 ) -> list[np.ndarray]:
     """Decode a photo and cut out its segments, uint8 [H, W, 3] (masked: 4) each; raises like `read_photo`."""
     return cut_crops(read_photo(image.row), image.segments, image.ids, multiple, params, fill, masked)
 
 
-def mean_colour(backbone: Backbone | Colour) -> np.ndarray:
+def mean_colour(backbone: Dense) -> np.ndarray:
     """The network's mean input as uint8 [3]; normalised it is zero to within half a grey level."""
     return np.round(backbone.mean.cpu().numpy().ravel() * 255).clip(0, 255).astype(np.uint8)
 
@@ -110,7 +109,7 @@ def _stack(group: list[tuple[Key, np.ndarray]]) -> tuple[list[Key], np.ndarray]:
 
 
 def _run(
-    batches: Iterable[tuple[list[Key], np.ndarray]], backbone: Backbone | Colour, method: CropPooling
+    batches: Iterable[tuple[list[Key], np.ndarray]], backbone: Dense, method: CropPooling
 ) -> Iterator[tuple[Key, np.ndarray]]:
     """(key, vector [d]) of every crop [H, W, 3], or [H, W, 4] whose fourth channel says where its segment is."""
     import torch

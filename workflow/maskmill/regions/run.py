@@ -18,7 +18,7 @@ from maskmill.store.ragged import Ragged, RaggedWriter
 COLUMNS = ("image", "region", "area", "y0", "x0", "y1", "x1", "score")
 
 
-class Image(NamedTuple):
+class SegmentedImage(NamedTuple):
     """One image: id, its segments [h, w] of at least `min_area`, and their ids [r] int64, ascending."""
 
     id: str
@@ -26,7 +26,7 @@ class Image(NamedTuple):
     ids: np.ndarray
 
 
-class Source(NamedTuple):
+class VectorSource(NamedTuple):
     """Where the vectors come from: their depth, the hash of what they are read from, and [r, d] of every image."""
 
     depth: int
@@ -88,14 +88,14 @@ def run(
     write_table(out_table, _table(rows), provenance)
 
 
-def _images(cut: Ragged, min_area: float) -> Iterator[Image]:
+def _images(cut: Ragged, min_area: float) -> Iterator[SegmentedImage]:
     for image_id, segments in cut.images():
         kept = keep_large(segments, min_area)
         ids = np.unique(kept)
-        yield Image(image_id, kept, ids[ids != 0].astype(np.int64))
+        yield SegmentedImage(image_id, kept, ids[ids != 0].astype(np.int64))
 
 
-def _from_tokens(images: list[Image], features: str | Path | None, stage: Stage[Regions]) -> Source:
+def _from_tokens(images: list[SegmentedImage], features: str | Path | None, stage: Stage[Regions]) -> VectorSource:
     """Vectors pooled from stored tokens."""
     method: TokenPooling = stage.module
     if features is None:
@@ -111,16 +111,16 @@ def _from_tokens(images: list[Image], features: str | Path | None, stage: Stage[
         else np.zeros((0, depth), np.float32)
         for image in images
     )
-    return Source(depth, tokens.hash, vectors)
+    return VectorSource(depth, tokens.hash, vectors)
 
 
 def _from_photos(
-    images: list[Image],
+    images: list[SegmentedImage],
     stage: Stage[Regions],
     feature_set: Mapping[str, Any] | None,
     network: Network | None,
     shard: str,
-) -> Source:
+) -> VectorSource:
     """Vectors of the segments' crops; all of the shard are in memory before the first is written."""
     if network is None or feature_set is None:
         raise ConfigError(
@@ -131,7 +131,7 @@ def _from_photos(
 
     from maskmill.backbones.network import load
     from maskmill.device import memory_advice, pick
-    from maskmill.regions._crops import Segmented, describe
+    from maskmill.regions._crops import ImageCrops, describe
     from maskmill.store.manifest import read_manifest
 
     torch.set_num_threads(network.threads)
@@ -139,13 +139,13 @@ def _from_photos(
     manifest = read_manifest(network.manifest, shard)
     rows = [manifest.row(image.id) for image in images]
     jobs = [
-        Segmented(row, image.segments, image.ids) for row, image in zip(rows, images, strict=True) if len(image.ids)
+        ImageCrops(row, image.segments, image.ids) for row, image in zip(rows, images, strict=True) if len(image.ids)
     ]
     with memory_advice("batch_size", network.batch_size, "lower regions.longest or regions.size"):
         backbone = load(network.weights, validate(FeatureSet, feature_set, "--params", "regions.feature_set"), place)
         found = describe(jobs, backbone, stage, network.batch_size, network.threads)
     nothing = np.zeros((0, backbone.depth), np.float32)
-    return Source(backbone.depth, backbone.digest, (found.get(image.id, nothing) for image in images))
+    return VectorSource(backbone.depth, backbone.digest, (found.get(image.id, nothing) for image in images))
 
 
 def _scores(cut: Ragged) -> np.ndarray:

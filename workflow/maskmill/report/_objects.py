@@ -29,7 +29,7 @@ LOWER = ("mae",)  # the smallest is the best
 
 
 @dataclass(frozen=True)
-class Row:
+class ObjectRow:
     """One recipe and step: "cut", or "round 0" of its masks."""
 
     recipe: str
@@ -38,7 +38,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Board:
+class ObjectBoard:
     """One protocol: its settings, how many images and objects, the column heads, its rows."""
 
     title: str
@@ -46,7 +46,7 @@ class Board:
     images: int
     objects: int | None
     titles: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ObjectRow, ...]
 
 
 def read(results: Path, recipes: Iterable[str]) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def read(results: Path, recipes: Iterable[str]) -> list[dict[str, Any]]:
     return [read_json(path) | {"recipe": recipe} for recipe, path in paths.items() if path.is_file()]
 
 
-def boards(cuts: Sequence[Mapping[str, Any]], masks: Sequence[Mapping[str, Any]]) -> list[Board]:
+def boards(cuts: Sequence[Mapping[str, Any]], masks: Sequence[Mapping[str, Any]]) -> list[ObjectBoard]:
     """Group scores by their whole protocol: numbers of different protocols never share a column.
 
     Args:
@@ -74,18 +74,18 @@ def boards(cuts: Sequence[Mapping[str, Any]], masks: Sequence[Mapping[str, Any]]
     return sorted(made, key=lambda board: list(HEADS.values()).index(board.title))
 
 
-def _board(group: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> Board:
+def _board(group: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> ObjectBoard:
     first = next(iter(group.values()))[0]
     names = [name for name in TITLES if any(name in score for scores in group.values() for score in scores)]
     columns = [_column([[score.get(name) for score in scores] for scores in group.values()], name) for name in names]
     recipes = list(dict.fromkeys(recipe for recipe, _ in group))
-    rows = [Row(*key, tuple(column[i] for column in columns)) for i, key in enumerate(group)]
+    rows = [ObjectRow(*key, tuple(column[i] for column in columns)) for i, key in enumerate(group)]
     rows.sort(key=lambda row: recipes.index(row.recipe))  # stable: the cut, then the rounds
     protocol = dict(first["protocol"])
     title = HEADS[protocol.pop("name")]
     protocol |= {f"{TITLES.get(name, name)} rule": rule for name, rule in protocol.pop("rules", {}).items()}
     heads = tuple(TITLES[name] for name in names)
-    return Board(title, protocol, int(first["images"]), first.get("objects"), heads, tuple(rows))
+    return ObjectBoard(title, protocol, int(first["images"]), first.get("objects"), heads, tuple(rows))
 
 
 def _column(values: Sequence[Sequence[float | None]], name: str) -> list[Cell]:

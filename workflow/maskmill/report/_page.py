@@ -14,7 +14,7 @@ from maskmill.report import _timing
 from maskmill.report._recipe import View
 
 
-def render(*, recipes: Sequence[View], jobs: Sequence[_timing.Job], **context: Any) -> str:
+def render(*, recipes: Sequence[View], jobs: Sequence[_timing.RuleJob], **context: Any) -> str:
     """The whole page. Every value from outside is escaped by the template; the script is allowed by its hash only."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -23,7 +23,7 @@ def render(*, recipes: Sequence[View], jobs: Sequence[_timing.Job], **context: A
     files = {name: (folder / name).read_text("utf-8") for name in ("report.html", "report.css", "report.js")}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"duration": duration, "memory": _timing.memory, "percent": percent, "count": count}
-    stages = _timing.by_stage(jobs)
+    stages = _timing.by_rule(jobs)
     script = files["report.js"]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.from_string(files["report.html"]).render(

@@ -24,7 +24,7 @@ CROPS = 640  # crops in one report: with very many clusters each shows fewer, th
 PRESENT = 0.004  # a cluster below this share of an image does not count as being in it
 
 
-class Photos:
+class ReportPhotos:
     """Photos of the run: decoded on demand, a few kept; unreadable ones become grey and are named."""
 
     def __init__(self, sample: Sample) -> None:
@@ -64,7 +64,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ClusterView:
     """One cluster: its mask value, colour, name by labels, shares at round 0 and at the end, regions, crops."""
 
     value: int
@@ -84,7 +84,7 @@ class View:
     description: str
     tokens: bool
     rounds: int
-    clusters: tuple[Cluster, ...]
+    clusters: tuple[ClusterView, ...]
     shown: int
     panels: dict[str, list[Panel]]
     facts: list[dict[str, str]]
@@ -92,29 +92,38 @@ class View:
     hashes: dict[str, str] = field(default_factory=dict)
 
 
-def view(
-    name: str,
-    body: Mapping[str, Any],
-    results: Path,
-    seeds: Sequence[int],
-    typical: int,
-    recipes: int,
-    sample: Sample,
-    photos: Photos,
-    scores: Sequence[Mapping[str, Any]],
-) -> View:
+@dataclass(frozen=True)
+class ViewContext:
+    """What the views of all recipes of a report share.
+
+    Attributes:
+        results: the folder of the run. seeds: of the run. recipes: how many there are, among which crops are divided.
+        typical: regions to show a cluster. sample, photos: the images that are shown. scores: every scores.json.
+    """
+
+    results: Path
+    seeds: Sequence[int]
+    recipes: int
+    typical: int
+    sample: Sample
+    photos: ReportPhotos
+    scores: Sequence[Mapping[str, Any]]
+
+
+def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
     """Everything that the page shows of one recipe; pictures are those of the first seed."""
+    results, seeds, sample, recipes = context.results, context.seeds, context.sample, context.recipes
     rounds, tokens, seed = int(body["rounds"]), bool(body["tokens"]), seeds[0]
     counts = [_cluster_count(results, name, s, body, sample) for s in seeds]  # some methods find the number themselves
     clusters = counts[0]
     colours = _pictures.distinct(palette(clusters + 1))
     facts = [_facts.measure(results, name, s, rounds, k, sample) for s, k in zip(seeds, counts, strict=True)]
-    each = min(typical, max(3, CROPS // max(1, recipes * clusters)))
+    each = min(context.typical, max(3, CROPS // max(1, recipes * clusters)))
     find = _typical.fullest_windows if tokens else _typical.closest_regions
     found = find(results, name, seed, clusters, each, sample)
-    names = _scores.cluster_names(scores, name, rounds, seed)
+    names = _scores.cluster_names(context.scores, name, rounds, seed)
     shown = max(1, CROPS // max(1, recipes * each))
-    rows = _clusters(facts[0], found, colours, names, shown, sample, photos)
+    rows = _clusters(facts[0], found, colours, names, shown, sample, context.photos)
     return View(
         name,
         str(body.get("description") or ""),
@@ -136,8 +145,8 @@ def _clusters(
     names: Mapping[int, str],
     shown: int,
     sample: Sample,
-    photos: Photos,
-) -> list[Cluster]:
+    photos: ReportPhotos,
+) -> list[ClusterView]:
     """Clusters, the largest of the last round first; the first `shown` have crops."""
     last = facts.shares[-1, 1:]
     order = sorted(range(len(last)), key=lambda c: (-last[c], c))
@@ -151,7 +160,7 @@ def _clusters(
             uri = _pictures.crop_uri(photo, piece.mask, piece.box, colours[c + 1], margin)
             crops[c].append({"uri": uri, "id": image, "note": piece.note, "rank": f"{rank:04d}"})
     return [
-        Cluster(
+        ClusterView(
             c + 1,
             hexadecimal(colours[c + 1]),
             names.get(c + 1, ""),

@@ -46,7 +46,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One recipe and round, or one probe: `leads` says which, under the board's column heads of that name."""
 
     leads: tuple[int | str | None, ...]
@@ -56,7 +56,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Board:
+class ScoreBoard:
     """One protocol: its settings, the heads of its columns: leads, metrics and classes, and its rows."""
 
     name: str
@@ -65,7 +65,7 @@ class Board:
     images: int | None
     metrics: tuple[str, ...]
     classes: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ScoreRow, ...]
 
     @property
     def title(self) -> str:
@@ -108,7 +108,7 @@ def read_probes(results: Path, probes: Mapping[str, Sequence[str]], seeds: Seque
     return found
 
 
-def boards(files: Sequence[Mapping[str, Any]], leads: Mapping[str, str] = MASKS) -> list[Board]:
+def boards(files: Sequence[Mapping[str, Any]], leads: Mapping[str, str] = MASKS) -> list[ScoreBoard]:
     """Group scores by their whole protocol: numbers of different protocols never share a column.
 
     Args:
@@ -122,7 +122,7 @@ def boards(files: Sequence[Mapping[str, Any]], leads: Mapping[str, str] = MASKS)
     return [_board(group, leads) for group in groups.values()]
 
 
-def _board(group: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], leads: Mapping[str, str]) -> Board:
+def _board(group: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], leads: Mapping[str, str]) -> ScoreBoard:
     first, (one, two, varying) = group[0][1], leads
     metrics = [m for m in TITLES if m in first]
     metrics += sorted(m for m, v in first.items() if m not in (*metrics, *NOT_METRICS) and isinstance(v, int | float))
@@ -135,13 +135,13 @@ def _board(group: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], leads: 
         each = [_cell([(score.get("per_class") or {}).get(c) for _, score in mine], True) for c in classes]
         counts = list(dict.fromkeys(file.get(varying) for file, _ in mine))
         count = counts[0] if len(counts) == 1 else " / ".join(map(str, counts))
-        rows.append(Row((*key, count), tuple(file["seed"] for file, _ in mine), tuple(cells), tuple(each)))
+        rows.append(ScoreRow((*key, count), tuple(file["seed"] for file, _ in mine), tuple(cells), tuple(each)))
     protocol = dict(first["protocol"])
     name = str(protocol.pop("name", "scores"))
     comparable = name != "many_to_one" or len({row.leads[-1] for row in rows}) == 1  # more clusters can only help there
     ranked = _mark_best(rows) if comparable else tuple(rows)
     heads = tuple(leads.values())
-    return Board(name, heads, protocol, first.get("images"), tuple(metrics), tuple(map(str, classes)), ranked)
+    return ScoreBoard(name, heads, protocol, first.get("images"), tuple(metrics), tuple(map(str, classes)), ranked)
 
 
 def cluster_names(files: Sequence[Mapping[str, Any]], recipe: str, number: int, seed: int) -> dict[int, str]:
@@ -161,7 +161,7 @@ def _cell(values: Sequence[Any], percent: bool) -> Cell:
     return Cell(float(np.mean(numbers)), float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None, percent)
 
 
-def _mark_best(rows: Sequence[Row]) -> tuple[Row, ...]:
+def _mark_best(rows: Sequence[ScoreRow]) -> tuple[ScoreRow, ...]:
     """The largest mean of every column, as printed: equals are all best, but not where the whole column is."""
 
     def marked(cells: Sequence[tuple[Cell, ...]]) -> list[tuple[Cell, ...]]:
@@ -177,4 +177,4 @@ def _mark_best(rows: Sequence[Row]) -> tuple[Row, ...]:
         ]
 
     both = zip(rows, marked([r.cells for r in rows]), marked([r.classes for r in rows]), strict=True)
-    return tuple(Row(r.leads, r.seeds, cells, classes) for r, cells, classes in both)
+    return tuple(ScoreRow(r.leads, r.seeds, cells, classes) for r, cells, classes in both)

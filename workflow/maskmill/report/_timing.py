@@ -15,8 +15,8 @@ SHARD = re.compile(r"(?!seed\d)s[0-9a-f]+")  # "seed0" is hexadecimal too
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run of a rule: seconds, peak resident memory in MiB (None where not measured), when it ended."""
+class RuleJob:
+    """One job of a rule: seconds, peak resident memory in MiB (None where not measured), when it ended."""
 
     rule: str
     seconds: float
@@ -25,7 +25,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Stage:
+class RuleTime:
     """All jobs of a rule: summed and longest seconds, peak memory of one job in MiB."""
 
     rule: str
@@ -35,12 +35,12 @@ class Stage:
     memory: float | None
 
 
-def read_jobs(folder: Path, recipes: Collection[str], shards: Collection[str]) -> list[Job]:
+def read_jobs(folder: Path, recipes: Collection[str], shards: Collection[str]) -> list[RuleJob]:
     """Every benchmark of this run; files of recipes and shards that are no longer part of it are left out."""
     return list(_jobs(folder, frozenset(recipes), frozenset(shards))) if folder.is_dir() else []
 
 
-def _jobs(folder: Path, recipes: frozenset[str], shards: frozenset[str]) -> Iterator[Job]:
+def _jobs(folder: Path, recipes: frozenset[str], shards: frozenset[str]) -> Iterator[RuleJob]:
     for job in benchmarks.read(folder):
         rule, parts = job.parts[0], job.parts
         if rule == "report":  # an earlier report of the same run
@@ -49,21 +49,21 @@ def _jobs(folder: Path, recipes: frozenset[str], shards: frozenset[str]) -> Iter
             continue
         if len(parts) > 1 and SHARD.fullmatch(parts[-1]) and parts[-1] not in shards:
             continue
-        yield Job(rule, job.seconds, job.memory, job.ended)
+        yield RuleJob(rule, job.seconds, job.memory, job.ended)
 
 
-def by_stage(jobs: Sequence[Job]) -> list[Stage]:
+def by_rule(jobs: Sequence[RuleJob]) -> list[RuleTime]:
     """Jobs grouped by rule, in the order of the workflow."""
     place = {rule: i for i, rule in enumerate(RULES)}
     found = []
     for rule in sorted({job.rule for job in jobs}, key=lambda r: (place.get(r, len(place)), r)):
         mine = [job for job in jobs if job.rule == rule]
         seconds, memory = [job.seconds for job in mine], [job.memory for job in mine if job.memory is not None]
-        found.append(Stage(rule, len(mine), sum(seconds), max(seconds), max(memory, default=None)))
+        found.append(RuleTime(rule, len(mine), sum(seconds), max(seconds), max(memory, default=None)))
     return found
 
 
-def busy_seconds(jobs: Sequence[Job]) -> float:
+def busy_seconds(jobs: Sequence[RuleJob]) -> float:
     """Time during which at least one job ran: the wall time of the run, without the breaks between restarts."""
     total, end = 0.0, float("-inf")
     for start, stop in sorted((job.ended - job.seconds, job.ended) for job in jobs):

@@ -46,11 +46,9 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
     probes = _scores.read_probes(results, plan.get("probes") or {}, seeds)
     cuts = _objects.read(results, recipes) if plan.get("objects") else []
     jobs = _timing.read_jobs(Path(benchmarks), recipes, sample.shards)
-    photos = _recipe.Photos(sample)
-    views = [
-        _recipe.view(name, body, results, seeds, int(plan["typical"]), len(recipes), sample, photos, scores)
-        for name, body in recipes.items()
-    ]
+    photos = _recipe.ReportPhotos(sample)
+    context = _recipe.ViewContext(results, seeds, len(recipes), int(plan["typical"]), sample, photos, scores)
+    views = [_recipe.view(name, body, context) for name, body in recipes.items()]
     rejected, rejected_total = _rejected(results / "inputs/rejected.csv")
     html = _page.render(
         title=str(plan["title"]),

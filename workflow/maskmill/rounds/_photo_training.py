@@ -121,7 +121,7 @@ def train(
     def batches(start: int) -> Iterator[list[Any]]:
         plan = Plan(images, params, job.seed, start, job.team)
         workers = reader_count(len(plan), job.threads, job.device)
-        return (crops for _, crops in read_ahead(plan, read, workers, deaf=True))
+        return (crops for _, crops in read_ahead(plan, read, workers, ignore_signals=True))
 
     with single_threaded(job.device, job.threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
         task = Task(

@@ -15,7 +15,7 @@ from maskmill.store.codebook import read
 
 
 @dataclass(frozen=True)
-class Parts:
+class SegmenterParts:
     """What segments images: the last student, or the clusters of tokens and what made the tokens into vectors.
 
     Attributes:

@@ -1,0 +1,90 @@
+"""Backbones by name: what is known of each without its weights. Importing this module is cheap.
+
+A backbone is a name. The names in `KNOWN` are maskmill's own; every other name is a timm architecture, which says
+itself what it is once it is built. What a backbone does to photos is `Dense`, whatever is behind it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from maskmill.recipe.sections import FeatureSet
+
+
+class Dense(Protocol):
+    """A backbone at work: photos -> tokens.
+
+    Attributes:
+        set: the feature set. device: where it computes. digest: sha256 of the weights, for provenance.
+        stride: pixels a token. multiple: sides of images must be multiples of it. depth: length of a token.
+        mean, std: [1, 3, 1, 1] of the input normalisation, for RGB in 0..1.
+        heads: attention heads behind the third of `outputs`; None where it gives no query.
+    """
+
+    set: FeatureSet
+    device: torch.device
+    digest: str
+    stride: int
+    multiple: int
+    depth: int
+    mean: torch.Tensor
+    std: torch.Tensor
+    heads: int | None
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 RGB [b, H, W, 3] -> tokens [b, h, w, d] and cls [b, d], float32."""
+
+    def outputs(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The two of `forward`, and the query [b, d] of the cls token where there is one."""
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Facts about a backbone.
+
+    Attributes:
+        name: as a feature set names it.
+        architecture: timm's name of the network; None where there is no network, and so no weights, no facet but
+            `token`, no layers and no checkpoint.
+        stride: pixels a token. depth: length of a token. None where only the network itself says it; where there is no
+            network, `features.<name>.stride` may ask for another stride.
+        colours: the first three numbers of a token are r, g, b in 0..1.
+        builder: where there is no network, `module:class` of what is made of (feature set, device, digest).
+    """
+
+    name: str
+    architecture: str | None = None
+    stride: int | None = None
+    depth: int | None = None
+    colours: bool = False
+    builder: str = ""
+
+    @property
+    def network(self) -> bool:
+        """True where there is a network with weights."""
+        return self.architecture is not None
+
+    def build(self, feature_set: FeatureSet, device: torch.device, digest: str) -> Any:
+        """The backbone at work, where there is no network."""
+        module, name = self.builder.split(":")
+        return getattr(importlib.import_module(module), name)(feature_set, device, digest)
+
+
+KNOWN = {
+    spec.name: spec
+    for spec in (
+        BackboneSpec("efficientnet_lite0", "tf_efficientnet_lite0"),
+        BackboneSpec("vit_small_focus", "vit_small_patch14_dinov2", stride=14, depth=384),
+        BackboneSpec("colour", stride=16, depth=5, colours=True, builder="maskmill.backbones.colour:Colour"),
+    )
+}
+
+
+def of(name: str) -> BackboneSpec:
+    """The facts about a backbone; a name that is not maskmill's own is one of timm's."""
+    return KNOWN.get(name) or BackboneSpec(name, name)
