@@ -104,7 +104,7 @@ def class_shares(mask: np.ndarray, size: tuple[int, int], classes: int) -> np.nd
     return shares.reshape(height, width, classes).astype(np.float32)
 
 
-class Images:
+class LabelledFeatures:
     """Images of several shards: aligned features and class shares by position in the sorted list of ids.
 
     Args:
