@@ -51,17 +51,17 @@ def row(method: str, n: int, d: int, threads: int) -> str:
     params = module.Params() if method == "pca" else module.Params(memory_gb=100)
     warm, _ = module.fit(blocks(points(6000, d, 2)[0]), params, 0)
     new = points(1024, d, 3)[0]
-    ready = module.prepare(warm, params) if hasattr(module, "prepare") else warm
+    ready = module.prepare(warm, params)
     module.transform(new, ready, params)
     before, (x, label) = peak(), points(n, d, 1)
     start = time.process_time()
     model, _ = module.fit(blocks(x), params, 0)
     fit, grown, top = time.process_time() - start, max(0, peak() - before) / n, peak() / 1e9
-    ready = module.prepare(model, params) if hasattr(module, "prepare") else model
+    ready = module.prepare(model, params)
     start = time.process_time()
     module.transform(new, ready, params)
     placed = time.process_time() - start
-    estimate = f"{module.row_bytes(d, params):.0f}" if hasattr(module, "row_bytes") else ""
+    estimate = f"{module.row_bytes(d, params):.0f}" if module.TRAITS.bounded_memory else ""
     some = np.random.default_rng(0).permutation(n)[:10_000]
     found = KMeans(60, n_init=1, random_state=0).fit_predict(module.transform(x[some], ready, params))
     score = adjusted_rand_score(label[some], found)

@@ -13,14 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from maskmill.cluster import _cpu, _lloyd, run
-from maskmill.cluster._cpu import CpuEngine
-from maskmill.cluster._points import prepare
-from maskmill.cluster._seeds import plus_plus
-from maskmill.cluster._torch import TorchEngine
-from maskmill.cluster._two_level import allot
+from maskmill.cluster import run
 from maskmill.cluster.kmeans import Params, fit
 from maskmill.errors import NumericsError, StoreError
+from maskmill.numerics import kmeans_levels, lloyd_cpu, points
+from maskmill.numerics.lloyd import lloyd
+from maskmill.numerics.lloyd_cpu import CpuEngine
+from maskmill.numerics.lloyd_torch import TorchEngine
+from maskmill.numerics.points import prepare
+from maskmill.numerics.seeds import plus_plus
+from maskmill.numerics.two_level import allot
 from maskmill.store import codebook as books
 from maskmill.store.artefact import read_table, write_table, write_tensors
 from maskmill.store.ragged import RaggedWriter
@@ -50,7 +52,7 @@ def cost(x: np.ndarray, centroids: np.ndarray, spherical: bool) -> float:
 def test_same_init_gives_the_inertia_of_scikit_learn(seed: int) -> None:
     x = blobs(3000, 8, 12, seed, spread=0.9)
     start = x[np.random.default_rng(seed).choice(len(x), 10, replace=False)]
-    course = _lloyd.lloyd(CpuEngine(x, 10, 1), start, _lloyd._energy(x), False, 300, 0.0)
+    course = lloyd(CpuEngine(x, 10, 1), start, kmeans_levels._energy(x), False, 300, 0.0)
     reference = KMeans(10, init=start, n_init=1, max_iter=300, tol=0, algorithm="lloyd").fit(x)
     assert course.converged
     assert course.inertia == pytest.approx(reference.inertia_, rel=1e-5)
@@ -63,7 +65,7 @@ def test_bounds_change_nothing_and_inertia_falls(spherical: bool) -> None:
     start = x[np.random.default_rng(0).choice(len(x), 20, replace=False)]
     courses = []
     for engine in (CpuEngine(x, 20, 1), TorchEngine(x, 20, torch.device("cpu"), chunk=777)):
-        courses.append(_lloyd.lloyd(engine, start, _lloyd._energy(x), spherical, 60, 0.0))
+        courses.append(lloyd(engine, start, kmeans_levels._energy(x), spherical, 60, 0.0))
     with_bounds, without = courses
     np.testing.assert_allclose(with_bounds.history, without.history, rtol=1e-6)
     np.testing.assert_allclose(with_bounds.centroids, without.centroids, atol=1e-5)
@@ -77,7 +79,7 @@ def test_several_devices_give_the_bits_of_one(count: int) -> None:
     start[7] = -100  # an empty cluster asks every device for its farthest points
     device = torch.device("cpu")
     one, many = (
-        _lloyd.lloyd(TorchEngine(x, 20, places, chunk=700), start, _lloyd._energy(x), False, 60, 0.0)
+        lloyd(TorchEngine(x, 20, places, chunk=700), start, kmeans_levels._energy(x), False, 60, 0.0)
         for places in (device, [device] * count)
     )
     assert one.repaired == many.repaired > 0
@@ -138,7 +140,7 @@ def test_empty_clusters_take_the_farthest_points(engine: str) -> None:
     x = np.concatenate([blobs(500, 3, 1, 0, 0.01), blobs(5, 3, 1, 1, 0.01) + 50, blobs(5, 3, 1, 2, 0.01) - 50])
     start = np.concatenate([x[:1], np.full((2, 3), 1e4, np.float32)])
     points = CpuEngine(x, 3, 1) if engine == "cpu" else TorchEngine(x, 3, torch.device("cpu"))
-    course = _lloyd.lloyd(points, start, _lloyd._energy(x), False, 50, 0.0)
+    course = lloyd(points, start, kmeans_levels._energy(x), False, 50, 0.0)
     assert course.repaired >= 2
     assert sorted(course.counts) == [5, 5, 500]
 
@@ -169,7 +171,7 @@ def blocks(x: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 @pytest.mark.parametrize("spherical", [False, True])
 def test_streaming_is_in_memory(spherical: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_lloyd, "SMALLEST_LEVEL", 500)
+    monkeypatch.setattr(kmeans_levels, "SMALLEST_LEVEL", 500)
     x = blobs(9000, 7, 6, 5).astype(np.float16)
     params = Params(clusters=6, spherical=spherical, restarts=2)
     whole, first = fit(x, params, 3, "cpu")
@@ -186,14 +188,14 @@ def test_streaming_is_in_memory(spherical: bool, monkeypatch: pytest.MonkeyPatch
 def test_product_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = blobs(6000, 7, 6, 5)
     first, _ = fit(x, Params(clusters=6), 0, "cpu")
-    monkeypatch.setattr(_cpu, "PRODUCT_BYTES", 64 * 6 * 4)
+    monkeypatch.setattr(lloyd_cpu, "PRODUCT_BYTES", 64 * 6 * 4)
     second, _ = fit(x, Params(clusters=6), 0, "cpu")
     np.testing.assert_array_equal(first.counts, second.counts)
     np.testing.assert_allclose(first.centroids, second.centroids, atol=1e-6)
 
 
 def test_threads_give_the_same_bits_and_seeds_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_lloyd, "SMALLEST_LEVEL", 4000)
+    monkeypatch.setattr(kmeans_levels, "SMALLEST_LEVEL", 4000)
     x = blobs(40_000, 9, 20, 6, spread=1.0)
     before = torch.get_num_threads()
     try:
@@ -265,7 +267,7 @@ def test_two_levels_of_seeds_are_about_as_good(spherical: bool, monkeypatch: pyt
     x = blobs(6000, 8, 40, 5, spread=0.5)
     params = Params(clusters=150, spherical=spherical, restarts=2)
     flat, _ = fit(x, params, 0, "cpu")
-    monkeypatch.setattr(_lloyd, "TWO_LEVEL", 100)
+    monkeypatch.setattr(kmeans_levels, "TWO_LEVEL", 100)
     two, _ = fit(x, params, 0, "cpu")
     again, _ = fit(x, params, 0, "cpu")
     assert not np.array_equal(flat.centroids, two.centroids)
@@ -345,7 +347,7 @@ def test_a_stream_of_stores_gives_the_array_result(tmp_path: Path, monkeypatch: 
     x = blobs(300, 5, 4, 0, 0.1)
     store = write_vectors(tmp_path / "s.zarr", {f"{i}": x[i * 30 : i * 30 + 30] for i in range(10)})
     run.fit([store], PARAMS, 0, tmp_path / "a.safetensors", 1, "cpu")
-    monkeypatch.setattr(run, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(points, "MEMORY_BYTES", 0)
     run.fit([store], PARAMS, 0, tmp_path / "b.safetensors", 1, "cpu")
     a, b = books.read(tmp_path / "a.safetensors"), books.read(tmp_path / "b.safetensors")
     np.testing.assert_allclose(a.centroids, b.centroids, atol=1e-5)

@@ -93,7 +93,7 @@ def test_a_flipped_image_has_the_flipped_mask() -> None:
 )
 def test_no_object_is_said_and_not_drawn(tokens: np.ndarray, outcome: str) -> None:
     found, diagnostics = attention.cut(tokens, attention.Params(), 0, "a", QUERY)
-    assert diagnostics["outcome"] == attention.OUTCOMES[outcome]
+    assert diagnostics["outcome"] == attention.TRAITS.outcomes[outcome]
     assert diagnostics["confidence"] == 0
     assert not found.any()
     normal = attention.cut(keys()[0], attention.Params(), 0, "a", QUERY)[1]

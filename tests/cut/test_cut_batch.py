@@ -19,6 +19,7 @@ from maskmill.cut._batch import solve_batch
 from maskmill.cut._engine import SMALL, solve
 from maskmill.cut._together import cut_together
 from maskmill.errors import DeviceError, NumericsError
+from maskmill.recipe import registry
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 EPS = 1e-5
@@ -121,7 +122,7 @@ def test_a_store_is_cut_together_in_its_order(
     method: str, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.run(features, {"method": method}, tmp_path / "alone.zarr", 0, 1, "cpu")
-    module, alone, store = stage.registry.load("cut", method), Ragged(tmp_path / "alone.zarr"), Ragged(features)
+    module, alone, store = registry.load("cut", method), Ragged(tmp_path / "alone.zarr"), Ragged(features)
     for most in (1, 2, 64):
         monkeypatch.setattr("maskmill.cut._together.MOST", most)
         found = cut_together(module, module.Params(), store, 0, "cpu")

@@ -121,7 +121,7 @@ def degenerate() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("outcome", list(degenerate()))
 def test_no_structure_is_said_and_not_drawn(outcome: str) -> None:
     found, diagnostics = lost.cut(degenerate()[outcome], PARAMS, 0, "a")
-    assert diagnostics["outcome"] == lost.OUTCOMES[outcome]
+    assert diagnostics["outcome"] == lost.TRAITS.outcomes[outcome]
     assert diagnostics["confidence"] == 0
     assert not found.any()
     assert set(diagnostics) == set(lost.cut(scene(6, 6, 0), PARAMS, 0, "a")[1])

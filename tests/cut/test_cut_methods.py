@@ -61,7 +61,7 @@ def test_the_object_is_found_and_its_segment_is_one() -> None:
     exact = eps * b / (a + eps * b) + eps * a / (b + eps * a)
     assert diagnostics["lambda_2"] == pytest.approx(exact, abs=1e-6)
     assert diagnostics["confidence"] > 0.99
-    assert diagnostics["outcome"] == ncut.OUTCOMES["cut"]
+    assert diagnostics["outcome"] == ncut.TRAITS.outcomes["cut"]
 
 
 @pytest.mark.parametrize("scale", [2.0**-60, 1e-6, 3.7, 1e6, 2.0**60])
@@ -107,7 +107,7 @@ def degenerate() -> dict[str, np.ndarray]:
 def test_no_structure_is_said_and_not_drawn(outcome: str, method: object) -> None:
     cut, params = method.cut, method.Params()  # type: ignore[attr-defined]
     found, diagnostics = cut(degenerate()[outcome], params, 0, "a")
-    assert diagnostics["outcome"] == method.OUTCOMES[outcome]  # type: ignore[attr-defined]
+    assert diagnostics["outcome"] == method.TRAITS.outcomes[outcome]  # type: ignore[attr-defined]
     assert diagnostics["confidence"] == 0
     assert not found.any()
     assert not np.any(diagnostics.get("scores", 0))
@@ -143,7 +143,7 @@ def test_permuted_tokens_are_split_alike(seed: int) -> None:
 
 def test_black_images_have_no_structure() -> None:
     found, diagnostics = ncut.cut(np.zeros((11, 11, 4), np.float32), ncut.Params(), 0, "a")
-    assert diagnostics["outcome"] == ncut.OUTCOMES["none joined"]
+    assert diagnostics["outcome"] == ncut.TRAITS.outcomes["none joined"]
     assert not found.any()
 
 

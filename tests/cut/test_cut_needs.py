@@ -63,7 +63,7 @@ def test_colours_are_matched_by_id_not_by_place(tmp_path: Path) -> None:
     run(features, params, tmp_path / "cut.zarr", 3, 1, colour=colour)
     cut = Ragged(tmp_path / "cut.zarr", "segments")
     assert cut.provenance["inputs"] == [Ragged(features).hash, Ragged(colour).hash]
-    assert cut.attrs == {"method": "spectral", "outcomes": spectral.OUTCOMES}
+    assert cut.attrs == {"method": "spectral", "outcomes": spectral.TRAITS.outcomes}
     own = spectral.Params(colour_weight=10, segments=4)
     for i, image_id in enumerate(ids):
         expected, values = spectral.cut(tokens(image_id), own, 3, image_id, colour=colours(image_id)[..., :3])

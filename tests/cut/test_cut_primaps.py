@@ -162,7 +162,7 @@ def test_any_grid(shape: tuple[int, int]) -> None:
 )
 def test_no_structure_is_said_and_not_drawn(tokens: np.ndarray, outcome: str) -> None:
     found, diagnostics = primaps.cut(tokens, primaps.Params(), 0, "a")
-    assert diagnostics["outcome"] == primaps.OUTCOMES[outcome]
+    assert diagnostics["outcome"] == primaps.TRAITS.outcomes[outcome]
     assert diagnostics["confidence"] == 0
     assert not found.any()
     normal = primaps.cut(picture()[0], primaps.Params(), 0, "a")[1]

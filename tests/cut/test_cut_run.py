@@ -46,7 +46,7 @@ def test_round_trip(features: Path, tmp_path: Path) -> None:
     store = Ragged(out, "segments")
     assert store.ids == [f"im/{i}" for i in range(5)]
     assert store.values.dtype == np.uint8
-    assert store.attrs == {"method": "ncut", "outcomes": ncut.OUTCOMES}
+    assert store.attrs == {"method": "ncut", "outcomes": ncut.TRAITS.outcomes}
     assert store.provenance["params"] == section(tau=0.3) | {"seed": 5}
     assert store.provenance["inputs"] == [Ragged(features).hash]
     for i, image_id in enumerate(store.ids):
@@ -74,7 +74,7 @@ def test_scores_of_segments_are_stored_once_an_image(features: Path, tmp_path: P
     store = Ragged(tmp_path / "cut.zarr", "segments")
     scores = store.per_image("scores")
     assert (scores.shape, scores.dtype) == ((5, 4), np.float32)
-    assert store.attrs["outcomes"] == maskcut.OUTCOMES
+    assert store.attrs["outcomes"] == maskcut.TRAITS.outcomes
     for i in range(5):
         count = int(store[i].max())
         assert count == store.per_image("masks")[i]
@@ -116,7 +116,7 @@ def test_a_broken_image_is_named_and_nothing_is_written(threads: int, features: 
         (section("ncutt"), r"unknown method 'ncutt' \(did you mean 'ncut'\?\)"),
         (section(tua=0.1), r"cut\.tua: unknown key \(did you mean 'tau'\?\)"),
         (section(tau=2), r"cut\.tau: .*found 2"),
-        ({"features": "grouping"}, r"cut\.method: None is not a method; known: .*grid.*kmeans.*ncut"),
+        ({"features": "grouping"}, r"cut\.method: None is not a method name; known: .*grid.*kmeans.*ncut"),
     ],
 )
 def test_bad_parameters(params: dict[str, object], message: str, features: Path, tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_any_grid(shape: tuple[int, int], mode: str) -> None:
 )
 def test_no_structure_is_said_and_not_drawn(tokens: np.ndarray, outcome: str) -> None:
     found, diagnostics = shi_malik.cut(tokens, shi_malik.Params(), 0, "a", backbone="colour")
-    assert diagnostics["outcome"] == shi_malik.OUTCOMES[outcome]
+    assert diagnostics["outcome"] == shi_malik.TRAITS.outcomes[outcome]
     assert diagnostics["confidence"] == 0
     assert not found.any()
     normal = shi_malik.cut(picture()[0], shi_malik.Params(), 0, "a", backbone="colour")[1]

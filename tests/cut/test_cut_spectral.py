@@ -303,7 +303,7 @@ def degenerate() -> dict[str, np.ndarray]:
 def test_no_structure_is_said_and_not_drawn(outcome: str, mode: str) -> None:
     params = spectral.Params(mode=mode)
     found, diagnostics = spectral.cut(degenerate()[outcome], params, 0, "a")
-    assert diagnostics["outcome"] == spectral.OUTCOMES[outcome]
+    assert diagnostics["outcome"] == spectral.TRAITS.outcomes[outcome]
     assert diagnostics["confidence"] == 0
     assert not found.any()
     normal = spectral.cut(scene(8, 8, 0), params, 0, "a")[1]
@@ -312,7 +312,7 @@ def test_no_structure_is_said_and_not_drawn(outcome: str, mode: str) -> None:
 
 def test_equal_halves_have_no_second_vector_of_their_own() -> None:
     found, diagnostics = spectral.cut(parts(np.repeat([[0] * 5, [1] * 5, [2] * 5], 3, 0)), FIEDLER, 0, "a")
-    assert diagnostics["outcome"] == spectral.OUTCOMES["no unique cut"]
+    assert diagnostics["outcome"] == spectral.TRAITS.outcomes["no unique cut"]
     assert not found.any()
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from maskmill.cluster import kmeans
 from maskmill.errors import NumericsError
+from maskmill.numerics import kmeans
 from maskmill.numerics.sampling import rng
 
 
@@ -23,7 +23,7 @@ class StreamingKMeans:
     """
 
     def __init__(self, clusters: int, start: int, points: int, iterations: int, seed: int, spherical: bool) -> None:
-        self.params = kmeans.Params(
+        self.params = kmeans.Settings(
             clusters=clusters, spherical=spherical, restarts=1, iterations=iterations, tolerance=0.0
         )
         self.start, self.share, self.seed = start, max(1, points // start), seed

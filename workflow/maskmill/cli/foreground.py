@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from maskmill.cli.options import Device, ManifestFile, Out, Params, Seed, Threads, section, shard_files
-from maskmill.errors import NumericsError
 
 app = typer.Typer(help="foreground: tokens -> codebook of background and foreground.", no_args_is_help=True)
 
@@ -24,13 +23,9 @@ def foreground_fit(
     device: Device = "auto",
 ) -> None:
     """Cluster the tokens of all shards finely."""
-    from maskmill.cluster.run import fit
-    from maskmill.foreground.run import fine_params
+    from maskmill.foreground.run import fit
 
-    try:
-        fit(shard_files(vectors, manifest), fine_params(section(params)), seed, out, threads, device)
-    except NumericsError as error:
-        raise NumericsError(str(error).replace("cluster.clusters", "foreground.clusters")) from None
+    fit(shard_files(vectors, manifest), section(params), seed, out, threads, device)
 
 
 @app.command("count")

@@ -19,7 +19,7 @@ from maskmill.recipe.sections import Model
 from maskmill.store.codebook import Codebook, assign
 
 if TYPE_CHECKING:
-    from maskmill.cluster.kmeans import Source
+    from maskmill.numerics.points import Source
 
 BLOCK = 16384  # rows of an array looked at together
 
@@ -73,8 +73,8 @@ def summarise(source: Source, params: NodeParams, seed: int, device: str, cluste
     Raises:
         NumericsError: NaN, no points, all points equal, or fewer distinct ones than `clusters`.
     """
-    from maskmill.cluster._points import prepare
     from maskmill.numerics.blocks import one_thread
+    from maskmill.numerics.points import prepare
 
     few = _distinct(blocks_of(source), params.fine)
     raw, counts, inertia = few if few is not None else _many(source, params, seed, device)
@@ -128,15 +128,12 @@ def _distinct(blocks: Iterator[np.ndarray], limit: int) -> tuple[np.ndarray, np.
 
 def _many(source: Source, params: NodeParams, seed: int, device: str) -> tuple[np.ndarray, np.ndarray, float]:
     """Centroids [m, d], counts [m] and inertia of more points than nodes."""
-    from maskmill.cluster import kmeans
+    from maskmill.numerics import kmeans
     from maskmill.numerics.neighbours import unit_rows
 
     if params.fine_by == "kmeans":
-        own = kmeans.Params(clusters=params.fine, spherical=params.spherical, restarts=1, tolerance=1e-3)
-        try:
-            book, _ = kmeans.fit(source, own, seed, device)
-        except NumericsError as error:
-            raise NumericsError(str(error).replace("cluster.clusters", "cluster.fine")) from None
+        own = kmeans.Settings(clusters=params.fine, spherical=params.spherical, restarts=1, tolerance=1e-3)
+        book, _ = kmeans.fit(source, own, seed, device, "cluster.fine")
         return book.centroids, book.counts, book.inertia
     raw = _draw(source, params.fine, seed)
     book = Codebook(unit_rows(raw) if params.spherical else raw, np.zeros(len(raw), np.int64), 0.0, params.spherical)

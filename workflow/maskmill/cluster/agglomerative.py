@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from maskmill.cluster import Traits
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
-    from maskmill.cluster.kmeans import Source
+    from maskmill.numerics.points import Source
+
+
+TRAITS = Traits()
 
 
 class Params(CountedParams):

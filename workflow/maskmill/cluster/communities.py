@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from maskmill.cluster import Traits
 from maskmill.cluster._graph import installed
 from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
 from maskmill.errors import NumericsError
@@ -20,10 +21,12 @@ from maskmill.store.codebook import Codebook
 if TYPE_CHECKING:
     import numpy as np
 
-    from maskmill.cluster.kmeans import Source
+    from maskmill.numerics.points import Source
 
-READS_IMAGES = True  # `fit` also gets the vectors image by image
 Images = Callable[[], "Iterator[tuple[np.ndarray, bool]]"]
+
+
+TRAITS = Traits(reads_images=True)
 
 
 class Params(NodeParams):

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from maskmill.cluster import Traits
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
     from maskmill.cluster._nodes import Nodes
-    from maskmill.cluster.kmeans import Source
+    from maskmill.numerics.points import Source
+
+
+TRAITS = Traits()
 
 
 class Params(CountedParams):
@@ -44,8 +48,9 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
     """
     from scipy.sparse import csr_array
 
-    from maskmill.cluster import _graph, kmeans
+    from maskmill.cluster import _graph
     from maskmill.cluster.spectral import embed
+    from maskmill.numerics import kmeans
     from maskmill.numerics.blocks import one_thread
     from maskmill.store.codebook import assign
 
@@ -53,7 +58,7 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
     with one_thread():
         affinity = meetings(nodes, params, seed)
         _, rows = embed(csr_array(affinity.astype(np.float64)), params.clusters, seed)
-    own = kmeans.Params(clusters=params.clusters, spherical=True, restarts=params.restarts)
+    own = kmeans.Settings(clusters=params.clusters, spherical=True, restarts=params.restarts)
     book, _ = kmeans.fit(rows, own, seed, "cpu")
     labels = _graph.numbered(assign(rows, book)[0])
     return codebook_of(nodes, labels, {"nodes": len(nodes), "agreement": agreement(affinity, labels)})
@@ -61,7 +66,7 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
 
 def meetings(nodes: Nodes, params: Params, seed: int) -> np.ndarray:
     """Share of the runs in which two nodes are in one cluster, [m, m] float32; 1 on the diagonal."""
-    from maskmill.cluster import kmeans
+    from maskmill.numerics import kmeans
     from maskmill.numerics.sampling import rng
     from maskmill.store.codebook import assign
 
@@ -71,7 +76,7 @@ def meetings(nodes: Nodes, params: Params, seed: int) -> np.ndarray:
     for run in range(params.runs):
         k = int(draws.integers(params.clusters, round(params.most * params.clusters) + 1))
         seen = np.sort(draws.choice(m, size, replace=False, shuffle=False))
-        own = kmeans.Params(clusters=min(k, size), spherical=params.spherical, restarts=1)
+        own = kmeans.Settings(clusters=min(k, size), spherical=params.spherical, restarts=1)
         book, _ = kmeans.fit(nodes.x[seen], own, int(rng(seed, "consensus", str(run)).integers(2**31)), "cpu")
         member = np.eye(len(book), dtype=np.float32)[assign(nodes.x, book)[0]]  # [m, k]
         together += member @ member.T

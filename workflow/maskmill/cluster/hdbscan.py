@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from maskmill.cluster import Traits
 from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
 from maskmill.errors import NumericsError
 from maskmill.store.codebook import Codebook, assign
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from maskmill.cluster._nodes import Nodes
-    from maskmill.cluster.kmeans import Source
+    from maskmill.numerics.points import Source
+
+
+TRAITS = Traits()
 
 
 class Params(NodeParams):

@@ -1,53 +1,23 @@
-"""k-means, spherical or Euclidean: k-means++ seeds, restarts on a sample, then exact Lloyd iterations on all points.
-
-Lloyd, Least squares quantization in PCM (1982). Seeds: Arthur and Vassilvitskii, k-means++ (2007). Spherical: Dhillon
-and Modha, Concept decompositions (2001). Iterations skip points whose label provably stays: Hamerly, Making k-means
-even faster (2010); on the unit sphere the chord is a metric, so the same bounds serve both geometries.
-"""
+"""k-means, spherical or Euclidean; see `maskmill.numerics.kmeans`, where its sources are named."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from pydantic import Field
+from maskmill.cluster import Traits
+from maskmill.numerics import kmeans
 
-from maskmill.recipe.sections import Model
-from maskmill.store.codebook import Codebook
-from maskmill.store.codebook import assign as assign
+if TYPE_CHECKING:
+    from maskmill.numerics.points import Source
+    from maskmill.store.codebook import Codebook
 
-Source = np.ndarray | Callable[[], Iterator[np.ndarray]]
+TRAITS = Traits()
 
 
-class Params(Model):
+class Params(kmeans.Settings):
     """Parameters of k-means."""
-
-    clusters: int = Field(8, ge=1, le=65534, description="number of clusters k; 1: every region is of one class")
-    spherical: bool = Field(True, description="cosine geometry; false: Euclidean")
-    restarts: int = Field(
-        5, ge=1, le=1000, description="seedings tried on a sample; the best one goes on to all points"
-    )
-    iterations: int = Field(100, ge=1, description="largest number of Lloyd iterations at a level")
-    tolerance: float = Field(1e-4, ge=0, lt=1, description="stop when the inertia falls by less than this share")
 
 
 def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tuple[Codebook, dict[str, Any]]:
-    """Cluster points; the result depends on the points, their order, the parameters and the seed.
-
-    Args:
-        source: [m, d] floats in memory, or a function that returns an iterator over blocks [b, d] of them, always
-            in the same order; it is called once an iteration and no more than a block is held.
-        seed: of the seeding. The number of threads (torch.get_num_threads()) does not change the result.
-        device: auto, cpu, cuda or cuda:0.
-
-    Returns:
-        the codebook, clusters ordered by size, and diagnostics: iterations, converged, levels (points a level),
-        restart_inertia, history (inertia before each iteration on all points), repaired (empty clusters refilled).
-
-    Raises:
-        NumericsError: NaN or infinite values, or fewer distinct points than clusters.
-    """
-    from maskmill.cluster._lloyd import solve
-
-    return solve(source, params, seed, device)
+    """Cluster points; see `maskmill.numerics.kmeans.fit`."""
+    return kmeans.fit(source, params, seed, device)

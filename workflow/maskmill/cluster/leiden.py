@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from maskmill.cluster import Traits
 from maskmill.cluster._graph import installed
 from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
-    from maskmill.cluster.kmeans import Source
+    from maskmill.numerics.points import Source
+
+
+TRAITS = Traits()
 
 
 class Params(NodeParams):

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from maskmill.cluster import Traits
 from maskmill.cluster._nodes import blocks_of
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.recipe.sections import Model
 from maskmill.store.codebook import Codebook, assign
 
 if TYPE_CHECKING:
-    from maskmill.cluster.kmeans import Source
+    from maskmill.numerics.points import Source
 
-READS_HEAD = True  # `fit` is given the path of the head
+
+TRAITS = Traits(reads_head=True)
 
 
 class Params(Model):

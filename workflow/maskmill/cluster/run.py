@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from maskmill.cluster import Method
 from maskmill.cluster._foreground import ForegroundTokens
 from maskmill.cluster._selection import measure
 from maskmill.errors import NumericsError, StoreError
-from maskmill.recipe import registry
+from maskmill.numerics.points import points_of
+from maskmill.recipe.model import Stage
 from maskmill.store import codebook as books
 from maskmill.store.artefact import Provenance, read_table, write_json, write_table
 from maskmill.store.ragged import Ragged
-
-MEMORY_BYTES = 8 << 30  # vectors beyond this are streamed from disk, once an iteration
-BLOCK = 65536  # rows a block of the stream
 
 
 def fit(
@@ -44,17 +43,17 @@ def fit(
     import torch
 
     torch.set_num_threads(threads)
-    module = registry.load("cluster", params["method"])
-    own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
+    stage = Stage.of("cluster", params)
+    method: Method = stage.module
     ground = books.read(foreground) if foreground is not None else None
     stores = _open(vector_stores, ground)
-    limit = int(params["max_fit_points"])
+    limit = int(stage.settings.max_fit_points)
     more: dict[str, Any] = {}
-    if getattr(module, "READS_IMAGES", False):
+    if method.TRAITS.reads_images:
         more = {"images": _images([Ragged(path) for path in vector_stores]), "foreground": ground}
-    if getattr(module, "READS_HEAD", False):
+    if method.TRAITS.reads_head:
         more = {"head": head}
-    found, _ = module.fit(_source(stores, limit, seed), own, seed, device, **more)
+    found, _ = method.fit(points_of(stores, limit, seed), stage.params, seed, device, **more)
     made_of = [store.hash for store in stores] + ([ground.hash] if ground is not None else [])
     provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, made_of)
     if out_selection is not None:
@@ -75,22 +74,6 @@ def _open(paths: Sequence[str | Path], foreground: books.Codebook | None) -> lis
             "cluster: no token is foreground; lower foreground.threshold, or drop the section foreground"
         )
     return stores
-
-
-def _source(stores: Sequence[Ragged], limit: int, seed: int) -> Any:
-    """The vectors to fit on: an array [m, d] float32, or a stream where they are too many for memory."""
-    from maskmill.numerics.blocks import by_id
-    from maskmill.numerics.sampling import sample_rows
-
-    total = sum(int(store.offsets[-1]) for store in stores)
-    depth = max((store.depth or 1 for store in stores), default=1)
-    if total > limit or total * depth * 4 <= MEMORY_BYTES:
-        return sample_rows(stores, limit, seed)
-
-    def blocks() -> Iterator[np.ndarray]:
-        return by_id(stores, BLOCK)
-
-    return blocks
 
 
 def _images(stores: Sequence[Ragged]) -> Callable[[], Iterator[tuple[np.ndarray, bool]]]:

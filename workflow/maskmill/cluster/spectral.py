@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from maskmill.cluster import Traits
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
 from maskmill.errors import NumericsError
 from maskmill.store.codebook import Codebook
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
     import numpy as np
     from scipy.sparse import csr_array
 
-    from maskmill.cluster.kmeans import Source
+    from maskmill.numerics.points import Source
 
 DENSE = 3000  # nodes up to which all eigenvectors are computed
+
+
+TRAITS = Traits()
 
 
 class Params(CountedParams):
@@ -46,14 +50,15 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
         NumericsError: NaN or infinite values, all vectors equal, fewer distinct ones than clusters, or eigenvectors
             that did not converge.
     """
-    from maskmill.cluster import _graph, kmeans
+    from maskmill.cluster import _graph
+    from maskmill.numerics import kmeans
     from maskmill.numerics.blocks import one_thread
     from maskmill.store.codebook import assign
 
     nodes = summarise(source, params, seed, device, params.clusters)
     with one_thread():
         values, rows = embed(_graph.affinity(nodes.x, params.neighbours), params.clusters, seed)
-    own = kmeans.Params(clusters=params.clusters, spherical=True, restarts=params.restarts)
+    own = kmeans.Settings(clusters=params.clusters, spherical=True, restarts=params.restarts)
     book, _ = kmeans.fit(rows, own, seed, "cpu")
     labels = _graph.numbered(assign(rows, book)[0])
     return codebook_of(nodes, labels, {"nodes": len(nodes), "eigenvalues": values})

@@ -1,27 +1,15 @@
-"""What a cut method may ask for besides the tokens of an image.
-
-A method that wants more than `cut(tokens, params, seed, image_id)` defines
-
-    def needs(params: Params) -> tuple[Need, ...]
-
-and gets one keyword argument of that name for each:
-
-    colour      float32 [h, w, 3]: r, g, b in 0..1 of the feature set that `cut.colour` names, on the tokens' grid
-    cls_query   float32 [heads, d_head]: the query of the cls token, of the same block as the keys
-    backbone    str: the backbone behind the tokens (`colour` is no network, its tokens are r, g, b, x, y)
-"""
+"""Reads what a cut method asks for besides the tokens of an image (`maskmill.cut.Need`)."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from maskmill.backbones.attention import cls_queries
+from maskmill.cut import Need
 from maskmill.errors import NumericsError, StoreError
 from maskmill.store.ragged import Ragged
-
-Need = Literal["colour", "cls_query", "backbone"]
 
 
 class Extras:

@@ -1,12 +1,12 @@
-"""Images of one grid cut together on a GPU, for methods that have `cut_batch`."""
+"""Images of one grid are cut together on a GPU, by methods that are `batched` (see `maskmill.cut.Traits`)."""
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from maskmill.cut import BatchedMethod
 from maskmill.errors import DeviceError
 from maskmill.progress import track
 from maskmill.recipe.sections import Model
@@ -17,9 +17,9 @@ MOST = 64  # images a batch
 
 
 def cut_together(
-    method: ModuleType, own: Model, store: Ragged, seed: int, device: str
+    method: BatchedMethod, own: Model, store: Ragged, seed: int, device: str
 ) -> list[tuple[np.ndarray, dict[str, Any]]]:
-    """`method.cut` of every image of a feature store, in its order. Images of one grid share a batch.
+    """`cut` of every image of a feature store, in its order. Images of one grid share a batch.
 
     Raises:
         DeviceError: out of GPU memory. NumericsError: an image with NaN or infinite tokens.
@@ -39,7 +39,7 @@ def cut_together(
 
 
 def _fit(
-    method: ModuleType, tokens: np.ndarray, own: Model, seed: int, ids: list[str], device: str
+    method: BatchedMethod, tokens: np.ndarray, own: Model, seed: int, ids: list[str], device: str
 ) -> list[tuple[np.ndarray, dict[str, Any]]]:
     """A batch, in halves where the device's memory is too small for it: masks do not depend on the batch."""
     import torch

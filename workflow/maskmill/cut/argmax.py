@@ -6,14 +6,25 @@ from typing import Any
 
 import numpy as np
 
+from maskmill.cut import Need, Traits
 from maskmill.recipe.sections import Model
 
-READS_CODES = True  # of the stage adapt
+TRAITS = Traits(reads_codes=True)
 MOST = 254  # segments are uint8
 
 
 class Params(Model):
     """There is nothing to choose."""
+
+
+def needs(params: Params) -> tuple[Need, ...]:
+    """Nothing but the codes."""
+    return ()
+
+
+def regions_per_image(params: Params, code_length: int) -> int:
+    """A segment a channel of the codes."""
+    return code_length
 
 
 def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[np.ndarray, dict[str, Any]]:

@@ -9,18 +9,16 @@ The attention is computed from what the store holds, see maskmill.backbones.atte
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from maskmill.backbones.attention import EVEN, cls_logits, softmax
+from maskmill.cut import Need, Traits
 from maskmill.recipe.sections import Model
 
-if TYPE_CHECKING:
-    from maskmill.cut._needs import Need
-
-OUTCOMES = {"cut": 0, "one token": 1, "even attention": 2, "no object": 3}
+TRAITS = Traits(outcomes={"cut": 0, "one token": 1, "even attention": 2, "no object": 3})
 
 
 class Params(Model):
@@ -39,6 +37,11 @@ def needs(params: Params) -> tuple[Need, ...]:
     return ("cls_query",)
 
 
+def regions_per_image(params: Params, code_length: int) -> int:
+    """One object."""
+    return 1
+
+
 def cut(
     tokens: np.ndarray, params: Params, seed: int, image_id: str, cls_query: np.ndarray
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -46,7 +49,7 @@ def cut(
 
     Diagnostics:
         confidence: attention in the mask less the mask's share of the image, 0..1. scores [1]: the same.
-        mass: attention in the mask. sources: patches that voted. outcome: see OUTCOMES; anything but 0 means: no mask,
+        mass: attention in the mask. sources: patches that voted. outcome: see TRAITS; anything but 0 means: no mask,
             confidence 0.
 
     Raises:
@@ -92,4 +95,4 @@ def propose(rank: np.ndarray, share: float, mass: float) -> np.ndarray:
 
 def _nothing(h: int, w: int, outcome: str) -> tuple[np.ndarray, dict[str, Any]]:
     values = {"confidence": 0.0, "scores": np.zeros(1, np.float32), "mass": 0.0, "sources": 0.0}
-    return np.zeros((h, w), np.uint8), values | {"outcome": float(OUTCOMES[outcome])}
+    return np.zeros((h, w), np.uint8), values | {"outcome": float(TRAITS.outcomes[outcome])}

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
+from maskmill.cut import Need, Traits
 from maskmill.recipe.sections import Model
+
+TRAITS = Traits()
 
 
 class Params(Model):
@@ -13,6 +16,16 @@ class Params(Model):
 
     rows: int = Field(4, ge=1, le=15)
     columns: int = Field(4, ge=1, le=15)
+
+
+def needs(params: Params) -> tuple[Need, ...]:
+    """Nothing: the content of the image plays no part."""
+    return ()
+
+
+def regions_per_image(params: Params, code_length: int) -> int:
+    """A segment a cell."""
+    return params.rows * params.columns
 
 
 def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[np.ndarray, dict[str, float]]:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
+from maskmill.cut import Need, Traits
 from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     import torch
 
+TRAITS = Traits()
 ITERATIONS = 100
 IDENTICAL = 1e-6  # mean squared distance of unit tokens below which they are the same up to rounding
 
@@ -25,6 +27,16 @@ class Params(Model):
 
     segments: int = Field(8, ge=2, le=254, description="k-means groups an image (fewer where tokens are alike)")
     position: float = Field(0.0, ge=0, description="weight of the token's place (0..1 each way) beside its unit vector")
+
+
+def needs(params: Params) -> tuple[Need, ...]:
+    """Nothing but the tokens."""
+    return ()
+
+
+def regions_per_image(params: Params, code_length: int) -> int:
+    """A segment a group."""
+    return params.segments
 
 
 def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[np.ndarray, dict[str, float]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
+from maskmill.cut import Need, Traits
 from maskmill.cut._structure import OUTCOMES as SHARED
 from maskmill.cut._structure import density_factor, without_solving
 from maskmill.recipe.sections import Model
@@ -19,13 +20,26 @@ from maskmill.recipe.sections import Model
 if TYPE_CHECKING:
     import torch
 
-OUTCOMES = {name: code for name, code in SHARED.items() if name != "no unique cut"} | {"equal degrees": 4, "no seed": 5}
+TRAITS = Traits(
+    outcomes={name: code for name, code in SHARED.items() if name != "no unique cut"}
+    | {"equal degrees": 4, "no seed": 5}
+)
 
 
 class Params(Model):
     """Symbols of the paper."""
 
     k: int = Field(100, ge=1, le=65536, description="tokens of lowest degree among which the seed looks for friends")
+
+
+def needs(params: Params) -> tuple[Need, ...]:
+    """Nothing but the tokens."""
+    return ()
+
+
+def regions_per_image(params: Params, code_length: int) -> int:
+    """One object."""
+    return 1
 
 
 def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[np.ndarray, dict[str, float]]:
@@ -41,7 +55,7 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
             degrees, in 0..1: LOST takes the object to be what resembles less of the image than the rest does.
         degree: share of the other tokens that the seed has a positive product with. friends: how many, the seed
             included. density: share of pairs with a positive product.
-        outcome: see OUTCOMES; "equal degrees": all tokens have one degree; "no seed": the token of lowest degree is
+        outcome: see TRAITS; "equal degrees": all tokens have one degree; "no seed": the token of lowest degree is
             zero. Anything but 0 means: segments all 0, confidence 0.
 
     Raises:
@@ -64,14 +78,14 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
         outcome = "no seed"
     if outcome is not None:
         values = {"degree": float(degree[0]) / max(1, n - 1), "friends": 0.0, "density": density}
-        return np.zeros((h, w), np.uint8), {"confidence": 0.0} | values | {"outcome": float(OUTCOMES[outcome])}
+        return np.zeros((h, w), np.uint8), {"confidence": 0.0} | values | {"outcome": float(TRAITS.outcomes[outcome])}
     mask, friends = _expand(flat, order[: params.k], h, w)
     return mask.astype(np.uint8), {
         "confidence": _contrast(degree, mask.ravel()) * density_factor(density),
         "degree": float(degree[order[0]]) / (n - 1),
         "friends": float(friends),
         "density": density,
-        "outcome": float(OUTCOMES["cut"]),
+        "outcome": float(TRAITS.outcomes["cut"]),
     }
 
 

@@ -19,10 +19,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from maskmill.cut._painting import OUTCOMES as OUTCOMES
-from maskmill.cut._painting import Painter
+from maskmill.cut import Need, Traits
+from maskmill.cut._painting import OUTCOMES, Painter
 from maskmill.errors import ConfigError
 from maskmill.recipe.sections import Model
+
+TRAITS = Traits(batched=True, outcomes=OUTCOMES)
 
 
 class Params(Model):
@@ -46,6 +48,16 @@ class Params(Model):
         if changed:
             raise ValueError(f"compat: cutler has its own rules; drop {', '.join(changed)} or compat")
         return self
+
+
+def needs(params: Params) -> tuple[Need, ...]:
+    """Nothing but the tokens."""
+    return ()
+
+
+def regions_per_image(params: Params, code_length: int) -> int:
+    """A segment a mask."""
+    return params.masks
 
 
 def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[np.ndarray, dict[str, Any]]:

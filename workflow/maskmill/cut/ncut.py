@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from maskmill.cut._structure import OUTCOMES as OUTCOMES
-from maskmill.cut._structure import diagnostics, no_structure, without_solving
+from maskmill.cut import Need, Traits
+from maskmill.cut._structure import OUTCOMES, diagnostics, no_structure, without_solving
 from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     from maskmill.cut._engine import Spectrum
+
+
+TRAITS = Traits(batched=True, outcomes=OUTCOMES)
 
 
 class Params(Model):
@@ -33,6 +36,16 @@ class Params(Model):
     side: Literal["peak", "border"] = Field("peak", description="object: holds the largest |y|, or avoids the border")
 
 
+def needs(params: Params) -> tuple[Need, ...]:
+    """Nothing but the tokens."""
+    return ()
+
+
+def regions_per_image(params: Params, code_length: int) -> int:
+    """One object."""
+    return 1
+
+
 def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[np.ndarray, dict[str, float]]:
     """The object's mask (0/1 uint8 [h, w]) of tokens [h, w, d], and diagnostics.
 
@@ -43,7 +56,7 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
         density: share of joined pairs; outside 0.05..0.95 tau does not fit the features.
         rivals: other components that tie with the object (see maskmill.cut._object).
         steps, residual: of the solver; steps 0 where the dense solver ran or none was needed.
-        outcome: see OUTCOMES. Anything but 0 means: segments all 0, confidence 0.
+        outcome: see TRAITS. Anything but 0 means: segments all 0, confidence 0.
 
     Raises:
         NumericsError: a token is NaN or infinite.

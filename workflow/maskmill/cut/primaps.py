@@ -10,13 +10,24 @@ from typing import Any
 
 import numpy as np
 
+from maskmill.cut import Need, Traits
 from maskmill.numerics.principal import Settings, majority, masks_of, scaled, structured
 
-OUTCOMES = {"cut": 0, "one token": 1, "no structure": 2}
+TRAITS = Traits(outcomes={"cut": 0, "one token": 1, "no structure": 2})
 
 
 class Params(Settings):
     """Names of the paper."""
+
+
+def needs(params: Params) -> tuple[Need, ...]:
+    """Nothing but the tokens."""
+    return ()
+
+
+def regions_per_image(params: Params, code_length: int) -> int:
+    """A segment a mask."""
+    return params.masks
 
 
 def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -24,7 +35,7 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
 
     Diagnostics:
         scores float32 [masks]: mean cosine of a mask's tokens with the token that named it. confidence: their mean
-            over the tokens in a mask. groups: masks found. covered: share of the tokens in one. outcome: see OUTCOMES;
+            over the tokens in a mask. groups: masks found. covered: share of the tokens in one. outcome: see TRAITS;
             anything but 0 means: segments all 0, confidence 0.
 
     Raises:
@@ -38,7 +49,7 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
     if not structured(x):
         values = {"confidence": 0.0, "scores": padded(np.zeros(0), params.masks), "groups": 0.0, "covered": 0.0}
         outcome = "one token" if len(x) < 2 else "no structure"
-        return np.zeros((h, w), np.uint8), values | {"outcome": float(OUTCOMES[outcome])}
+        return np.zeros((h, w), np.uint8), values | {"outcome": float(TRAITS.outcomes[outcome])}
     labels, cosines = masks_of(x, params)
     segments = majority(labels.reshape(h, w)) if params.vote else labels.reshape(h, w)
     scores = np.bincount(labels, cosines)[1:] / np.bincount(labels)[1:]

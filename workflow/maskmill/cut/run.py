@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from maskmill.cut import Method
 from maskmill.cut._needs import Extras
 from maskmill.cut._together import cut_together
 from maskmill.device import pick
-from maskmill.errors import ConfigError
 from maskmill.images.photos import ManifestPhotos
 from maskmill.numerics.blocks import one_thread, ordered
 from maskmill.progress import track
-from maskmill.recipe import registry
-from maskmill.recipe.sections import Cut, Model, Refine, validate
+from maskmill.recipe.model import Stage
+from maskmill.recipe.sections import Cut, Refine
 from maskmill.refine import refine_segments
 from maskmill.store.artefact import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
@@ -42,26 +42,28 @@ def run(
 
     Args:
         params: the flat section of the recipe: `method`, `features`, `colour`, and the method's own parameters.
-        device: auto, cpu, cuda or cuda:0. On CUDA, methods with `cut_batch` cut images of one grid together.
+        device: auto, cpu, cuda or cuda:0. On CUDA, methods that are `batched` cut images of one grid
+            together (see maskmill.cut.Traits).
         colour: the feature store that `cut.colour` names, where the section has it; matched by image id.
         manifest: where the photos are; only needed to refine.
 
     Raises:
         ConfigError: unknown method or key, or a value out of range. StoreError: no readable feature store, or it
-            lacks what the method needs (see maskmill.cut._needs).
+            lacks what the method needs (see maskmill.cut.Need).
         DeviceError: no such device, or too little memory on it.
         NumericsError: an image with NaN or infinite tokens; nothing is written then.
     """
-    name, own = _method_params(params)
-    method = registry.load("cut", name)
+    stage = Stage.of("cut", params)
+    method: Method = stage.module
+    own = stage.params
     store = Ragged(features, "features")
     colours = None if colour is None else Ragged(colour, "features")
-    extras = Extras(method.needs(own) if hasattr(method, "needs") else (), store, colours)
+    extras = Extras(method.needs(own), store, colours)
     inputs = [store.hash] if colours is None else [store.hash, colours.hash]
     made = Provenance.of("cut", params | {"seed": seed}, inputs)
     place = pick(device)
-    attrs = {"method": name, "outcomes": getattr(method, "OUTCOMES", {})}
-    finish = _Refiner.of(params, manifest, Path(features).stem)
+    attrs: dict[str, Any] = {"method": stage.method, "outcomes": dict(method.TRAITS.outcomes)}
+    finish = _Refiner.of(stage.settings, manifest, Path(features).stem)
     if finish:
         attrs["cells"] = finish.cells
 
@@ -72,8 +74,8 @@ def run(
         return finished(i, method.cut(store[i].astype(np.float32), own, seed, store.ids[i], **extras.of(i)))
 
     with one_thread(), RaggedWriter(out, "segments", dtype="uint8", attrs=attrs, provenance=made) as writer:
-        if place.type == "cuda" and hasattr(method, "cut_batch"):
-            found = cut_together(method, own, store, seed, str(place))
+        if place.type == "cuda" and method.TRAITS.batched:
+            found = cut_together(stage.module, own, store, seed, str(place))
             results = ordered(lambda i: finished(i, found[i]), range(len(store)), threads)
         else:
             results = track(ordered(one, range(len(store)), threads), len(store), "cut")
@@ -88,12 +90,10 @@ class _Refiner:
         self.settings, self.cells, self.photos = settings, cells, photos
 
     @classmethod
-    def of(cls, params: dict[str, Any], manifest: str | Path | None, shard: str) -> _Refiner | None:
+    def of(cls, settings: Cut, manifest: str | Path | None, shard: str) -> _Refiner | None:
         """None where the section does not ask for it."""
-        shared = {key: value for key, value in params.items() if key in Cut.model_fields}
-        section = validate(Cut, shared, "--params", "cut")
-        photos = ManifestPhotos.needed(section.refine, manifest, "cut", shard)
-        return cls(section.refine, section.refine_cells, photos) if photos else None
+        photos = ManifestPhotos.needed(settings.refine, manifest, "cut", shard)
+        return cls(settings.refine, settings.refine_cells, photos) if photos else None
 
     def __call__(
         self, image_id: str, segments: np.ndarray, diagnostics: dict[str, Any]
@@ -102,13 +102,3 @@ class _Refiner:
         photo = self.photos.on_grid(image_id, (h * self.cells, w * self.cells))
         refined, kept = refine_segments(segments, photo, self.settings)
         return refined, diagnostics | {"unrefined": float(kept)}
-
-
-def _method_params(params: dict[str, Any]) -> tuple[str, Model]:
-    """The method's name and its validated parameters."""
-    name = params.get("method")
-    if not isinstance(name, str):
-        raise ConfigError(f"cut.method: {name!r} is not a method; known: {', '.join(registry.available('cut'))}")
-    model = registry.load("cut", name).Params
-    own = {key: value for key, value in params.items() if key != "method" and key not in Cut.model_fields}
-    return name, validate(model, own, "--params", "cut")

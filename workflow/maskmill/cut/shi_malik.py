@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from maskmill.cut import Need, Traits
 from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-    from maskmill.cut._needs import Need
-
-OUTCOMES = {"cut": 0, "one token": 1, "no structure": 2}
+TRAITS = Traits(outcomes={"cut": 0, "one token": 1, "no structure": 2})
 FLOOR = 1e-6  # least weight of a pair within the radius: keeps the graph in one piece
 FLAT = 1e-6  # largest difference of features without structure
 SHIFT = 1 + 1e-5  # just above the largest eigenvalue of D^-1/2 A D^-1/2
@@ -47,6 +46,11 @@ def needs(params: Params) -> tuple[Need, ...]:
     return ("backbone",)
 
 
+def regions_per_image(params: Params, code_length: int) -> int:
+    """A segment a group."""
+    return params.segments
+
+
 def cut(
     tokens: np.ndarray, params: Params, seed: int, image_id: str, backbone: str = ""
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -57,7 +61,7 @@ def cut(
     Diagnostics:
         confidence: 1 - Ncut / (groups - 1) of all groups; scores float32 [segments]: the same of each group (see
             maskmill.cut._partition). On a local graph both are near 1: compare images, not methods.
-        last: Ncut of the last cut made (recursive), lambda_k (kway). groups. outcome: see OUTCOMES.
+        last: Ncut of the last cut made (recursive), lambda_k (kway). groups. outcome: see TRAITS.
 
     Raises:
         NumericsError: a token is NaN or infinite.
@@ -76,7 +80,7 @@ def cut(
     if h * w < 2 or float(np.ptp(features, axis=0).max()) <= FLAT:
         outcome = "one token" if h * w < 2 else "no structure"
         nothing = {"confidence": 0.0, "scores": padded(np.zeros(0), params.segments), "last": 0.0, "groups": 0.0}
-        return np.zeros((h, w), np.uint8), nothing | {"outcome": float(OUTCOMES[outcome])}
+        return np.zeros((h, w), np.uint8), nothing | {"outcome": float(TRAITS.outcomes[outcome])}
     lengths = {"sigma_feature": params.sigma_feature, "sigma_place": params.sigma_place, "radius": params.radius}
     graph = local_graph(features.reshape(h, w, -1), **lengths, floor=FLOOR)
     generator = rng(seed, image_id, "shi_malik")

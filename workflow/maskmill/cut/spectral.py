@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from maskmill.cut import Need, Traits
 from maskmill.recipe.sections import Model
 
 if TYPE_CHECKING:
     from maskmill.cut._engine import Spectrum
-    from maskmill.cut._needs import Need
     from maskmill.cut._weighted import WeightedAffinity
 
-OUTCOMES = {"cut": 0, "one token": 1, "no structure": 2, "no unique cut": 3}
+TRAITS = Traits(colour=True, outcomes={"cut": 0, "one token": 1, "no structure": 2, "no unique cut": 3})
 BY_CHANCE = 0.999  # lambda_2 above: the best cut is as good as a random one
 RESTARTS = 10  # of k-means
 
@@ -48,6 +48,13 @@ def needs(params: Params) -> tuple[Need, ...]:
     return ("colour",) if params.colour_weight > 0 else ()
 
 
+def regions_per_image(params: Params, code_length: int) -> int:
+    """One object, or a segment a group."""
+    if params.mode == "fiedler":
+        return 1
+    return params.vectors if params.adaptive else params.segments
+
+
 def cut(
     tokens: np.ndarray, params: Params, seed: int, image_id: str, colour: np.ndarray | None = None
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -60,7 +67,7 @@ def cut(
         confidence: 1 - Ncut / (groups - 1); scores float32 [segments]: the same of each segment; see _partition.
         lambda_2, lambda_last, lambda_next: of the first and last vector used, and of the next.
         vectors: used, the constant one included; fewer than asked for where the next is as good as the last.
-        groups, steps, residual, outcome (see OUTCOMES: anything but 0 means segments all 0, confidence 0).
+        groups, steps, residual, outcome (see TRAITS: anything but 0 means segments all 0, confidence 0).
 
     Raises:
         NumericsError: a token or a colour is NaN or infinite.
@@ -190,5 +197,5 @@ def _no_structure(
     return np.zeros((h, w), np.uint8), {
         "confidence": 0.0,
         "scores": scores,
-        "outcome": float(OUTCOMES[outcome]),
+        "outcome": float(TRAITS.outcomes[outcome]),
     } | values

@@ -167,7 +167,7 @@ class Graph:
         if recipe is None:
             return known.needs
         if rule == "reduce_fit":  # what the recipe lets it take, and a tenth more
-            memory = max(known.needs.memory, int(1100 * getattr(recipe.reduce.params, "memory_gb", 0)))
+            memory = max(known.needs.memory, int(1100 * recipe.reduce.module.memory_gb(recipe.reduce.params)))
             return Needs(known.needs.threads, memory, known.needs.minutes)
         large = {
             "adapt_fit": lambda: recipe.unfrozen,

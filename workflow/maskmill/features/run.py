@@ -14,6 +14,7 @@ from maskmill.errors import NumericsError
 from maskmill.images.decode import resize, target_size
 from maskmill.images.photos import read_ahead, read_photo, reader_count
 from maskmill.progress import track
+from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import FeatureSet
 from maskmill.store.artefact import Provenance
 from maskmill.store.manifest import Row, read_shard
@@ -136,7 +137,7 @@ def run(
 
     torch.set_num_threads(threads)
     place = pick(device)
-    feature_set = FeatureSet.model_validate(params)
+    feature_set: FeatureSet = Stage.of("features", params).settings
     rows = read_shard(manifest, shard)
     with memory_advice("batch_size", batch_size):
         backbone = load(weights, feature_set, place)

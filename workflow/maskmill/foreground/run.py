@@ -1,9 +1,9 @@
 """foreground: fine clusters of tokens against foreground masks -> a codebook of background and foreground. Files only.
 
 Cluster-based foreground extraction (CBFE) of Leopart. A mask of one image is noisy, but a cluster that lies inside such
-masks wherever it occurs is foreground, also where the mask misses it. Three kinds of jobs: `maskmill foreground fit`
-clusters tokens finely (spherical k-means, by the code of the stage cluster), `count` counts a shard, `choose` adds the
-counts up and draws the line.
+masks wherever it occurs is foreground, also where the mask misses it. There are three kinds of jobs: `maskmill
+foreground fit` clusters tokens finely (spherical k-means), `count` counts a shard, `choose` adds the counts up and
+draws the line.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ import numpy as np
 
 from maskmill.backbones.attention import cls_queries
 from maskmill.errors import NumericsError, StoreError, UserError
+from maskmill.foreground import Method
 from maskmill.foreground._votes import Votes, lay, otsu
+from maskmill.numerics import kmeans
+from maskmill.numerics.points import points_of
 from maskmill.progress import track
-from maskmill.recipe import registry
+from maskmill.recipe.model import Stage
+from maskmill.recipe.sections import Foreground
 from maskmill.store import codebook as books
 from maskmill.store.artefact import Provenance, read_tensors, write_tensors
 from maskmill.store.ragged import Ragged
@@ -30,8 +34,44 @@ BACKGROUND, FOREGROUND = 0, 1  # the clusters of the codebook that `choose` writ
 
 def fine_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """The flat `cluster` section that fits the fine clusters of a `foreground` section."""
-    own = {"clusters": params["clusters"], "max_fit_points": params["max_fit_points"]}
+    settings = _stage(params).settings
+    own = {"clusters": settings.clusters, "max_fit_points": settings.max_fit_points}
     return {"method": "kmeans", "spherical": True, **own}
+
+
+def _stage(params: Mapping[str, Any]) -> Stage[Foreground]:
+    """The stage of what one kind of job is given: the keys that it depends on, and `kmeans`, the version of k-means."""
+    return Stage.of("foreground", {key: value for key, value in params.items() if key != "kmeans"})
+
+
+def fit(
+    vector_stores: Sequence[str | Path],
+    params: Mapping[str, Any],
+    seed: int,
+    out: str | Path,
+    threads: int,
+    device: str = "auto",
+) -> None:
+    """Cluster at most `max_fit_points` tokens of all shards finely and write the codebook.
+
+    It is the codebook that the stage cluster makes of the section `fine_params(params)`, and says so.
+
+    Args:
+        vector_stores: one Ragged of tokens a shard; the result does not depend on how images are spread over them.
+        params: the section, or its keys `clusters` and `max_fit_points`.
+
+    Raises:
+        NumericsError: NaN or infinite values, or fewer distinct tokens than clusters.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    settings, fine = _stage(params).settings, fine_params(params)
+    stores = [Ragged(path) for path in vector_stores]
+    points = points_of(stores, settings.max_fit_points, seed)
+    own = kmeans.Settings(clusters=settings.clusters, spherical=True)
+    book, _ = kmeans.fit(points, own, seed, device, "foreground.clusters")
+    books.write(out, book, Provenance.of("cluster", fine | {"seed": seed}, [store.hash for store in stores]))
 
 
 def count(
@@ -53,16 +93,16 @@ def count(
     import torch
 
     torch.set_num_threads(1)
-    module = registry.load("foreground", params["method"])
-    own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
+    stage = _stage(params)
+    method: Method = stage.module
     book, tokens, seen = books.read(codebook), Ragged(vectors), Ragged(keys)
-    queries = cls_queries(seen, f"foreground.method {params['method']}")
+    queries = cls_queries(seen, f"foreground.method {stage.method}") if method.TRAITS.reads_query else None
     votes = Votes(len(book))
     for image_id, values in track(tokens.images(), len(tokens), "foreground"):
         h, w, d = values.shape
         i = seen.index(image_id)
         try:
-            mask = module.mask(seen[i].astype(np.float32), queries[i], own)
+            mask = method.mask(seen[i].astype(np.float32), None if queries is None else queries[i], stage.params)
         except UserError as error:
             raise type(error)(f"{seen.path}: {image_id}: {error}") from None
         if mask is not None:
@@ -91,7 +131,7 @@ def choose(counts: Sequence[str | Path], codebook: str | Path, params: Mapping[s
             getattr(votes, name).__iadd__(tensors[name])
         hashes.append(str(made_by.get("hash", "")))
     precision = votes.means()
-    threshold = draw_line(precision, params["threshold"])
+    threshold = draw_line(precision, _stage(params).settings.threshold)
     inside = precision >= threshold  # False for NaN
     share = votes.tokens[inside].sum() / votes.tokens.sum()
     print(

@@ -12,6 +12,7 @@ import numpy as np
 
 from maskmill.errors import ConfigError, InputError
 from maskmill.images.decode import decode, resize
+from maskmill.recipe import registry
 from maskmill.store.manifest import Row, read_manifest
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ class ManifestPhotos:
         cls, settings: Refine, manifest: str | Path | None, where: str, shard: str | None = None
     ) -> ManifestPhotos | None:
         """None where nothing is refined."""
-        return None if settings.method == "none" else cls(manifest, where, shard)
+        reads_photo = registry.load("refine", settings.method).TRAITS.reads_photo
+        return cls(manifest, where, shard) if reads_photo else None
 
     def on_grid(self, image_id: str, size: tuple[int, int]) -> np.ndarray:
         """The photo uint8 [H, W, 3] squeezed to `size`.

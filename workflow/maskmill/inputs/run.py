@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from maskmill.inputs._labels import check_label_size, match_labels
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import Candidate, Found, counted, find
 from maskmill.progress import track
+from maskmill.recipe.model import Stage
+from maskmill.recipe.sections import Inputs
 from maskmill.store.artefact import Provenance, atomic, json_hash, write_table
 from maskmill.store.manifest import ROW_GROUP
 
@@ -39,7 +41,7 @@ Rejected = tuple[str, str, str]  # id, path, reason
 def run(
     images: str,
     labels: str | None,
-    settings: dict[str, Any],
+    params: Mapping[str, Any],
     out_manifest: Path,
     out_rejected: Path,
     threads: int,
@@ -47,33 +49,34 @@ def run(
 ) -> None:
     """Check every image, write the manifest (sorted by id) and the rejected list (id, path, reason).
 
-    `settings` are the keys of the `inputs` section; the frames of a video go to a folder below `frames`.
+    `params` is the `inputs` section; the frames of a video go to a folder below `frames`.
 
     Raises:
         InputError: nothing to read; more rejected than `inputs.max_rejected`; labels that do not fit.
     """
+    settings: Inputs = Stage.of("inputs", params).settings
     _check_place(images, Path(out_manifest))
-    found = find(images, labels, Path(frames), settings["frame_step"], settings["max_pixels"])
-    chosen = _spread(found.candidates, settings["max_images"])
-    checks = check_all([c.path for c in chosen], settings["verify"] == "full", threads, settings["max_pixels"])
+    found = find(images, labels, Path(frames), settings.frame_step, settings.max_pixels)
+    chosen = _spread(found.candidates, settings.max_images)
+    checks = check_all([c.path for c in chosen], settings.verify == "full", threads, settings.max_pixels)
     checked = list(track(checks, len(chosen), "inputs: checked"))
     rejected = [(c.id, c.path, r) for c, r in zip(chosen, checked, strict=True) if isinstance(r, str)]
     _write_rejected(Path(out_rejected), rejected)
-    _enforce_budget(rejected, len(chosen), settings["max_rejected"], Path(out_rejected))
+    _enforce_budget(rejected, len(chosen), settings.max_rejected, Path(out_rejected))
     good = [(c, *r) for c, r in zip(chosen, checked, strict=True) if not isinstance(r, str)]
     label_of = match_labels([c for c, *_ in good], labels)
     for c, _, height, width, _ in good:
         if c.id in label_of:
             check_label_size(c.path, label_of[c.id], height, width)
-    shards = shard_names([c.id for c, *_ in good], [digest for _, digest, *_ in good], settings["shard_size"])
+    shards = shard_names([c.id for c, *_ in good], [digest for _, digest, *_ in good], settings.shard_size)
     rows = [
         (c.id, c.path, width, height, size, digest, shard, label_of.get(c.id))
         for (c, digest, height, width, size), shard in zip(good, shards, strict=True)
     ]
     table = pa.table(dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True)), schema=_SCHEMA)
     unique = list(dict.fromkeys(shards))
-    write_table(out_manifest, table, Provenance.of("inputs", settings, [json_hash(unique)]), ROW_GROUP)
-    _summary(found, len(rows), len(rejected), len(label_of), len(unique), settings["shard_size"])
+    write_table(out_manifest, table, Provenance.of("inputs", params, [json_hash(unique)]), ROW_GROUP)
+    _summary(found, len(rows), len(rejected), len(label_of), len(unique), settings.shard_size)
 
 
 def _check_place(images: str, out: Path) -> None:

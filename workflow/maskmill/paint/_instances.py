@@ -11,7 +11,7 @@ import numpy as np
 from maskmill.images.instances import VOID, Instances, InstanceWriter
 from maskmill.images.interpolate import resize_labels
 from maskmill.images.masks import ignore_value
-from maskmill.paint.run import ShardLabels
+from maskmill.paint.run import ShardLabels, settings_of
 from maskmill.store.artefact import Provenance
 
 
@@ -36,11 +36,12 @@ def run_instances(
     import torch
 
     torch.set_num_threads(1)
-    shard = ShardLabels(segments, assignments, limits, codebook, params)
+    settings = settings_of(params)
+    shard = ShardLabels(segments, assignments, limits, codebook, settings)
     made = Provenance.of("paint", dict(params), shard.hashes)
     with InstanceWriter(out, {"clusters": shard.clusters, "round": 0}, made) as writer:
         for image_id, found in shard.store.images():
-            finer = max(1, params["upsample"] / shard.cells)
+            finer = max(1, settings.upsample / shard.cells)
             size = (round(found.shape[0] * finer), round(found.shape[1] * finer))
             writer.append(image_id, instances_of(resize_labels(found, size), shard.labels(image_id)))
 

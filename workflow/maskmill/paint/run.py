@@ -35,7 +35,8 @@ from maskmill.images.interpolate import best_scores, majority, one_hots, resize_
 from maskmill.images.masks import ignore_value, mask_dtype
 from maskmill.images.photos import ManifestPhotos
 from maskmill.progress import track
-from maskmill.recipe.sections import Paint, Refine, validate
+from maskmill.recipe.model import Stage
+from maskmill.recipe.sections import Paint, Refine
 from maskmill.refine import refine, refine_scores, refine_step
 from maskmill.store.artefact import Provenance, read_table, read_tensors, write_tensors
 from maskmill.store.ragged import Ragged, RaggedWriter
@@ -44,6 +45,12 @@ if TYPE_CHECKING:
     from maskmill.store.codebook import Codebook
 
 COSINES = 2.0  # logits a unit of cosine (STEGO)
+
+
+def settings_of(params: Mapping[str, Any]) -> Paint:
+    """The settings in a flat `paint` section, or in the part of it that a rule passes."""
+    settings: Paint = Stage.of("paint", params).settings
+    return settings
 
 
 def run_limits(
@@ -59,9 +66,9 @@ def run_limits(
     """
     from maskmill.store.codebook import read
 
-    book, settings = read(codebook), {"keep_closest": params["keep_closest"]}
-    limits = distance_limits(assignments, len(book), settings["keep_closest"])
-    write_tensors(out, {"limits": limits}, Provenance.of("paint", settings, [book.hash]))
+    book, keep_closest = read(codebook), settings_of(params).keep_closest
+    limits = distance_limits(assignments, len(book), keep_closest)
+    write_tensors(out, {"limits": limits}, Provenance.of("paint", {"keep_closest": keep_closest}, [book.hash]))
 
 
 def run_regions(
@@ -91,19 +98,20 @@ def run_regions(
     import torch
 
     torch.set_num_threads(1)
-    shard = ShardLabels(segments, assignments, limits, codebook, params)
-    store, clusters = shard.store, shard.clusters
-    settings, photos = _refinement(params, manifest, Path(segments).stem)
+    settings = settings_of(params)
+    shard = ShardLabels(segments, assignments, limits, codebook, settings)
+    store, clusters, upsample = shard.store, shard.clusters, settings.upsample
+    photos = ManifestPhotos.needed(settings.refine, manifest, "paint", Path(segments).stem)
     with _writer(out, clusters, params, shard.hashes) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             table = shard.labels(image_id)
             tokens = [side // shard.cells for side in store.grid[i].tolist()]
-            size = (tokens[0] * params["upsample"], tokens[1] * params["upsample"])
+            size = (tokens[0] * upsample, tokens[1] * upsample)
             mask = paint_regions(store[i], table, clusters, size)
             if photos:
-                step = refine_step(params["upsample"])
+                step = refine_step(upsample)
                 photo = photos.on_grid(image_id, (size[0] * step, size[1] * step))
-                mask = refine_mask(store[i], table, mask, photo, settings)
+                mask = refine_mask(store[i], table, mask, photo, settings.refine)
             writer.append(image_id, mask)
 
 
@@ -120,7 +128,7 @@ class ShardLabels:
         assignments: str | Path,
         limits: str | Path,
         codebook: str | Path,
-        params: Mapping[str, Any],
+        settings: Paint,
     ) -> None:
         from maskmill.store.codebook import read
 
@@ -131,7 +139,7 @@ class ShardLabels:
         self._rows = _shard_rows(Path(segments), Path(assignments))
         self.cells = int(self.store.attrs.get("cells", 1))
         self.hashes = [self.store.hash, book.hash, limits_hash]
-        self._dropped = 0 if params["dropped"] == "background" else ignore_value(mask_dtype(self.clusters))
+        self._dropped = 0 if settings.dropped == "background" else ignore_value(mask_dtype(self.clusters))
 
     def labels(self, image_id: str) -> np.ndarray:
         """`region_labels` of an image."""
@@ -162,11 +170,12 @@ def run_tokens(
     ground = read(foreground) if foreground is not None else None
     made_of = [book.hash] + ([ground.hash] if ground is not None else [])
     store = Ragged(vectors)
-    settings, photos = _refinement(params, manifest, Path(vectors).stem)
+    settings = settings_of(params)
+    photos = ManifestPhotos.needed(settings.refine, manifest, "paint", Path(vectors).stem)
     with _writer(out, len(book), params, [store.hash, *made_of]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             see = partial(photos.on_grid, image_id) if photos else None
-            writer.append(image_id, paint_tokens(store[i], book, params["upsample"], settings, see, ground))
+            writer.append(image_id, paint_tokens(store[i], book, settings.upsample, settings.refine, see, ground))
 
 
 def paint_tokens(
@@ -289,14 +298,6 @@ def in_spreads(maps: np.ndarray) -> np.ndarray:
     """
     nearest = float(-maps.max(axis=0).mean(dtype=np.float64))
     return maps / max(nearest, 1e-12)
-
-
-def _refinement(
-    params: Mapping[str, Any], manifest: str | Path | None, shard: str
-) -> tuple[Refine, ManifestPhotos | None]:
-    """What is refined how, and the photos; None where nothing is."""
-    settings = validate(Paint, dict(params), "--params", "paint").refine
-    return settings, ManifestPhotos.needed(settings, manifest, "paint", shard)
 
 
 def _shard_rows(segments: Path, assignments: Path) -> dict[str, list[tuple[int, int, float]]]:

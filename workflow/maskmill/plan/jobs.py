@@ -18,13 +18,6 @@ from maskmill.recipe.stages import RULES, Unit
 
 ORDER = tuple(rule for rule in RULES if rule != "demo")  # no job of a user's images
 ONE_SHARD = "s0000000000"
-REGIONS = {
-    "kmeans": "segments",
-    "maskcut": "masks",
-    "primaps": "masks",
-    "shi_malik": "segments",
-    "spectral": "segments",
-}
 
 
 @dataclass(frozen=True)
@@ -52,14 +45,9 @@ class Work:
 
 
 def regions_an_image(recipe: Recipe) -> float:
-    """Regions that a cut finds in an image, at most: its own limit, one for those that find one object."""
+    """The most regions that the recipe's cut finds in an image."""
     cut = recipe.stage("cut")
-    if cut.method == "grid":
-        return int(cut.params.rows) * int(cut.params.columns)
-    if cut.method == "argmax":
-        return recipe.code_length
-    name = REGIONS.get(str(cut.method))
-    return 1 if name is None or getattr(cut.params, "mode", "") == "fiedler" else int(getattr(cut.params, name))
+    return int(cut.module.regions_per_image(cut.params, 0 if recipe.adapt is None else recipe.code_length))
 
 
 def vectors_of(recipe: Recipe, images: Images, regions: float | None = None) -> tuple[int, int, int]:
@@ -71,8 +59,7 @@ def vectors_of(recipe: Recipe, images: Images, regions: float | None = None) -> 
     count = images.tokens(feature_set.size, shape.stride) if recipe.tokens else 0
     if not recipe.tokens:
         count = round(images.count * (regions_an_image(recipe) if regions is None else regions))
-    reduced = getattr(recipe.reduce.params, "dimensions", None) or depth
-    return count, depth, int(reduced)
+    return count, depth, int(recipe.reduce.module.dimensions(recipe.reduce.params, depth))
 
 
 def one_shard(run: Run) -> dict[str, Job]:
@@ -143,7 +130,7 @@ def fitted(rule: str, recipe: Recipe, images: Images, regions: float | None) -> 
     """Number and length of the vectors that a fit holds in memory."""
     count, depth, reduced = vectors_of(recipe, images, regions)
     if rule == "reduce_fit":
-        limit = recipe.reduce.settings.max_fit_points or int(recipe.reduce.module.MAX_FIT_POINTS)
+        limit = recipe.reduce.settings.max_fit_points or int(recipe.reduce.module.TRAITS.max_fit_points)
         return min(count, limit), depth
     stage = recipe.stage("foreground" if rule == "foreground_fit" else "cluster")
     return min(count, int(stage.settings.max_fit_points)), depth if recipe.reduce.method == "none" else reduced

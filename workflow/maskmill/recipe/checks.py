@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from maskmill.errors import ConfigError, nearest
-from maskmill.recipe import registry
 from maskmill.recipe.model import CODES, Recipe, Stage
 
 
@@ -75,8 +74,7 @@ def _check_adapt(recipe: Recipe, path: Path) -> None:
 def _check_masks(recipe: Recipe, path: Path) -> None:
     """Codes that are masks of one image are cut and not clustered; the cut that reads them gets them."""
     cut, adapt = recipe.cut, recipe.adapt
-    reads = cut is not None and getattr(registry.load("cut", str(cut.method)), "READS_CODES", False)
-    if cut is not None and reads and cut.settings.features != CODES:
+    if cut is not None and cut.module.TRAITS.reads_codes and cut.settings.features != CODES:
         raise ConfigError(
             f"{path}: cut.features: {cut.settings.features!r}, but method {cut.method} reads the masks of a head; add "
             f"adapt: {{method: acseg}} or dinosaur, and set features: {CODES}"
@@ -104,13 +102,12 @@ def _check_instances(recipe: Recipe, path: Path) -> None:
 
 
 def _check_needs(recipe: Recipe, path: Path) -> None:
-    """The cut's method gets what it needs (see maskmill.cut._needs), and nothing that it does not know."""
+    """The cut's method gets what it needs (see maskmill.cut.Need), and nothing that it does not know."""
     cut = recipe.stage("cut")
-    method = registry.load("cut", str(cut.method))
-    needs = method.needs(cut.params) if hasattr(method, "needs") else ()
+    needs = cut.module.needs(cut.params)
     colour = cut.settings.colour
     known = [name for name, fs in recipe.features.items() if fs.backbone == "colour"]
-    if colour is not None and not hasattr(method, "needs"):
+    if colour is not None and not cut.module.TRAITS.colour:
         raise ConfigError(f"{path}: cut.colour: method {cut.method} does not look at colours; drop the key")
     if colour is not None and colour not in known:
         advice = f"known: {', '.join(known)}" if known else "add one: {backbone: colour, stride: ..., size: ...}"
@@ -132,7 +129,8 @@ def _check_foreground(recipe: Recipe, path: Path) -> None:
             f"{path}: foreground: regions.pool: {recipe.regions.method!r} has a background from its cut; "
             "drop the section, or use pool: token"
         )
-    _check_keys(recipe, stage, path)
+    if stage.module.TRAITS.reads_query:
+        _check_keys(recipe, stage, path)
 
 
 def _check_keys(recipe: Recipe, stage: Stage, path: Path) -> None:

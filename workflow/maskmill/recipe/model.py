@@ -183,7 +183,7 @@ class Recipe:
     @property
     def crops(self) -> bool:
         """True when segments are described by crops of the photos instead of stored tokens."""
-        return bool(getattr(registry.load("regions", str(self.regions.method)), "PHOTOS", False))
+        return bool(self.regions.module.TRAITS.photos)
 
     @property
     def round_count(self) -> int:

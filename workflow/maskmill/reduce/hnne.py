@@ -20,8 +20,9 @@ from pydantic import Field
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.numerics.neighbours import Points, unit_rows
 from maskmill.recipe.sections import Model
+from maskmill.reduce import Traits
 
-MAX_FIT_POINTS = 100_000
+TRAITS = Traits(max_fit_points=100_000, bounded_memory=True)
 KEPT_POINTS = 10_000  # of which `kept` is counted
 ALL_PAIRS = 5000  # points up to which the package compares all pairs, in memory
 
@@ -34,6 +35,16 @@ class Params(Model):
     radius: float = Field(0.4, gt=0, lt=1, description="room around an anchor, as a share of the way to the next one")
     normalise: bool = Field(False, description="scale the reduced vectors to unit length")
     memory_gb: float = Field(6.0, gt=0, description="refuse a fit that needs more memory")
+
+
+def dimensions(params: Params, depth: int) -> int:
+    """Length of a reduced vector."""
+    return params.dimensions
+
+
+def memory_gb(params: Params) -> float:
+    """GiB that a fit may take."""
+    return params.memory_gb
 
 
 def row_bytes(d: int, params: Params) -> float:

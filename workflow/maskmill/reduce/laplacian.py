@@ -23,11 +23,12 @@ from pydantic import Field
 from maskmill.errors import NumericsError
 from maskmill.numerics.neighbours import EXACT_POINTS, Points, unit_rows
 from maskmill.recipe.sections import Model
+from maskmill.reduce import Traits
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-MAX_FIT_POINTS = 20_000
+TRAITS = Traits(max_fit_points=20_000, bounded_memory=True)
 USABLE = 0.01  # eigenvalues of the random walk below this can not be divided by
 
 
@@ -40,6 +41,16 @@ class Params(Model):
     keep_first: bool = Field(True, description="keep the constant eigenvector (false: drop it, take one more)")
     normalise: bool = Field(False, description="scale the reduced vectors to unit length")
     memory_gb: float = Field(6.0, gt=0, description="refuse a fit that needs more memory")
+
+
+def dimensions(params: Params, depth: int) -> int:
+    """Length of a reduced vector."""
+    return params.dimensions
+
+
+def memory_gb(params: Params) -> float:
+    """GiB that a fit may take."""
+    return params.memory_gb
 
 
 def fit(

@@ -14,8 +14,9 @@ from pydantic import Field
 
 from maskmill.errors import NumericsError
 from maskmill.recipe.sections import Model
+from maskmill.reduce import Traits
 
-MAX_FIT_POINTS = 1_000_000
+TRAITS = Traits(max_fit_points=1_000_000)
 
 
 class Params(Model):
@@ -26,6 +27,21 @@ class Params(Model):
     center: bool = Field(True, description="subtract the mean of the fitted vectors")
     standardise: bool = Field(False, description="first scale each dimension of the vectors to a variance of 1")
     normalise: bool = Field(True, description="scale the reduced vectors to unit length")
+
+
+def dimensions(params: Params, depth: int) -> int:
+    """Length of a reduced vector."""
+    return params.dimensions
+
+
+def memory_gb(params: Params) -> float:
+    """No limit: the vectors are not held."""
+    return 0.0
+
+
+def row_bytes(d: int, params: Params) -> float:
+    """Nothing: a few blocks of vectors are held, however many vectors there are."""
+    return 0.0
 
 
 def fit(
@@ -117,17 +133,22 @@ def _eigen(moment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(values.numpy()[::-1], 0), vectors.numpy()[:, ::-1]
 
 
-def transform(x: np.ndarray, model: Mapping[str, np.ndarray], params: Params) -> np.ndarray:
+def prepare(model: Mapping[str, np.ndarray], params: Params) -> Mapping[str, np.ndarray]:
+    """What `transform` reads: the model itself."""
+    return model
+
+
+def transform(x: np.ndarray, fitted: Mapping[str, np.ndarray], params: Params) -> np.ndarray:
     """Project x [m, d] to [m, k] float32; a vector at the mean stays zero even with `normalise`."""
     import torch
 
-    if x.shape[1] != len(model["mean"]):
+    if x.shape[1] != len(fitted["mean"]):
         raise NumericsError(
-            f"reduce: vectors of length {x.shape[1]} do not fit a model of {len(model['mean'])}; "
+            f"reduce: vectors of length {x.shape[1]} do not fit a model of {len(fitted['mean'])}; "
             "they must come from the features that the model was fitted on"
         )
-    matrix = torch.from_numpy((model["components"] * model["scale"][:, None]).astype(np.float32))  # [k, d]
-    y = torch.from_numpy(x.astype(np.float32) - model["mean"]) @ matrix.T
+    matrix = torch.from_numpy((fitted["components"] * fitted["scale"][:, None]).astype(np.float32))  # [k, d]
+    y = torch.from_numpy(x.astype(np.float32) - fitted["mean"]) @ matrix.T
     if params.normalise:
         y = torch.nn.functional.normalize(y, dim=1)
     return y.numpy()

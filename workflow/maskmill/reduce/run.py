@@ -9,19 +9,13 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import StoreError, UserError
-from maskmill.recipe import registry
+from maskmill.recipe.model import Stage
+from maskmill.reduce import FittedMethod
 from maskmill.store.artefact import Provenance, read_tensors, write_tensors
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 BLOCK = 8192  # rows a block of the fit
 TOKENS = "float16"  # how reduced tokens are stored
-
-
-def _method(params: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The method's module and its parameters, from the flat section of the recipe."""
-    module = registry.load("reduce", params["method"])
-    own = {key: value for key, value in params.items() if key in module.Params.model_fields}
-    return module, module.Params(**own)
 
 
 def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out: str | Path, threads: int) -> None:
@@ -38,13 +32,15 @@ def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out:
     from maskmill.reduce._graph import check_memory
 
     torch.set_num_threads(threads)
-    module, own = _method(params)
+    stage = Stage.of("reduce", params)
+    method: FittedMethod = stage.module
+    own = stage.params
     opened = [Ragged(path) for path in stores]
-    limit = int(params["max_fit_points"] or module.MAX_FIT_POINTS)
+    limit = int(stage.settings.max_fit_points or method.TRAITS.max_fit_points)
     total = sum(int(store.offsets[-1]) for store in opened)
-    if hasattr(module, "row_bytes"):  # before anything is read
+    if method.TRAITS.bounded_memory:  # before anything is read
         d = next((store.depth or 1 for store in opened), 1)
-        check_memory(min(total, limit), d, module.row_bytes(d, own), own.memory_gb)
+        check_memory(min(total, limit), d, method.row_bytes(d, own), method.memory_gb(own))
     if total > limit:
         sample = sample_rows(opened, limit, seed)
 
@@ -55,7 +51,7 @@ def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out:
         def blocks() -> Iterator[np.ndarray]:
             return by_id(opened, BLOCK)
 
-    model, diagnostics = module.fit(blocks, own, seed)
+    model, diagnostics = method.fit(blocks, own, seed)
     tensors = {f"diagnostics.{key}": np.array(value) for key, value in diagnostics.items()}
     provenance = Provenance.of("reduce", dict(params) | {"seed": seed}, [store.hash for store in opened])
     write_tensors(out, model | tensors, provenance)
@@ -78,16 +74,22 @@ class Reduction:
         fitted, made_by = read_tensors(model)
         if made_by.get("stage") != "reduce":
             raise StoreError(f"{model}: not a model of the reduce stage; check the path")
-        self._module, self._own = _method(made_by["params"] if params is None else params)
-        self.depth, self.hash = int(self._module.depth(fitted)), str(made_by.get("hash", ""))
-        prepare = getattr(self._module, "prepare", None)  # what needs work once, not an image
-        self._ready = prepare(fitted, self._own) if prepare else fitted
+        stage = Stage.of("reduce", _section_of(made_by), str(model)) if params is None else Stage.of("reduce", params)
+        self._method: FittedMethod = stage.module
+        self._own = stage.params
+        self.depth, self.hash = int(self._method.depth(fitted)), str(made_by.get("hash", ""))
+        self._ready = self._method.prepare(fitted, self._own)
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Vectors [h, w, d] -> [h, w, depth] float32."""
         h, w, d = values.shape
-        reduced: np.ndarray = self._module.transform(values.reshape(h * w, d), self._ready, self._own)
+        reduced = self._method.transform(values.reshape(h * w, d), self._ready, self._own)
         return reduced.reshape(h, w, self.depth)
+
+
+def _section_of(made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat `reduce` section that a model was fitted with: what its file tells of it, less the seed."""
+    return {key: value for key, value in made_by["params"].items() if key != "seed"}
 
 
 def transform(store: str | Path, model: str | Path, params: Mapping[str, Any], out: str | Path, threads: int) -> None:

@@ -20,8 +20,9 @@ from pydantic import Field, model_validator
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.numerics.neighbours import EXACT_POINTS, Points, unit_rows
 from maskmill.recipe.sections import Model
+from maskmill.reduce import Traits
 
-MAX_FIT_POINTS = 100_000
+TRAITS = Traits(max_fit_points=100_000, bounded_memory=True)
 
 
 class Params(Model):
@@ -44,6 +45,16 @@ class Params(Model):
         if self.min_dist > self.spread:
             raise ValueError("min_dist is larger than spread; lower it")
         return self
+
+
+def dimensions(params: Params, depth: int) -> int:
+    """Length of a reduced vector."""
+    return params.dimensions
+
+
+def memory_gb(params: Params) -> float:
+    """GiB that a fit may take."""
+    return params.memory_gb
 
 
 def row_bytes(d: int, params: Params) -> float:

@@ -1,22 +1,61 @@
-"""Refinement of masks with the photo. Shared by the stages cut, paint and rounds; a method is one file of this folder.
+"""Refinement of masks with the photo, shared by the stages cut, paint and rounds. What a method must bring.
 
-A method's `refine(logits [k, H, W], image uint8 [H, W, 3], params, void)` returns scores [k, H, W]; the best class
-wins.
+A method is one file of this folder, a module that satisfies `Method`. Importing this package is cheap, because every
+job imports the methods of its recipe.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from maskmill.recipe import registry
 
 if TYPE_CHECKING:
-    from maskmill.recipe.sections import Refine
+    from maskmill.recipe.sections import Model, Refine
 
 FINE = 8  # cells a token side to refine on (docs/refine.md)
 KEEP_IOU = 0.5  # a segment that keeps less than this of itself is not refined (CutLER, TokenCut)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Facts about a method that hold whatever its parameters are.
+
+    Attributes:
+        reads_photo: the method looks at the photo; without it masks stay as they are, and no photo is read.
+    """
+
+    reads_photo: bool = True
+
+
+class Method(Protocol):
+    """A refinement.
+
+    Attributes:
+        Params: the method's parameters, a frozen `maskmill.recipe.sections.Model`. TRAITS: facts about the method.
+    """
+
+    Params: type[Model]
+    TRAITS: Traits
+
+    def refine(self, logits: np.ndarray, image: np.ndarray, params: Any, void: np.ndarray | None) -> np.ndarray:
+        """Scores [k, H, W] of classes whose logits are [k, H, W]; the class of the highest score wins.
+
+        Args:
+            image: uint8 [H, W, 3]. void: bool [H, W], pixels that neither vote nor change; None: there are none.
+        """
+
+    def one_part(self, params: Any) -> bool:
+        """Whether a cut with one segment keeps only the largest connected part of it, with its holes filled."""
+
+
+def method_of(settings: Refine) -> Method:
+    """The module of a section's method."""
+    method: Method = registry.load("refine", settings.method)  # type: ignore[assignment]
+    return method
 
 
 def refine(given: np.ndarray, image: np.ndarray, settings: Refine, void: np.ndarray | int | None = None) -> np.ndarray:
@@ -36,9 +75,9 @@ def refine(given: np.ndarray, image: np.ndarray, settings: Refine, void: np.ndar
         ValueError: shapes or types that do not fit. NumericsError: NaN or infinite logits, or see the method.
     """
     logits, classes, start, outside = _prepare(given, image, void)
-    if settings.method == "none" or len(classes) < 2:
+    method = method_of(settings)
+    if not method.TRAITS.reads_photo or len(classes) < 2:
         return start
-    method = registry.load("refine", settings.method)
     scores = method.refine(logits, image, settings.params, outside)
     found = classes[scores.argmax(0)].astype(start.dtype)
     return found if outside is None else np.where(outside, start, found)
@@ -58,7 +97,7 @@ def refine_segments(
     logits = resize_maps(maps, image.shape[:2])
     before = present[logits.argmax(0)]
     after = present[refine(logits, image, settings)]
-    if len(present) == 2 and present[0] == 0 and getattr(settings.params, "largest", False):
+    if len(present) == 2 and present[0] == 0 and method_of(settings).one_part(settings.params):
         from maskmill.refine.bilateral import one_object
 
         after = np.where(one_object(after != 0), present[1], 0)

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.recipe.sections import Model
+from maskmill.refine import Traits
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 TO_YUV = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])  # BT.601
 BISTOCHASTIC_STEPS = 10
 AXES = 5
+
+
+TRAITS = Traits()
 
 
 class Params(Model):
@@ -37,6 +41,11 @@ class Params(Model):
     tolerance: float = Field(1e-5, gt=0, lt=1, description="relative residual at which they stop")
     side: int = Field(480, ge=0, description="side of the image that the cell is meant for; 0: of this one")
     largest: bool = Field(True, description="cut, one segment: fill holes, keep the largest component (TokenCut)")
+
+
+def one_part(params: Params) -> bool:
+    """As `largest` says."""
+    return params.largest
 
 
 def refine(logits: np.ndarray, image: np.ndarray, params: Params, void: np.ndarray | None = None) -> np.ndarray:

@@ -18,12 +18,16 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.recipe.sections import Model
+from maskmill.refine import Traits
 
 if TYPE_CHECKING:
     from maskmill.refine._lattice import Lattice
 
 ABSENT = 1e-3  # a class that is nowhere more likely than this is left out of the following iterations
 IMPOSSIBLE = -1e4  # logit of a class that only fills up a multiple of eight
+
+
+TRAITS = Traits()
 
 
 class Params(Model):
@@ -36,6 +40,11 @@ class Params(Model):
     compat_smooth: float = Field(7.0, ge=0, le=1e3, description="Gaussian term: weight")
     iterations: int = Field(10, ge=1, le=100, description="mean-field iterations")
     side: int = Field(480, ge=0, description="side of the image that the pixels are meant for; 0: of this one")
+
+
+def one_part(params: Params) -> bool:
+    """A segment keeps all its parts."""
+    return False
 
 
 def refine(logits: np.ndarray, image: np.ndarray, params: Params, void: np.ndarray | None = None) -> np.ndarray:

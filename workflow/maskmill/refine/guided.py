@@ -11,6 +11,9 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.recipe.sections import Model
+from maskmill.refine import Traits
+
+TRAITS = Traits()
 
 
 class Params(Model):
@@ -19,6 +22,11 @@ class Params(Model):
     radius: float = Field(20.0, ge=1, le=1e4, description="half the window's side in pixels, at `side`")
     eps: float = Field(1e-4, gt=0, le=1, description="variance below which colour is ignored, colours in 0..1")
     side: int = Field(480, ge=0, description="side of the image that the radius is meant for; 0: of this one")
+
+
+def one_part(params: Params) -> bool:
+    """A segment keeps all its parts."""
+    return False
 
 
 def refine(logits: np.ndarray, image: np.ndarray, params: Params, void: np.ndarray | None = None) -> np.ndarray:

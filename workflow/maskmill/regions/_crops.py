@@ -11,13 +11,15 @@ import numpy as np
 
 from maskmill.images.photos import read_ahead, read_photo, reader_count
 from maskmill.progress import track
-from maskmill.regions import crop_mean
+from maskmill.regions import CropPooling
 from maskmill.regions.crop_cls import Params, cut_crops
 from maskmill.store.manifest import Row
 
 if TYPE_CHECKING:
     from maskmill.backbones.colour import Colour
     from maskmill.backbones.network import Backbone
+    from maskmill.recipe.model import Stage
+    from maskmill.recipe.sections import Regions
 
 WAITING = 2**22  # pixels a crop of a batch that may wait for others of its size
 
@@ -32,11 +34,11 @@ class Segmented:
 
 
 def describe(
-    images: list[Segmented], backbone: Backbone | Colour, params: Params, batch_size: int, threads: int
+    images: list[Segmented], backbone: Backbone | Colour, stage: Stage[Regions], batch_size: int, threads: int
 ) -> dict[str, np.ndarray]:
     """The vector of every segment's crop: image id -> [r, d] float32, rows as `ids`.
 
-    It is the cls output, or with the parameters of `crop_mean` the mean of the tokens under the segment.
+    The method of the stage, a `CropPooling`, says what it is.
 
     Every photo is decoded once. A vector does not depend on the crops that share its batch, nor on the shard, but for
     the rounding of the last digits.
@@ -44,21 +46,26 @@ def describe(
     Raises:
         InputError: a photo changed since the inputs were checked.
     """
-    read = partial(read_crops, multiple=backbone.multiple, params=params, fill=mean_colour(backbone))
+    method: CropPooling = stage.module
+    read = partial(
+        read_crops, multiple=backbone.multiple, params=stage.params, fill=mean_colour(backbone),
+        masked=method.TRAITS.masked,
+    )  # fmt: skip
     vectors = {image.row.id: np.zeros((len(image.ids), backbone.depth), np.float32) for image in images}
     workers = reader_count(len(images), threads, backbone.device)
     crops = (
         ((image.row.id, i), crop) for image, found in read_ahead(images, read, workers) for i, crop in enumerate(found)
     )
     total = sum(len(image.ids) for image in images)
-    for (image_id, i), vector in track(_run(batched(crops, batch_size), backbone), total, "regions: crop"):
+    for (image_id, i), vector in track(_run(batched(crops, batch_size), backbone, method), total, "regions: crop"):
         vectors[image_id][i] = vector
     return vectors
 
 
-def read_crops(image: Segmented, multiple: int, params: Params, fill: np.ndarray) -> list[np.ndarray]:
-    """Decode a photo and cut out its segments, uint8 [H, W, 3] (crop_mean: 4) each; raises like `read_photo`."""
-    masked = isinstance(params, crop_mean.Params)
+def read_crops(
+    image: Segmented, multiple: int, params: Params, fill: np.ndarray, masked: bool = False
+) -> list[np.ndarray]:
+    """Decode a photo and cut out its segments, uint8 [H, W, 3] (masked: 4) each; raises like `read_photo`."""
     return cut_crops(read_photo(image.row), image.segments, image.ids, multiple, params, fill, masked)
 
 
@@ -103,16 +110,12 @@ def _stack(group: list[tuple[Key, np.ndarray]]) -> tuple[list[Key], np.ndarray]:
 
 
 def _run(
-    batches: Iterable[tuple[list[Key], np.ndarray]], backbone: Backbone | Colour
+    batches: Iterable[tuple[list[Key], np.ndarray]], backbone: Backbone | Colour, method: CropPooling
 ) -> Iterator[tuple[Key, np.ndarray]]:
-    """(key, vector [d]) of every crop: cls, or the mean under the fourth channel where there is one."""
+    """(key, vector [d]) of every crop [H, W, 3], or [H, W, 4] whose fourth channel says where its segment is."""
     import torch
 
     for keys, images in batches:
         tokens, cls = backbone.forward(torch.from_numpy(np.ascontiguousarray(images[..., :3])))
-        if images.shape[3] == 3:
-            vectors = cls.cpu().numpy()  # [b, d]
-        else:
-            pairs = zip(tokens.float().cpu().numpy(), images[..., 3], strict=True)
-            vectors = np.stack([crop_mean.pool(tokens_of, inside) for tokens_of, inside in pairs])
-        yield from zip(keys, vectors, strict=True)
+        inside = images[..., 3] if images.shape[3] == 4 else None
+        yield from zip(keys, method.vectors(tokens, cls, inside), strict=True)  # [b, d]

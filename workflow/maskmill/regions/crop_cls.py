@@ -9,15 +9,19 @@ become the network's mean input, which is zero after its normalisation.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BeforeValidator, Field
 
 from maskmill.images.decode import resize, target_size
 from maskmill.recipe.sections import Model, Size
+from maskmill.regions import Traits
 
-PHOTOS = True  # looks at photos, not at stored tokens
+if TYPE_CHECKING:
+    import torch
+
+TRAITS = Traits(photos=True)
 ROUNDING = 1e-6  # of a pixel: edges closer to a pixel's edge lie on it
 
 
@@ -41,6 +45,11 @@ class Params(Model):
     ] = Field(None, description="of the crop: native (not resized, whole patches), a square side, or {long_side: 224}")
     longest: int = Field(1024, ge=16, le=8192, description="native crops with a longer side are reduced to this one")
     mask: Literal["none", "mean"] = Field("none", description="mean: outside the segment the network's mean input")
+
+
+def vectors(tokens: torch.Tensor, cls: torch.Tensor, inside: np.ndarray | None) -> np.ndarray:
+    """The cls outputs [b, d] of b crops."""
+    return np.asarray(cls.cpu().numpy())
 
 
 class Crop(NamedTuple):

@@ -7,11 +7,16 @@ the segment leaves the surroundings out without painting over them (for convolut
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from maskmill.regions import crop_cls, mean
+from maskmill.regions import Traits, crop_cls, mean
 
-PHOTOS = True  # looks at photos, not at stored tokens
+if TYPE_CHECKING:
+    import torch
+
+TRAITS = Traits(photos=True, masked=True)
 
 
 class Params(crop_cls.Params):
@@ -24,4 +29,8 @@ def pool(tokens: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return mean.pool(tokens, (whole != 0).astype(np.uint8), mean.Params())[0][0]
 
 
-__all__ = ("PHOTOS", "Params", "pool")
+def vectors(tokens: torch.Tensor, cls: torch.Tensor, inside: np.ndarray | None) -> np.ndarray:
+    """`pool` of b crops, tokens [b, h, w, d] and masks [b, H, W]: [b, d]."""
+    assert inside is not None
+    pairs = zip(tokens.float().cpu().numpy(), inside, strict=True)
+    return np.stack([pool(tokens_of, mask) for tokens_of, mask in pairs])

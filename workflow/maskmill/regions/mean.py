@@ -7,6 +7,9 @@ from pydantic import Field
 
 from maskmill.images.interpolate import overlap
 from maskmill.recipe.sections import Model
+from maskmill.regions import Traits
+
+TRAITS = Traits()
 
 
 class Params(Model):

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskmill.errors import ConfigError, StoreError
-from maskmill.recipe import registry
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.model import Stage
+from maskmill.recipe.sections import FeatureSet, Regions, validate
+from maskmill.regions import TokenPooling
 from maskmill.store.artefact import Provenance, write_table
 from maskmill.store.ragged import Ragged, RaggedWriter
 
@@ -70,14 +71,13 @@ def run(
     """
     from maskmill.progress import track
 
-    module = registry.load("regions", params["pool"])
-    own = module.Params(**{key: value for key, value in params.items() if key in module.Params.model_fields})
+    stage = Stage.of("regions", {key: value for key, value in params.items() if key != "feature_set"})
     cut = Ragged(segments, "segments")
-    images = list(_images(cut, float(params.get("min_area", 0.0))))
-    if getattr(module, "PHOTOS", False):
-        source = _from_photos(images, params, own, network, Path(segments).stem)
+    images = list(_images(cut, stage.settings.min_area))
+    if stage.module.TRAITS.photos:
+        source = _from_photos(images, stage, params.get("feature_set"), network, Path(segments).stem)
     else:
-        source = _from_tokens(images, features, module, own)
+        source = _from_tokens(images, features, stage)
     provenance = Provenance.of("regions", params, [cut.hash, source.hash])
     rows: list[tuple[Any, ...]] = []
     with RaggedWriter(out_vectors, "vectors", depth=source.depth, dtype="float32", provenance=provenance) as writer:
@@ -95,8 +95,9 @@ def _images(cut: Ragged, min_area: float) -> Iterator[Image]:
         yield Image(image_id, kept, ids[ids != 0].astype(np.int64))
 
 
-def _from_tokens(images: list[Image], features: str | Path | None, module: Any, own: Any) -> Source:
+def _from_tokens(images: list[Image], features: str | Path | None, stage: Stage[Regions]) -> Source:
     """Vectors pooled from stored tokens."""
+    method: TokenPooling = stage.module
     if features is None:
         raise ConfigError("maskmill regions: this pooling reads stored tokens; give --features")
     tokens = Ragged(features, "features")
@@ -105,7 +106,7 @@ def _from_tokens(images: list[Image], features: str | Path | None, module: Any, 
         raise StoreError(f"{features}: no features of {len(absent)} segmented images, first {absent[0]!r}; delete it")
     depth = tokens.depth or 1
     vectors = (
-        module.pool(tokens[image.id].astype(np.float32), image.segments, own)[0]
+        method.pool(tokens[image.id].astype(np.float32), image.segments, stage.params)[0]
         if len(image.ids)
         else np.zeros((0, depth), np.float32)
         for image in images
@@ -114,12 +115,16 @@ def _from_tokens(images: list[Image], features: str | Path | None, module: Any, 
 
 
 def _from_photos(
-    images: list[Image], params: Mapping[str, Any], own: Any, network: Network | None, shard: str
+    images: list[Image],
+    stage: Stage[Regions],
+    feature_set: Mapping[str, Any] | None,
+    network: Network | None,
+    shard: str,
 ) -> Source:
     """Vectors of the segments' crops; all of the shard are in memory before the first is written."""
-    if network is None or "feature_set" not in params:
+    if network is None or feature_set is None:
         raise ConfigError(
-            f"maskmill regions: pool {params['pool']} looks at the photos; give --manifest, --weights, "
+            f"maskmill regions: pool {stage.method} looks at the photos; give --manifest, --weights, "
             "and feature_set within --params"
         )
     import torch
@@ -137,8 +142,8 @@ def _from_photos(
         Segmented(row, image.segments, image.ids) for row, image in zip(rows, images, strict=True) if len(image.ids)
     ]
     with memory_advice("batch_size", network.batch_size, "lower regions.longest or regions.size"):
-        backbone = load(network.weights, FeatureSet.model_validate(params["feature_set"]), place)
-        found = describe(jobs, backbone, own, network.batch_size, network.threads)
+        backbone = load(network.weights, validate(FeatureSet, feature_set, "--params", "regions.feature_set"), place)
+        found = describe(jobs, backbone, stage, network.batch_size, network.threads)
     nothing = np.zeros((0, backbone.depth), np.float32)
     return Source(backbone.depth, backbone.digest, (found.get(image.id, nothing) for image in images))
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from maskmill.recipe.sections import Model
+from maskmill.regions import Traits
+
+TRAITS = Traits(pools=False)
 
 
 class Params(Model):

@@ -48,8 +48,11 @@ def _apart(points: torch.Tensor, lengths: torch.Tensor, rows: np.ndarray) -> tor
     return apart.masked_fill_(apart < SAME * square, 0)
 
 
-def complete(seeds: np.ndarray, blocks: Iterable[np.ndarray], clusters: int) -> np.ndarray:
+def complete(seeds: np.ndarray, blocks: Iterable[np.ndarray], clusters: int, key: str) -> np.ndarray:
     """Fill seeds [s, d] up to `clusters` with further distinct points, in order.
+
+    Args:
+        key: the key of the configuration that says `clusters`, for messages.
 
     Raises:
         NumericsError: there are fewer distinct points than clusters.
@@ -60,13 +63,13 @@ def complete(seeds: np.ndarray, blocks: Iterable[np.ndarray], clusters: int) -> 
         for row in block + np.float32(0):
             if len(found) >= clusters:
                 return np.stack(found)
-            key = row.tobytes()
-            if key not in known:
-                known.add(key)
+            content = row.tobytes()
+            if content not in known:
+                known.add(content)
                 found.append(row)
     if len(found) < clusters:
         raise NumericsError(
-            f"cluster.clusters: {clusters} clusters for {len(found)} distinct vectors; "
-            f"set cluster.clusters to {max(2, len(found))} or less, or use more images"
+            f"{key}: {clusters} clusters for {len(found)} distinct vectors; "
+            f"set {key} to {max(2, len(found))} or less, or use more images"
         )
     return np.stack(found)

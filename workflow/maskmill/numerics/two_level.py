@@ -10,7 +10,9 @@ from math import isqrt
 
 import numpy as np
 
-from maskmill.cluster._seeds import plus_plus
+from maskmill.numerics.lloyd import lloyd
+from maskmill.numerics.lloyd_cpu import CpuEngine
+from maskmill.numerics.seeds import plus_plus
 
 COARSE_POINTS = 8192  # points at least that the coarse seeds are drawn from
 ITERATIONS = 20
@@ -21,9 +23,6 @@ def two_level(x: np.ndarray, clusters: int, spherical: bool, generator: np.rando
 
     A coarse cluster gets seeds in proportion to its share of the inertia.
     """
-    from maskmill.cluster._cpu import CpuEngine
-    from maskmill.cluster._lloyd import lloyd
-
     groups = isqrt(clusters)
     size = min(len(x), max(COARSE_POINTS, 32 * groups))
     some = np.ascontiguousarray(x[np.sort(generator.choice(len(x), size, replace=False, shuffle=False))])
@@ -49,7 +48,8 @@ def two_level(x: np.ndarray, clusters: int, spherical: bool, generator: np.rando
 def allot(mass: np.ndarray, sizes: np.ndarray, total: int) -> np.ndarray:
     """Shares [g] int64 of `total` in proportion to `mass` [g], at least 1 and at most `sizes` [g] (0 where that is 0).
 
-    Their sum is `total` (at least g) where the sizes allow it; who is farthest below or above its part gives way.
+    Their sum is `total` (at least g) where the sizes allow it. While shares are missing, the group whose share is
+    farthest below its proportion gets one more; while there are too many, the one farthest above it loses one.
     """
     wanted = mass / max(float(mass.sum()), 1e-300) * total
     shares = np.clip(np.floor(wanted).astype(np.int64), np.minimum(1, sizes), sizes)

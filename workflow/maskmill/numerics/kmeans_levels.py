@@ -1,21 +1,22 @@
-"""The course of a k-means fit: seeds, levels of growing samples, Lloyd iterations, canonical order."""
+"""A whole k-means fit: seeds, restarts, levels of growing samples, Lloyd iterations, and clusters ordered by size."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskmill.cluster._points import Frame, Points, prepare
-from maskmill.cluster._seeds import complete, plus_plus
-from maskmill.cluster._two_level import two_level
 from maskmill.numerics.blocks import one_thread
+from maskmill.numerics.lloyd import Course, lloyd
+from maskmill.numerics.points import Frame, Points, prepare
 from maskmill.numerics.sampling import rng
+from maskmill.numerics.seeds import complete, plus_plus
+from maskmill.numerics.two_level import two_level
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
-    from maskmill.cluster.kmeans import Params, Source
+    from maskmill.numerics.kmeans import Settings
+    from maskmill.numerics.points import Source
 
 SEED_POINTS = 32  # points a cluster that seeds are drawn from
 TWO_LEVEL = 1000  # clusters beyond this are seeded in two levels
@@ -25,38 +26,16 @@ SHRINK = 4  # each level has this many times the points of the one before
 ROUGH = 3e-4  # tolerance of the levels before the last
 
 
-class Engine(Protocol):
-    """Points that can be labelled with their closest centroid."""
-
-    def step(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Centroids [k, d] float32 -> sums [k, d] float64 and counts [k] int64 of the points closest to each."""
-
-    def farthest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distances [count] and points [count, d] farthest from their centroid."""
-
-
-@dataclass
-class Course:
-    """Where the Lloyd iterations of one level ended."""
-
-    centroids: np.ndarray  # [k, d] float32
-    counts: np.ndarray  # [k] int64, of the last labelling
-    inertia: float  # of that labelling about these centroids, sum of squared distances
-    history: list[float]  # the same after each iteration
-    converged: bool
-    repaired: int
-
-
-def solve(source: Source, params: Params, seed: int, device: str) -> tuple[Codebook, dict[str, Any]]:
-    """`maskmill.cluster.kmeans.fit`."""
+def solve(source: Source, params: Settings, seed: int, device: str, key: str) -> tuple[Codebook, dict[str, Any]]:
+    """`maskmill.numerics.kmeans.fit`."""
     from maskmill.device import pick
 
     place = pick(device)
     with one_thread() as threads:
-        points = prepare(source, params.spherical, threads)
+        points = prepare(source, params.spherical, threads, key.partition(".")[0])
         sizes = levels(points.count, params.clusters)
         sample = points.array if len(sizes) == 1 and points.array is not None else _sample(points, sizes[0], seed)
-        starts = _seeds(points, sample, params, seed)
+        starts = _seeds(points, sample, params, seed, key)
         rough = max(params.tolerance, ROUGH) if len(sizes) > 1 else params.tolerance
         first = _engines(place, params.clusters, threads)
         tried = [
@@ -98,7 +77,7 @@ def _energy(x: np.ndarray | None) -> float:
     return float(np.einsum("ij,ij->", x, x, dtype=np.float64))
 
 
-def _seeds(points: Points, sample: np.ndarray, params: Params, seed: int) -> list[np.ndarray]:
+def _seeds(points: Points, sample: np.ndarray, params: Settings, seed: int, key: str) -> list[np.ndarray]:
     """The first centroids [k, d] of each restart."""
     generators = [rng(seed, "kmeans", "restart", str(r)) for r in range(params.restarts)]
     size = min(len(sample), max(8192, SEED_POINTS * params.clusters))
@@ -110,18 +89,20 @@ def _seeds(points: Points, sample: np.ndarray, params: Params, seed: int) -> lis
         found = [pool[chosen] for chosen in plus_plus(pool, params.clusters, generators)]
     starts = []
     for start in found:
-        starts.append(start if len(start) == params.clusters else complete(start, points.blocks(), params.clusters))
+        starts.append(
+            start if len(start) == params.clusters else complete(start, points.blocks(), params.clusters, key)
+        )
     return starts
 
 
 def _engines(place: Any, clusters: int, threads: int) -> Any:
     """A function points [n, d] -> engine on the device, or on all of its kind."""
     if place.type == "cpu":
-        from maskmill.cluster._cpu import CpuEngine
+        from maskmill.numerics.lloyd_cpu import CpuEngine
 
         return lambda x: CpuEngine(x, clusters, threads)
-    from maskmill.cluster._torch import TorchEngine
     from maskmill.device import alike, memory_advice
+    from maskmill.numerics.lloyd_torch import TorchEngine
 
     places = alike(place)
 
@@ -140,7 +121,7 @@ class Stream:
         self.centroids = np.zeros(0)
 
     def step(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See Engine."""
+        """See `maskmill.numerics.lloyd.Engine`."""
         self.centroids = centroids
         sums, counts = np.zeros(centroids.shape), np.zeros(self.clusters, np.int64)
         for block in self.points.blocks():
@@ -149,7 +130,7 @@ class Stream:
         return sums, counts
 
     def farthest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """See Engine."""
+        """See `maskmill.numerics.lloyd.Engine`."""
         distance, rows = np.zeros(0), np.zeros((0, self.points.depth), np.float32)
         for block in self.points.blocks():
             engine = self.make(block)
@@ -159,64 +140,6 @@ class Stream:
             order = np.argsort(-distance, kind="stable")[:count]
             distance, rows = distance[order], rows[order]
         return distance, rows
-
-
-def lloyd(
-    engine: Engine, start: np.ndarray, energy: float, spherical: bool, iterations: int, tolerance: float
-) -> Course:
-    """Lloyd iterations from centroids `start` [k, d].
-
-    The inertia of a labelling about its own means needs no distances: energy - sum |S_k|^2 / n_k, and spherical
-    energy + n - 2 sum |S_k|, with S_k the sum of a cluster's points.
-    """
-    centroids, repaired, converged = start, 0, False
-    history: list[float] = []
-    counts = np.zeros(len(start), np.int64)
-    for _ in range(iterations):
-        sums, counts = engine.step(centroids)
-        inertia = _about_means(sums, counts, energy, spherical)
-        moved, empty = _centres(sums, counts, centroids, spherical)
-        if len(empty):
-            moved[empty] = _refill(engine, moved[empty])
-            repaired += len(empty)
-        same = np.array_equal(moved, centroids)
-        little = bool(history) and history[-1] - inertia <= tolerance * history[-1]
-        history.append(inertia)
-        centroids = moved
-        if not len(empty) and (same or (little and tolerance > 0)):
-            converged = True
-            break
-    return Course(centroids, counts, history[-1], history, converged, repaired)
-
-
-def _about_means(sums: np.ndarray, counts: np.ndarray, energy: float, spherical: bool) -> float:
-    squares = np.einsum("ij,ij->i", sums, sums)  # [k]
-    if spherical:
-        return max(energy + float(counts.sum()) - 2 * float(np.sqrt(squares).sum()), 0.0)
-    return max(energy - float((squares / np.maximum(counts, 1)).sum()), 0.0)
-
-
-def _centres(
-    sums: np.ndarray, counts: np.ndarray, before: np.ndarray, spherical: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """New centroids [k, d] float32 and the indices of empty clusters; points that cancel out keep their centroid."""
-    size = np.linalg.norm(sums, axis=1) if spherical else counts.astype(np.float64)
-    usable = size > 0
-    moved = np.where(usable[:, None], sums / np.where(usable, size, 1)[:, None], before).astype(np.float32)
-    return moved, np.flatnonzero(counts == 0)
-
-
-def _refill(engine: Engine, old: np.ndarray) -> np.ndarray:
-    """Centroids for empty clusters: of the farthest points, each the one farthest also from those taken before it."""
-    distance, points = engine.farthest(8 * len(old))
-    new = old.copy()
-    for slot in range(len(old)):
-        row = int(distance.argmax())
-        if distance[row] <= 0:
-            break  # no point lies apart from its centroid: the cluster stays empty
-        new[slot] = points[row]
-        distance = np.minimum(distance, np.linalg.norm(points - points[row], axis=1))
-    return new
 
 
 def _finish(

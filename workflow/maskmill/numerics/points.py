@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from maskmill.errors import NumericsError
 from maskmill.numerics.blocks import ordered
+from maskmill.store.ragged import Ragged
 
 BLOCK = 16384  # rows prepared at once
+MEMORY_BYTES = 8 << 30  # vectors beyond this are streamed from disk, once an iteration
+STREAM_ROWS = 65536  # rows a block of that stream
 Blocks = Callable[[], Iterator[np.ndarray]]
+Source = np.ndarray | Blocks
+"""Points [n, d] of floats in memory, or a function that returns an iterator over blocks [b, d] of them.
+
+The blocks must come in the same order each time.
+"""
 
 
 @dataclass(frozen=True)
@@ -71,14 +79,17 @@ class Points:
         return np.concatenate(parts)
 
 
-def prepare(source: np.ndarray | Blocks, spherical: bool, threads: int) -> Points:
+def prepare(source: Source, spherical: bool, threads: int, stage: str = "cluster") -> Points:
     """Check and prepare points; an array is copied, a stream is prepared again at each pass.
+
+    Args:
+        stage: for messages.
 
     Raises:
         NumericsError: NaN, infinite or no points.
     """
     if isinstance(source, np.ndarray):
-        return _in_memory(source, spherical, threads)
+        return _in_memory(source, spherical, threads, stage)
     raw = source
 
     def rechunked() -> Iterator[np.ndarray]:
@@ -87,7 +98,7 @@ def prepare(source: np.ndarray | Blocks, spherical: bool, threads: int) -> Point
             for start in range(0, len(block), BLOCK):
                 yield block[start : start + BLOCK]
 
-    count, frame = _frame(rechunked(), spherical, threads)
+    count, frame = _frame(rechunked(), spherical, threads, stage)
 
     def ready() -> Iterator[np.ndarray]:
         return ordered(frame.ready, rechunked(), threads)
@@ -96,11 +107,11 @@ def prepare(source: np.ndarray | Blocks, spherical: bool, threads: int) -> Point
     return Points(count, len(frame.shift), energy, frame, ready)
 
 
-def _in_memory(source: np.ndarray, spherical: bool, threads: int) -> Points:
+def _in_memory(source: np.ndarray, spherical: bool, threads: int, stage: str) -> Points:
     if source.ndim != 2:
-        raise NumericsError(f"cluster: points of shape {source.shape}, expected [points, dimensions]")
+        raise NumericsError(f"{stage}: points of shape {source.shape}, expected [points, dimensions]")
     starts = range(0, len(source), BLOCK)
-    count, frame = _frame((source[start : start + BLOCK] for start in starts), spherical, threads)
+    count, frame = _frame((source[start : start + BLOCK] for start in starts), spherical, threads, stage)
     array = np.empty(source.shape, np.float32)
 
     def copy(start: int) -> float:
@@ -116,7 +127,7 @@ def _in_memory(source: np.ndarray, spherical: bool, threads: int) -> Points:
     return Points(count, len(frame.shift), energy, frame, blocks, array)
 
 
-def _frame(blocks: Iterator[np.ndarray], spherical: bool, threads: int) -> tuple[int, Frame]:
+def _frame(blocks: Iterator[np.ndarray], spherical: bool, threads: int, stage: str) -> tuple[int, Frame]:
     """Number of points and their frame, in one pass with float64 sums about the first point."""
 
     def one(block: np.ndarray) -> tuple[np.ndarray, int, np.ndarray, float]:
@@ -133,10 +144,28 @@ def _frame(blocks: Iterator[np.ndarray], spherical: bool, threads: int) -> tuple
         energy += e + 2 * float(move @ s) + rows * float(move @ move)
         total, count = total + s + rows * move, count + rows
         if not np.isfinite(energy):
-            raise NumericsError("cluster: the vectors hold NaN or infinite values; check the features or the reduction")
+            raise NumericsError(
+                f"{stage}: the vectors hold NaN or infinite values; check the features or the reduction"
+            )
     if not count:
-        raise NumericsError("cluster: there are no vectors to cluster; check that the cut finds segments (cut.method)")
+        raise NumericsError(f"{stage}: there are no vectors to cluster; check that the cut finds segments (cut.method)")
     mean = total / count
     spread = max(energy / count - float((total / count) @ (total / count)), 0.0)
     scale = float(np.sqrt(spread)) or 1.0
     return count, Frame(spherical, (anchor + mean).astype(np.float32), scale)
+
+
+def points_of(stores: Sequence[Ragged], limit: int, seed: int) -> Source:
+    """At most `limit` vectors of stores to fit on: an array [m, d] float32, or a stream where they fill the memory."""
+    from maskmill.numerics.blocks import by_id
+    from maskmill.numerics.sampling import sample_rows
+
+    total = sum(int(store.offsets[-1]) for store in stores)
+    depth = max((store.depth or 1 for store in stores), default=1)
+    if total > limit or total * depth * 4 <= MEMORY_BYTES:
+        return sample_rows(stores, limit, seed)
+
+    def blocks() -> Iterator[np.ndarray]:
+        return by_id(stores, STREAM_ROWS)
+
+    return blocks
