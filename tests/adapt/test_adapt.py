@@ -297,6 +297,12 @@ def test_neighbours_are_those_of_all_pairs(tmp_path: Path) -> None:
         _neighbours.search(ids[:2], x[:2].astype("f4"), "none", 4, 0)
 
 
+def test_features_that_are_not_finite_are_an_error_of_this_stage() -> None:
+    x = np.full((9, 4), np.nan, np.float32)
+    with pytest.raises(NumericsError, match=r"^adapt: the vectors hold NaN"):
+        _neighbours.search([str(i) for i in range(9)], x, "none", 4, 0)
+
+
 def test_grids_of_other_sizes_are_laid_on_one() -> None:
     grids = [np.ones((4, 5, 3)), np.full((2, 2, 3), 2.0)]
     assert _data.stack(grids).shape == (2, 3, 4, 5)
