@@ -292,7 +292,7 @@ def test_neighbours_are_those_of_all_pairs(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="its images are not those of the features"):
         _neighbours.read(tmp_path / "table.parquet", ids[1:])
     with pytest.raises(ConfigError, match="made for crops five and 4 neighbours, the section asks for none and 4"):
-        _neighbours.of(table, "none", 4)
+        _neighbours.neighbours_of(table, "none", 4)
     with pytest.raises(NumericsError, match="4 neighbours need more than 2 images"):
         _neighbours.search(ids[:2], x[:2].astype("f4"), "none", 4, 0)
 

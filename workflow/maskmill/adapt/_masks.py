@@ -23,7 +23,7 @@ def batch(images: TokenImages, side: int | None, size: int, step: int, seed: int
     return [(x[start : start + MICRO],) for start in range(0, len(x), MICRO)]
 
 
-def watch(masks: torch.Tensor) -> dict[str, torch.Tensor]:
+def mask_monitors(masks: torch.Tensor) -> dict[str, torch.Tensor]:
     """Monitors of masks [n, k, h, w] >= 0: mean number of parts that win a token of an image, mean share of the winner.
 
     And `usage`: whether the same part wins in all images.

@@ -37,7 +37,7 @@ class Neighbours:
     hash: str = ""
 
 
-def of(neighbours: Neighbours | None, crops: Crops, k: int) -> np.ndarray:
+def neighbours_of(neighbours: Neighbours | None, crops: Crops, k: int) -> np.ndarray:
     """Rows [n, k] of the table that a training needs.
 
     Raises:

@@ -119,7 +119,9 @@ class SelfLabeller(nn.Module):
         """The Euclidean nearest centroid [n, h, w] of frozen features [n, c, h, w] of a view."""
         return nearest(frozen, self.centroids(level, view))
 
-    def renew(self, batches: Iterator[tuple[np.ndarray, ...]], length: int, params: SelfLabelParams, seed: int) -> None:
+    def start_epoch(
+        self, batches: Iterator[tuple[np.ndarray, ...]], length: int, params: SelfLabelParams, seed: int
+    ) -> None:
         """Start an epoch: freeze a copy of the projector, cluster what it makes of the epoch's `length` batches.
 
         Raises:
@@ -166,7 +168,7 @@ def cross_entropy(scores: torch.Tensor, labels: torch.Tensor, weights: torch.Ten
         return -(share * found).sum() / share.sum().clamp_min(1e-12)
 
 
-def starter(
+def epoch_clustering(
     model: SelfLabeller, images: Images, params: SelfLabelParams, training: HeadTraining, length: int
 ) -> Callable[[int], Sequence[nn.Parameter]]:
     """`HeadTask.before`: the first step of an epoch clusters the views of all its steps."""
@@ -175,14 +177,14 @@ def starter(
         if step % length == 0:
             seed = int(rng(training.seed, "adapt", "clustering", str(step)).integers(2**31))
             drawn = (_views.batch(images, params, training, s, length) for s in range(step, step + length))
-            model.renew(drawn, length, params, seed)
+            model.start_epoch(drawn, length, params, seed)
         return ()
 
     return before
 
 
 @torch.no_grad()
-def settle(
+def final_tensors(
     model: SelfLabeller, images: Images, params: SelfLabelParams, training: HeadTraining
 ) -> dict[str, np.ndarray]:
     """Tensors of the head, its prototypes being the spherical k-means centroids of all codes of the whole images."""

@@ -23,7 +23,7 @@ class AveragedPrototypes(nn.Module):
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, online: nn.Module, momentum: float) -> None:
+def ema_update(teacher: nn.Module, online: nn.Module, momentum: float) -> None:
     """Every tensor of the teacher becomes momentum * itself + (1 - momentum) * the one of the same name that learns."""
     targets = dict(teacher.named_parameters()) | dict(teacher.named_buffers())
     for name, value in online.named_parameters():
@@ -61,7 +61,7 @@ class ScoreHead(nn.Module):
         self.prototypes = AveragedPrototypes(clusters, clusters)
         self.prototypes.weight.copy_(torch.eye(clusters))
         self.register_buffer("mean", torch.zeros(dimensions))
-        follow(self.teacher, self.student, 0.0)
+        ema_update(self.teacher, self.student, 0.0)
 
     def codes(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens [n, d, h, w] -> codes [n, k, h, w]."""

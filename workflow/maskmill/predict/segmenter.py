@@ -57,7 +57,10 @@ def load(folder: Path, device: str = "auto") -> Segmenter:
     """
     from maskmill.device import pick
 
-    kinds: dict[str, type[OfStudent] | type[OfClusters]] = {"student": OfStudent, "codebook": OfClusters}
+    kinds: dict[str, type[StudentSegmenter] | type[ClusterSegmenter]] = {
+        "student": StudentSegmenter,
+        "codebook": ClusterSegmenter,
+    }
     held = [name for name in kinds if (folder / f"{name}.safetensors").is_file()]
     if not (folder / "features.json").is_file():
         raise StoreError(f"--segmenter {folder}: {_lost('features.json') if held else _missing(folder)}")
@@ -127,7 +130,7 @@ def feature_sets(folder: Path, about: Mapping[str, Any]) -> dict[str, FeatureSet
     return {name: validate(FeatureSet, body, where, name) for name, body in about["features"].items()}
 
 
-class OfStudent:
+class StudentSegmenter:
     """The student of the last round."""
 
     side_by_side = False
@@ -153,7 +156,7 @@ class OfStudent:
         return to_size(mask, (image.shape[0], image.shape[1]))
 
 
-class OfClusters:
+class ClusterSegmenter:
     """The clusters of tokens, of their codes by a head, or of their reduced vectors."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device) -> None:
@@ -170,9 +173,9 @@ class OfClusters:
         self.reduction = Reduction(model) if (model := part("reduction")) else None
         self.head = _head(folder, about, device) if part("head") else None
         # A backbone that was trained together with the head is in the head's file.
-        self.whole = self.head if self.head is not None and self.head.sees_photos else None
-        self.backbones = Backbones(folder, about if self.whole is None else {"features": {}}, device)
-        self.side_by_side = self.whole is not None and device.type == "cpu" and self.whole.concurrent
+        self.end_to_end = self.head if self.head is not None and self.head.sees_photos else None
+        self.backbones = Backbones(folder, about if self.end_to_end is None else {"features": {}}, device)
+        self.side_by_side = self.end_to_end is not None and device.type == "cpu" and self.end_to_end.concurrent
         where = str(folder / "features.json")
         self.refine = validate(Refine, about.get("refine", {}), where, "refine")
         if not isinstance(about.get("upsample"), int):
@@ -195,7 +198,11 @@ class OfClusters:
 
     def _view(self, image: np.ndarray) -> np.ndarray:
         """Tokens [h, w, d] of the image, or the photo uint8 [H, W, 3] for a head with a backbone of its own."""
-        return next(iter(self.backbones.tokens(image).values())) if self.whole is None else self.whole.resized(image)
+        return (
+            next(iter(self.backbones.tokens(image).values()))
+            if self.end_to_end is None
+            else self.end_to_end.resized(image)
+        )
 
 
 def _head(folder: Path, about: Mapping[str, Any], device: torch.device) -> Head:

@@ -76,7 +76,7 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
         masks = head.codes(x)
         with torch.autocast(x.device.type, enabled=False):  # W is a difference of nearly equal numbers
             found = modularity(affinity(head.tokens(x).float()), masks.flatten(2).mT.float())
-        return -found.mean(), len(x), {"modularity": found.mean()} | _masks.watch(masks)
+        return -found.mean(), len(x), {"modularity": found.mean()} | _masks.mask_monitors(masks)
 
     task = _trainer.HeadTask(
         head, [(list(head.parameters()), params.learning_rate)],

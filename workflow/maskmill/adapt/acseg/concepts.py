@@ -28,7 +28,7 @@ def modularity(a: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
     return (excess * together).sum((1, 2)) / m
 
 
-class Block(nn.Module):
+class ConceptBlock(nn.Module):
     """Concepts look at the tokens, then at each other, then each at itself; normalised after each."""
 
     def __init__(self, depth: int, heads: int, hidden: int) -> None:
@@ -51,7 +51,7 @@ class ConceptHead(nn.Module):
         super().__init__()
         self.centre = centre
         self.start = nn.Parameter(torch.randn(concepts, depth))
-        self.blocks = nn.ModuleList(Block(depth, heads, hidden) for _ in range(blocks))
+        self.blocks = nn.ModuleList(ConceptBlock(depth, heads, hidden) for _ in range(blocks))
 
     def concepts(self, x: torch.Tensor) -> torch.Tensor:
         """Concepts [n, k, d] of tokens [n, t, d]."""

@@ -88,7 +88,7 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
         shape = (len(x), *head.slots.draw.shape)
         made, masks = head(x, torch.randn(shape, generator=draws, device=x.device))
         error = (made.float() - x).square().mean()
-        return error, len(x), {"error": error / x.var()} | _masks.watch(masks)
+        return error, len(x), {"error": error / x.var()} | _masks.mask_monitors(masks)
 
     task = _trainer.HeadTask(
         head, [(list(head.parameters()), params.learning_rate)],
