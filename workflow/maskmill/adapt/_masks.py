@@ -1,6 +1,6 @@
-"""What heads share whose codes are masks: how much of each token belongs to each of k parts of its own image.
+"""What the methods share whose codes are masks: the share of each token in each of k parts of its own image.
 
-Such a code means something within its image only, so a method says `PER_IMAGE = True`: its codes are cut
+Channel j of two images has nothing in common, so the TRAITS of such a method have `per_image=True`: its codes are cut
 (`cut: {features: codes, method: argmax}`) and not clustered.
 """
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 def small_head(depth: int, params: ViewParams, encoder: Encoder | None) -> nn.Module:
-    """In place of a feature pyramid over one grid: a 1x1 convolution, plus a two-layer branch where asked for.
+    """The small head in place of a feature pyramid: a 1x1 convolution, plus a two-layer branch where `hidden` > 0.
 
-    With an encoder the backbone is below it, and learns.
+    With an encoder the head stands on the backbone, which learns as well.
     """
     head: nn.Module = nn.Conv2d(depth, params.dimensions, 1)
     if params.hidden:
@@ -53,7 +53,7 @@ def rates(trunk: nn.Module, others: Iterable[nn.Parameter], params: ViewParams) 
 
 
 class UnitHead(CodeHead):
-    """A head whose codes have unit length; the prototypes are centroids among them, put there after the training."""
+    """A head whose codes have unit length; its prototypes are centroids of codes, computed after the training."""
 
     def __init__(self, projector: nn.Module, clusters: int, dimensions: int) -> None:
         super().__init__(projector, clusters, dimensions)
@@ -65,7 +65,7 @@ class UnitHead(CodeHead):
 
 
 class SelfLabeller(nn.Module):
-    """The head, and what an epoch's labels are made of.
+    """The head, and what the labels of an epoch are computed from.
 
     Attributes:
         frozen: the projector at the start of the epoch. levels: numbers of clusters.
@@ -160,7 +160,7 @@ def logits(maps: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
 def cross_entropy(scores: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Mean of -log softmax of scores [n, k, h, w] at labels [n, h, w], by the labels' weights [k].
 
-    As torch's own, which on CUDA adds up in an order of its own.
+    The same as torch's own loss, whose order of summation on CUDA changes between runs.
     """
     with torch.autocast(scores.device.type, enabled=False):
         found = scores.float().log_softmax(1).gather(1, labels[:, None])[:, 0]
@@ -171,7 +171,7 @@ def cross_entropy(scores: torch.Tensor, labels: torch.Tensor, weights: torch.Ten
 def epoch_clustering(
     model: SelfLabeller, images: Images, params: SelfLabelParams, training: HeadTraining, length: int
 ) -> Callable[[int], Sequence[nn.Parameter]]:
-    """`HeadTask.before`: the first step of an epoch clusters the views of all its steps."""
+    """A function for `HeadTask.before`: before the first step of an epoch the views of all its steps are clustered."""
 
     def before(step: int) -> Sequence[nn.Parameter]:
         if step % length == 0:

@@ -23,7 +23,7 @@ from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, run
 from maskmill.training.team import Team, set_gradients, single_threaded
 
-ROWS = 50  # of the monitor: the course of a training has as many points
+ROWS = 50  # points of each monitor over a training, at most
 Micro = tuple[np.ndarray, ...]
 
 

@@ -167,7 +167,11 @@ def focal(scores: torch.Tensor, labels: torch.Tensor, focus: float) -> torch.Ten
 
 
 def teacher_momentum(step: int, params: Params) -> float | None:
-    """Momentum with which the teacher moves after a step: u / (u + 1) up to its own at move u; None: it stays."""
+    """Momentum of the teacher's update after a step, None where there is none.
+
+    In the first `probe_steps` steps it is 0: the teacher is a copy of the student. After them, update u = 0, 1, ... has
+    momentum u / (u + 1), until that exceeds `momentum`.
+    """
     if step < params.probe_steps:
         return 0.0
     moves, rest = divmod(step - params.probe_steps + 1, params.follow_steps)

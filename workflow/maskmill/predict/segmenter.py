@@ -3,9 +3,9 @@
     tokens -> student -> mask                                               recipes with rounds
     tokens -> (head -> codes) -> (reduction) -> scores of clusters -> mask  recipes that cluster tokens
 
-Every step is the function of the stage that made the recipe's own masks, and what a stage stores is rounded as its
-store does. So an image of the run gets its mask of the last round again; only the backbone's last bits may differ, as
-they depend on how many images it sees at once, on threads and on the device.
+Every step calls the function of the stage that made the recipe's own masks, and intermediate results are rounded as
+the stores of the stages round them. So an image of the run gets the mask of its last round; only the last bits of the
+backbone's output may differ, which depend on the batch size, on threads and on the device.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _missing(folder: Path) -> str:
 
 
 class Backbones:
-    """The backbones of a segmenter.
+    """The frozen backbones of a segmenter.
 
     Args:
         folder: with weights/. about: its features.json.
@@ -148,7 +148,9 @@ class StudentSegmenter:
         from maskmill.numerics.blocks import one_thread
 
         view: Any = image if self.student.photos else self.backbones.tokens(image)
-        with contextlib.nullcontext() if self.student.photos else one_thread():  # as its own job, but for networks
+        with (
+            contextlib.nullcontext() if self.student.photos else one_thread()
+        ):  # as in its own job, where only networks use several threads
             if self.refine.method == "none":
                 mask = self.student.mask(view)
             else:
@@ -189,7 +191,7 @@ class ClusterSegmenter:
 
         view = self._view(image)
         see = None if self.refine.method == "none" else partial(resize, image)
-        with one_thread():  # as the jobs of the stages, so that no sum differs
+        with one_thread():  # as in the jobs of the stages, so that the order of every sum is the same
             vectors = view if self.head is None else as_stored(self.head.codes(view))
             if self.reduction is not None:
                 vectors = as_stored(self.reduction(vectors))
@@ -198,11 +200,9 @@ class ClusterSegmenter:
 
     def _view(self, image: np.ndarray) -> np.ndarray:
         """Tokens [h, w, d] of the image, or the photo uint8 [H, W, 3] for a head with a backbone of its own."""
-        return (
-            next(iter(self.backbones.tokens(image).values()))
-            if self.end_to_end is None
-            else self.end_to_end.resized(image)
-        )
+        if self.end_to_end is not None:
+            return self.end_to_end.resized(image)
+        return next(iter(self.backbones.tokens(image).values()))
 
 
 def _head(folder: Path, about: Mapping[str, Any], device: torch.device) -> Head:

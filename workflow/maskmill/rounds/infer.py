@@ -30,7 +30,7 @@ class Student:
     """A student of any method.
 
     What it sees of an image is its `view`: {feature set: tokens [h, w, d]}, or, where `photos` is true, the photo
-    itself, uint8 RGB [H, W, 3]. A student of instances also takes what it said of the photo before (`instances`).
+    itself, uint8 RGB [H, W, 3]. A student of instances also takes the instances that it predicted before (`instances`).
 
     >>> student = Student.load("results/recipes/comus/seed0/round2/student.safetensors")
     >>> mask = student.mask({"grouping": tokens, "semantic": other})        # [h, w, d] each
@@ -115,7 +115,7 @@ class Student:
     def refined_mask(self, view: Any, photo: np.ndarray, settings: Refine) -> tuple[np.ndarray, np.ndarray]:
         """`sure_mask` fitted to the edges of the photo uint8 [*, *, 3].
 
-        How sure a cell is stays what the student said of the class that the cell has now.
+        The confidence of a cell is the softmax, before refinement, of the class that the cell has after it.
         """
         maps = self._maps(view)
         best = upsample_scores(maps, self.upsample)

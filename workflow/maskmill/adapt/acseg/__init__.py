@@ -8,8 +8,8 @@ region, so the number of regions follows the image.
 Not as in the paper: tokens are stored ones of whole images, without crops or flips of pixels; attention sees them with
 mean 0 and variance 1 each, whatever the backbone's scale; heads may be of any number. `centre: image` is for features
 that all point the same way (keys with their bias): their graph is complete and has next to no modularity, whatever the
-groups. The paper's split into
-foreground and background by the cls token's attention is left out: every token is in some region.
+groups. The paper's split into foreground and background by the cls token's attention is left out: every token is in
+some region.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def modularity(a: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
 
 
 class ConceptBlock(nn.Module):
-    """Concepts look at the tokens, then at each other, then each at itself; normalised after each."""
+    """Cross-attention of concepts to tokens, self-attention among concepts, feed-forward; layer norm after each."""
 
     def __init__(self, depth: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -38,14 +38,14 @@ class ConceptBlock(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(depth) for _ in range(3))
 
     def forward(self, p: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Concepts [n, k, d] after the tokens [n, t, d]."""
+        """Concepts [n, k, d], updated from the tokens [n, t, d]."""
         p = self.norms[0](p + self.across.few(p, x))
         p = self.norms[1](p + self.among(p, p)[0])
         return torch.as_tensor(self.norms[2](p + self.forwards(p)))
 
 
 class ConceptHead(nn.Module):
-    """k learnt vectors become the concepts of an image; a token belongs to them by its cosine, 0 where negative."""
+    """k learnt vectors are adapted to each image; a token's share in each is its cosine, 0 where negative."""
 
     def __init__(self, depth: int, concepts: int, blocks: int, heads: int, hidden: int, centre: bool) -> None:
         super().__init__()

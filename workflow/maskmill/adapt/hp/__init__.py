@@ -1,8 +1,9 @@
 """Hidden Positives: tokens that are more alike than a random reference token are positives of a contrast.
 
 Seong, Moon, Lee, Hong and Heo, Leveraging hidden positives for unsupervised semantic segmentation (CVPR 2023). Two
-kinds of positives are mined, by the frozen features and, with a weight that grows from 0 to 1 after `warmup` steps, by
-the codes of a teacher, the moving average of the head. Codes mixed with those around learn the same contrast.
+kinds of positives are mined: by the frozen features, and by the codes of a teacher, the moving average of the head. The
+weight of the second kind grows from 0 to 1 after `warmup` steps. The same contrast is applied to codes that are mixed
+with those of the neighbouring tokens.
 
 What differs, as only tokens are seen: no view of other colours, so no term that ties two views; the surroundings are
 weighed by the features' cosine instead of the attention; crops are crops of stored tokens. Positives are mined without

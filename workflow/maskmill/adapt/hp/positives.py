@@ -22,10 +22,11 @@ NEAR = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1))
 
 @dataclass(frozen=True)
 class ContrastSettings:
-    """What makes a contrast.
+    """Settings of the contrast at one step.
 
     Attributes:
-        anchors: of an image; a multiple of them is in a batch. share: lambda, weight of positives by the teacher.
+        anchors: tokens of an image that are contrasted; a batch has a multiple of them. share: lambda, the weight of
+            positives that the teacher's codes find.
         temperature: tau.
     """
 
@@ -35,7 +36,7 @@ class ContrastSettings:
 
 
 def positives(x: torch.Tensor, reach: torch.Tensor, rows: slice) -> torch.Tensor:
-    """[rows, N] bool: j is a positive of i where <x_i, x_j> exceeds the reach of i or of j; none is its own.
+    """Positives [rows, N] bool: j is one of i where <x_i, x_j> exceeds the reach of i or of j, and j is not i.
 
     Args:
         x: [N, c]. reach: max_k <x_i, pool_k> [N], the most alike reference token of each.
@@ -101,8 +102,9 @@ def _image(
     with torch.no_grad():
         general, own = (positives(a, b, rows) for a, b in zip(x, reach, strict=True))
         itself = _itself(rows, x[0])
-        # Published: an anchor without positives by features is left out, and positives by codes alone are not put into
-        # the denominator. One that is left out has itself beside it, so that every number is finite.
+        # As in the published code, an anchor without a positive by features has no loss, and positives by codes alone
+        # are not part of the denominator. The denominator of an anchor without a loss is the anchor itself, so that
+        # its logarithm is finite.
         alone = ~general.any(1, keepdim=True)
         weight = (general + settings.share * own.to(views[0].dtype)).masked_fill(alone, 0.0)
         beside = torch.where(alone, itself, general | (others & ~itself))

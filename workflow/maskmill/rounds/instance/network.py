@@ -1,4 +1,4 @@
-"""A network for instances without proposals: every location of a grid says a class and makes a mask of its own.
+"""A network for instances without proposals: every location of a grid predicts a class and a mask.
 
 After CondInst (Tian et al., ECCV 2020): a location's kernel holds the weights of a small network that turns mask
 features and the coordinates relative to this location into one mask. No box, no pooling of regions, no compiled
@@ -66,7 +66,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class RawPredictions:
-    """What the network says of a batch of n images: L locations over all grids, finest first, row by row.
+    """What the network predicts for a batch of n images: L locations over all grids, finest first, row by row.
 
     Attributes:
         features: [n, FEATURES, H / 4, W / 4]. logits: [n, L, k + 1]. kernels: [n, L, KERNEL].
