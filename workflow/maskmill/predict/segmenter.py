@@ -148,9 +148,8 @@ class StudentSegmenter:
         from maskmill.numerics.blocks import one_thread
 
         view: Any = image if self.student.photos else self.backbones.tokens(image)
-        with (
-            contextlib.nullcontext() if self.student.photos else one_thread()
-        ):  # as in its own job, where only networks use several threads
+        # As in the job of a round, where only a student of photos computes with several threads.
+        with contextlib.nullcontext() if self.student.photos else one_thread():
             if self.refine.method == "none":
                 mask = self.student.mask(view)
             else:
