@@ -32,10 +32,11 @@ from maskmill.recipe.model import Stage
 from maskmill.recipe.resolve import load
 from maskmill.recipe.sections import Evaluate
 from maskmill.rounds.instance.teaching import teach
-from maskmill.rounds.run import History, Sources, detect, predict, train
+from maskmill.rounds.run import Detected, History, MaskFiles, Round, Sources, StudentFiles, detect, predict, train
 from maskmill.store.artefact import read_json
 from maskmill.store.manifest import read_manifest
 from maskmill.store.ragged import Ragged, RaggedWriter
+from maskmill.training.resources import Resources
 
 WANTED = {"metrics": ["corloc", "ap", "mbo"], "min_area": 0.001}
 EVALUATE: dict[str, dict[str, Any]] = {
@@ -77,10 +78,18 @@ def one_round(r: int, stage: Stage, folder: Path, listing: Path) -> str:
     student, clock = here / "student.safetensors", time.monotonic()
     history = History(before / "student.safetensors" if r > 1 else None)
     sources = Sources({}, listing, WEIGHTS, [taught])
-    train(sources, [before / "masks/s0.zarr"], stage.as_dict(), r, 0, 1, student, 2, "cpu", history=history)
+    train(
+        sources,
+        [before / "masks/s0.zarr"],
+        stage.as_dict(),
+        StudentFiles(student),
+        round=Round(r, 0, 1),
+        history=history,
+        resources=Resources(2, "cpu"),
+    )
     trained, clock = time.monotonic() - clock, time.monotonic()
-    detect(student, read_manifest(listing).of("s0"), here / "instances/s0.zarr", 2, "cpu")
-    predict(student, [], here / "masks/s0.zarr", instances=here / "instances/s0.zarr", device="cpu")
+    detect(student, read_manifest(listing).of("s0"), here / "instances/s0.zarr", Resources(2, "cpu"))
+    predict(student, Detected(here / "instances/s0.zarr"), MaskFiles(here / "masks/s0.zarr"))
     return f"{trained:.0f} s + {time.monotonic() - clock:.0f} s"
 
 

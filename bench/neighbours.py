@@ -50,7 +50,7 @@ def child(given: argparse.Namespace) -> None:
     import torch
 
     from maskmill.adapt._neighbours import search
-    from maskmill.numerics.neighbours import EXACT_POINTS, Points
+    from maskmill.numerics.neighbours import EXACT_POINTS, NeighbourIndex
 
     torch.set_num_threads(given.threads)
     x = points(given.points, given.depth, given.intrinsic)
@@ -60,7 +60,7 @@ def child(given: argparse.Namespace) -> None:
     body = {"wall": time.perf_counter() - start, "cpu": time.process_time() - before}
     body["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     rows = np.sort(np.random.default_rng(1).choice(len(x), min(QUERIES, len(x)), replace=False))
-    exact = Points.of(x, "cosine").nearest(x[rows], given.neighbours + 1)[0][:, 1:]
+    exact = NeighbourIndex.of(x, "cosine", "adapt").nearest(x[rows], given.neighbours + 1)[0][:, 1:]
     hits = [len(set(a) & set(b)) for a, b in zip(exact.tolist(), found.found[rows].tolist(), strict=True)]
     print(json.dumps(body | {"recall": float(np.mean(hits)) / given.neighbours}))
 

@@ -24,10 +24,11 @@ from _photos import data_folder
 from maskmill.backbones.weights import prepare
 from maskmill.images.decode import SUFFIXES, displayed_size
 from maskmill.recipe.sections import FeatureSet
-from maskmill.rounds.run import Sources, train
+from maskmill.rounds.run import Round, Sources, StudentFiles, train
 from maskmill.store.artefact import read_json, write_table
 from maskmill.store.manifest import Row
 from maskmill.store.ragged import RaggedWriter
+from maskmill.training.resources import Resources
 
 CLUSTERS = 20
 
@@ -56,7 +57,14 @@ def measure(folder: Path, params: dict[str, Any], threads: int, device: str) -> 
     files = (folder / "manifest.parquet", folder / "w.safetensors") if photos else (None, None)
     sources, out = Sources(stores, *files), folder / "student.safetensors"
     with contextlib.redirect_stderr(io.StringIO()):
-        train(sources, [folder / "masks.zarr"], params, 1, 0, CLUSTERS, out, threads, device, timing=folder / "t.json")
+        train(
+            sources,
+            [folder / "masks.zarr"],
+            params,
+            StudentFiles(out, folder / "t.json"),
+            round=Round(1, 0, CLUSTERS),
+            resources=Resources(threads, device),
+        )
     return read_json(folder / "t.json")
 
 

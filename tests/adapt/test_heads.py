@@ -246,9 +246,15 @@ def test_neighbours_are_those_of_all_pairs(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="its images are not those of the features"):
         _neighbours.read(tmp_path / "table.parquet", ids[1:])
     with pytest.raises(ConfigError, match="made for crops five and 4 neighbours, the section asks for none and 4"):
-        _neighbours.of(table, "none", 4)
+        _neighbours.neighbours_of(table, "none", 4)
     with pytest.raises(NumericsError, match="4 neighbours need more than 2 images"):
         _neighbours.search(ids[:2], x[:2].astype("f4"), "none", 4, 0)
+
+
+def test_features_that_are_not_finite_are_an_error_of_this_stage() -> None:
+    x = np.full((9, 4), np.nan, np.float32)
+    with pytest.raises(NumericsError, match=r"^adapt: the vectors hold NaN"):
+        _neighbours.search([str(i) for i in range(9)], x, "none", 4, 0)
 
 
 def test_grids_of_other_sizes_are_laid_on_one() -> None:

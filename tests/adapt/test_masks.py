@@ -237,7 +237,7 @@ def test_the_published_networks_are_the_defaults() -> None:
 
 def test_what_is_watched() -> None:
     masks = torch.tensor([[[[0.8, 0.6]], [[0.2, 0.4]]], [[[0.3, 0.9]], [[0.7, 0.1]]]])  # [2, 2, 1, 2]
-    seen = _masks.watch(masks)
+    seen = _masks.mask_monitors(masks)
     assert float(seen["parts"]) == 1.5
     assert float(seen["share"]) == pytest.approx((0.8 + 0.6 + 0.7 + 0.9) / 4)
     assert float(seen["largest"]) == 0.75

@@ -162,7 +162,7 @@ def test_features_that_are_not_finite_or_all_alike_are_said(images: TokenImages)
         with torch.no_grad():
             for parameter in model.head.projector.parameters():
                 parameter.fill_(value)
-        before = _selflabel.starter(model, images, own, HeadTraining(0, CPU), 2)
+        before = _selflabel.epoch_clustering(model, images, own, HeadTraining(0, CPU), 2)
         with pytest.raises(NumericsError, match=rf"adapt: .*{what}.*collapsed: lower adapt\.learning_rate"):
             before(0)
 
@@ -205,7 +205,7 @@ def test_losses_within_and_across_views_are_those_of_four_classifiers(images: To
 def test_an_epoch_keeps_its_labels_while_the_head_learns(images: TokenImages) -> None:
     own = picie.Params(**OWN, over_clusters=6)
     job, model = HeadTraining(0, CPU), labeller(images, own)
-    before = _selflabel.starter(model, images, own, job, 4)
+    before = _selflabel.epoch_clustering(model, images, own, job, 4)
     before(0)
 
     def labels(level: int, view: int) -> torch.Tensor:
@@ -328,11 +328,11 @@ def test_a_new_classifier_has_a_new_optimiser() -> None:
 
 def test_mdc_starts_an_epoch_with_a_new_classifier() -> None:
     layer = torch.nn.Conv2d(8, 4, 1)
-    assert mdc.renew(layer, torch.Generator().manual_seed(0)) == [layer.weight, layer.bias]
+    assert mdc.reset_classifier(layer, torch.Generator().manual_seed(0)) == [layer.weight, layer.bias]
     first = layer.weight.detach().clone()
     assert layer.bias.abs().max() == 0
     assert 0.005 < float(first.std()) < 0.02
-    mdc.renew(layer, torch.Generator().manual_seed(0))
+    mdc.reset_classifier(layer, torch.Generator().manual_seed(0))
     assert torch.equal(layer.weight, first)
 
 

@@ -41,11 +41,11 @@ def maps(generator: np.random.Generator, n: int, c: int, h: int, w: int) -> np.n
 def test_a_teacher_is_the_moving_average() -> None:
     student, teacher = Prototypes(2, 3), _teachers.AveragedPrototypes(2, 3)
     first = student.weight.detach().clone()
-    _teachers.follow(teacher, student, 0.0)
+    _teachers.ema_update(teacher, student, 0.0)
     torch.testing.assert_close(teacher.weight, first)
     with torch.no_grad():
         student.weight.add_(1)
-    _teachers.follow(teacher, student, 0.75)
+    _teachers.ema_update(teacher, student, 0.75)
     torch.testing.assert_close(teacher.weight, 0.75 * first + 0.25 * (first + 1))
     assert not list(teacher.parameters())
     assert "weight" in teacher.state_dict()
@@ -101,17 +101,19 @@ def test_smooseg_moves_codes_by_the_energy_and_prototypes_by_the_data(tmp_path: 
 def test_smooseg_draws_tokens_and_leaves_no_item_alone(tmp_path: Path) -> None:
     images = tokens(tmp_path, [(3, 5), (4, 4), (2, 2)] * 3)
     params = smooseg.Params(crops="none", tokens=6, batch_size=9)
-    first, second = smooseg.micros(images, params, JOB, 0)
+    first, second = smooseg.micro_batches(images, params, JOB, 0)
     assert (first[0].shape, second[0].shape) == ((5, 5, 6, 1), (4, 5, 6, 1))
-    np.testing.assert_array_equal(first[0], smooseg.micros(images, params, JOB, 0)[0][0])
-    assert not np.array_equal(first[0], smooseg.micros(images, params, JOB, 1)[0][0])
+    np.testing.assert_array_equal(first[0], smooseg.micro_batches(images, params, JOB, 0)[0][0])
+    assert not np.array_equal(first[0], smooseg.micro_batches(images, params, JOB, 1)[0][0])
     stored = {tuple(row) for i in range(9) for row in images[i].reshape(-1, 5).astype("f4").tolist()}
     assert all(tuple(row) in stored for row in first[0].transpose(0, 2, 3, 1).reshape(-1, 5).tolist())
     grid = np.arange(12).reshape(3, 4, 1)
     some = smooseg.drawn(grid, 5, np.random.default_rng(0)).ravel()
     assert len(set(some.tolist())) == 5
     assert smooseg.drawn(grid[:1, :2], 5, np.random.default_rng(0)).shape == (5, 1, 1)
-    assert [len(part[0]) for part in smooseg.micros(images, params.model_copy(update={"tokens": 0}), JOB, 0)] == [5, 4]
+    assert [
+        len(part[0]) for part in smooseg.micro_batches(images, params.model_copy(update={"tokens": 0}), JOB, 0)
+    ] == [5, 4]
 
 
 def test_smooseg_reads_shifts_off_the_features(tmp_path: Path) -> None:
@@ -157,8 +159,8 @@ def test_the_contrast_of_hidden_positives_is_the_published_one(references: int, 
     others = draws.random((4, 12)) < 0.3
     expected = [contrast_by_loops(view, f, own, pools, others, 4, 0.4, 0.6) for view in (z, mix)]
     x = [torch.from_numpy(part) for part in (z, mix, f, own, *pools, others)]
-    rule = _positives.Rule(4, 0.4, 0.6)
-    found, shares = _positives.loss((x[0], x[1]), (x[2], x[3]), (x[4], x[5]), x[6], rule)
+    settings = _positives.ContrastSettings(4, 0.4, 0.6)
+    found, shares = _positives.loss((x[0], x[1]), (x[2], x[3]), (x[4], x[5]), x[6], settings)
     assert float(found) == pytest.approx(np.mean(expected), rel=1e-9)
     general = _positives.positives(x[2], (x[2] @ x[4].T).amax(1), slice(0, 12))
     assert float(shares["general"]) == pytest.approx(float(general.sum()) / 132)
@@ -174,7 +176,9 @@ def test_large_batches_give_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -
     for large in (100, 0):
         monkeypatch.setattr(_positives, "LARGE", large)
         leaf = z.clone().requires_grad_()
-        value, _ = _positives.loss((leaf, mix), (f, own), (pool[:2], pool[:2]), others, _positives.Rule(6, 1.0, 0.8))
+        value, _ = _positives.loss(
+            (leaf, mix), (f, own), (pool[:2], pool[:2]), others, _positives.ContrastSettings(6, 1.0, 0.8)
+        )
         gradients.append(torch.autograd.grad(value, leaf)[0])
     assert gradients[0].abs().sum() > 0
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -184,7 +188,11 @@ def test_without_a_positive_nothing_moves() -> None:
     z = torch.eye(4).requires_grad_()
     reference = torch.eye(4).detach()
     value, _ = _positives.loss(
-        (z, z), (torch.eye(4), torch.eye(4)), (reference, reference), torch.ones(2, 4) > 0, _positives.Rule(2, 1.0, 0.8)
+        (z, z),
+        (torch.eye(4), torch.eye(4)),
+        (reference, reference),
+        torch.ones(2, 4) > 0,
+        _positives.ContrastSettings(2, 1.0, 0.8),
     )
     assert float(value.detach()) == 0
     assert torch.autograd.grad(value, z)[0].abs().sum() == 0
@@ -232,19 +240,19 @@ def test_teacher_and_references_are_renewed_after_their_steps(tmp_path: Path) ->
     x = torch.from_numpy(hp.references(images, params, JOB, "2"))
     expected = torch.nn.functional.normalize(head.teacher(x[:, :, None, None])[:, :, 0, 0])
     torch.testing.assert_close(head.pool_codes, expected)
-    assert [hp.growth(step, hp.Params(steps=11, warmup=1)) for step in (0, 1, 6, 11)] == [0, 0, 0.5, 1]
+    assert [hp.own_positives_weight(step, hp.Params(steps=11, warmup=1)) for step in (0, 1, 6, 11)] == [0, 0, 0.5, 1]
 
 
 def test_masks_are_those_of_the_cut_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = tokens(tmp_path, [(6, 7), (5, 5)])
     params = primaps_em.Params(vote=False, batch_size=2)
-    masks = primaps_em.Masks(images, params, np.full(5, 0.25, "f4"))
+    masks = primaps_em.PrincipalMasks(images, params, np.full(5, 0.25, "f4"))
     settings = primaps.Params(vote=False)
     expected = [primaps.cut(images[i].astype("f4") - np.float32(0.25), settings, 0, "a")[0] for i in range(2)]
     for i in range(2):
         np.testing.assert_array_equal(masks[i], expected[i].ravel())
     monkeypatch.setattr(primaps_em, "CACHE_MIB", 0)
-    none = primaps_em.Masks(images, params, np.full(5, 0.25, "f4"))
+    none = primaps_em.PrincipalMasks(images, params, np.full(5, 0.25, "f4"))
     assert none[0] is not none[0]  # beyond its memory they are made again
     np.testing.assert_array_equal(none[1], masks[1])
     monkeypatch.setattr("maskmill.numerics.principal.segments_of", None)
@@ -268,9 +276,9 @@ def _order(images: TokenImages, x: np.ndarray) -> list[int]:
 def test_a_mask_is_named_by_most_of_its_tokens() -> None:
     labels = torch.tensor([2, 2, 0, 1, 0, 2, 1, 0])
     owner = torch.tensor([1, 1, 1, 2, 2, 0, 3, 0])
-    named = primaps_em.names(torch.nn.functional.one_hot(labels, 3).float(), owner)
+    named = primaps_em.mask_classes(torch.nn.functional.one_hot(labels, 3).float(), owner)
     assert named.tolist() == [2, 2, 2, 0, 0, -1, 1, -1]  # of equal ones the first
-    assert primaps_em.names(torch.randn(4, 3), torch.zeros(4, dtype=torch.long)).tolist() == [-1] * 4
+    assert primaps_em.mask_classes(torch.randn(4, 3), torch.zeros(4, dtype=torch.long)).tolist() == [-1] * 4
 
 
 def test_the_focal_loss_is_the_published_one() -> None:
@@ -285,7 +293,7 @@ def test_the_focal_loss_is_the_published_one() -> None:
 
 def test_the_teacher_moves_every_few_steps_and_slower_with_time() -> None:
     params = primaps_em.Params(probe_steps=2, follow_steps=3, momentum=0.6)
-    moves = [primaps_em.pace(step, params) for step in range(14)]
+    moves = [primaps_em.teacher_momentum(step, params) for step in range(14)]
     expected = [0, 0, None, None, 0, None, None, 0.5, None, None, 0.6, None, None, 0.6]  # 1/2, then at most 0.6
     assert moves == expected
 
@@ -293,7 +301,7 @@ def test_the_teacher_moves_every_few_steps_and_slower_with_time() -> None:
 def test_training_starts_at_the_principal_directions(tmp_path: Path) -> None:
     images = tokens(tmp_path, [(6, 7), (5, 5), (4, 4)])
     head = primaps_em.build(5, primaps_em.Params(), 7)
-    primaps_em.start(head, images, primaps_em.Params(), JOB)
+    primaps_em.initialise(head, images, primaps_em.Params(), JOB)
     x = np.concatenate([images[i].reshape(-1, 5).astype("f8") for i in range(3)])
     _, _, rows = np.linalg.svd(x - x.mean(0))
     rows *= np.sign(np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1))
@@ -301,7 +309,7 @@ def test_training_starts_at_the_principal_directions(tmp_path: Path) -> None:
     np.testing.assert_allclose(weight[:5], rows, atol=1e-5)
     np.testing.assert_allclose(head.mean, x.mean(0), atol=1e-6)
     plain = primaps_em.build(5, primaps_em.Params(), 7)
-    primaps_em.start(plain, images, primaps_em.Params(centre=False), JOB)
+    primaps_em.initialise(plain, images, primaps_em.Params(centre=False), JOB)
     assert not plain.mean.any()
     np.testing.assert_allclose(np.linalg.norm(weight, axis=1), 1, rtol=1e-6)
     torch.testing.assert_close(head.teacher.weight, head.student.weight)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from maskmill.errors import NumericsError
-from maskmill.numerics.neighbours import Points
+from maskmill.numerics.neighbours import NeighbourIndex
 from maskmill.reduce import run
 from maskmill.reduce._graph import eigenmaps
 from maskmill.reduce.laplacian import Params, extend, fit, prepare, symmetrised, transform
@@ -30,7 +30,7 @@ def test_blocked_neighbours_are_those_of_all_pairs(metric: str, monkeypatch: pyt
     monkeypatch.setattr("maskmill.numerics.neighbours.ROWS", 100)
     monkeypatch.setattr("maskmill.numerics.neighbours.COLUMNS", 130)
     x = clusters()[0] + np.float32(50)
-    points = Points.of(x, metric)  # type: ignore[arg-type]
+    points = NeighbourIndex.of(x, metric, "reduce")  # type: ignore[arg-type]
     found, distances = points.nearest(points.ready, 9)
     y = x.astype(np.float64)
     if metric == "cosine":
@@ -48,7 +48,7 @@ def test_blocked_neighbours_are_those_of_all_pairs(metric: str, monkeypatch: pyt
 
 def test_descent_recalls_the_exact_neighbours_on_any_number_of_threads() -> None:
     x = clusters(3000, 16, 20)[0]
-    points = Points.of(x, "euclidean")
+    points = NeighbourIndex.of(x, "euclidean", "reduce")
     exact, _ = points.graph(15, 0)
     before = torch.get_num_threads()
     runs = []
@@ -66,7 +66,7 @@ def test_descent_recalls_the_exact_neighbours_on_any_number_of_threads() -> None
 
 
 def test_equal_points_keep_themselves_first() -> None:
-    points = Points.of(np.zeros((40, 3), np.float32), "euclidean")
+    points = NeighbourIndex.of(np.zeros((40, 3), np.float32), "euclidean", "reduce")
     found, distances = points.graph(5, 0)
     assert (found[:, 0] == np.arange(40)).all()
     assert not distances.any()
@@ -98,7 +98,7 @@ def test_a_path_has_cosines() -> None:
 
 def test_the_laplacian_is_that_of_scipy_and_keeps_the_constant_first() -> None:
     x = clusters()[0]
-    found, _ = Points.of(x, "euclidean").graph(12, 0)
+    found, _ = NeighbourIndex.of(x, "euclidean", "reduce").graph(12, 0)
     full = np.zeros((len(x), len(x)))
     np.put_along_axis(full, found, 1.0, 1)  # includes self, as kneighbors_graph(include_self=True)
     full = 0.5 * (full + full.T)
@@ -159,7 +159,7 @@ def test_the_extension_gives_fitted_vectors_their_place() -> None:
     assert np.abs(near - model["embedding"]).mean() < 0.02
     new, new_label = clusters(400, seed=0)
     new = new + np.random.default_rng(1).normal(0, 0.3, new.shape).astype(np.float32)
-    nearest = Points.of(model["embedding"], "euclidean")
+    nearest = NeighbourIndex.of(model["embedding"], "euclidean", "reduce")
     voted = label[nearest.nearest(nearest.prepare(transform(new, fitted, params)), 1)[0][:, 0]]
     raw = label[fitted.points.nearest(fitted.points.prepare(new), 1)[0][:, 0]]
     assert (voted == new_label).mean() > (raw == new_label).mean() - 0.05

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maskmill.errors import ConfigError, NumericsError
-from maskmill.numerics.neighbours import Points
+from maskmill.numerics.neighbours import NeighbourIndex
 from maskmill.reduce.umap import Fitted, Params, depth, fit, place, prepare, transform
 
 SMALL = Params(dimensions=3, neighbours=12, epochs=60)
@@ -43,7 +43,7 @@ def test_transform_does_what_umap_learn_does(monkeypatch: pytest.MonkeyPatch) ->
             n_components=3, n_neighbors=12, n_epochs=60, min_dist=0.0, metric="euclidean", random_state=7
         ).fit(x)
     params = SMALL.model_copy(update={"metric": "euclidean"})
-    fitted = Fitted(Points.of(x, "euclidean"), theirs.embedding_, (theirs._a, theirs._b), 42)
+    fitted = Fitted(NeighbourIndex.of(x, "euclidean", "reduce"), theirs.embedding_, (theirs._a, theirs._b), 42)
     all_distances = pairwise_distances(new, x, metric=theirs._input_distance_func)
     found = np.argsort(all_distances, axis=1)[:, :12]
     distances = np.take_along_axis(all_distances, found, 1).astype(np.float32)
@@ -85,10 +85,10 @@ def test_places_follow_the_vector_only_and_copies_take_the_fitted_place(model: d
 def test_clusters_stay_together(model: dict[str, np.ndarray]) -> None:
     label = clusters()[1]
     new, new_label = clusters(300, seed=4)
-    embedded = Points.of(model["embedding"], "euclidean")
+    embedded = NeighbourIndex.of(model["embedding"], "euclidean", "reduce")
     placed = transform(new, prepare(model, SMALL), SMALL)
     voted = label[embedded.nearest(embedded.prepare(placed), 1)[0][:, 0]]
-    raw = Points.of(model["points"], "cosine")
+    raw = NeighbourIndex.of(model["points"], "cosine", "reduce")
     nearest = label[raw.nearest(raw.prepare(new), 1)[0][:, 0]]
     assert (voted == new_label).mean() > (nearest == new_label).mean() - 0.05
 

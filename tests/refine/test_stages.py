@@ -15,7 +15,7 @@ from maskmill.cut.run import run as run_cut
 from maskmill.errors import ConfigError, InputError, StoreError
 from maskmill.paint.run import run_limits, run_regions, run_tokens
 from maskmill.regions.run import run as run_regions_stage
-from maskmill.rounds.run import Sources, predict, train
+from maskmill.rounds.run import MaskFiles, Round, Sources, StudentFiles, predict, train
 from maskmill.store import codebook
 from maskmill.store.artefact import write_table
 from maskmill.store.ragged import Ragged, RaggedWriter
@@ -190,10 +190,10 @@ def test_a_students_masks_follow_the_photo(features: Path, manifest: Path, tmp_p
             out.append(image_id, segments_of(image_id))
     section = {"student": "token_head", "dimensions": 2, "hidden": 8, "steps": 60, "upsample": 4}
     student = tmp_path / "student.safetensors"
-    train(Sources({"x": [features]}), [tmp_path / "t.zarr"], section, 1, 0, 1, student)
+    train(Sources({"x": [features]}), [tmp_path / "t.zarr"], section, StudentFiles(student), round=Round(1, 0, 1))
     for method in ("none", "crf"):
-        places = (tmp_path / f"{method}.zarr", tmp_path / f"{method}_sure.zarr")
-        predict(student, {"x": features}, *places, params={"refine": {"method": method}}, manifest=manifest)
+        places = MaskFiles(tmp_path / f"{method}.zarr", tmp_path / f"{method}_sure.zarr")
+        predict(student, {"x": features}, places, {"refine": {"method": method}}, manifest=manifest)
     plain, masks = (Ragged(tmp_path / f"{method}.zarr", "masks") for method in ("none", "crf"))
     before_sure, sure = (Ragged(tmp_path / f"{method}_sure.zarr", "confidence") for method in ("none", "crf"))
     for image_id in SIZES:
@@ -204,7 +204,7 @@ def test_a_students_masks_follow_the_photo(features: Path, manifest: Path, tmp_p
         assert abs(sure[image_id].astype(int) - before_sure[image_id])[same].max() <= 1  # rounded down
         assert sure[image_id][~same].max() < 128  # of two classes the other one was surer
     with pytest.raises(ConfigError, match=r"rounds\.refine: needs the photos"):
-        predict(student, {"x": features}, tmp_path / "no.zarr", params={"refine": "crf"})
+        predict(student, {"x": features}, MaskFiles(tmp_path / "no.zarr"), {"refine": "crf"})
 
 
 def test_errors_name_the_way_out(features: Path, manifest: Path, tmp_path: Path) -> None:

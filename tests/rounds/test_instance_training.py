@@ -14,11 +14,12 @@ from maskmill.errors import NumericsError, StoreError
 from maskmill.images.instances import VOID, Instances, InstanceStore, InstanceWriter, mask_iou
 from maskmill.recipe.sections import ConfigError
 from maskmill.rounds.infer import Student
-from maskmill.rounds.run import History, Sources, detect, predict, train
+from maskmill.rounds.run import Detected, History, MaskFiles, Round, Sources, StudentFiles, detect, predict, train
 from maskmill.store.artefact import read_tensors
 from maskmill.store.manifest import read_manifest
 from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.training import loop
+from maskmill.training.resources import Resources
 
 SMALL: dict[str, Any] = {
     "student": "instance", "encoder": "semantic", "steps": 12, "batch_size": 6, "crop": 64, "width": 32, "unfrozen": 5,
@@ -57,7 +58,15 @@ def instances(world: dict[str, Any]) -> Path:
 def fit(world: dict[str, Any], instances: Path, out: Path, threads: int = 1, **options: Any) -> Path:
     history = options.pop("history", None)
     sources = Sources({}, world["manifest"], options.pop("weights", world["weights"]), [instances])
-    train(sources, world["masks"], SMALL | options, 1, 0, 2, out, threads, "cpu", history=history)
+    train(
+        sources,
+        world["masks"],
+        SMALL | options,
+        StudentFiles(out),
+        round=Round(1, 0, 2),
+        history=history,
+        resources=Resources(threads, "cpu"),
+    )
     return out
 
 
@@ -127,9 +136,9 @@ def test_instances_of_a_shard_and_the_masks_painted_from_them(
     world: dict[str, Any], student: Path, tmp_path: Path
 ) -> None:
     rows = read_manifest(world["manifest"]).of("0")
-    detect(student, rows, tmp_path / "i.zarr", threads=2, device="cpu")
-    predict(student, [], tmp_path / "m.zarr", tmp_path / "c.zarr", instances=tmp_path / "i.zarr")
-    predict(student, rows, tmp_path / "n.zarr", device="cpu")
+    detect(student, rows, tmp_path / "i.zarr", Resources(2, "cpu"))
+    predict(student, Detected(tmp_path / "i.zarr"), MaskFiles(tmp_path / "m.zarr", tmp_path / "c.zarr"))
+    predict(student, rows, MaskFiles(tmp_path / "n.zarr"), resources=Resources(device="cpu"))
     found, model = InstanceStore(tmp_path / "i.zarr"), Student.load(student)
     assert found.ids == IDS
     masks, direct = Ragged(tmp_path / "m.zarr", "masks"), Ragged(tmp_path / "n.zarr", "masks")
@@ -147,20 +156,28 @@ def test_instances_of_a_shard_and_the_masks_painted_from_them(
 
 def test_the_painted_masks_teach_a_student_of_masks(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
     """MaskDistill: a detector first, then a segmenter on its masks; the confidence of the first is its scores."""
-    predict(student, read_manifest(world["manifest"]).of("0"), tmp_path / "m.zarr", tmp_path / "c.zarr", device="cpu")
+    predict(student, read_manifest(world["manifest"]).of("0"), MaskFiles(tmp_path / "m.zarr", tmp_path / "c.zarr"))
     settings = {"student": "deeplabv3plus", "steps": 40, "batch_size": 4, "crop": 64, "width": 32, "unfrozen": 5}
     settings |= {"learning_rate": 5e-3, "size": {"short_side": 96}, "features": [], "confidence": 0.01}
     history = History(student, [tmp_path / "c.zarr"])
     out = tmp_path / "s.safetensors"
     sources = Sources({}, world["manifest"], world["weights"])
-    train(sources, [tmp_path / "m.zarr"], settings, 2, 0, 2, out, 1, "cpu", history=history)
+    train(
+        sources,
+        [tmp_path / "m.zarr"],
+        settings,
+        StudentFiles(out),
+        round=Round(2, 0, 2),
+        history=history,
+        resources=Resources(1, "cpu"),
+    )
     assert not Student.load(out).objects
     assert Student.load(out).mask(picture(0)[0]).any()
 
 
 def test_refined_masks_keep_the_photo_s_edges(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
     rows = read_manifest(world["manifest"]).of("0")[:1]
-    predict(student, rows, tmp_path / "m.zarr", params={"refine": "crf"}, manifest=world["manifest"], device="cpu")
+    predict(student, rows, MaskFiles(tmp_path / "m.zarr"), {"refine": "crf"}, manifest=world["manifest"])
     _, label = picture(0)
     mask = Ragged(tmp_path / "m.zarr")[IDS[0]]
     truth = Instances((label > 0)[None], np.array([1]), np.ones(1, np.float32)).at(mask.shape).masks
@@ -176,17 +193,36 @@ def test_nothing_to_learn_from_has_a_name(world: dict[str, Any], student: Path, 
         fit(world, empty, tmp_path / "s.safetensors")
     with pytest.raises(ConfigError, match="instance learns from instances; give --instances"):
         train(
-            Sources({}, world["manifest"], world["weights"]), world["masks"], SMALL, 1, 0, 2, tmp_path / "s", 1, "cpu"
+            Sources({}, world["manifest"], world["weights"]),
+            world["masks"],
+            SMALL,
+            StudentFiles(tmp_path / "s"),
+            round=Round(1, 0, 2),
+            resources=Resources(1, "cpu"),
         )
     with pytest.raises(ConfigError, match="sees photos; give --manifest and --weights"):
-        train(Sources({}, instances=[empty]), world["masks"], SMALL, 1, 0, 2, tmp_path / "s", 1, "cpu")
+        train(
+            Sources({}, instances=[empty]),
+            world["masks"],
+            SMALL,
+            StudentFiles(tmp_path / "s"),
+            round=Round(1, 0, 2),
+            resources=Resources(1, "cpu"),
+        )
     one = write_instances(tmp_path / "one/0.zarr", IDS)
     with RaggedWriter(tmp_path / "ones.zarr", "masks", dtype="uint8") as out:
         for image_id in IDS:
             out.append(image_id, np.ones((4, 4), np.uint8))
     sources = Sources({}, world["manifest"], world["weights"], [one])
     with pytest.raises(StoreError, match="holds class 2 of 1 clusters"):
-        train(sources, [tmp_path / "ones.zarr"], SMALL, 1, 0, 1, tmp_path / "s", 1, "cpu")
+        train(
+            sources,
+            [tmp_path / "ones.zarr"],
+            SMALL,
+            StudentFiles(tmp_path / "s"),
+            round=Round(1, 0, 1),
+            resources=Resources(1, "cpu"),
+        )
 
 
 def test_students_of_masks_have_no_instances(world: dict[str, Any], tmp_path: Path) -> None:
@@ -194,8 +230,15 @@ def test_students_of_masks_have_no_instances(world: dict[str, Any], tmp_path: Pa
     settings["size"] = {"short_side": 96}
     full = [world["root"] / "full/0.zarr"]
     out = tmp_path / "s.safetensors"
-    train(Sources({}, world["manifest"], world["weights"]), full, settings, 1, 0, 2, out, 1, "cpu")
+    train(
+        Sources({}, world["manifest"], world["weights"]),
+        full,
+        settings,
+        StudentFiles(out),
+        round=Round(1, 0, 2),
+        resources=Resources(1, "cpu"),
+    )
     with pytest.raises(StoreError, match="predicts masks, no instances; use maskmill rounds predict"):
-        detect(out, read_manifest(world["manifest"]).of("0"), tmp_path / "i.zarr", device="cpu")
+        detect(out, read_manifest(world["manifest"]).of("0"), tmp_path / "i.zarr", Resources(device="cpu"))
     with pytest.raises(StoreError, match="predicts masks, no instances"):
         Student.load(out).instances(picture(0)[0])

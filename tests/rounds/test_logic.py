@@ -20,9 +20,10 @@ from maskmill.rounds import _logic, token_head
 from maskmill.rounds._logic import History
 from maskmill.rounds._masks import Masks, changed_share
 from maskmill.rounds.infer import Student
-from maskmill.rounds.run import Sources, predict, train
+from maskmill.rounds.run import MaskFiles, Round, Sources, StudentFiles, predict, train
 from maskmill.store.artefact import read_json, read_tensors, write_table
 from maskmill.store.ragged import Ragged, RaggedWriter
+from maskmill.training.resources import Resources
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def first(world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pa
     for s in (0, 1):
         view = {name: paths[s] for name, paths in world["features"].items()}
         out, sure = folder / f"masks/{s}.zarr", folder / f"confidence/{s}.zarr"
-        predict(folder / "student.safetensors", view, out, sure, device="cpu")
+        predict(folder / "student.safetensors", view, MaskFiles(out, sure))
     return folder
 
 
@@ -51,7 +52,15 @@ def second(world: dict[str, Any], first: Path, out: Path, history: History, **op
     params = SMALL | {"steps": 20} | options
     masks = stores(first / "masks")
     timing = out.with_suffix(".json")
-    train(Sources(world["features"]), masks, params, 2, 0, 2, out, 1, "cpu", history=history, timing=timing)
+    train(
+        Sources(world["features"]),
+        masks,
+        params,
+        StudentFiles(out, timing),
+        round=Round(2, 0, 2),
+        history=history,
+        resources=Resources(1, "cpu"),
+    )
     return out
 
 
@@ -95,7 +104,13 @@ def test_only_the_chosen_images_feed_the_first_round(world: dict[str, Any], tmp_
     params = SMALL | {"images": "surest", "share": 0.5, "steps": 3}
     out = tmp_path / "s.safetensors"
     train(
-        Sources(world["features"]), world["masks"], params, 1, 0, 2, out, 1, "cpu", history=History(assignments=tables)
+        Sources(world["features"]),
+        world["masks"],
+        params,
+        StudentFiles(out),
+        round=Round(1, 0, 2),
+        history=History(assignments=tables),
+        resources=Resources(1, "cpu"),
     )
     tensors, provenance = read_tensors(out)
     assert provenance["params"]["diagnostics"]["images"] == 6
@@ -231,7 +246,15 @@ def test_a_round_that_changes_little_hands_its_student_on(
     again = tmp_path / "again.safetensors"
     params = SMALL | {"stop": 0.001}
     same = History(student=on, earlier=masks)
-    train(Sources(world["features"]), masks, params, 3, 0, 2, again, 1, "cpu", history=same)
+    train(
+        Sources(world["features"]),
+        masks,
+        params,
+        StudentFiles(again),
+        round=Round(3, 0, 2),
+        history=same,
+        resources=Resources(1, "cpu"),
+    )
     assert read_tensors(again)[1]["params"]["handed_on"] == 1  # and so on for every later round
 
 

@@ -29,11 +29,12 @@ from maskmill.rounds import _augment, _layers, _photo_training
 from maskmill.rounds.deeplabv3plus import Params
 from maskmill.rounds.deeplabv3plus.network import build
 from maskmill.rounds.infer import Student
-from maskmill.rounds.run import Sources, predict, train
+from maskmill.rounds.run import MaskFiles, Round, Sources, StudentFiles, predict, train
 from maskmill.store.artefact import read_json, read_tensors, write_table
 from maskmill.store.manifest import read_manifest
 from maskmill.store.ragged import Ragged
 from maskmill.training import loop
+from maskmill.training.resources import Resources
 from maskmill.training.team import Team
 
 SMALL: dict[str, Any] = {
@@ -55,7 +56,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def fit(world: dict[str, Any], out: Path, threads: int = 1, seed: int = 0, masks: str = "full", **options: Any) -> Path:
     sources = Sources({}, world["manifest"], world["weights"])
-    train(sources, [world["root"] / masks / "0.zarr"], SMALL | options, 1, seed, 2, out, threads, "cpu")
+    train(
+        sources,
+        [world["root"] / masks / "0.zarr"],
+        SMALL | options,
+        StudentFiles(out),
+        round=Round(1, seed, 2),
+        resources=Resources(threads, "cpu"),
+    )
     return out
 
 
@@ -69,7 +77,7 @@ def test_it_learns_what_it_is_shown(world: dict[str, Any], student: Path, tmp_pa
     assert tensors["loss"][0] == pytest.approx(np.log(3), rel=1e-3)
     assert tensors["loss"][-10:].mean() < 0.3 * tensors["loss"][0]
     rows = read_manifest(world["manifest"]).of("0")
-    predict(student, rows, tmp_path / "m.zarr", tmp_path / "c.zarr", device="cpu")
+    predict(student, rows, MaskFiles(tmp_path / "m.zarr", tmp_path / "c.zarr"), resources=Resources(device="cpu"))
     masks, right = Ragged(tmp_path / "m.zarr", "masks"), []
     for i, image_id in enumerate(IDS):
         _, label = picture(i)
@@ -154,7 +162,14 @@ def test_networks_that_do_not_fit_are_named(world: dict[str, Any], tmp_path: Pat
     with pytest.raises(StoreError, match=r"w\.safetensors: lacks .* of test_efficientnet"):
         fit(broken, tmp_path / "s.safetensors")
     with pytest.raises(ConfigError, match="deeplabv3plus sees photos; give --manifest and --weights"):
-        train(Sources(), world["masks"], SMALL, 1, 0, 2, tmp_path / "s.safetensors", 1, "cpu")
+        train(
+            Sources(),
+            world["masks"],
+            SMALL,
+            StudentFiles(tmp_path / "s.safetensors"),
+            round=Round(1, 0, 2),
+            resources=Resources(1, "cpu"),
+        )
 
 
 def test_a_photo_that_vanished_is_named(world: dict[str, Any], tmp_path: Path) -> None:
@@ -202,12 +217,12 @@ def test_no_jitter_is_the_identity_and_jitter_is_not() -> None:
 
 def test_every_image_once_an_epoch_from_any_step() -> None:
     params = Params(batch_size=5, steps=8)
-    whole = list(_photo_training.Plan(10, params, 0, 0, Team()))
+    whole = list(_photo_training.CropSampler(10, params, 0, 0, Team()))
     assert [len(step) for step in whole] == [5] * 8
     drawn = [image for step in whole for _, _, image in step]
     assert all(sorted(drawn[a : a + 10]) == list(range(10)) for a in (0, 10, 20, 30))
-    assert list(_photo_training.Plan(10, params, 0, 3, Team())) == whole[3:]
-    shared = [list(_photo_training.Plan(10, params, 0, 0, Team(rank, 2))) for rank in (0, 1)]
+    assert list(_photo_training.CropSampler(10, params, 0, 3, Team())) == whole[3:]
+    shared = [list(_photo_training.CropSampler(10, params, 0, 0, Team(rank, 2))) for rank in (0, 1)]
     assert [sorted(a + b) for a, b in zip(*shared, strict=True)] == [sorted(step) for step in whole]
 
 
@@ -251,7 +266,7 @@ def test_two_processes_give_one_student(world: dict[str, Any], tmp_path: Path) -
 def test_a_student_of_photos_wants_photos(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
     assert Student.load(student).photos
     with pytest.raises(StoreError, match="sees photos; leave out --features"):
-        predict(student, {"a": world["masks"][0]}, tmp_path / "m.zarr", device="cpu")
+        predict(student, {"a": world["masks"][0]}, MaskFiles(tmp_path / "m.zarr"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

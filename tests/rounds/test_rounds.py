@@ -14,11 +14,12 @@ from maskmill.errors import NumericsError, StoreError
 from maskmill.rounds import _classes, _losses
 from maskmill.rounds._masks import Masks
 from maskmill.rounds.infer import Student
-from maskmill.rounds.run import Sources, predict, train
+from maskmill.rounds.run import MaskFiles, Round, Sources, StudentFiles, predict, train
 from maskmill.rounds.token_head import Params, features, training
-from maskmill.rounds.token_head.network import Head
+from maskmill.rounds.token_head.network import TokenDecoder
 from maskmill.store.artefact import read_tensors, write_tensors
 from maskmill.store.ragged import Ragged
+from maskmill.training.resources import Resources
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def student(world: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_the_student_is_better_than_its_noisy_teacher(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
-    predict(student, {name: paths[0] for name, paths in world["features"].items()}, tmp_path / "m.zarr", device="cpu")
+    predict(student, {name: paths[0] for name, paths in world["features"].items()}, MaskFiles(tmp_path / "m.zarr"))
     masks = Ragged(tmp_path / "m.zarr", "masks")
     assert masks.ids == IDS
     assert masks.attrs == {"clusters": 2, "ignore": 255, "round": 1}
@@ -72,7 +73,7 @@ def test_a_student_file_is_all_that_inference_needs(world: dict[str, Any], stude
     assert logits.shape == (3, 2 * truth.shape[0], 2 * truth.shape[1])
     assert logits.dtype == np.float32
     np.testing.assert_array_equal(logits.argmax(0), model.mask(stored))
-    predict(student, {name: paths[0] for name, paths in world["features"].items()}, tmp_path / "m.zarr", device="cpu")
+    predict(student, {name: paths[0] for name, paths in world["features"].items()}, MaskFiles(tmp_path / "m.zarr"))
     np.testing.assert_array_equal(Ragged(tmp_path / "m.zarr")["img03"], model.mask(stored))
     loss = read_tensors(student)[0]["loss"]
     assert len(loss) == SMALL["steps"]
@@ -125,7 +126,7 @@ def test_nothing_known_is_an_error_with_a_way_out(tmp_path: Path) -> None:
 def test_images_with_nothing_known_are_left_out(tmp_path: Path) -> None:
     masks = {i: np.full((4, 4), 255 if i < "img02" else 1, np.uint8) for i in IDS[:4]}
     world = write_world(tmp_path, [IDS[:1], IDS[1:4]], masks)
-    images = features.Images(world["features"], Masks(world["masks"], 3), 0)
+    images = features.LabelledFeatures(world["features"], Masks(world["masks"], 3), 0)
     assert images.ids == ["img02", "img03"]
     np.testing.assert_array_equal(images.counts, [0, 32, 0])
 
@@ -150,7 +151,7 @@ def test_missing_features_are_named(world: dict[str, Any], student: Path, tmp_pa
     with pytest.raises(StoreError, match="feature set 'a': holds no image"):
         fit(partial, tmp_path / "s.safetensors")
     with pytest.raises(StoreError, match="needs a, b; missing: b"):
-        predict(student, {"a": world["features"]["a"][0]}, tmp_path / "m.zarr", device="cpu")
+        predict(student, {"a": world["features"]["a"][0]}, MaskFiles(tmp_path / "m.zarr"))
     with pytest.raises(StoreError, match="features of 10 channels for a student made for 12"):
         Student.load(student).mask({"a": scene("img01")[1]["b"], "b": scene("img01")[1]["b"]})
     with pytest.raises(StoreError, match="missing: b"):
@@ -197,7 +198,7 @@ def test_interpolating_first_or_projecting_first_is_the_same() -> None:
 
 def test_padding_changes_nothing() -> None:
     torch.manual_seed(0)
-    head = Head(4, 8, 3, 3)
+    head = TokenDecoder(4, 8, 3, 3)
     torch.nn.init.normal_(head.classify.weight)
     x = torch.randn(1, 4, 5, 7)
     alone = head(x, torch.ones(1, 1, 5, 7))
@@ -215,7 +216,7 @@ def test_class_weights() -> None:
 
 
 def test_every_image_once_an_epoch(world: dict[str, Any]) -> None:
-    images = features.Images(world["features"], Masks(world["masks"], 3), 0)
+    images = features.LabelledFeatures(world["features"], Masks(world["masks"], 3), 0)
     steps = list(training.batches(images, Params(steps=4, batch_size=6), 5, 0))
     drawn = [i for step in steps for chosen, _ in step for i in chosen]
     assert sorted(drawn[:12]) == sorted(drawn[12:]) == list(range(12))
@@ -225,7 +226,14 @@ def test_every_image_once_an_epoch(world: dict[str, Any]) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_learns_the_same_rule(world: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "s.safetensors"
-    train(Sources(world["features"]), world["masks"], SMALL, 1, 0, 2, out, 1, "cuda")
+    train(
+        Sources(world["features"]),
+        world["masks"],
+        SMALL,
+        StudentFiles(out),
+        round=Round(1, 0, 2),
+        resources=Resources(1, "cuda"),
+    )
     model = Student.load(out, "cuda")
     right = [(model.mask(scene(i)[1])[::2, ::2] == scene(i)[0]).mean() for i in IDS]
     assert np.mean(right) > 0.93

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.rounds.run import Sources, train
+from maskmill.rounds.run import Round, Sources, StudentFiles, train
 from maskmill.store.artefact import Provenance
 from maskmill.store.ragged import RaggedWriter
+from maskmill.training.resources import Resources
 
 SMALL: dict[str, Any] = {"student": "token_head", "count": 1, "features": ["a", "b"], "steps": 80, "batch_size": 6}
 SMALL |= {"dimensions": 8, "hidden": 16, "layers": 1, "upsample": 2, "learning_rate": 5e-3}
@@ -67,5 +68,6 @@ def fit(
 ) -> Path:
     params = SMALL | override
     sources = Sources(world["features"])
-    train(sources, world["masks"], params, 1, seed, 2, out, threads, "cpu", checkpoint_steps=checkpoint)
+    files, resources = StudentFiles(out), Resources(threads, "cpu", checkpoint)
+    train(sources, world["masks"], params, files, round=Round(1, seed, 2), resources=resources)
     return out

@@ -1,4 +1,4 @@
-"""Multi-head attention with heads of any number, exact for few queries without keys and values of every token."""
+"""Multi-head attention with any number of heads, and a cheaper exact form of it for few queries."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ class Attention(nn.Module):
         return self.out((weights @ value).transpose(1, 2).flatten(2)), weights
 
     def few(self, q: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The same output for few queries: q * (W x) is (q W) * x, and a mean of W x is W times the mean of x.
+        """The output of `forward` without computing the keys and values of all tokens; cheaper where q is small.
 
-        The cost falls from t * d * d to q * t * d. A key's bias adds the same to every score and leaves no trace.
+        A score <q, W x> equals <W^T q, x>, and a weighted mean of values W x equals W times the weighted mean of x. So
+        the cost falls from t * d * d to q * t * d. The keys' bias adds the same number to all scores of a query, which
+        the softmax cancels, so it is left out.
         """
         query = self.query(q).unflatten(2, (self.heads, self.width))  # [n, q, heads, width]
         shape = (self.heads, self.width, x.shape[2])

@@ -1,4 +1,4 @@
-"""STEGO's correspondence loss: codes agree where the features of two images do, by more than a shift.
+"""STEGO's correspondence loss: where features of two images correlate by more than a shift, codes shall too.
 
 Hamilton et al., Unsupervised semantic segmentation by distilling feature correspondences (ICLR 2022), section 3.
 """
@@ -38,14 +38,14 @@ def centred(f: torch.Tensor) -> torch.Tensor:
 def loss(f: torch.Tensor, s: torch.Tensor, shift: float | torch.Tensor) -> torch.Tensor:
     """- mean(max(S, 0) (F - b)) with F centred already.
 
-    Where F is above the shift b codes are drawn together, below it apart; the clamp on S, never on F, leaves codes that
-    are apart already alone.
+    Where F exceeds the shift b, the loss pulls the codes together, elsewhere it pushes them apart. The clamp, which is
+    on S and never on F, leaves pairs of codes without a gradient that already have a negative correlation.
     """
     return -(s.clamp_min(0) * (f - shift)).mean()
 
 
 def others(n: int, draws: torch.Generator) -> torch.Tensor:
-    """For each of n images another one of the batch [n]: a draw without fixed points."""
+    """For each of n images another one of the batch [n]: a random permutation whose fixed points are moved by one."""
     order = torch.randperm(n, generator=draws, device=draws.device)
     fixed = order == torch.arange(n, device=order.device)
     return torch.where(fixed, (order + 1) % n, order)
@@ -62,7 +62,7 @@ def pairs(
 
     Args:
         x, code: features and codes [n, d or c, h, w] of the images and of their neighbours.
-        side: places a side; the images are sampled at places of their own, whatever they are paired with at others.
+        side: sampled places a side. The images are sampled at one set of places, their partners at another.
     """
     n, device = len(x[0]), x[0].device
     here, there = (2 * torch.rand(n, side, side, 2, generator=draws, device=device) - 1 for _ in range(2))

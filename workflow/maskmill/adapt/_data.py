@@ -1,4 +1,4 @@
-"""What a head learns from: images by position, their stored tokens, and the crops of their grids.
+"""What a head learns from: images by position in the sorted ids, their stored tokens, and crops of their grids.
 
 Images are read from their shards as they are needed; what is held is bounded by `cache_mib`. Order and sampling follow
 the sorted ids, so shards do not matter.
@@ -36,7 +36,7 @@ def crop(tokens: np.ndarray, kind: Crops, which: int) -> np.ndarray:
 
 
 class Images:
-    """Images by position in the sorted list of ids, as arrays; those that are read first stay in memory.
+    """Images by position in the sorted list of ids, as arrays; those that are read first are held in memory.
 
     Attributes:
         ids: sorted. depth: d of a token. hashes: of what they were read from. made_by: parameters of the feature set.
@@ -60,7 +60,7 @@ class Images:
         if i in self._cache:
             return self._cache[i]
         array = self.read(i)
-        with self._lock:  # keep what was read first: order is random, all are as good
+        with self._lock:  # which images are held does not matter: the order of reading is random
             if self._room >= array.nbytes and i not in self._cache:
                 self._room -= array.nbytes
                 self._cache[i] = array

@@ -27,7 +27,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Encoder:
-    """A backbone that is to learn. facts: architecture, mean, std. threads: of the CPU."""
+    """A backbone that learns.
+
+    Attributes:
+        facts: architecture, mean and std of its weights file. threads: of the CPU.
+    """
 
     backbone: Backbone
     facts: dict[str, Any]
@@ -46,7 +50,7 @@ class Encoder:
 
 
 class BackboneWithHead(nn.Module):
-    """The backbone's level and a head on it: RGB 0..255 [n, 3, H, W] -> [n, c, h, w].
+    """A backbone up to a level, and a head on it: RGB 0..255 [n, 3, H, W] -> [n, c, h, w].
 
     Attributes:
         model: timm's network; all of its weights learn but a ViT's position embeddings. head: see `small_head`.
@@ -99,9 +103,10 @@ class BackboneWithHead(nn.Module):
         return self.encoder.backbone.maps(x.contiguous(memory_format=torch.channels_last)).float()
 
     def by_pieces(self, function: Callable[..., R], batches: Sequence[torch.Tensor]) -> Iterator[R]:
-        """`function` of the pieces of tensors of equal length, in order, in threads; modes are those of the caller.
+        """`function` of the pieces of tensors of equal length, in order, computed in threads.
 
-        No more results than threads are there at once.
+        The threads take over the caller's gradient, inference and autocast modes. No more results than threads are
+        held at once.
         """
         kind = batches[0].device.type
         pieces = list(zip(*(batch.split(PIECE[kind]) for batch in batches), strict=True))

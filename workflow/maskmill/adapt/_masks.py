@@ -1,6 +1,6 @@
-"""What heads share whose codes are masks: how much of each token belongs to each of k parts of its own image.
+"""What the methods share whose codes are masks: the share of each token in each of k parts of its own image.
 
-Such a code means something within its image only, so a method says `PER_IMAGE = True`: its codes are cut
+Channel j of two images has nothing in common, so the TRAITS of such a method have `per_image=True`: its codes are cut
 (`cut: {features: codes, method: argmax}`) and not clustered.
 """
 
@@ -23,7 +23,7 @@ def batch(images: TokenImages, side: int | None, size: int, step: int, seed: int
     return [(x[start : start + MICRO],) for start in range(0, len(x), MICRO)]
 
 
-def watch(masks: torch.Tensor) -> dict[str, torch.Tensor]:
+def mask_monitors(masks: torch.Tensor) -> dict[str, torch.Tensor]:
     """Monitors of masks [n, k, h, w] >= 0: mean number of parts that win a token of an image, mean share of the winner.
 
     And `usage`: whether the same part wins in all images.

@@ -37,6 +37,7 @@ class Projector(nn.Module):
         self.dropout = dropout
         self.linear = nn.Conv2d(depth, dimensions, 1)
         width = depth if hidden is None else hidden
+        # The non-linear branch; its name stands in the files of heads and can not change.
         self.bent = nn.Sequential(nn.Conv2d(depth, width, 1), activation(), nn.Conv2d(width, dimensions, 1))
 
     def forward(self, x: torch.Tensor, draws: torch.Generator | None = None) -> torch.Tensor:
@@ -58,7 +59,7 @@ class Prototypes(nn.Module):
 
 
 class CodeHead(nn.Module):
-    """A projector and the prototypes of its codes: what most methods leave behind."""
+    """A projector and the prototypes of its codes: the head that most methods train."""
 
     def __init__(self, projector: nn.Module, clusters: int, dimensions: int) -> None:
         super().__init__()

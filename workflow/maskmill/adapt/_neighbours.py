@@ -16,7 +16,7 @@ import numpy as np
 from maskmill.adapt._data import CROPS, Crops, crop
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.numerics.blocks import one_thread
-from maskmill.numerics.neighbours import EXACT_POINTS, Points
+from maskmill.numerics.neighbours import EXACT_POINTS, NeighbourIndex
 from maskmill.store.artefact import Provenance, read_table, write_table
 from maskmill.store.ragged import Ragged
 
@@ -37,7 +37,7 @@ class Neighbours:
     hash: str = ""
 
 
-def of(neighbours: Neighbours | None, crops: Crops, k: int) -> np.ndarray:
+def neighbours_of(neighbours: Neighbours | None, crops: Crops, k: int) -> np.ndarray:
     """Rows [n, k] of the table that a training needs.
 
     Raises:
@@ -78,7 +78,7 @@ def search(ids: Sequence[str], x: np.ndarray, crops: Crops, k: int, seed: int, e
     if len(x) <= k:
         raise NumericsError(f"adapt.neighbours: {k} neighbours need more than {len(x)} images; use more images, or set "
                             f"adapt.neighbours to {max(1, len(x) - 1)} or less")  # fmt: skip
-    found, distance = Points.of(x, "cosine").graph(k + 1, seed, exact)
+    found, distance = NeighbourIndex.of(x, "cosine", "adapt").graph(k + 1, seed, exact)
     return Neighbours(ids, crops, found[:, 1:].astype(np.int32), 1 - distance[:, 1:])
 
 

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 def small_head(depth: int, params: ViewParams, encoder: Encoder | None) -> nn.Module:
-    """In place of a feature pyramid over one grid: a 1x1 convolution, plus a two-layer branch where asked for.
+    """The small head in place of a feature pyramid: a 1x1 convolution, plus a two-layer branch where `hidden` > 0.
 
-    With an encoder the backbone is below it, and learns.
+    With an encoder the head stands on the backbone, which learns as well.
     """
     head: nn.Module = nn.Conv2d(depth, params.dimensions, 1)
     if params.hidden:
@@ -53,7 +53,7 @@ def rates(trunk: nn.Module, others: Iterable[nn.Parameter], params: ViewParams) 
 
 
 class UnitHead(CodeHead):
-    """A head whose codes have unit length; the prototypes are centroids among them, put there after the training."""
+    """A head whose codes have unit length; its prototypes are centroids of codes, computed after the training."""
 
     def __init__(self, projector: nn.Module, clusters: int, dimensions: int) -> None:
         super().__init__(projector, clusters, dimensions)
@@ -65,7 +65,7 @@ class UnitHead(CodeHead):
 
 
 class SelfLabeller(nn.Module):
-    """The head, and what an epoch's labels are made of.
+    """The head, and what the labels of an epoch are computed from.
 
     Attributes:
         frozen: the projector at the start of the epoch. levels: numbers of clusters.
@@ -119,7 +119,9 @@ class SelfLabeller(nn.Module):
         """The Euclidean nearest centroid [n, h, w] of frozen features [n, c, h, w] of a view."""
         return nearest(frozen, self.centroids(level, view))
 
-    def renew(self, batches: Iterator[tuple[np.ndarray, ...]], length: int, params: SelfLabelParams, seed: int) -> None:
+    def start_epoch(
+        self, batches: Iterator[tuple[np.ndarray, ...]], length: int, params: SelfLabelParams, seed: int
+    ) -> None:
         """Start an epoch: freeze a copy of the projector, cluster what it makes of the epoch's `length` batches.
 
         Raises:
@@ -158,7 +160,7 @@ def logits(maps: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
 def cross_entropy(scores: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Mean of -log softmax of scores [n, k, h, w] at labels [n, h, w], by the labels' weights [k].
 
-    As torch's own, which on CUDA adds up in an order of its own.
+    The same as torch's own loss, whose order of summation on CUDA changes between runs.
     """
     with torch.autocast(scores.device.type, enabled=False):
         found = scores.float().log_softmax(1).gather(1, labels[:, None])[:, 0]
@@ -166,23 +168,23 @@ def cross_entropy(scores: torch.Tensor, labels: torch.Tensor, weights: torch.Ten
         return -(share * found).sum() / share.sum().clamp_min(1e-12)
 
 
-def starter(
+def epoch_clustering(
     model: SelfLabeller, images: Images, params: SelfLabelParams, training: HeadTraining, length: int
 ) -> Callable[[int], Sequence[nn.Parameter]]:
-    """`HeadTask.before`: the first step of an epoch clusters the views of all its steps."""
+    """A function for `HeadTask.before`: before the first step of an epoch the views of all its steps are clustered."""
 
     def before(step: int) -> Sequence[nn.Parameter]:
         if step % length == 0:
             seed = int(rng(training.seed, "adapt", "clustering", str(step)).integers(2**31))
             drawn = (_views.batch(images, params, training, s, length) for s in range(step, step + length))
-            model.renew(drawn, length, params, seed)
+            model.start_epoch(drawn, length, params, seed)
         return ()
 
     return before
 
 
 @torch.no_grad()
-def settle(
+def final_tensors(
     model: SelfLabeller, images: Images, params: SelfLabelParams, training: HeadTraining
 ) -> dict[str, np.ndarray]:
     """Tensors of the head, its prototypes being the spherical k-means centroids of all codes of the whole images."""

@@ -1,4 +1,4 @@
-"""k-means over a stream of batches: a fit of the first ones, then a running mean of what falls to each centroid.
+"""k-means over a stream of batches: a fit to the first ones, then running means of the points nearest each centroid.
 
 Cho, Mall, Bala and Hariharan, PiCIE (CVPR 2021), the clustering of its code.
 """

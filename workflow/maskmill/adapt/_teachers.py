@@ -1,4 +1,4 @@
-"""What follows the weights that learn: moving averages that are kept in the head, and so in its checkpoint."""
+"""Teachers: moving averages of the weights that learn, kept in the head and so in its checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from maskmill.adapt._modules import unit
 
 
 class AveragedPrototypes(nn.Module):
-    """Prototypes that are not learnt but follow others: a buffer `weight` [k, c], which clusters are read from."""
+    """Prototypes that are the moving average of others: a buffer `weight` [k, c], from which the clusters are read."""
 
     weight: torch.Tensor
 
@@ -23,8 +23,8 @@ class AveragedPrototypes(nn.Module):
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, online: nn.Module, momentum: float) -> None:
-    """Every tensor of the teacher becomes momentum * itself + (1 - momentum) * the one of the same name that learns."""
+def ema_update(teacher: nn.Module, online: nn.Module, momentum: float) -> None:
+    """One step of the moving average: teacher = momentum * teacher + (1 - momentum) * online, tensor by tensor."""
     targets = dict(teacher.named_parameters()) | dict(teacher.named_buffers())
     for name, value in online.named_parameters():
         targets[name].lerp_(value.to(targets[name].dtype), 1 - momentum)
@@ -61,7 +61,7 @@ class ScoreHead(nn.Module):
         self.prototypes = AveragedPrototypes(clusters, clusters)
         self.prototypes.weight.copy_(torch.eye(clusters))
         self.register_buffer("mean", torch.zeros(dimensions))
-        follow(self.teacher, self.student, 0.0)
+        ema_update(self.teacher, self.student, 0.0)
 
     def codes(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens [n, d, h, w] -> codes [n, k, h, w]."""

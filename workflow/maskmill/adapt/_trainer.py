@@ -23,7 +23,7 @@ from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, run
 from maskmill.training.team import Team, set_gradients, single_threaded
 
-ROWS = 50  # of the monitor: the course of a training has as many points
+ROWS = 50  # points of each monitor over a training, at most
 Micro = tuple[np.ndarray, ...]
 
 
@@ -57,7 +57,7 @@ class HeadTask:
     optimiser: str = "adam"
 
 
-class Watched(nn.Module):
+class MonitoredHead(nn.Module):
     """The head and the course of its monitors, which belong to one checkpoint."""
 
     def __init__(self, head: nn.Module, columns: int) -> None:
@@ -73,7 +73,7 @@ def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray]
     Raises:
         NumericsError: the loss or a gradient is not finite. StoppedError: SIGTERM or SIGUSR1 came.
     """
-    watched = Watched(task.head, len(task.monitors)).to(training.device)
+    monitored = MonitoredHead(task.head, len(task.monitors)).to(training.device)
     groups = [{"params": list(parameters), "lr": rate} for parameters, rate in task.rates]
     learning = [p for parameters, _ in task.rates for p in parameters]
     make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[task.optimiser]
@@ -98,18 +98,20 @@ def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray]
             with memory_advice("adapt.batch_size", task.images):
                 value = set_gradients(learning, list(enumerate(micros)), one, pool, Team())
             if step % every == 0 and step // every < ROWS:
-                _note(watched, step // every, task.monitors, results)
+                _note(monitored, step // every, task.monitors, results)
             return value
 
         loop = Task(
-            network=watched, optimiser=optimiser,
+            network=monitored, optimiser=optimiser,
             batches=lambda start: ahead(lambda step: (step, task.batch(step)), range(start, task.steps)),
             gradients=gradients, rate=task.rate, steps=task.steps, images=task.images, clip=task.clip, after=task.after,
         )  # fmt: skip
         trained = run(loop, training.keeper, "adapt")
     state = {name.removeprefix("head."): value for name, value in trained.state.items() if name != "monitor"}
     task.head.load_state_dict(state)
-    course = watched.monitor[~torch.isnan(watched.monitor).all(1)].cpu().numpy() if task.monitors else np.zeros((0, 0))
+    course = (
+        monitored.monitor[~torch.isnan(monitored.monitor).all(1)].cpu().numpy() if task.monitors else np.zeros((0, 0))
+    )
     diagnostics = {
         "loss": np.array(trained.losses),
         "monitors": {name: course[:, i] for i, name in enumerate(task.monitors)},
@@ -135,12 +137,12 @@ def _work(task: HeadTask, training: HeadTraining, step: int, learning: Sequence[
     return work
 
 
-def _note(watched: Watched, row: int, names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> None:
+def _note(monitored: MonitoredHead, row: int, names: Sequence[str], results: Sequence[Mapping[str, Any]]) -> None:
     """The mean of every monitor over the micro-batches."""
     for column, name in enumerate(names):
         values = [float(torch.as_tensor(result[name]).detach()) for result in results if name in result]
         if values:
-            watched.monitor[row, column] = sum(values) / len(values)
+            monitored.monitor[row, column] = sum(values) / len(values)
 
 
 def generator(training: HeadTraining, *keys: str) -> torch.Generator:

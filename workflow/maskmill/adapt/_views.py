@@ -1,10 +1,10 @@
 """Two views of an image: what is drawn for it in an epoch, as arrays; `_warp` applies it.
 
-Geometry (mirror, crop, resize) is that of the papers, on the grid instead of the photo. Tokens do not see colours, so
-the photometric jitter has a stand-in: every view hides some channels, and scales and shifts the others for the whole
-image, as a change of brightness or contrast would move all of its tokens together. With `unfreeze` the views are of
-photos, in another light and sharpness, as in the papers. What is drawn depends on (seed, epoch, image) only, so that a
-clustering and the training after it see the same views.
+Geometry (mirror, crop, resize) is that of the papers, on the grid instead of the photo. The colours of a stored token
+can not be changed, so another augmentation replaces the photometric jitter: every view hides some channels, and scales
+and shifts the others for the whole image, as a change of brightness or contrast would move all of its tokens together.
+With `unfreeze` the views are of photos, whose light and sharpness are changed as in the papers. What is drawn depends
+on (seed, epoch, image) only, so that a clustering and the training after it see the same views.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The views that `_views` draws: channels or light changed, maps cropped, mirrored and resized, and laid back.
+"""Applies the views that `_views` draws: changes channels or light, crops, mirrors, resizes, and undoes a crop.
 
-Bilinear with cells as areas, by two small products of matrices a map: deterministic on every device, gradients too.
+Interpolation is bilinear between the centres of cells. It is computed as two small matrix products a map, whose results
+and gradients are deterministic on every device.
 """
 
 from __future__ import annotations

@@ -63,11 +63,15 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
     model = _selflabel.SelfLabeller(head, [training.clusters], 1, params.scale, images.multiple)
     classifier = torch.nn.Conv2d(params.dimensions, training.clusters, 1).to(training.device)
     model.classifier = classifier  # in the checkpoint
-    cluster = _selflabel.starter(model, images, params, training, length)
+    cluster = _selflabel.epoch_clustering(model, images, params, training, length)
 
     def before(step: int) -> Sequence[torch.nn.Parameter]:
         cluster(step)
-        return renew(classifier, _trainer.generator(training, "classifier", str(step))) if step % length == 0 else ()
+        return (
+            reset_classifier(classifier, _trainer.generator(training, "classifier", str(step)))
+            if step % length == 0
+            else ()
+        )
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         inputs = model.inputs(batch)
@@ -82,10 +86,10 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
         monitors=("labels", "entropy", "used", "largest"), before=before,
     )  # fmt: skip
     _, diagnostics = _trainer.train(task, training)
-    return _selflabel.settle(model, images, params, training), diagnostics
+    return _selflabel.final_tensors(model, images, params, training), diagnostics
 
 
-def renew(classifier: torch.nn.Conv2d, draws: torch.Generator) -> list[torch.nn.Parameter]:
+def reset_classifier(classifier: torch.nn.Conv2d, draws: torch.Generator) -> list[torch.nn.Parameter]:
     """Start the classifier anew; its parameters."""
     import torch
 

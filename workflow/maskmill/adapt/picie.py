@@ -89,10 +89,10 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
         model, _selflabel.rates(head.projector, (), params),
         lambda step: [_views.batch(images, params, training, step, length)], loss, params.steps, params.batch_size,
         monitors=("within", "across", *(["over"] if len(parts) > 1 else []), "entropy", "used", "largest"),
-        before=_selflabel.starter(model, images, params, training, length),
+        before=_selflabel.epoch_clustering(model, images, params, training, length),
     )  # fmt: skip
     _, diagnostics = _trainer.train(task, training)
-    return _selflabel.settle(model, images, params, training), diagnostics
+    return _selflabel.final_tensors(model, images, params, training), diagnostics
 
 
 def view_losses(

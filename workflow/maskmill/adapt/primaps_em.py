@@ -72,11 +72,11 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
 
     from maskmill.adapt import _trainer
     from maskmill.adapt._modules import probe_loss, unit, usage
-    from maskmill.adapt._teachers import follow
+    from maskmill.adapt._teachers import ema_update
 
     head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters))
-    start(head, images, params, training)
-    masks = Masks(images, params, head.mean.cpu().numpy())
+    initialise(head, images, params, training)
+    masks = PrincipalMasks(images, params, head.mean.cpu().numpy())
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         x, owner = batch
@@ -86,12 +86,12 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
         if step >= params.probe_steps:
             x = params.scale * unit(x) if params.scale else x
             scores, learnt = head.student(x), "focal"
-            parts["focal"] = focal(scores, names(head.teacher(x), owner), params.focus)
+            parts["focal"] = focal(scores, mask_classes(head.teacher(x), owner), params.focus)
         return parts[learnt], 1, parts | usage(scores.detach())
 
     def after(step: int) -> None:
-        if (momentum := pace(step, params)) is not None:
-            follow(head.teacher, head.student, momentum)
+        if (momentum := teacher_momentum(step, params)) is not None:
+            ema_update(head.teacher, head.student, momentum)
 
     task = _trainer.HeadTask(
         head, [(list(head.student.parameters()), params.learning_rate)],
@@ -101,7 +101,7 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
     return _trainer.train(task, training)
 
 
-class Masks(Images):
+class PrincipalMasks(Images):
     """Principal masks of images, flat: uint8 [h * w], 0 = in none; a function of the tokens and of what is subtracted.
 
     Attributes:
@@ -117,16 +117,16 @@ class Masks(Images):
         return np.asarray(self.images[i].astype(np.float32) - self.mean)
 
     def read(self, i: int) -> np.ndarray:
-        """Masks of image i, made anew."""
+        """PrincipalMasks of image i, made anew."""
         from maskmill.numerics.principal import segments_of
 
         return segments_of(self.tokens(i), self.params).ravel()
 
 
-def batch(masks: Masks, params: Params, training: HeadTraining, step: int) -> tuple[np.ndarray, np.ndarray]:
+def batch(masks: PrincipalMasks, params: Params, training: HeadTraining, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Centred tokens [m, d] float32 of a step's images, one after the other, and the mask of each [m] int64.
 
-    Masks of all images are numbered through from 1; 0 is in none.
+    PrincipalMasks of all images are numbered through from 1; 0 is in none.
     """
     from maskmill.adapt._data import order
 
@@ -140,7 +140,7 @@ def batch(masks: Masks, params: Params, training: HeadTraining, step: int) -> tu
     return x, np.concatenate(owners)
 
 
-def names(scores: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+def mask_classes(scores: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
     """Class of every token [m]: that of most tokens of its mask (of equal ones the first), -1 without a mask.
 
     Args:
@@ -166,15 +166,19 @@ def focal(scores: torch.Tensor, labels: torch.Tensor, focus: float) -> torch.Ten
     return each.mean()
 
 
-def pace(step: int, params: Params) -> float | None:
-    """Momentum with which the teacher moves after a step: u / (u + 1) up to its own at move u; None: it stays."""
+def teacher_momentum(step: int, params: Params) -> float | None:
+    """Momentum of the teacher's update after a step, None where there is none.
+
+    In the first `probe_steps` steps it is 0: the teacher is a copy of the student. After them, update u = 0, 1, ... has
+    momentum u / (u + 1), until that exceeds `momentum`.
+    """
     if step < params.probe_steps:
         return 0.0
     moves, rest = divmod(step - params.probe_steps + 1, params.follow_steps)
     return min(params.momentum, (moves - 1) / moves) if rest == 0 else None
 
 
-def start(head: Any, images: Images, params: Params, training: HeadTraining) -> None:
+def initialise(head: Any, images: Images, params: Params, training: HeadTraining) -> None:
     """Prototypes at the principal directions of some tokens, the largest first; random ones beyond their number.
 
     Sets what the head subtracts, their mean.
@@ -182,7 +186,7 @@ def start(head: Any, images: Images, params: Params, training: HeadTraining) -> 
     import torch
 
     from maskmill.adapt._modules import unit
-    from maskmill.adapt._teachers import follow
+    from maskmill.adapt._teachers import ema_update
     from maskmill.numerics.sampling import rng
 
     draws = rng(training.seed, "principal")
@@ -202,4 +206,4 @@ def start(head: Any, images: Images, params: Params, training: HeadTraining) -> 
             head.mean.copy_(mean)
         head.student.weight.copy_(unit(head.student.weight))
         head.student.weight[: len(rows)] = (rows * sign).to(head.student.weight)
-    follow(head.teacher, head.student, 0.0)
+    ema_update(head.teacher, head.student, 0.0)

@@ -64,14 +64,14 @@ def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     import torch
 
     from maskmill.adapt._modules import CodeHead, Projector, Prototypes, unit
-    from maskmill.adapt._teachers import AveragedPrototypes, follow
+    from maskmill.adapt._teachers import AveragedPrototypes, ema_update
 
     head = CodeHead(Projector(depth, params.dimensions, params.dropout, torch.nn.SiLU), clusters, params.dimensions)
     student = Prototypes(clusters, params.dimensions)
     with torch.no_grad():
         student.weight.copy_(unit(student.weight))
     head.student, head.prototypes = student, AveragedPrototypes(clusters, params.dimensions)  # type: ignore[assignment]
-    follow(head.prototypes, student, 0.0)
+    ema_update(head.prototypes, student, 0.0)
     return head
 
 
@@ -86,7 +86,7 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
     from maskmill.adapt import _correspondence as corr
     from maskmill.adapt import _trainer
     from maskmill.adapt._modules import drop_channels, usage
-    from maskmill.adapt._teachers import follow
+    from maskmill.adapt._teachers import ema_update
 
     head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters))
     before = _measured(images, params, training, lambda x: x)
@@ -107,9 +107,9 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
     task = _trainer.HeadTask(
         head,
         [(list(head.projector.parameters()), params.learning_rate), ([head.student.weight], params.prototype_rate)],
-        lambda step: micros(images, params, training, step), loss, params.steps, params.batch_size,
+        lambda step: micro_batches(images, params, training, step), loss, params.steps, params.batch_size,
         monitors=("within", "across", "data", "entropy", "used", "largest"),
-        after=lambda step: follow(head.prototypes, head.student, params.momentum),
+        after=lambda step: ema_update(head.prototypes, head.student, params.momentum),
     )  # fmt: skip
     tensors, diagnostics = _trainer.train(task, training)
     after = _measured(images, params, training, head.codes)
@@ -129,7 +129,9 @@ def smoothness(
     return ((corr.centred(corr.correlate(f, other_f)) - shift) * (1 - corr.correlate(p, other_p))).mean()
 
 
-def micros(images: TokenImages, params: Params, training: HeadTraining, step: int) -> list[tuple[np.ndarray, ...]]:
+def micro_batches(
+    images: TokenImages, params: Params, training: HeadTraining, step: int
+) -> list[tuple[np.ndarray, ...]]:
     """Tokens of a step's items, MICRO at a time: [n, d, h, w], or [n, d, tokens, 1] of drawn ones."""
     from maskmill.adapt._data import order, stack
     from maskmill.numerics.sampling import rng

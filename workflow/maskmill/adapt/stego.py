@@ -105,10 +105,10 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
 def batch(images: TokenImages, params: Params, training: HeadTraining, step: int) -> tuple[np.ndarray, ...]:
     """Tokens [n, d, h, w] of a step's items and of one neighbour of each."""
     from maskmill.adapt._data import order, stack
-    from maskmill.adapt._neighbours import of
+    from maskmill.adapt._neighbours import neighbours_of
     from maskmill.numerics.sampling import rng
 
-    near = of(training.neighbours, params.crops, params.neighbours)
+    near = neighbours_of(training.neighbours, params.crops, params.neighbours)
     items = order(step, params.batch_size, len(near), training.seed)
     ranks = rng(training.seed, "partners", str(step)).integers(params.neighbours, size=len(items))
     x = stack([images.item(j, params.crops) for j in items])

@@ -41,8 +41,9 @@ def rounds_train(
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
         program = Path(__file__).parents[1] / "__main__.py"  # not `-m`: the interpreter may not have maskmill itself
         os.execv(sys.executable, [*launch, str(program), *sys.argv[1:]])
-    from maskmill.rounds.run import History, Sources, train
+    from maskmill.rounds.run import History, Round, Sources, StudentFiles, train
     from maskmill.store.codebook import read
+    from maskmill.training.resources import Resources
 
     def files(folder: Path | None, suffix: str = "zarr") -> list[Path]:
         return shard_files(folder, manifest, suffix) if folder else []
@@ -50,11 +51,14 @@ def rounds_train(
     stores = {name: files(folder) for name, folder in pairs(features).items()}
     history = History(before, files(confidence), files(earlier), files(assignments, "parquet"))
     train(
-        Sources(stores, manifest if weights else None, weights, files(instances)), files(masks), section(params), round,
-        seed,
-        len(read(codebook)), out, threads, device,
-        history=history, timing=timing, checkpoint_steps=checkpoint_steps,
-    )  # fmt: skip
+        Sources(stores, manifest if weights else None, weights, files(instances)),
+        files(masks),
+        section(params),
+        StudentFiles(out, timing),
+        round=Round(round, seed, len(read(codebook))),
+        history=history,
+        resources=Resources(threads, device, checkpoint_steps),
+    )
 
 
 @app.command("teach")
@@ -66,11 +70,10 @@ def rounds_teach(
     round: Annotated[int, typer.Option(min=2)] = 2,
 ) -> None:
     """Student instance: what the next round learns from, of one shard."""
-    from maskmill.recipe.sections import validate
-    from maskmill.rounds import instance
+    from maskmill.recipe.model import Stage
     from maskmill.rounds.instance.teaching import teach
 
-    teach(taught, predicted, validate(instance.Params, section(params), "--params", "rounds"), round, out)
+    teach(taught, predicted, Stage.of("rounds", {"student": "instance", **section(params)}).params, round, out)
 
 
 @app.command("detect")
@@ -85,8 +88,9 @@ def rounds_detect(
     """Predict the instances of one shard with a trained student of instances."""
     from maskmill.rounds.run import detect
     from maskmill.store.manifest import read_shard
+    from maskmill.training.resources import Resources
 
-    detect(student, read_shard(manifest, shard), out, threads, device)
+    detect(student, read_shard(manifest, shard), out, Resources(threads, device))
 
 
 @app.command("predict")
@@ -103,14 +107,16 @@ def rounds_predict(
     device: Device = "auto",
 ) -> None:
     """Predict the masks of one shard with a trained student."""
-    from maskmill.rounds.run import predict
+    from maskmill.rounds.run import Detected, MaskFiles, predict
     from maskmill.store.manifest import read_shard
+    from maskmill.training.resources import Resources
 
     stores = {name: folder / f"{shard}.zarr" for name, folder in pairs(features).items()}
-    view = stores or read_shard(manifest, shard)
+    view = Detected(instances) if instances else stores or read_shard(manifest, shard)
     predict(
-        student, view, out, confidence, threads, device, params=section(params), manifest=manifest, instances=instances
-    )
+        student, view, MaskFiles(out, confidence), section(params), manifest=manifest,
+        resources=Resources(threads, device),
+    )  # fmt: skip
 
 
 def register(parent: typer.Typer) -> None:

@@ -21,10 +21,11 @@ ROWS, COLUMNS = 1024, 16384  # a block of scores: 64 MiB
 
 
 @dataclass(frozen=True)
-class Points:
-    """Points that others are compared with.
+class NeighbourIndex:
+    """Points whose neighbours are asked for.
 
     Attributes:
+        stage: that asks, for messages.
         ready: [n, d] float32: of unit length (cosine; a vector of zeros stays zero), or centred (products of centred
             vectors cancel least in float32).
         metric: euclidean or cosine. centre: [d] float32, zero for cosine.
@@ -33,13 +34,14 @@ class Points:
     ready: np.ndarray
     metric: Metric
     centre: np.ndarray
+    stage: str
 
     @classmethod
-    def of(cls, x: np.ndarray, metric: Metric) -> Points:
-        """From vectors [n, d] of floats."""
+    def of(cls, x: np.ndarray, metric: Metric, stage: str) -> NeighbourIndex:
+        """From vectors [n, d] of floats, for a stage."""
         centre = x.mean(axis=0, dtype=np.float64) if metric == "euclidean" else np.zeros(x.shape[1])
-        blank = cls(np.zeros((0, x.shape[1]), np.float32), metric, centre.astype(np.float32))
-        return cls(blank.prepare(x), metric, blank.centre)
+        blank = cls(np.zeros((0, x.shape[1]), np.float32), metric, centre.astype(np.float32), stage)
+        return cls(blank.prepare(x), metric, blank.centre, stage)
 
     def __len__(self) -> int:
         return len(self.ready)
@@ -48,18 +50,20 @@ class Points:
         """Vectors [m, d] in the form of `ready`; NaN, infinite values and another length are a NumericsError."""
         if x.shape[1] != len(self.centre):
             raise NumericsError(
-                f"reduce: vectors of length {x.shape[1]} do not fit a model of {len(self.centre)}; "
+                f"{self.stage}: vectors of length {x.shape[1]} do not fit a model of {len(self.centre)}; "
                 "they must come from the features that the model was fitted on"
             )
         x = x.astype(np.float32)
-        with np.errstate(invalid="ignore"):  # said as an error below
+        with np.errstate(invalid="ignore"):  # reported as an error below
             if self.metric == "euclidean":
                 ready = x - self.centre
             else:
                 norms = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64)).astype(np.float32)
                 ready = x / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
         if not np.isfinite(ready).all():
-            raise NumericsError("reduce: the vectors hold NaN or infinite values; check the features that made them")
+            raise NumericsError(
+                f"{self.stage}: the vectors hold NaN or infinite values; check the features that made them"
+            )
         return np.ascontiguousarray(ready)
 
     def nearest(self, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,12 +144,13 @@ class Points:
             found, distances = self.nearest(self.ready, k)
         else:
             found, distances = self._descent(k, seed)
-        lost = found[:, 0] != np.arange(len(self))  # rounding among more than k points that are almost equal
+        # Rounding among more than k almost equal points may drop the point itself.
+        lost = found[:, 0] != np.arange(len(self))
         if lost.any():
             rows = np.flatnonzero(lost)
             others = found[rows]
             mine = others == rows[:, None]
-            mine[~mine.any(axis=1), -1] = True  # the farthest gives way
+            mine[~mine.any(axis=1), -1] = True  # the point takes the place of the farthest neighbour
             rest = others[~mine].reshape(len(rows), k - 1)
             found[rows] = np.concatenate([rows[:, None], rest], 1)
             found[rows, 1:], distances[rows, 1:] = self._sorted(self.ready[rows], rest)

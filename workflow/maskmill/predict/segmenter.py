@@ -3,9 +3,9 @@
     tokens -> student -> mask                                               recipes with rounds
     tokens -> (head -> codes) -> (reduction) -> scores of clusters -> mask  recipes that cluster tokens
 
-Every step is the function of the stage that made the recipe's own masks, and what a stage stores is rounded as its
-store does. So an image of the run gets its mask of the last round again; only the backbone's last bits may differ, as
-they depend on how many images it sees at once, on threads and on the device.
+Every step calls the function of the stage that made the recipe's own masks, and intermediate results are rounded as
+the stores of the stages round them. So an image of the run gets the mask of its last round; only the last bits of the
+backbone's output may differ, which depend on the batch size, on threads and on the device.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ def load(folder: Path, device: str = "auto") -> Segmenter:
     """
     from maskmill.device import pick
 
-    kinds: dict[str, type[OfStudent] | type[OfClusters]] = {"student": OfStudent, "codebook": OfClusters}
+    kinds: dict[str, type[StudentSegmenter] | type[ClusterSegmenter]] = {
+        "student": StudentSegmenter,
+        "codebook": ClusterSegmenter,
+    }
     held = [name for name in kinds if (folder / f"{name}.safetensors").is_file()]
     if not (folder / "features.json").is_file():
         raise StoreError(f"--segmenter {folder}: {_lost('features.json') if held else _missing(folder)}")
@@ -92,7 +95,7 @@ def _missing(folder: Path) -> str:
 
 
 class Backbones:
-    """The backbones of a segmenter.
+    """The frozen backbones of a segmenter.
 
     Args:
         folder: with weights/. about: its features.json.
@@ -127,7 +130,7 @@ def feature_sets(folder: Path, about: Mapping[str, Any]) -> dict[str, FeatureSet
     return {name: validate(FeatureSet, body, where, name) for name, body in about["features"].items()}
 
 
-class OfStudent:
+class StudentSegmenter:
     """The student of the last round."""
 
     side_by_side = False
@@ -145,7 +148,8 @@ class OfStudent:
         from maskmill.numerics.blocks import one_thread
 
         view: Any = image if self.student.photos else self.backbones.tokens(image)
-        with contextlib.nullcontext() if self.student.photos else one_thread():  # as its own job, but for networks
+        # As in the job of a round, where only a student of photos computes with several threads.
+        with contextlib.nullcontext() if self.student.photos else one_thread():
             if self.refine.method == "none":
                 mask = self.student.mask(view)
             else:
@@ -153,7 +157,7 @@ class OfStudent:
         return to_size(mask, (image.shape[0], image.shape[1]))
 
 
-class OfClusters:
+class ClusterSegmenter:
     """The clusters of tokens, of their codes by a head, or of their reduced vectors."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device) -> None:
@@ -170,9 +174,9 @@ class OfClusters:
         self.reduction = Reduction(model) if (model := part("reduction")) else None
         self.head = _head(folder, about, device) if part("head") else None
         # A backbone that was trained together with the head is in the head's file.
-        self.whole = self.head if self.head is not None and self.head.sees_photos else None
-        self.backbones = Backbones(folder, about if self.whole is None else {"features": {}}, device)
-        self.side_by_side = self.whole is not None and device.type == "cpu" and self.whole.concurrent
+        self.end_to_end = self.head if self.head is not None and self.head.sees_photos else None
+        self.backbones = Backbones(folder, about if self.end_to_end is None else {"features": {}}, device)
+        self.side_by_side = self.end_to_end is not None and device.type == "cpu" and self.end_to_end.concurrent
         where = str(folder / "features.json")
         self.refine = validate(Refine, about.get("refine", {}), where, "refine")
         if not isinstance(about.get("upsample"), int):
@@ -186,7 +190,7 @@ class OfClusters:
 
         view = self._view(image)
         see = None if self.refine.method == "none" else partial(resize, image)
-        with one_thread():  # as the jobs of the stages, so that no sum differs
+        with one_thread():  # as in the jobs of the stages, so that the order of every sum is the same
             vectors = view if self.head is None else as_stored(self.head.codes(view))
             if self.reduction is not None:
                 vectors = as_stored(self.reduction(vectors))
@@ -195,7 +199,9 @@ class OfClusters:
 
     def _view(self, image: np.ndarray) -> np.ndarray:
         """Tokens [h, w, d] of the image, or the photo uint8 [H, W, 3] for a head with a backbone of its own."""
-        return next(iter(self.backbones.tokens(image).values())) if self.whole is None else self.whole.resized(image)
+        if self.end_to_end is not None:
+            return self.end_to_end.resized(image)
+        return next(iter(self.backbones.tokens(image).values()))
 
 
 def _head(folder: Path, about: Mapping[str, Any], device: torch.device) -> Head:

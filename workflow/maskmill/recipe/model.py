@@ -196,7 +196,7 @@ class Recipe:
 
     def photos(self, round: int) -> bool:
         """True when the student of a round sees photos, through an encoder, instead of stored features."""
-        return bool(registry.load("rounds", str(self.rounds_at(round).method)).PHOTOS)
+        return bool(self.rounds_at(round).module.TRAITS.photos)
 
     def student_sets(self, round: int) -> dict[str, FeatureSet]:
         """The feature sets that the student of a round sees, by name; none where it sees photos."""
@@ -207,7 +207,7 @@ class Recipe:
         """True when the student of a round learns from instances and predicts instances."""
         if not 1 <= round <= self.round_count:
             return False
-        return bool(getattr(registry.load("rounds", str(self.rounds_at(round).method)), "INSTANCES", False))
+        return bool(self.rounds_at(round).module.TRAITS.instances)
 
     def sections(self) -> dict[str, Any]:
         """Every stage's section as in YAML; what changes in later rounds stands under `from_round`."""

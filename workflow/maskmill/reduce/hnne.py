@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.errors import ConfigError, NumericsError
-from maskmill.numerics.neighbours import Points, unit_rows
+from maskmill.numerics.neighbours import NeighbourIndex, unit_rows
 from maskmill.recipe.sections import Model
 from maskmill.reduce import Traits
 
@@ -154,12 +154,12 @@ class Fitted:
     """A model made ready: its tensors, and its anchors to compare with."""
 
     tensors: Mapping[str, np.ndarray]
-    anchors: Points
+    anchors: NeighbourIndex
 
 
 def prepare(model: Mapping[str, np.ndarray], params: Params) -> Fitted:
     """What `transform` and `levels` read, from the tensors of a model."""
-    return Fitted(model, Points.of(model["anchors"], params.metric))
+    return Fitted(model, NeighbourIndex.of(model["anchors"], params.metric, "reduce"))
 
 
 def _anchor(x: np.ndarray, fitted: Fitted) -> np.ndarray:

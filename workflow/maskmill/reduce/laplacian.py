@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.errors import NumericsError
-from maskmill.numerics.neighbours import EXACT_POINTS, Points, unit_rows
+from maskmill.numerics.neighbours import EXACT_POINTS, NeighbourIndex, unit_rows
 from maskmill.recipe.sections import Model
 from maskmill.reduce import Traits
 
@@ -76,7 +76,9 @@ def fit(
 
     x = sample(blocks, params.neighbours, lambda d: row_bytes(d, params), params.memory_gb)
     skip = 0 if params.keep_first else 1
-    k, graph, radius = _connected(Points.of(x, params.metric), params.neighbours, params.dimensions + skip, seed, exact)
+    k, graph, radius = _connected(
+        NeighbourIndex.of(x, params.metric, "reduce"), params.neighbours, params.dimensions + skip, seed, exact
+    )
     embedding, mu = eigenmaps(graph, params.dimensions + skip, seed)
     if mu[-1] < USABLE:
         smooth = int((mu >= USABLE).sum()) - skip
@@ -95,7 +97,9 @@ def fit(
     return model, diagnostics
 
 
-def _connected(points: Points, k: int, dimensions: int, seed: int, exact: int) -> tuple[int, sp.csr_array, np.ndarray]:
+def _connected(
+    points: NeighbourIndex, k: int, dimensions: int, seed: int, exact: int
+) -> tuple[int, sp.csr_array, np.ndarray]:
     """The graph of at most `dimensions` parts: neighbours k (doubled until the parts are few enough), W, radius [n]."""
     from maskmill.reduce._graph import components
 
@@ -138,7 +142,7 @@ class Fitted:
         radius: [n] distance to the farthest neighbour. neighbours: k.
     """
 
-    points: Points
+    points: NeighbourIndex
     places: np.ndarray
     extended: np.ndarray
     radius: np.ndarray
@@ -148,7 +152,7 @@ class Fitted:
 def prepare(model: Mapping[str, np.ndarray], params: Params) -> Fitted:
     """What `transform` reads, from the tensors of a model."""
     places = model["embedding"].astype(np.float64)
-    points = Points.of(model["points"], params.metric)
+    points = NeighbourIndex.of(model["points"], params.metric, "reduce")
     return Fitted(points, places, places / model["eigenvalues"], model["radius"], int(model["neighbours"]))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from maskmill.errors import ConfigError, NumericsError
-from maskmill.numerics.neighbours import EXACT_POINTS, Points, unit_rows
+from maskmill.numerics.neighbours import EXACT_POINTS, NeighbourIndex, unit_rows
 from maskmill.recipe.sections import Model
 from maskmill.reduce import Traits
 
@@ -89,13 +89,13 @@ def fit(
     if params.gpu:
         embedding, parts = _on_gpu(x, params, seed), 0
     else:
-        graph = _graph(Points.of(x, params.metric), params, seed, exact)
+        graph = _graph(NeighbourIndex.of(x, params.metric, "reduce"), params, seed, exact)
         embedding, parts = _layout(graph, curve, params, seed)
     model = {"points": x, "embedding": embedding, "curve": curve, "seed": np.array(seed)}
     return model, {"distinct": float(len(x)), "parts": float(parts)}
 
 
-def _graph(points: Points, params: Params, seed: int, exact: int) -> Any:
+def _graph(points: NeighbourIndex, params: Params, seed: int, exact: int) -> Any:
     """The symmetric graph of memberships [n, n], float32 CSR."""
     import scipy.sparse as sp
     from umap.umap_ import fuzzy_simplicial_set
@@ -152,7 +152,7 @@ def _on_gpu(x: np.ndarray, params: Params, seed: int) -> np.ndarray:
 class Fitted:
     """A model made ready: the n fitted vectors, their embedding [n, k] float32, the curve's a and b, the seed."""
 
-    points: Points
+    points: NeighbourIndex
     embedding: np.ndarray
     curve: tuple[float, float]
     seed: int
@@ -161,7 +161,9 @@ class Fitted:
 def prepare(model: Mapping[str, np.ndarray], params: Params) -> Fitted:
     """What `transform` reads, from the tensors of a model."""
     a, b = (float(value) for value in model["curve"])
-    return Fitted(Points.of(model["points"], params.metric), model["embedding"], (a, b), int(model["seed"]))
+    return Fitted(
+        NeighbourIndex.of(model["points"], params.metric, "reduce"), model["embedding"], (a, b), int(model["seed"])
+    )
 
 
 def transform(x: np.ndarray, fitted: Fitted, params: Params) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A photo and its mask as a network in training sees them: cropped, resized, flipped, coloured anew."""
+"""Augmentation of a photo and its mask: random crop, resize, flip, colour jitter and blur."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def cut_labels(mask: np.ndarray, box: Box, cells: int) -> np.ndarray:
 
 
 def recolour(picture: Image.Image, params: CropSettings, generator: np.random.Generator) -> Image.Image:
-    """Brightness, contrast, saturation and hue; then grey, then blur, each by its chance."""
+    """Colour jitter (brightness, contrast, saturation, hue), then greyscale, then blur, each with its probability."""
     strengths = params.jitter * np.array([1, 1, 0.5, 0.25]) * generator.uniform(-1, 1, 4)  # DSM: .4, .4, .2, .1
     jitter, grey, blur = generator.random(3) < (0.8, params.grey, params.blur)
     if jitter:

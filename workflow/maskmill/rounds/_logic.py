@@ -62,14 +62,27 @@ def surest_images(logic: Rounds, round: int, history: History) -> set[str] | Non
     return {str(names[i]) for i in np.lexsort((names, mean))[:kept]}
 
 
-def fresh_start(history: History) -> dict[str, np.ndarray]:
-    """New weights."""
+@dataclass(frozen=True)
+class StoredStudent:
+    """What the file of a student holds: its tensors by name, and the provenance in its metadata."""
+
+    tensors: dict[str, np.ndarray]
+    provenance: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: str | Path | None) -> StoredStudent | None:
+        """From its file; None where there is none."""
+        return None if path is None else cls(*read_tensors(path))
+
+
+def fresh_start(previous: StoredStudent | None) -> dict[str, np.ndarray]:
+    """New weights: no tensors to go on from."""
     return {}
 
 
-def continued_start(history: History) -> dict[str, np.ndarray]:
-    """The weights of the student of the round before; round 1 has none and starts fresh."""
-    return read_tensors(history.student)[0] if history.student is not None else {}
+def continued_start(previous: StoredStudent | None) -> dict[str, np.ndarray]:
+    """The tensors of the student of the round before; round 1 has none and starts fresh."""
+    return {} if previous is None else previous.tensors
 
 
 def kept_ids(overlap: np.ndarray) -> np.ndarray:
@@ -91,7 +104,10 @@ def matched_ids(overlap: np.ndarray) -> np.ndarray:
 
 
 IMAGES: dict[str, Callable[[Rounds, int, History], set[str] | None]] = {"all": every_image, "surest": surest_images}
-START: dict[str, Callable[[History], dict[str, np.ndarray]]] = {"fresh": fresh_start, "continue": continued_start}
+START: dict[str, Callable[[StoredStudent | None], dict[str, np.ndarray]]] = {
+    "fresh": fresh_start,
+    "continue": continued_start,
+}
 MATCH: dict[str, Callable[[np.ndarray], np.ndarray]] = {"none": kept_ids, "hungarian": matched_ids}
 
 

@@ -1,4 +1,4 @@
-"""What a round learns from: the masks of the round before, less the images and cells that do not feed it."""
+"""What a round learns from: masks of the round before, without the images and cells that the options leave out."""
 
 from __future__ import annotations
 

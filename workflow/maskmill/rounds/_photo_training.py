@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -16,8 +17,8 @@ from maskmill.images.photos import read_ahead, reader_count
 from maskmill.numerics.sampling import rng
 from maskmill.recipe.sections import FeatureSet
 from maskmill.rounds._classes import ABSENT_BIAS
-from maskmill.rounds._job import Job
 from maskmill.rounds._layers import freeze
+from maskmill.rounds._training import StudentTraining
 from maskmill.store.artefact import read_tensors
 from maskmill.training.loop import Task, Trained, run
 from maskmill.training.team import Team, Work, set_gradients, single_threaded
@@ -39,7 +40,7 @@ class StepSettings(Protocol):
     def ema(self) -> float: ...
 
 
-class Plan(Sequence[list[tuple[int, int, int]]]):
+class CropSampler(Sequence[list[tuple[int, int, int]]]):
     """Which draws make up a step: (step, place in it, image); every image once an epoch, in an order of the seed.
 
     A step is a function of its number, so a training goes on anywhere. With several processes each sees its share.
@@ -72,7 +73,7 @@ def initial(
     build: Callable[[str], N],
     before: Callable[[Mapping[str, np.ndarray], N], Mapping[str, torch.Tensor]],
     unfrozen: int,
-    job: Job,
+    training: StudentTraining,
 ) -> tuple[N, dict[str, Any]]:
     """The network at its first step, and the encoder's facts.
 
@@ -84,13 +85,13 @@ def initial(
 
     state, facts = read_tensors(weights)
     if "architecture" not in facts:
-        load(weights, FeatureSet(backbone="?"), job.device)  # says what is wrong with the file
+        load(weights, FeatureSet(backbone="?"), training.device)  # says what is wrong with the file
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng(job.seed, "weights").integers(2**62)))
+        torch.manual_seed(int(rng(training.seed, "weights").integers(2**62)))
         network = build(facts["architecture"])
     encoder: Any = network.encoder
-    if job.before:
-        network.load_state_dict(before(job.before, network))
+    if training.before:
+        network.load_state_dict(before(training.before, network))
     else:
         encoder.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()}, strict=False)
         missing = [name for name in encoder.state_dict() if name not in state]
@@ -105,37 +106,49 @@ def learning_of(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
-def train(
-    network: nn.Module,
-    images: int,
-    read: Callable[[list[tuple[int, int, int]]], list[Any]],
-    work: Work,
-    optimiser: torch.optim.Optimizer,
-    rate: Callable[[int], float],
-    params: StepSettings,
-    job: Job,
-) -> Trained:
-    """Train on crops that are decoded ahead; `read` turns the draws of a step into micro-batches for `work`."""
-    learning = learning_of(network)
+@dataclass(frozen=True)
+class CropTask:
+    """What a method trains on crops of photos.
+
+    Attributes:
+        network: its parameters that require a gradient learn. images: number of photos.
+        read: draws of a step, as `CropSampler` gives them -> its micro-batches, in a process that decodes ahead.
+        work: see `maskmill.training.team.Work`. rate: step -> factor of the optimiser's own learning rate.
+    """
+
+    network: nn.Module
+    images: int
+    read: Callable[[list[tuple[int, int, int]]], list[Any]]
+    work: Work
+    optimiser: torch.optim.Optimizer
+    rate: Callable[[int], float]
+
+
+def train(task: CropTask, params: StepSettings, training: StudentTraining) -> Trained:
+    """Train on crops that are decoded ahead."""
+    learning = learning_of(task.network)
 
     def batches(start: int) -> Iterator[list[Any]]:
-        plan = Plan(images, params, job.seed, start, job.team)
-        workers = reader_count(len(plan), job.threads, job.device)
-        return (crops for _, crops in read_ahead(plan, read, workers, ignore_signals=True))
+        sampler = CropSampler(task.images, params, training.seed, start, training.team)
+        workers = reader_count(len(sampler), training.threads, training.device)
+        return (crops for _, crops in read_ahead(sampler, task.read, workers, ignore_signals=True))
 
-    with single_threaded(job.device, job.threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
-        task = Task(
-            network,
-            optimiser,
+    with (
+        single_threaded(training.device, training.threads) as pool,
+        memory_advice("rounds.batch_size", params.batch_size),
+    ):
+        steps = Task(
+            task.network,
+            task.optimiser,
             batches=batches,
-            gradients=lambda batch: set_gradients(learning, batch, work, pool, job.team),
-            rate=rate,
+            gradients=lambda batch: set_gradients(learning, batch, task.work, pool, training.team),
+            rate=task.rate,
             steps=params.steps,
             images=params.batch_size,
             ema=params.ema,
-            team=job.team,
+            team=training.team,
         )
-        return run(task, job.keeper)
+        return run(steps, training.keeper)
 
 
 def tensors_of(trained: Trained, counts: np.ndarray) -> tuple[dict[str, np.ndarray], int]:

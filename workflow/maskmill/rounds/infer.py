@@ -13,9 +13,9 @@ from maskmill.images.decode import resize
 from maskmill.images.instances import Instances
 from maskmill.images.interpolate import resize_maps, softmax_at, upsample_scores, upsample_softmax
 from maskmill.images.masks import mask_dtype
-from maskmill.recipe.registry import load
-from maskmill.recipe.sections import validate
+from maskmill.recipe.model import Stage
 from maskmill.refine import refine_scores, refine_step
+from maskmill.rounds import Traits
 from maskmill.store.artefact import read_tensors
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Student:
     """A student of any method.
 
     What it sees of an image is its `view`: {feature set: tokens [h, w, d]}, or, where `photos` is true, the photo
-    itself, uint8 RGB [H, W, 3]. A student of instances also takes what it said of the photo before (`instances`).
+    itself, uint8 RGB [H, W, 3]. A student of instances also takes the instances that it predicted before (`instances`).
 
     >>> student = Student.load("results/recipes/comus/seed0/round2/student.safetensors")
     >>> mask = student.mask({"grouping": tokens, "semantic": other})        # [h, w, d] each
@@ -41,21 +41,21 @@ class Student:
             painted from them.
         features: names of the feature sets, in order. feature_params: how each set was made, as far as its store said.
         upsample: mask cells a side for each of its logits. spec: everything the file's metadata says.
+        hash: of what made the file that it was read from.
     """
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], spec: Mapping[str, Any], device: torch.device) -> None:
-        self.spec, self.device = dict(spec), device
+    def __init__(
+        self, tensors: Mapping[str, np.ndarray], spec: Mapping[str, Any], device: torch.device, hash: str = ""
+    ) -> None:
+        self.spec, self.device, self.hash = dict(spec), device, hash
         self.clusters = int(spec["clusters"])
         self.features: list[str] = list(spec["features"])
         self.feature_params: dict[str, Any] = dict(spec["features"])
-        section = dict(spec["rounds"])
-        method = load("rounds", section["student"])
-        fields = {key: value for key, value in section.items() if key in method.Params.model_fields}
-        params = validate(method.Params, fields, "student", "rounds")
-        self.photos = bool(method.PHOTOS)
-        self.objects = bool(getattr(method, "INSTANCES", False))
-        self.upsample = 1 if self.objects else int(params.upsample)  # type: ignore[attr-defined]
-        self.model = method.load(tensors, spec, params, device)
+        stage = Stage.of("rounds", spec["rounds"], "student")
+        traits: Traits = stage.module.TRAITS
+        self.photos, self.objects = traits.photos, traits.instances
+        self.upsample = 1 if self.objects else int(stage.params.upsample)
+        self.model = stage.module.load(tensors, spec, stage.params, device)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Student:
@@ -71,7 +71,7 @@ class Student:
         if spec.get("format") != FORMAT:
             raise StoreError(f"{path}: not a student file; expected results/recipes/<recipe>/seed<n>/round<r>/student")
         try:
-            return cls(tensors, spec, pick(device))
+            return cls(tensors, spec, pick(device), str(provenance["hash"]))
         except (KeyError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise StoreError(f"{path}: the student does not fit its own metadata ({reason}); train it again") from error
@@ -115,7 +115,7 @@ class Student:
     def refined_mask(self, view: Any, photo: np.ndarray, settings: Refine) -> tuple[np.ndarray, np.ndarray]:
         """`sure_mask` fitted to the edges of the photo uint8 [*, *, 3].
 
-        How sure a cell is stays what the student said of the class that the cell has now.
+        The confidence of a cell is the softmax, before refinement, of the class that the cell has after it.
         """
         maps = self._maps(view)
         best = upsample_scores(maps, self.upsample)

@@ -1,4 +1,4 @@
-"""What the next steps need, made while this one is computed."""
+"""Prepares the data of the next steps while a step is computed."""
 
 from __future__ import annotations
 

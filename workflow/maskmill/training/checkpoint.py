@@ -1,4 +1,4 @@
-"""Checkpoints of a training: where it stands, named by everything that its result depends on.
+"""Checkpoints of a training: its state after a step, in a file named by everything that the result depends on.
 
 A file lies in a hidden folder beside the model that is being trained, which Snakemake does not know and so does not
 delete when a job fails. Its name is a hash of parameters, inputs, device type and torch's version: another training
@@ -82,7 +82,7 @@ class Keeper:
 
 
 class Signals:
-    """Which of SIGTERM and SIGUSR1 has come; the training looks after every step."""
+    """Which of SIGTERM and SIGUSR1 has come; the training loop asks after every step."""
 
     def __init__(self) -> None:
         self.name = ""

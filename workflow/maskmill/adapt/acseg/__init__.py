@@ -8,8 +8,8 @@ region, so the number of regions follows the image.
 Not as in the paper: tokens are stored ones of whole images, without crops or flips of pixels; attention sees them with
 mean 0 and variance 1 each, whatever the backbone's scale; heads may be of any number. `centre: image` is for features
 that all point the same way (keys with their bias): their graph is complete and has next to no modularity, whatever the
-groups. The paper's split into
-foreground and background by the cls token's attention is left out: every token is in some region.
+groups. The paper's split into foreground and background by the cls token's attention is left out: every token is in
+some region.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
         masks = head.codes(x)
         with torch.autocast(x.device.type, enabled=False):  # W is a difference of nearly equal numbers
             found = modularity(affinity(head.tokens(x).float()), masks.flatten(2).mT.float())
-        return -found.mean(), len(x), {"modularity": found.mean()} | _masks.watch(masks)
+        return -found.mean(), len(x), {"modularity": found.mean()} | _masks.mask_monitors(masks)
 
     task = _trainer.HeadTask(
         head, [(list(head.parameters()), params.learning_rate)],

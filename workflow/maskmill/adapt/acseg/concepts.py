@@ -28,8 +28,8 @@ def modularity(a: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
     return (excess * together).sum((1, 2)) / m
 
 
-class Block(nn.Module):
-    """Concepts look at the tokens, then at each other, then each at itself; normalised after each."""
+class ConceptBlock(nn.Module):
+    """Cross-attention of concepts to tokens, self-attention among concepts, feed-forward; layer norm after each."""
 
     def __init__(self, depth: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -38,20 +38,20 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(depth) for _ in range(3))
 
     def forward(self, p: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Concepts [n, k, d] after the tokens [n, t, d]."""
+        """Concepts [n, k, d], updated from the tokens [n, t, d]."""
         p = self.norms[0](p + self.across.few(p, x))
         p = self.norms[1](p + self.among(p, p)[0])
         return torch.as_tensor(self.norms[2](p + self.forwards(p)))
 
 
 class ConceptHead(nn.Module):
-    """k learnt vectors become the concepts of an image; a token belongs to them by its cosine, 0 where negative."""
+    """k learnt vectors are adapted to each image; a token's share in each is its cosine, 0 where negative."""
 
     def __init__(self, depth: int, concepts: int, blocks: int, heads: int, hidden: int, centre: bool) -> None:
         super().__init__()
         self.centre = centre
         self.start = nn.Parameter(torch.randn(concepts, depth))
-        self.blocks = nn.ModuleList(Block(depth, heads, hidden) for _ in range(blocks))
+        self.blocks = nn.ModuleList(ConceptBlock(depth, heads, hidden) for _ in range(blocks))
 
     def concepts(self, x: torch.Tensor) -> torch.Tensor:
         """Concepts [n, k, d] of tokens [n, t, d]."""

@@ -1,4 +1,4 @@
-"""DINOSAUR: slots compete for the tokens of an image, so that a decoder can make the tokens again from the slots.
+"""DINOSAUR: slots compete for the tokens of an image, and a decoder reconstructs the tokens from the slots.
 
 Seitzer, Horn, Zadaianchuk, Zietlow, Xiao and others, Bridging the gap to real-world object-centric learning (ICLR
 2023). Network, loss and schedule are those of its code (OCLF), defaults those for COCO. Codes are the masks of the
@@ -88,7 +88,7 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
         shape = (len(x), *head.slots.draw.shape)
         made, masks = head(x, torch.randn(shape, generator=draws, device=x.device))
         error = (made.float() - x).square().mean()
-        return error, len(x), {"error": error / x.var()} | _masks.watch(masks)
+        return error, len(x), {"error": error / x.var()} | _masks.mask_monitors(masks)
 
     task = _trainer.HeadTask(
         head, [(list(head.parameters()), params.learning_rate)],

@@ -10,7 +10,7 @@ from maskmill.images.interpolate import matrix
 
 
 class SlotAttention(nn.Module):
-    """k slots that start from draws of one learnt normal distribution and compete for the inputs.
+    """k slots, drawn from one learnt normal distribution, that compete for the inputs.
 
     Attributes:
         draw: [k, c], the standard normal draw that slots start from where none is given.
@@ -47,7 +47,7 @@ class SlotAttention(nn.Module):
 
 
 class MlpDecoder(nn.Module):
-    """Every slot makes every token by itself, from the token's place; a softmax over slots mixes them."""
+    """Each slot decodes all tokens from their positions alone; a softmax over the slots mixes what they decode."""
 
     def __init__(self, depth: int, size: int, width: int, layers: int, side: int) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
 """Hidden Positives: tokens that are more alike than a random reference token are positives of a contrast.
 
 Seong, Moon, Lee, Hong and Heo, Leveraging hidden positives for unsupervised semantic segmentation (CVPR 2023). Two
-kinds of positives are mined, by the frozen features and, with a weight that grows from 0 to 1 after `warmup` steps, by
-the codes of a teacher, the moving average of the head. Codes mixed with those around learn the same contrast.
+kinds of positives are mined: by the frozen features, and by the codes of a teacher, the moving average of the head. The
+weight of the second kind grows from 0 to 1 after `warmup` steps. The same contrast is applied to codes that are mixed
+with those of the neighbouring tokens.
 
 What differs, as only tokens are seen: no view of other colours, so no term that ties two views; the surroundings are
 weighed by the features' cosine instead of the attention; crops are crops of stored tokens. Positives are mined without
@@ -61,12 +62,12 @@ def build(depth: int, params: Params, clusters: int) -> torch.nn.Module:
     import torch
 
     from maskmill.adapt._modules import CodeHead, Projector
-    from maskmill.adapt._teachers import follow
+    from maskmill.adapt._teachers import ema_update
 
     c = params.dimensions
     head = CodeHead(Projector(depth, c, params.dropout), clusters, c)
     head.teacher = Projector(depth, c).requires_grad_(False)
-    follow(head.teacher, head.projector, 0.0)
+    ema_update(head.teacher, head.projector, 0.0)
     head.projection = torch.nn.Linear(c, c)
     head.register_buffer("pool_features", torch.zeros(params.pool, depth))
     head.register_buffer("pool_codes", torch.zeros(params.pool, c))
@@ -89,20 +90,22 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
     head.pool_features.copy_(
         unit(torch.from_numpy(references(images, params, training, "features")).to(training.device))
     )
-    renew(head, images, params, training, 0)
+    redraw_pool(head, images, params, training, 0)
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         (x,) = batch
         codes = head.projector(x, draws)
         places = _anchors(x, params.tokens, draws)
         with torch.autocast(x.device.type, enabled=False):  # whether a cosine exceeds another wants float32
-            f, own = (unit(_rows(maps.float(), places)) for maps in (x, _teach(head, x)))
+            f, own = (unit(_rows(maps.float(), places)) for maps in (x, _teacher_codes(head, x)))
             around = positives.mixed(codes.float(), x)
             z, mix = (unit(head.projection(_rows(maps.float(), places))) for maps in (codes, around))
-            rule = positives.Rule(places.shape[1], growth(step, params), params.temperature)
+            settings = positives.ContrastSettings(
+                places.shape[1], own_positives_weight(step, params), params.temperature
+            )
             drawn = torch.rand(places.shape[1], len(f), generator=draws, device=x.device) < params.negatives
             pools = (head.pool_features, head.pool_codes)
-            contrast, shares = positives.loss((z, mix), (f, own), pools, drawn, rule)
+            contrast, shares = positives.loss((z, mix), (f, own), pools, drawn, settings)
         cosine = head.prototypes(codes.detach())
         parts = {"contrast": contrast, "probe": probe_loss(cosine)}
         return sum(parts.values()), len(x), parts | shares | usage(cosine.detach())
@@ -126,7 +129,7 @@ def batch(images: TokenImages, params: Params, training: HeadTraining, step: int
     return (stack([images.item(j, params.crops) for j in items]),)
 
 
-def growth(step: int, params: Params) -> float:
+def own_positives_weight(step: int, params: Params) -> float:
     """Lambda: 0 while it warms up, then in a line to 1 at the end."""
     return max(0.0, (step - params.warmup) / max(1, params.steps - params.warmup))
 
@@ -145,17 +148,17 @@ def references(images: TokenImages, params: Params, training: HeadTraining, key:
     return out
 
 
-def renew(head: Any, images: TokenImages, params: Params, training: HeadTraining, step: int) -> None:
+def redraw_pool(head: Any, images: TokenImages, params: Params, training: HeadTraining, step: int) -> None:
     """Draw the reference codes anew: the teacher's, of other tokens than before."""
     import torch
 
     from maskmill.adapt._modules import unit
 
     x = torch.from_numpy(references(images, params, training, str(step))).to(training.device)
-    head.pool_codes.copy_(unit(_teach(head, x[:, :, None, None])[:, :, 0, 0]))
+    head.pool_codes.copy_(unit(_teacher_codes(head, x[:, :, None, None])[:, :, 0, 0]))
 
 
-def _teach(head: Any, x: torch.Tensor) -> torch.Tensor:
+def _teacher_codes(head: Any, x: torch.Tensor) -> torch.Tensor:
     """Codes of the teacher, without a gradient."""
     import torch
 
@@ -164,11 +167,11 @@ def _teach(head: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _after(head: Any, images: TokenImages, params: Params, training: HeadTraining, step: int) -> None:
-    from maskmill.adapt._teachers import follow
+    from maskmill.adapt._teachers import ema_update
 
-    follow(head.teacher, head.projector, params.momentum)
+    ema_update(head.teacher, head.projector, params.momentum)
     if (step + 1) % params.renew == 0:
-        renew(head, images, params, training, step + 1)
+        redraw_pool(head, images, params, training, step + 1)
 
 
 def _anchors(x: torch.Tensor, tokens: int, draws: torch.Generator) -> torch.Tensor:

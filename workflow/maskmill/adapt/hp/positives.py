@@ -21,11 +21,12 @@ NEAR = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1))
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What makes a contrast.
+class ContrastSettings:
+    """Settings of the contrast at one step.
 
     Attributes:
-        anchors: of an image; a multiple of them is in a batch. share: lambda, weight of positives by the teacher.
+        anchors: tokens of an image that are contrasted; a batch has a multiple of them. share: lambda, the weight of
+            positives that the teacher's codes find.
         temperature: tau.
     """
 
@@ -35,7 +36,7 @@ class Rule:
 
 
 def positives(x: torch.Tensor, reach: torch.Tensor, rows: slice) -> torch.Tensor:
-    """[rows, N] bool: j is a positive of i where <x_i, x_j> exceeds the reach of i or of j; none is its own.
+    """Positives [rows, N] bool: j is one of i where <x_i, x_j> exceeds the reach of i or of j, and j is not i.
 
     Args:
         x: [N, c]. reach: max_k <x_i, pool_k> [N], the most alike reference token of each.
@@ -66,7 +67,7 @@ def loss(
     x: tuple[torch.Tensor, torch.Tensor],
     pools: tuple[torch.Tensor, torch.Tensor],
     others: torch.Tensor,
-    rule: Rule,
+    settings: ContrastSettings,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The contrast's mean over images and views, and monitors: share of pairs that are positives of either kind.
 
@@ -77,16 +78,16 @@ def loss(
     """
     reach = (x[0] @ pools[0].T).amax(1), (x[1] @ pools[1].T).amax(1)
     total, counts = views[0].new_zeros(()), views[0].new_zeros(2)
-    for start in range(0, len(x[0]), rule.anchors):
-        rows = slice(start, start + rule.anchors)
-        image = partial(_image, views, x, reach, others, rows, rule)
+    for start in range(0, len(x[0]), settings.anchors):
+        rows = slice(start, start + settings.anchors)
+        image = partial(_image, views, x, reach, others, rows, settings)
         if len(x[0]) > LARGE:
             part, found = checkpoint(image, use_reentrant=False, preserve_rng_state=False)
         else:
             part, found = image()
         total, counts = total + part, counts + found
     pairs = len(x[0]) * max(len(x[0]) - 1, 1)
-    return total * rule.anchors / len(x[0]), {"general": counts[0] / pairs, "own": counts[1] / pairs}
+    return total * settings.anchors / len(x[0]), {"general": counts[0] / pairs, "own": counts[1] / pairs}
 
 
 def _image(
@@ -95,18 +96,19 @@ def _image(
     reach: tuple[torch.Tensor, torch.Tensor],
     others: torch.Tensor,
     rows: slice,
-    rule: Rule,
+    settings: ContrastSettings,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean contrast of one image's anchors over the views; positives of either kind [2]."""
     with torch.no_grad():
         general, own = (positives(a, b, rows) for a, b in zip(x, reach, strict=True))
         itself = _itself(rows, x[0])
-        # Published: an anchor without positives by features is left out, and positives by codes alone are not put into
-        # the denominator. One that is left out has itself beside it, so that every number is finite.
+        # As in the published code, an anchor without a positive by features has no loss, and positives by codes alone
+        # are not part of the denominator. The denominator of an anchor without a loss is the anchor itself, so that
+        # its logarithm is finite.
         alone = ~general.any(1, keepdim=True)
-        weight = (general + rule.share * own.to(views[0].dtype)).masked_fill(alone, 0.0)
+        weight = (general + settings.share * own.to(views[0].dtype)).masked_fill(alone, 0.0)
         beside = torch.where(alone, itself, general | (others & ~itself))
-    parts = [contrast(z, rows, weight, beside, rule.temperature) for z in views]
+    parts = [contrast(z, rows, weight, beside, settings.temperature) for z in views]
     return (parts[0] + parts[1]) / 2, torch.stack([general.sum(), own.sum()]).to(parts[0].dtype)
 
 

@@ -1,4 +1,4 @@
-"""IIC: the classes of a token and of the same place in another view tell as much about each other as they can.
+"""IIC: maximises the mutual information of the classes of a token and of the same place in another view.
 
 Ji, Henriques and Vedaldi, Invariant information clustering for unsupervised image classification and segmentation (ICCV
 2019). Two views of an image, one of them laid back by the known inverse of its geometry; the mutual information of

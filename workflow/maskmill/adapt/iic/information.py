@@ -10,7 +10,7 @@ import sys
 import torch
 from torch import nn
 
-EPS = sys.float_info.epsilon  # probabilities are no smaller in a logarithm; a float32 holds it
+EPS = sys.float_info.epsilon  # least probability inside a logarithm; it is representable as float32
 
 
 class ClassHead(nn.Module):
@@ -37,7 +37,7 @@ class ClassHead(nn.Module):
 
 
 class UnitVectors(nn.Module):
-    """The unit vectors, as prototypes."""
+    """Prototypes of codes that are probabilities: the unit vectors [k, k]."""
 
     def __init__(self, clusters: int) -> None:
         super().__init__()

@@ -18,28 +18,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskmill.rounds import Traits
 from maskmill.rounds.deeplabv3plus.params import Params
 
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.rounds._job import Job, Sources
     from maskmill.rounds._masks import Masks
-    from maskmill.rounds.deeplabv3plus.crops import Photos
+    from maskmill.rounds._training import Sources, StudentTraining
+    from maskmill.rounds.deeplabv3plus.crops import LabelledPhotos
     from maskmill.rounds.deeplabv3plus.predictor import PixelPredictor
 
-PHOTOS = True  # sees photos, not stored features
+TRAITS = Traits(photos=True, instances=False)
 CLASSIFIER = ("network.classify.weight", "network.classify.bias")  # tensors with a row a class
 
 
-def data(sources: Sources, masks: Masks, params: Params, job: Job) -> Photos:
+def data(sources: Sources, masks: Masks, params: Params, training: StudentTraining) -> LabelledPhotos:
     """The photos of the manifest that the masks belong to."""
-    from maskmill.rounds.deeplabv3plus.crops import Photos
+    from maskmill.rounds.deeplabv3plus.crops import LabelledPhotos
 
-    return Photos(sources, masks, params)
+    return LabelledPhotos(sources, masks, params)
 
 
-def fit(photos: Photos, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(
+    examples: LabelledPhotos, params: Params, training: StudentTraining
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train the network; (all of its tensors, diagnostics with the loss of every step and the timing).
 
     The result depends on the seed, the photos and the masks, not on threads or on the processes that decode.
@@ -50,7 +53,7 @@ def fit(photos: Photos, params: Params, job: Job) -> tuple[dict[str, np.ndarray]
     """
     from maskmill.rounds.deeplabv3plus.training import train_network
 
-    return train_network(photos, params, job)
+    return train_network(examples, params, training)
 
 
 def load(
@@ -62,4 +65,4 @@ def load(
     return PixelPredictor(tensors, spec, params, device)
 
 
-__all__: Sequence[str] = ("CLASSIFIER", "PHOTOS", "Params", "data", "fit", "load")
+__all__: Sequence[str] = ("CLASSIFIER", "TRAITS", "Params", "data", "fit", "load")

@@ -8,16 +8,16 @@ from maskmill.errors import ConfigError
 from maskmill.images.photos import read_photo
 from maskmill.numerics.sampling import rng
 from maskmill.rounds._augment import augment
-from maskmill.rounds._job import Sources
 from maskmill.rounds._masks import Masks
+from maskmill.rounds._training import Sources
 from maskmill.rounds.deeplabv3plus.network import LOW_STRIDE
 from maskmill.rounds.deeplabv3plus.params import Params
 from maskmill.store.manifest import Row, read_manifest
 
-Crops = tuple[np.ndarray, np.ndarray]  # pixels uint8 [n, S, S, 3], labels [n, S / 4, S / 4]
+CropBatch = tuple[np.ndarray, np.ndarray]  # pixels uint8 [n, S, S, 3], labels [n, S / 4, S / 4]
 
 
-class Photos:
+class LabelledPhotos:
     """The photos behind the masks, by position in the sorted ids.
 
     Attributes:
@@ -38,7 +38,9 @@ class Photos:
         return read_photo(self._row[image_id])
 
 
-def read_crops(draws: list[tuple[int, int, int]], photos: Photos, params: Params, seed: int, micro: int) -> list[Crops]:
+def read_crops(
+    draws: list[tuple[int, int, int]], photos: LabelledPhotos, params: Params, seed: int, micro: int
+) -> list[CropBatch]:
     """Decode and augment the photos of a step, in micro-batches; each draw by the generator of (step, place)."""
     found = []
     for step, place, image in draws:

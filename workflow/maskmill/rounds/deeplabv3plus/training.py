@@ -13,10 +13,10 @@ from torch import nn
 
 from maskmill.images.masks import ignore_value
 from maskmill.rounds._classes import class_weights
-from maskmill.rounds._job import Job
 from maskmill.rounds._losses import LOSSES
-from maskmill.rounds._photo_training import initial, learning_of, normalise, state_of, tensors_of, train
-from maskmill.rounds.deeplabv3plus.crops import Crops, Photos, read_crops
+from maskmill.rounds._photo_training import CropTask, initial, learning_of, normalise, state_of, tensors_of, train
+from maskmill.rounds._training import StudentTraining
+from maskmill.rounds.deeplabv3plus.crops import CropBatch, LabelledPhotos, read_crops
 from maskmill.rounds.deeplabv3plus.network import DeepLab, build
 from maskmill.rounds.deeplabv3plus.params import Params
 from maskmill.training.team import Work
@@ -24,20 +24,21 @@ from maskmill.training.team import Work
 MICRO = {"cpu": 4, "cuda": 32}  # crops that are computed at once
 
 
-def train_network(photos: Photos, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def train_network(
+    photos: LabelledPhotos, params: Params, training: StudentTraining
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """See `deeplabv3plus.fit`."""
     network, facts = initial(
-        photos.weights, lambda name: build(name, job.classes, params), _before, params.unfrozen, job
+        photos.weights, lambda name: build(name, training.classes, params), _before, params.unfrozen, training
     )
-    network = network.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(training.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     counts = photos.masks.counts
-    weights = torch.from_numpy(class_weights(counts, params.balance)).to(job.device)
-    read = partial(read_crops, photos=photos, params=params, seed=job.seed, micro=MICRO[job.device.type])
+    weights = torch.from_numpy(class_weights(counts, params.balance)).to(training.device)
+    read = partial(read_crops, photos=photos, params=params, seed=training.seed, micro=MICRO[training.device.type])
     learning = learning_of(network)
-    work = _work(network, learning, weights, facts, params, job)
-    trained = train(
-        network, len(photos.rows), read, work, _optimiser(learning, params), partial(_rate, params=params), params, job
-    )
+    work = _work(network, learning, weights, facts, params, training)
+    task = CropTask(network, len(photos.rows), read, work, _optimiser(learning, params), partial(_rate, params=params))
+    trained = train(task, params, training)
     tensors, absent = tensors_of(trained, counts)
     diagnostics = {"loss": trained.losses, "images": len(photos.rows), "absent": absent, "encoder": facts}
     return tensors, diagnostics | {"timing": trained.timing}
@@ -53,15 +54,15 @@ def _work(
     weights: torch.Tensor,
     facts: Mapping[str, Any],
     params: Params,
-    job: Job,
+    training: StudentTraining,
 ) -> Work:
     """The function of one micro-batch: sum of losses, weight, gradients."""
-    loss_of, device = LOSSES[params.loss], job.device
+    loss_of, device = LOSSES[params.loss], training.device
 
-    def work(crops: Crops) -> tuple[float, float, tuple[torch.Tensor, ...]]:
+    def work(crops: CropBatch) -> tuple[float, float, tuple[torch.Tensor, ...]]:
         x = normalise(torch.from_numpy(crops[0]).to(device), facts)
         labels = torch.from_numpy(crops[1].astype(np.int64)).to(device)
-        target = one_hot(labels, ignore_value(crops[1].dtype), job.classes)
+        target = one_hot(labels, ignore_value(crops[1].dtype), training.classes)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = network(x)
         loss, weight = loss_of(logits, target, weights, params, params.label_smoothing)

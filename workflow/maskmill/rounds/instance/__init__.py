@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskmill.rounds import Traits
 from maskmill.rounds.instance.params import Params
 
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.rounds._job import Job, Sources
     from maskmill.rounds._masks import Masks
+    from maskmill.rounds._training import Sources, StudentTraining
     from maskmill.rounds.instance.crops import InstancePhotos
     from maskmill.rounds.instance.predictor import InstancePredictor
 
-PHOTOS = True  # sees photos, not stored features
-INSTANCES = True  # learns from instances and predicts instances
+TRAITS = Traits(photos=True, instances=True)
 CLASSIFIER = ("network.classify.weight", "network.classify.bias")  # tensors with a row a class
 TEACHING = ("keep_score", "merge_iou")  # what decides which instances a round learns from, not how
 
 
-def data(sources: Sources, masks: Masks, params: Params, job: Job) -> InstancePhotos:
+def data(sources: Sources, masks: Masks, params: Params, training: StudentTraining) -> InstancePhotos:
     """The photos that have instances, and these.
 
     Raises:
@@ -41,10 +41,12 @@ def data(sources: Sources, masks: Masks, params: Params, job: Job) -> InstancePh
     """
     from maskmill.rounds.instance.crops import InstancePhotos
 
-    return InstancePhotos(sources, masks, params, job.classes)
+    return InstancePhotos(sources, masks, params, training.classes)
 
 
-def fit(photos: InstancePhotos, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(
+    examples: InstancePhotos, params: Params, training: StudentTraining
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train the network; (all of its tensors, diagnostics with the loss of every step and the timing).
 
     The result depends on the seed, the photos and their instances, not on threads or on the processes that decode.
@@ -55,7 +57,7 @@ def fit(photos: InstancePhotos, params: Params, job: Job) -> tuple[dict[str, np.
     """
     from maskmill.rounds.instance.training import train_network
 
-    return train_network(photos, params, job)
+    return train_network(examples, params, training)
 
 
 def load(
@@ -67,4 +69,4 @@ def load(
     return InstancePredictor(tensors, spec, params, device)
 
 
-__all__: Sequence[str] = ("CLASSIFIER", "INSTANCES", "PHOTOS", "TEACHING", "Params", "data", "fit", "load")
+__all__: Sequence[str] = ("CLASSIFIER", "TEACHING", "TRAITS", "Params", "data", "fit", "load")

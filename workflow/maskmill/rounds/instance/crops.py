@@ -14,8 +14,8 @@ from maskmill.images.instances import VOID, Instances, InstanceStore
 from maskmill.images.photos import read_photo
 from maskmill.numerics.sampling import rng
 from maskmill.rounds._augment import cut_picture, draw_box, recolour
-from maskmill.rounds._job import Sources
 from maskmill.rounds._masks import Masks
+from maskmill.rounds._training import Sources
 from maskmill.rounds.instance.network import STRIDE, Shape, grid_sizes, locations
 from maskmill.rounds.instance.params import Params
 from maskmill.store.manifest import Row, read_manifest

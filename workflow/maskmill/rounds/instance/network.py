@@ -1,4 +1,4 @@
-"""A network for instances without proposals: every location of a grid says a class and makes a mask of its own.
+"""A network for instances without proposals: every location of a grid predicts a class and a mask.
 
 After CondInst (Tian et al., ECCV 2020): a location's kernel holds the weights of a small network that turns mask
 features and the coordinates relative to this location into one mask. No box, no pooling of regions, no compiled
@@ -65,8 +65,8 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the network says of a batch of n images: L locations over all grids, finest first, row by row.
+class RawPredictions:
+    """What the network predicts for a batch of n images: L locations over all grids, finest first, row by row.
 
     Attributes:
         features: [n, FEATURES, H / 4, W / 4]. logits: [n, L, k + 1]. kernels: [n, L, KERNEL].
@@ -115,7 +115,7 @@ class InstanceNet(nn.Module):
         self.encoder.eval()
         return self
 
-    def forward(self, x: torch.Tensor) -> Found:
+    def forward(self, x: torch.Tensor) -> RawPredictions:
         """Normalised RGB [n, 3, H, W], sides multiples of `shape.multiple`."""
         grids, detail = self._pyramid(x)
         cells = x.shape[2] // STRIDE, x.shape[3] // STRIDE
@@ -124,7 +124,7 @@ class InstanceNet(nn.Module):
         logits = torch.cat([self.classify(self.towers[0](grid)).flatten(2) for grid in grids], dim=2)
         kernels = torch.cat([self.kernel(self.towers[1](grid)).flatten(2) for grid in grids], dim=2)
         places = locations([(grid.shape[2], grid.shape[3]) for grid in grids], self.shape.strides).to(x.device)
-        return Found(features, logits.transpose(1, 2), kernels.transpose(1, 2), places)
+        return RawPredictions(features, logits.transpose(1, 2), kernels.transpose(1, 2), places)
 
     def _pyramid(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Three grids [n, width, h, w], finest first, and the detail for the masks' edges."""
@@ -151,7 +151,7 @@ def grid_sizes(height: int, width: int, strides: tuple[int, ...]) -> list[tuple[
 
 
 def locations(sizes: list[tuple[int, int]], strides: tuple[int, ...]) -> torch.Tensor:
-    """`Found.places` of grids of these sizes, [L, 3] float32."""
+    """`RawPredictions.places` of grids of these sizes, [L, 3] float32."""
     parts = []
     for (rows, columns), stride in zip(sizes, strides, strict=True):
         y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")

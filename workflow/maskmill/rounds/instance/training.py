@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from maskmill.errors import ConfigError
-from maskmill.rounds._job import Job
-from maskmill.rounds._photo_training import initial, learning_of, normalise, state_of, tensors_of, train
+from maskmill.rounds._photo_training import CropTask, initial, learning_of, normalise, state_of, tensors_of, train
+from maskmill.rounds._training import StudentTraining
 from maskmill.rounds.instance.crops import Crop, InstancePhotos, read_crops
 from maskmill.rounds.instance.losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
 from maskmill.rounds.instance.network import InstanceNet, build, masks_of
@@ -38,30 +38,40 @@ def _before(tensors: Mapping[str, np.ndarray], network: InstanceNet, params: Par
     return found
 
 
-def train_network(photos: InstancePhotos, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def train_network(
+    photos: InstancePhotos, params: Params, training: StudentTraining
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """See `instance.fit`."""
     network, facts = initial(
-        photos.weights, lambda name: build(name, job.classes, params), partial(_before, params=params),
-        params.unfrozen, job,
+        photos.weights, lambda name: build(name, training.classes, params), partial(_before, params=params),
+        params.unfrozen, training,
     )  # fmt: skip
-    network = network.to(job.device)
+    network = network.to(training.device)
     read = partial(
-        read_crops, photos=photos, params=params, seed=job.seed, shape=network.shape, micro=MICRO[job.device.type]
+        read_crops,
+        photos=photos,
+        params=params,
+        seed=training.seed,
+        shape=network.shape,
+        micro=MICRO[training.device.type],
     )
-    work = _work(network, learning_of(network), facts, params, job)
-    trained = train(
-        network, len(photos.rows), read, work, _optimiser(network, params), partial(rate, params=params), params, job
-    )
+    work = _work(network, learning_of(network), facts, params, training)
+    task = CropTask(network, len(photos.rows), read, work, _optimiser(network, params), partial(rate, params=params))
+    trained = train(task, params, training)
     tensors, absent = tensors_of(trained, photos.counts)
     diagnostics = {"loss": trained.losses, "images": len(photos.rows), "instances": int(photos.counts[1:].sum())}
     return tensors, diagnostics | {"absent": absent, "encoder": facts, "timing": trained.timing}
 
 
 def _work(
-    network: InstanceNet, learning: list[nn.Parameter], facts: Mapping[str, Any], params: Params, job: Job
+    network: InstanceNet,
+    learning: list[nn.Parameter],
+    facts: Mapping[str, Any],
+    params: Params,
+    training: StudentTraining,
 ) -> Work:
     """The function of one micro-batch: sum of losses, weight, gradients."""
-    device = job.device
+    device = training.device
 
     def work(crops: list[Crop]) -> tuple[float, float, tuple[torch.Tensor, ...]]:
         x = normalise(torch.from_numpy(np.stack([crop.pixels for crop in crops])).to(device), facts).contiguous()

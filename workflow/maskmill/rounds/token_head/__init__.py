@@ -17,34 +17,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskmill.rounds import Traits
 from maskmill.rounds.token_head.params import Params
 
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.rounds._job import Job, Sources
     from maskmill.rounds._masks import Masks
-    from maskmill.rounds.token_head.features import Images
+    from maskmill.rounds._training import Sources, StudentTraining
+    from maskmill.rounds.token_head.features import LabelledFeatures
     from maskmill.rounds.token_head.predictor import TokenPredictor
 
-PHOTOS = False  # sees stored features
+TRAITS = Traits(photos=False, instances=False)
 CLASSIFIER = ("head.classify.weight", "head.classify.bias")  # tensors with a row a class
 
 
-def data(sources: Sources, masks: Masks, params: Params, job: Job) -> Images:
+def data(sources: Sources, masks: Masks, params: Params, training: StudentTraining) -> LabelledFeatures:
     """Aligned features and targets; the projections are those of the student to go on from, or fitted here."""
-    from maskmill.rounds.token_head.features import Images
+    from maskmill.rounds.token_head.features import LabelledFeatures
     from maskmill.rounds.token_head.predictor import projections_of
 
-    images = Images(sources.features, masks, params.cache_mib)
-    if job.before:
-        images.projections = projections_of(job.before, list(sources.features))
+    images = LabelledFeatures(sources.features, masks, params.cache_mib)
+    if training.before:
+        images.projections = projections_of(training.before, list(sources.features))
     else:
-        images.fit_projections(params.dimensions, params.max_fit_points, job.seed)
+        images.fit_projections(params.dimensions, params.max_fit_points, training.seed)
     return images
 
 
-def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def fit(
+    examples: LabelledFeatures, params: Params, training: StudentTraining
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Train a head; (its tensors, diagnostics with the loss of every step and the timing).
 
     The result depends on the seed and on the content of the images, not on the threads: a step is always split into
@@ -55,8 +58,8 @@ def fit(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray]
     """
     from maskmill.rounds.token_head.training import train_head
 
-    tensors, diagnostics = train_head(images, params, job)
-    for name, projection in images.projections.items():
+    tensors, diagnostics = train_head(examples, params, training)
+    for name, projection in examples.projections.items():
         tensors |= {f"{name}.mean": projection.mean, f"{name}.weight": projection.weight}
     return tensors, diagnostics
 
@@ -70,4 +73,4 @@ def load(
     return TokenPredictor(tensors, spec, params, device)
 
 
-__all__: Sequence[str] = ("CLASSIFIER", "PHOTOS", "Params", "data", "fit", "load")
+__all__: Sequence[str] = ("CLASSIFIER", "TRAITS", "Params", "data", "fit", "load")

@@ -104,7 +104,7 @@ def class_shares(mask: np.ndarray, size: tuple[int, int], classes: int) -> np.nd
     return shares.reshape(height, width, classes).astype(np.float32)
 
 
-class Images:
+class LabelledFeatures:
     """Images of several shards: aligned features and class shares by position in the sorted list of ids.
 
     Args:
@@ -152,7 +152,7 @@ class Images:
             image_id = self.ids[i]
             x = align(self.view(image_id), self.projections)
             x, mask = x.astype(np.float16), self.masks[image_id]
-            with self._lock:  # keep what was read first: order is random, all are as good
+            with self._lock:  # which images are held does not matter: the order of reading is random
                 if self._room >= x.nbytes + mask.nbytes and i not in self._cache:
                     self._room -= x.nbytes + mask.nbytes
                     self._cache[i] = x, mask

@@ -18,7 +18,7 @@ class ChannelNorm(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """x + 1x1(gelu(3x3(norm(x)))), with zeros outside the image for the 3x3, as at an image's own border."""
 
     def __init__(self, channels: int) -> None:
@@ -32,13 +32,13 @@ class Block(nn.Module):
         return x + self.mix(nn.functional.gelu(self.spatial(self.norm(x) * valid)))
 
 
-class Head(nn.Module):
+class TokenDecoder(nn.Module):
     """Logits at the token grid. The classifier starts at zero: the first loss is log(classes)."""
 
     def __init__(self, inputs: int, hidden: int, layers: int, classes: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(inputs, hidden, 1)
-        self.blocks = nn.ModuleList(Block(hidden) for _ in range(layers))
+        self.blocks = nn.ModuleList(ResidualBlock(hidden) for _ in range(layers))
         self.norm = ChannelNorm(hidden)
         self.classify = nn.Conv2d(hidden, classes, 1)
         nn.init.zeros_(self.classify.weight)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from maskmill.rounds.token_head.features import Projection, align
-from maskmill.rounds.token_head.network import Head
+from maskmill.rounds.token_head.network import TokenDecoder
 from maskmill.rounds.token_head.params import Params
 
 
@@ -27,7 +27,7 @@ class TokenPredictor:
         self.device = device
         self.projections = projections_of(tensors, list(spec["features"]))
         inputs = sum(projection.weight.shape[1] for projection in self.projections.values())
-        self.head = Head(inputs, params.hidden, params.layers, int(spec["clusters"]) + 1)
+        self.head = TokenDecoder(inputs, params.hidden, params.layers, int(spec["clusters"]) + 1)
         prefix = "head."
         state = {key[len(prefix) :]: torch.from_numpy(v) for key, v in tensors.items() if key.startswith(prefix)}
         self.head.load_state_dict(state)

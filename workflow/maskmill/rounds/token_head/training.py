@@ -14,10 +14,10 @@ from torch import nn
 from maskmill.device import memory_advice
 from maskmill.numerics.sampling import rng
 from maskmill.rounds._classes import ABSENT_BIAS, class_weights
-from maskmill.rounds._job import Job
 from maskmill.rounds._losses import LOSSES
-from maskmill.rounds.token_head.features import Images
-from maskmill.rounds.token_head.network import Head
+from maskmill.rounds._training import StudentTraining
+from maskmill.rounds.token_head.features import LabelledFeatures
+from maskmill.rounds.token_head.network import TokenDecoder
 from maskmill.rounds.token_head.params import Params
 from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, run
@@ -29,24 +29,29 @@ Ready = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # features, valid
 Draw = tuple[list[int], np.ndarray]  # images of a micro-batch, their channel mask [n, inputs]
 
 
-def train_head(images: Images, params: Params, job: Job) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def train_head(
+    images: LabelledFeatures, params: Params, training: StudentTraining
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors `head.*` and diagnostics of a head trained on `images`; see `token_head.fit`."""
     inputs = sum(projection.weight.shape[1] for projection in images.projections.values())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng(job.seed, "weights").integers(2**62)))
-        head = Head(inputs, params.hidden, params.layers, job.classes)
-    if job.before:
-        head.load_state_dict({k[len("head.") :]: torch.from_numpy(v) for k, v in _head(job.before).items()})
-    head = head.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        torch.manual_seed(int(rng(training.seed, "weights").integers(2**62)))
+        head = TokenDecoder(inputs, params.hidden, params.layers, training.classes)
+    if training.before:
+        head.load_state_dict({k[len("head.") :]: torch.from_numpy(v) for k, v in _head(training.before).items()})
+    head = head.to(training.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(head.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
-    weights = torch.from_numpy(class_weights(images.counts, params.balance)).to(job.device)
+    weights = torch.from_numpy(class_weights(images.counts, params.balance)).to(training.device)
 
     def batches_from(step: int) -> Iterator[list[Ready]]:
-        steps = itertools.islice(batches(images, params, inputs, job.seed), step, None)
+        steps = itertools.islice(batches(images, params, inputs, training.seed), step, None)
         return ahead(lambda draws: [(*collate(images, chosen), keep) for chosen, keep in team.share(draws)], steps)
 
-    work, learning, team = _work(head, weights, params, job.device), list(head.parameters()), job.team
-    with single_threaded(job.device, job.threads) as pool, memory_advice("rounds.batch_size", params.batch_size):
+    work, learning, team = _work(head, weights, params, training.device), list(head.parameters()), training.team
+    with (
+        single_threaded(training.device, training.threads) as pool,
+        memory_advice("rounds.batch_size", params.batch_size),
+    ):
         task = Task(
             head,
             optimiser,
@@ -58,7 +63,7 @@ def train_head(images: Images, params: Params, job: Job) -> tuple[dict[str, np.n
             ema=params.ema,
             team=team,
         )
-        trained = run(task, job.keeper)
+        trained = run(task, training.keeper)
     absent = torch.from_numpy(images.counts == 0)
     state = {name: value.detach().float().cpu().clone() for name, value in trained.state.items()}
     state["classify.weight"][absent] = 0.0
@@ -72,7 +77,7 @@ def _head(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value for name, value in tensors.items() if name.startswith("head.")}
 
 
-def batches(images: Images, params: Params, inputs: int, seed: int) -> Iterator[list[Draw]]:
+def batches(images: LabelledFeatures, params: Params, inputs: int, seed: int) -> Iterator[list[Draw]]:
     """`steps` lists of micro-batches (images, channel mask); every image once an epoch, in an order of the seed."""
     generator = rng(seed, "batches")
     queue: list[int] = []
@@ -85,7 +90,7 @@ def batches(images: Images, params: Params, inputs: int, seed: int) -> Iterator[
         yield [(chosen[a : a + MICRO], masks[a : a + MICRO]) for a in range(0, len(chosen), MICRO)]
 
 
-def collate(images: Images, chosen: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def collate(images: LabelledFeatures, chosen: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images of any grids side by side, padded to the largest: features, validity, class shares, [n, c, H, W] each.
 
     Padding has validity 0 and target 0.

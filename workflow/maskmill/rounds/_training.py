@@ -32,7 +32,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Job:
+class StudentTraining:
     """One training.
 
     Attributes:
