@@ -83,7 +83,7 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
 
 def is_kernel(node: ast.FunctionDef) -> bool:
     """Compiled functions take arrays one by one, as they know no objects."""
-    return any("jit" in ast.unparse(decorator) for decorator in node.decorator_list)
+    return any(word in ast.unparse(each) for each in node.decorator_list for word in ("jit", "compile"))
 
 
 def is_verb(name: str) -> bool:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from maskmill.backbones import registry
+from maskmill.recipe import backbones
 from maskmill.recipe.sections import FeatureSet
 
 if TYPE_CHECKING:
     import torch
 
-SPEC = registry.of("colour")
+SPEC = backbones.of("colour")
 
 
 class Colour:
-    """Tokens [r, g, b, x, y]; a `maskmill.backbones.registry.Dense` without a network.
+    """Tokens [r, g, b, x, y]; a `maskmill.backbones.Dense` without a network.
 
     r, g, b are the means of the cell's pixels in 0..1. x, y are its centre in shares of the image's *longer* side, so
     that a distance means the same in both directions; r, g, b come first so that `tokens[..., :3]` is the small image.

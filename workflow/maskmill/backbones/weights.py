@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskmill.backbones import registry
 from maskmill.backbones.checkpoints import load_state, read_checkpoint
 from maskmill.backbones.embedded import EMBEDDED, state_of
 from maskmill.backbones.network import import_timm
 from maskmill.errors import WeightsError, nearest
+from maskmill.recipe import backbones
 from maskmill.recipe.sections import FeatureSet
 from maskmill.redact import redact
 from maskmill.store.artefact import atomic
@@ -34,7 +34,7 @@ def prepare(feature_set: FeatureSet, out: Path) -> None:
         WeightsError: no network, unknown name, or a checkpoint that does not fit; says the way out.
     """
     name, checkpoint = feature_set.backbone, feature_set.checkpoint
-    architecture = registry.of(name).architecture
+    architecture = backbones.of(name).architecture
     if architecture is None:  # no network: a file without tensors, so that every feature set has its weights file
         _write(out, {}, name, {"mean": (0.0,) * 3, "std": (1.0,) * 3, "about": "colour and place, no network"})
         return
@@ -61,9 +61,9 @@ def _create(name: str, pretrained: bool) -> Any:
     timm = import_timm()
     known = timm.list_models() + timm.list_models(pretrained=True)
     if not name.startswith(HUB) and name not in known:
-        hint = nearest(name, [*known, *registry.KNOWN])
+        hint = nearest(name, [*known, *backbones.KNOWN])
         raise WeightsError(
-            f"features.<name>.backbone: {name!r} is not a timm model{hint}; embedded: {', '.join(registry.KNOWN)}; "
+            f"features.<name>.backbone: {name!r} is not a timm model{hint}; embedded: {', '.join(backbones.KNOWN)}; "
             f"all names: python -c \"import timm; print(timm.list_models('*dino*', pretrained=True))\""
         )
     try:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.backbones import registry
 from maskmill.backbones.attention import cls_queries
 from maskmill.cut import Need
 from maskmill.errors import NumericsError, StoreError
+from maskmill.recipe import backbones
 from maskmill.store.ragged import Ragged
 
 
@@ -49,7 +49,7 @@ def _finite(colour: np.ndarray, image_id: str) -> np.ndarray:
 def _check_colour(tokens: Ragged, colour: Ragged | None) -> None:
     if colour is None:
         raise StoreError(f"{tokens.path}: this cut also needs the colours (maskmill cut --colour); set cut.colour")
-    if not registry.of(str(colour.attrs.get("backbone"))).colours:
+    if not backbones.of(str(colour.attrs.get("backbone"))).colours:
         raise StoreError(
             f"{colour.path}: cut.colour: features of {colour.attrs.get('backbone')!r}, expected backbone: colour"
         )

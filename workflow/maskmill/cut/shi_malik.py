@@ -68,16 +68,16 @@ def cut(
     """
     import torch
 
-    from maskmill.backbones import registry
     from maskmill.cut._affinity import unit_rows
     from maskmill.cut._partition import compact, padded
     from maskmill.cut._tokens import flat_tokens
     from maskmill.cut._weighted import local_graph
     from maskmill.numerics.sampling import rng
+    from maskmill.recipe import backbones
 
     h, w = tokens.shape[:2]
     flat = flat_tokens(tokens, image_id)
-    features = flat[:, :3] if registry.of(backbone).colours else unit_rows(torch.from_numpy(flat)).numpy()
+    features = flat[:, :3] if backbones.of(backbone).colours else unit_rows(torch.from_numpy(flat)).numpy()
     if h * w < 2 or float(np.ptp(features, axis=0).max()) <= FLAT:
         outcome = "one token" if h * w < 2 else "no structure"
         nothing = {"confidence": 0.0, "scores": padded(np.zeros(0), params.segments), "last": 0.0, "groups": 0.0}

@@ -21,7 +21,7 @@ from maskmill.store.manifest import Row, read_shard
 from maskmill.store.ragged import RaggedWriter
 
 if TYPE_CHECKING:
-    from maskmill.backbones.registry import Dense
+    from maskmill.backbones import Dense
     from maskmill.device import Compute
 
 # Mean cosine of the tokens of an image above which a graph cut sees one blob. Eight photographs and five frames of the

@@ -106,33 +106,39 @@ class Plan:
         return {rule: count for rule, count in self.by_rule().items() if rule in ARRAYS}
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What an earlier, smaller run of the same configuration says; empty where there was none.
+
+    Attributes:
+        regions: recipe -> regions of an image. bytes: bytes of an image by artefact. peaks: rule -> MB of memory.
+    """
+
+    regions: Mapping[str, float] = field(default_factory=dict)
+    bytes: Mapping[str, float] = field(default_factory=dict)
+    peaks: Mapping[str, float] = field(default_factory=dict)
+
+
 def build(
     run: Run,
     images: Images,
     rates: Rates,
     machines: Machines,
     *,
-    regions: Mapping[str, float] | None = None,
-    measured: Mapping[str, float] | None = None,
-    peaks: Mapping[str, float] | None = None,
+    earlier: Measured | None = None,
     free: int | None = None,
 ) -> Plan:
-    """Plan a run.
-
-    Args:
-        regions: recipe -> regions of an image. measured: bytes of an image by artefact. peaks: rule -> MB of memory.
-            All three of an earlier run, where there is one.
-        free: bytes that are free on the disk of the run.
-    """
+    """Plan a run; `free`: bytes that are free on the disk of the run."""
+    known = earlier or Measured()
     rows = tuple(
-        _row(work, rates.of(work, run), machines, images, (peaks or {}).get(work.rule))
-        for work in jobs(run, images, dict(regions or {}))
+        _row(work, rates.of(work, run), machines, images, known.peaks.get(work.rule))
+        for work in jobs(run, images, dict(known.regions))
     )
     sets = used_sets(run)
     tokens = {
         slug: images.tokens(fs.size, geometry(fs).stride) for slug, fs in run.feature_sets.items() if slug in sets
     }
-    disk = tuple(artefacts(run, images, regions, measured))
+    disk = tuple(artefacts(run, images, known.regions, known.bytes))
     plan = Plan(images, machines, run.config.inputs.shard_size, tokens, rows, disk)
     return Plan(images, machines, plan.shard_size, tokens, rows, disk, tuple(_warnings(plan, free)))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from maskmill.backbones import registry
 from maskmill.errors import ConfigError
+from maskmill.recipe import backbones
 from maskmill.recipe.sections import FeatureSet
 
 
@@ -27,7 +27,7 @@ def geometry(feature_set: FeatureSet) -> Geometry:
         ConfigError: timm does not know the backbone, or it has no such level.
     """
     vectors = 2 if feature_set.facet == "key" else 1
-    spec = registry.of(feature_set.backbone)
+    spec = backbones.of(feature_set.backbone)
     if spec.stride is not None and spec.depth is not None:  # without timm
         stride = spec.stride if spec.network else feature_set.stride or spec.stride
         return Geometry(stride, spec.depth, vectors)
@@ -40,7 +40,7 @@ def _of_timm(feature_set: FeatureSet) -> tuple[int, int]:
 
     from maskmill.backbones.network import import_timm
 
-    name = str(registry.of(feature_set.backbone.removeprefix("timm/")).architecture)
+    name = str(backbones.of(feature_set.backbone.removeprefix("timm/")).architecture)
     options = {} if feature_set.stride is None else {"output_stride": feature_set.stride}
     try:
         with torch.device("meta"):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from maskmill.errors import ConfigError
-from maskmill.plan.build import Machines, Plan, build
+from maskmill.plan.build import Machines, Measured, Plan, build
 from maskmill.plan.images import Images, mixture, of_manifest, of_one_size
 from maskmill.plan.rates import Rates, of_run, read_benchmarks, too_short
 from maskmill.recipe.model import Run
@@ -22,13 +22,11 @@ PHOTO = (375, 500)  # height, width where nothing says it: the usual photo of PA
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier run of the same configuration says."""
+    """What an earlier run of the same configuration says: sizes of photos, rates, and what it took."""
 
     photos: Mapping[tuple[int, int], float]
     rates: Mapping[str, float]
-    regions: Mapping[str, float]
-    bytes: Mapping[str, float]
-    peaks: Mapping[str, float] = field(default_factory=dict)
+    measured: Measured
     short: frozenset[str] = frozenset()
 
 
@@ -84,7 +82,8 @@ def earlier(folder: Path, run: Run) -> Earlier:
     for job in found:
         peaks[job.rule] = max(peaks.get(job.rule, 0.0), job.memory or 0.0)
     sizes = _sizes(folder, run, images.count)
-    return Earlier(mixture(images), of_run(found, run, images, regions), regions, sizes, peaks, too_short(found))
+    rates = of_run(found, run, images, regions)
+    return Earlier(mixture(images), rates, Measured(regions, sizes, peaks), too_short(found))
 
 
 def _rows(folder: Path) -> int:
@@ -152,9 +151,5 @@ def plan(
         sizes = {photo or PHOTO: 1.0} if photo or before is None else before.photos
         planned = of_one_size(images or 0, run.config.inputs.shard_size, sizes)
     rates = Rates(given, before.rates, short=before.short) if before else Rates(given)
-    return build(
-        run, planned, rates, machines, free=shutil.disk_usage(".").free,
-        regions=before.regions if before else None,
-        measured=before.bytes if before else None,
-        peaks=before.peaks if before else None,
-    )  # fmt: skip
+    measured = before.measured if before else None
+    return build(run, planned, rates, machines, earlier=measured, free=shutil.disk_usage(".").free)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from maskmill.backbones import registry as backbones
 from maskmill.errors import ConfigError, nearest
+from maskmill.recipe import backbones
 from maskmill.recipe.model import CODES, Recipe, Stage
 
 

@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from maskmill.access import Readers
-from maskmill.backbones import registry as backbones
 from maskmill.errors import ConfigError, nearest
-from maskmill.recipe import registry
+from maskmill.recipe import backbones, registry
 from maskmill.recipe.origin import Origin, place
 from maskmill.redact import redact
 from maskmill.store.artefact import json_hash

@@ -98,7 +98,7 @@ def refine_segments(
     before = present[logits.argmax(0)]
     after = present[refine(logits, image, settings)]
     if len(present) == 2 and present[0] == 0 and method_of(settings).one_part(settings.params):
-        from maskmill.refine.bilateral import one_object
+        from maskmill.refine._part import one_object
 
         after = np.where(one_object(after != 0), present[1], 0)
     kept = [s for s in present if s and _iou(before == s, after == s) < keep_iou]

@@ -16,7 +16,7 @@ from maskmill.regions.crop_cls import Params, cut_crops
 from maskmill.store.manifest import Row
 
 if TYPE_CHECKING:
-    from maskmill.backbones.registry import Dense
+    from maskmill.backbones import Dense
     from maskmill.recipe.model import Stage
     from maskmill.recipe.sections import Regions
 
