@@ -38,7 +38,6 @@ def test_without_the_package_the_error_says_how_to_install_it(monkeypatch: pytes
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_transform_is_that_of_the_package(metric: str) -> None:
-    pytest.importorskip("hnne", reason="the optional package hnne is not installed")
     x, new = clusters()[0], clusters(200, seed=1)[0]
     params = Params(dimensions=4, metric=metric)  # type: ignore[arg-type]
     model, diagnostics = fit(lambda: (x[start : start + 128] for start in range(0, len(x), 128)), params, 3)
@@ -54,7 +53,6 @@ def test_transform_is_that_of_the_package(metric: str) -> None:
 
 
 def test_levels_join_and_are_clusterings() -> None:
-    pytest.importorskip("hnne", reason="the optional package hnne is not installed")
     x, label = clusters()
     model, diagnostics = fit(lambda: iter([x]), SMALL, 0)
     found = levels(x, prepare(model, SMALL))
@@ -66,7 +64,6 @@ def test_levels_join_and_are_clusterings() -> None:
 
 
 def test_the_same_bytes_twice_and_rows_by_themselves() -> None:
-    pytest.importorskip("hnne", reason="the optional package hnne is not installed")
     x, new = clusters(6000)[0], clusters(50, seed=1)[0]  # more than ALL_PAIRS: approximate neighbours
     before = np.random.get_state()[1].copy()  # type: ignore[union-attr]
     first, second = (fit(lambda: iter([x]), SMALL, 0)[0] for _ in range(2))
@@ -79,7 +76,6 @@ def test_the_same_bytes_twice_and_rows_by_themselves() -> None:
 
 
 def test_bad_samples_are_named() -> None:
-    pytest.importorskip("hnne", reason="the optional package hnne is not installed")
     x = clusters(100)[0]
     bad = x.copy()
     bad[1, 1] = np.nan

@@ -168,7 +168,7 @@ def optional(package: str, method: str) -> Any:
 
 
 def installed(package: str, method: str) -> None:
-    """Raise a ValueError, which becomes a ConfigError before any job runs, where an optional package is missing."""
+    """Raise a ValueError, which becomes a ConfigError before any job runs, where a package is missing."""
     import importlib.util
 
     if importlib.util.find_spec(package) is None:
@@ -177,4 +177,4 @@ def installed(package: str, method: str) -> None:
 
 def missing(package: str, method: str) -> str:
     """What to say of a missing package."""
-    return f"{method} needs the package {package}; install it with: pip install 'maskmill[graph]'"
+    return f"{method} needs the package {package}, which is not installed; install it with: pip install {package}"

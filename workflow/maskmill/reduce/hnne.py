@@ -90,7 +90,7 @@ def _package() -> Any:
         from hnne import HNNE
     except ImportError:
         raise ConfigError(
-            "reduce.method: hnne needs the package hnne; install it with: pip install -c constraints.txt -e '.[hnne]'"
+            "reduce.method: hnne needs the package hnne, which is not installed; install it with: pip install hnne"
         ) from None
     return HNNE
 
