@@ -72,7 +72,7 @@ def test_every_package_that_is_imported_is_a_dependency() -> None:
     given_by = importlib.metadata.packages_distributions()
     used = {name.partition(".")[0] for file in PACKAGE.rglob("*.py") for name in imports(file)}
     used -= set(sys.stdlib_module_names) | {"maskmill"} | ON_GPUS
-    # Snakemake brings its plugin interface and jinja2 its markupsafe; torchvision is only asked for by name, in a guard.
+    # Snakemake brings its plugin interface, jinja2 its markupsafe; torchvision is only asked for by name, in a guard.
     used -= {"snakemake_interface_executor_plugins", "markupsafe", "torchvision"}
     absent = {name for name in used if not {each.lower() for each in given_by.get(name, [name])} & declared}
     assert absent == set()
