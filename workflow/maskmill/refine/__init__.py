@@ -88,8 +88,8 @@ def refine_segments(
 ) -> tuple[np.ndarray, int]:
     """Segments [h, w] (0: none) refined jointly on the image's grid [H, W], and how many were kept as they were.
 
-    A segment whose refined version has IoU below `keep_iou` with itself is left as it was: it keeps its cells as far
-    as no other segment has won them, and what it has won elsewhere goes back.
+    A segment whose refined version has an IoU below `keep_iou` with the segment as it was is not refined: it keeps its
+    original cells, except those that another segment has taken, and gives back the cells that it has taken elsewhere.
     """
     from maskmill.images.interpolate import one_hots, resize_maps
 
@@ -109,7 +109,7 @@ def refine_segments(
 
 
 def refine_step(upsample: int) -> int:
-    """Fine cells a side of a mask cell, for masks of `upsample` cells a token side."""
+    """Cells of the refinement grid along a side of a mask cell, with `upsample` mask cells a token side."""
     return -(-FINE // upsample)
 
 
@@ -118,7 +118,8 @@ def refine_scores(
 ) -> np.ndarray:
     """Classes [H, W] of score maps [k, h, w] fitted to the photo [H * step, W * step, 3].
 
-    `best` [H, W] is their winner before; classes that win nowhere do not take part, nor do `void` cells [H, W].
+    `best` [H, W] is the class of the highest score before. Classes that are nowhere the best are left out, and so are
+    the cells of `void` [H, W].
     """
     from maskmill.images.interpolate import majority, resize_maps
 
