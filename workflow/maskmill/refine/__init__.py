@@ -98,14 +98,21 @@ def refine_segments(
     before = present[logits.argmax(0)]
     after = present[refine(logits, image, settings)]
     if len(present) == 2 and present[0] == 0 and method_of(settings).one_part(settings.params):
-        from maskmill.refine.bilateral import one_object
-
         after = np.where(one_object(after != 0), present[1], 0)
     kept = [s for s in present if s and _iou(before == s, after == s) < keep_iou]
     for s in kept:
         after = np.where((after == s) & (before != s), before, after)
         after = np.where((before == s) & ((after == 0) | np.isin(after, kept)), s, after)
     return after.astype(segments.dtype), len(kept)
+
+
+def one_object(mask: np.ndarray) -> np.ndarray:
+    """The largest 4-connected component of a mask [H, W] with its holes filled; the first of equals, row by row."""
+    from scipy.ndimage import binary_fill_holes, label
+
+    mask = binary_fill_holes(mask)
+    parts, count = label(mask)
+    return mask if count < 2 else parts == 1 + np.bincount(parts.ravel())[1:].argmax()
 
 
 def refine_step(upsample: int) -> int:

@@ -58,15 +58,6 @@ def refine(logits: np.ndarray, image: np.ndarray, params: Params, void: np.ndarr
     return np.stack([-difference, difference]) / 2
 
 
-def one_object(mask: np.ndarray) -> np.ndarray:
-    """The largest 4-connected component of a mask [H, W] with its holes filled; the first of equals, row by row."""
-    from scipy.ndimage import binary_fill_holes, label
-
-    mask = binary_fill_holes(mask)
-    parts, count = label(mask)
-    return mask if count < 2 else parts == 1 + np.bincount(parts.ravel())[1:].argmax()
-
-
 class _Solver:
     """The grid of one image: n pixels in m cells."""
 
