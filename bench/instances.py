@@ -133,7 +133,9 @@ def measure(options: argparse.Namespace, data: Path, folder: Path) -> None:
     print(line("cut", read_json(folder / "objects.json")["scores"][0], ""), flush=True)
     for r in range(1, options.rounds + 1):
         note = one_round(r, recipe.rounds_at(r), folder, listing)
-        found = score_instances([folder / f"round{r}/instances/s0.zarr"], listing, Evaluate.model_validate(wanted))
+        found = score_instances(
+            [folder / f"round{r}/instances/s0.zarr"], read_manifest(listing), Evaluate.model_validate(wanted)
+        )
         print(line(f"round {r}", found[0], note), flush=True)
 
 

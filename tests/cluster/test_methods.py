@@ -462,7 +462,7 @@ def test_selection_scores_use_one_sample_for_every_seed(tmp_path: Path, monkeypa
     for seed, k in ((0, 4), (1, 4), (0, 3)):
         params = {"max_fit_points": 1000, "method": "kmeans", "clusters": k}
         paths = tmp_path / "b.safetensors", tmp_path / f"{seed}{k}.json"
-        run.fit([tmp_path / "s.zarr"], params, seed, paths[0], 1, "cpu", paths[1])
+        run.fit([tmp_path / "s.zarr"], params, seed, paths[0], 1, "cpu", run.OptionalFiles(paths[1]))
         found.append(read_json(paths[1]))
     same, other, fewer = found
     assert same["sample"] == len(same["labels"]) == 60

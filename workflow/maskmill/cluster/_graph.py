@@ -111,7 +111,7 @@ def infomap(weights: csr_array, seed: int, trials: int) -> Callable[[float], np.
 def wanted(partition: Callable[[float], np.ndarray], clusters: int, start: float = 1.0) -> tuple[np.ndarray, float]:
     """Communities at the smallest scale found that gives at least `clusters` of them, and that scale.
 
-    Larger scales give more communities, but not strictly: the number may be missed by a few, upwards.
+    Larger scales mostly give more communities, but not always, so a few more than `clusters` may be found.
 
     Raises:
         NumericsError: even the finest partition has fewer.

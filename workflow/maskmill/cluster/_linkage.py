@@ -60,7 +60,7 @@ def merge(distance: np.ndarray, weights: np.ndarray, linkage: Linkage) -> tuple[
 
 
 def _join(d: np.ndarray, w: np.ndarray, alive: np.ndarray, a: int, b: int, linkage: Linkage) -> None:
-    """Lance and Williams: row a becomes the union of a and b, row b ends."""
+    """The update of Lance and Williams: row a becomes the union of a and b; row b is no longer used."""
     if linkage == "average":
         row = (w[a] * d[a] + w[b] * d[b]) / (w[a] + w[b])
     else:

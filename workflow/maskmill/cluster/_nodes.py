@@ -161,7 +161,7 @@ def _draw(source: Source, size: int, seed: int) -> np.ndarray:
 
 
 def codebook_of(nodes: Nodes, labels: np.ndarray, diagnostics: Mapping[str, Any]) -> tuple[Codebook, dict[str, Any]]:
-    """The codebook of labelled nodes [m] (-1: noise), clusters by size, equals by their first node."""
+    """The codebook of labelled nodes [m] (-1: noise): largest cluster first, equal ones by their first node."""
     points, heads = cluster_sizes(nodes, labels)
     order = np.lexsort([heads, -points])
     rank = np.append(np.argsort(order), len(order))  # the last is noise

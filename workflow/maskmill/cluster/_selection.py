@@ -1,4 +1,4 @@
-"""What can be said of a clustering without labels, measured on a sample of vectors that is the same for every seed."""
+"""Scores of a clustering that need no labels, measured on a sample of vectors that is the same for every seed."""
 
 from __future__ import annotations
 

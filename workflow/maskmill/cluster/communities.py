@@ -179,7 +179,7 @@ def pairs(labels: np.ndarray, m: int, distances: list[int]) -> np.ndarray:
 
 
 def together(labels: np.ndarray, m: int) -> np.ndarray:
-    """How often labels [n] of the regions of an image meet [m, m] float64, each with each other one."""
+    """How many pairs of regions of an image have labels i and j: [m, m] float64, of the regions' labels [n]."""
     import numpy as np
 
     n = np.bincount(labels, minlength=m).astype(np.float64)
@@ -212,7 +212,8 @@ def joining(weight: np.ndarray) -> float:
 def _apart(share: np.ndarray, x: np.ndarray, counts: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distances of communities [k, k] for merging surplus ones, and their weights [k].
 
-    1 - mean of min(P_ij, P_ji) over pairs of fine clusters, weighted by points; the features decide equals.
+    1 - mean of min(P_ij, P_ji) over pairs of fine clusters, weighted by points. Where that is equal, the distance of
+    the features decides.
     """
     import numpy as np
 

@@ -84,7 +84,7 @@ def meetings(nodes: Nodes, params: Params, seed: int) -> np.ndarray:
 
 
 def agreement(affinity: np.ndarray, labels: np.ndarray) -> float:
-    """Mean affinity of pairs within clusters minus that of pairs between them; 0 where there is one kind only."""
+    """Mean affinity of pairs within clusters minus that of pairs between them; 0 where one of both kinds is absent."""
     same = labels[:, None] == labels[None]
     apart = ~same
     np.fill_diagonal(same, False)

@@ -30,7 +30,7 @@ class Params(Model):
 def fit(
     source: Source, params: Params, seed: int, device: str = "auto", head: str | Path | None = None
 ) -> tuple[Codebook, dict[str, Any]]:
-    """The codebook of a head's prototypes, by the share of the points that each takes; see `kmeans.fit`.
+    """The codebook of a head's prototypes, that of the most points first; see `kmeans.fit` for the arguments.
 
     Args:
         head: head.safetensors with `head.prototypes.weight` [k, c].

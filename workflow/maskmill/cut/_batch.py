@@ -99,8 +99,8 @@ class _BatchLanczos:
     def _extend(self, block: torch.Tensor, row: int) -> torch.Tensor:
         """Orthonormalise block [b, BLOCK, n] into basis[:, row:]: the coefficients [b, BLOCK, BLOCK].
 
-        Every vector is orthogonalised once more after it was normalised: what a single image does where digits were
-        lost costs less here than to ask.
+        Every vector is orthogonalised once more after it was normalised. `_engine._Lanczos` does so only where digits
+        were lost; for a batch, finding that out would take longer than doing it.
         """
         coupling = block.new_zeros(len(block), BLOCK, BLOCK)
         for i in range(BLOCK):

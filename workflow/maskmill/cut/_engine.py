@@ -117,7 +117,7 @@ class _Lanczos:
     def _extend(self, block: torch.Tensor, row: int) -> np.ndarray:
         """Orthonormalise block [b, n] into basis[row:]: the coefficients [b, b] with block = coefficients @ rows.
 
-        A vector of which nothing is left is replaced by a fresh random one, to which nothing couples.
+        A vector that lies in the span of the basis is replaced by a random one, whose coefficients are 0.
         """
         coupling = np.zeros((BLOCK, BLOCK))
         for i in range(BLOCK):

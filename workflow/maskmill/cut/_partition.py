@@ -64,7 +64,7 @@ def eigengap_groups(values: np.ndarray) -> int:
 
 
 def group_scores(products: np.ndarray, degree: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How much better than chance each group keeps its edges inside: float64 [k], 0 = by chance, 1 = cuts no edge.
+    """How much of its edges each group keeps inside, compared with chance: float64 [k], 0 = as by chance, 1 = all.
 
     (assoc / vol - share) / (1 - share) with assoc the weight inside the group, vol its volume, and share its part of
     the whole volume, which is what assoc / vol is where edges fall at random.

@@ -124,7 +124,7 @@ def recursive(
 def two_parts(graph: csr_array, thresholds: int, generator: np.random.Generator) -> tuple[float, np.ndarray]:
     """The least Ncut of splitting y_2 at `thresholds` evenly spaced values, and the side above it, bool [n].
 
-    A graph in several pieces is cut for nothing: the largest piece from the rest. Where there is nothing to cut the
+    A graph in several pieces has a cut that costs 0: the largest piece from the rest. Where there is nothing to cut the
     value is infinite and the side empty.
     """
     from scipy.sparse.csgraph import connected_components

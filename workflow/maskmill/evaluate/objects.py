@@ -223,7 +223,7 @@ class MeanBestOverlap:
 class ForegroundRand:
     """FG-ARI: do two pixels of the objects share a segment exactly where they share an object? 0: as by chance.
 
-    The background does not count, so that a segment may reach beyond its object for nothing; mBO sees that.
+    The background does not count, so that a segment that reaches beyond its object loses nothing here; mBO counts that.
     """
 
     def __init__(self) -> None:

@@ -86,7 +86,7 @@ def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "l
 
 
 def _composed(stems: Mapping[str, str], paths: Iterable[str]) -> dict[str, str]:
-    """{image id: stem}, a stem that no path has replaced by the only path that is the same text."""
+    """{image id: stem}; a stem that is not a path itself is replaced by the only path of the same text."""
     known = set(paths)
     same: dict[str, set[str]] = {}
     for path in known - set(stems.values()):

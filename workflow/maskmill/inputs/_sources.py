@@ -194,7 +194,7 @@ def _column(table: pd.DataFrame, name: str, path: Path) -> list[str]:
 
 
 def _inside(name: str) -> str:
-    """A path as an id: absolute paths and leading `..` lose what leads out, so that results stay in their folder."""
+    """A path as an id, without a leading `/` or `..`, so that results stay in their folder."""
     parts = posixpath.normpath(name).split("/")
     return "/".join(part for part in parts if part not in ("", ".", "..")) or name
 

@@ -96,7 +96,7 @@ def _seeds(points: PreparedPoints, sample: np.ndarray, params: Settings, seed: i
 
 
 def _engines(place: Any, clusters: int, threads: int) -> Any:
-    """A function points [n, d] -> engine on the device, or on all of its kind."""
+    """A function that makes an engine of points [n, d], on the CPU or on all CUDA devices of one kind."""
     if place.type == "cpu":
         from maskmill.numerics.lloyd_cpu import CpuEngine
 
@@ -145,7 +145,7 @@ class Stream:
 def _finish(
     course: Course, frame: Frame, sizes: list[int], restarts: np.ndarray, repaired: int
 ) -> tuple[Codebook, dict[str, Any]]:
-    """The codebook in its canonical order: largest cluster first, equals by centroid."""
+    """The codebook: largest cluster first, clusters of one size in the lexicographic order of their centroids."""
     centroids = frame.restore(course.centroids.astype(np.float64)).astype(np.float32)
     order = np.lexsort([*centroids.T[::-1], -course.counts])
     history = np.array([frame.inertia(value) for value in course.history])

@@ -79,7 +79,7 @@ def _centres(
 
 
 def _refill(engine: Engine, old: np.ndarray) -> np.ndarray:
-    """Centroids for empty clusters: of the farthest points, each the one farthest also from those taken before it."""
+    """New centroids for empty clusters: points far from their centroid, each far from those taken before it as well."""
     distance, points = engine.farthest(8 * len(old))
     new = old.copy()
     for slot in range(len(old)):

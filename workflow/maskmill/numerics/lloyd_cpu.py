@@ -1,4 +1,4 @@
-"""One exact k-means step on the CPU: Hamerly's bounds, matrix products for the rows that they do not settle.
+"""One exact k-means step on the CPU: Hamerly's bounds, and matrix products for the rows whose label they leave open.
 
 Rows are cut into parts that depend on the problem only; each part has its own float64 sums and runs its products on
 one thread, so that any number of threads gives the same bits.

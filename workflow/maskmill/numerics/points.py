@@ -26,7 +26,8 @@ The blocks must come in the same order each time.
 class Frame:
     """How raw points become prepared ones: to unit length, or (x - shift) / scale.
 
-    Squared distances come from |x|^2 - 2 x c + |c|^2 in float32; centred and scaled points cancel least.
+    Squared distances come from |x|^2 - 2 x c + |c|^2 in float32; centring and scaling keep the loss
+    of digits in that difference small.
     """
 
     spherical: bool

@@ -14,7 +14,7 @@ SAME = 1e-6  # squared distances below this share of the squared lengths are rou
 
 
 def plus_plus(x: np.ndarray, clusters: int, generators: list[np.random.Generator]) -> list[np.ndarray]:
-    """Seed rows of `x` [m, d] for several restarts in lockstep, one generator each: one product a seed serves all.
+    """Seed rows of `x` [m, d] for several restarts, one generator each; one matrix product a seed serves all of them.
 
     Greedy for few clusters, as its authors advise: of several draws, the one that lowers the sum of squared distances
     most. A restart stops early, with fewer rows, when no point is apart from its seeds.

@@ -1,7 +1,7 @@
 """Seeds for very many clusters: few coarse clusters first, then k-means++ inside each of them.
 
-k-means++ takes one pass over its points for each seed, k passes of 32 k points; two levels of about sqrt(k) seeds take
-k^1.5 instead of k^2 steps. The seeds start the same exact iterations as before: only where these start is approximate.
+For each of k seeds k-means++ passes once over its 32 k points, which takes about k^2 steps. Two levels of about
+sqrt(k) seeds take about k^1.5 steps. The iterations that start from the seeds are exact in both cases.
 """
 
 from __future__ import annotations

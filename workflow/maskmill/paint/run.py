@@ -215,7 +215,7 @@ def best_labels(
     """Cluster of every mask cell [H, W] int64 (k is noise) by interpolated scores of tokens [h, w, d].
 
     Args:
-        photo: uint8 [H * step, W * step, 3] to refine with. void: bool [H, W], cells that have no say in that.
+        photo: uint8 [H * step, W * step, 3] to refine with. void: bool [H, W], cells that are not refined.
     """
     from maskmill.store.codebook import scores
 

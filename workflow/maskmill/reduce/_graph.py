@@ -63,7 +63,7 @@ def check_memory(count: int, d: int, bytes_a_row: float, memory_gb: float) -> No
 
 
 def numba_threads() -> None:
-    """Give numba the threads that torch has; NN-descent leaves it one."""
+    """Give numba as many threads as torch has, because pynndescent leaves it with one."""
     import numba
     import torch
 
@@ -71,7 +71,7 @@ def numba_threads() -> None:
 
 
 def _keys(x: np.ndarray) -> np.ndarray:
-    """One opaque value a row that is equal where rows are; -0 equals 0."""
+    """One opaque value for each row, [n]; equal rows have equal values, and -0 equals 0."""
     rows = np.ascontiguousarray(x + np.float32(0))
     return rows.view(np.dtype((np.void, rows.shape[1] * 4))).ravel()
 

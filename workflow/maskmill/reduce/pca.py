@@ -70,7 +70,7 @@ def fit(
         if not params.center:
             moment, mean = moment + np.outer(mean, mean), np.zeros_like(mean)
         spread = np.sqrt(np.maximum(np.diag(moment), 0)) if params.standardise else np.ones(len(mean))
-        spread = np.where(spread > spread.max() * np.finfo(np.float32).eps, spread, np.inf)  # constant: no say
+        spread = np.where(spread > spread.max() * np.finfo(np.float32).eps, spread, np.inf)  # constant: weight 0
         variance, vectors = _eigen(moment / np.outer(spread, spread))  # [d], [d, d] columns
     rank = int((variance > variance[0] * len(mean) * np.finfo(np.float32).eps ** 1.5).sum()) if variance[0] > 0 else 0
     if not rank:

@@ -88,8 +88,8 @@ def refine_segments(
 ) -> tuple[np.ndarray, int]:
     """Segments [h, w] (0: none) refined jointly on the image's grid [H, W], and how many were kept as they were.
 
-    A segment whose refined version has IoU below `keep_iou` with itself is left as it was: it keeps its cells as far
-    as no other segment has won them, and what it has won elsewhere goes back.
+    A segment whose refined version has an IoU below `keep_iou` with the segment as it was is not refined: it keeps its
+    original cells, except those that another segment has taken, and gives back the cells that it has taken elsewhere.
     """
     from maskmill.images.interpolate import one_hots, resize_maps
 
@@ -98,8 +98,6 @@ def refine_segments(
     before = present[logits.argmax(0)]
     after = present[refine(logits, image, settings)]
     if len(present) == 2 and present[0] == 0 and method_of(settings).one_part(settings.params):
-        from maskmill.refine._part import one_object
-
         after = np.where(one_object(after != 0), present[1], 0)
     kept = [s for s in present if s and _iou(before == s, after == s) < keep_iou]
     for s in kept:
@@ -108,8 +106,17 @@ def refine_segments(
     return after.astype(segments.dtype), len(kept)
 
 
+def one_object(mask: np.ndarray) -> np.ndarray:
+    """The largest 4-connected component of a mask [H, W] with its holes filled; the first of equals, row by row."""
+    from scipy.ndimage import binary_fill_holes, label
+
+    mask = binary_fill_holes(mask)
+    parts, count = label(mask)
+    return mask if count < 2 else parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+
+
 def refine_step(upsample: int) -> int:
-    """Fine cells a side of a mask cell, for masks of `upsample` cells a token side."""
+    """Cells of the refinement grid along a side of a mask cell, with `upsample` mask cells a token side."""
     return -(-FINE // upsample)
 
 
@@ -118,7 +125,8 @@ def refine_scores(
 ) -> np.ndarray:
     """Classes [H, W] of score maps [k, h, w] fitted to the photo [H * step, W * step, 3].
 
-    `best` [H, W] is their winner before; classes that win nowhere do not take part, nor do `void` cells [H, W].
+    `best` [H, W] is the class of the highest score before. Classes that are nowhere the best are left out, and so are
+    the cells of `void` [H, W].
     """
     from maskmill.images.interpolate import majority, resize_maps
 

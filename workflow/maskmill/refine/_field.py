@@ -2,7 +2,7 @@
 
 Symbols: a pixel's belief is q = 2 Q(1) - 1 with two classes and Q [c] with more. The plane is the spatial Gaussian,
 the grid is the lattice of position and colour; both kernels K are normalised symmetrically, N K N with N = (K 1)^-1/2.
-Pixels whose N is zero neither vote nor listen.
+Pixels whose N is zero neither send messages nor receive any.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def update_two(
 ) -> None:
     """Two classes: out [H, W] = log-odds from the messages; the new beliefs go to next_plane and next_grid.
 
-    Runs of RUN pixels whose log-odds are all beyond SURE, on the side where they were an iteration ago, are settled:
-    they are not computed again, and what they send stays in `base`.
+    A run of RUN neighbouring pixels is settled once all its log-odds exceed SURE in magnitude and kept their sign in
+    this iteration. Settled runs are not computed again; the messages that they send are kept in `base`.
 
     Args:
         vertices, weights: of the lattice [H * W, 6]. unary: log-odds [H, W]. plane: the smoothed beliefs [H, W].
@@ -139,11 +139,11 @@ def update_many(
         if first:
             out[y] = unary[y]
         else:
-            _listen(v, w, grid, message)
+            _read_messages(v, w, grid, message)
             for c in range(classes):
-                row, fixed, flat, told = out[y, c], unary[y, c], plane[y, c], message[c]
+                row, fixed, flat, received = out[y, c], unary[y, c], plane[y, c], message[c]
                 for x in range(width):
-                    row[x] = fixed[x] + compat[0] * near[x] * flat[x] + compat[1] * far[x] * told[x]
+                    row[x] = fixed[x] + compat[0] * near[x] * flat[x] + compat[1] * far[x] * received[x]
         best[:] = out[y, 0]
         for c in range(1, classes):
             row = out[y, c]
@@ -171,7 +171,7 @@ def update_many(
 
 
 @compiled
-def _listen(vertices: np.ndarray, weights: np.ndarray, grid: np.ndarray, message: np.ndarray) -> None:
+def _read_messages(vertices: np.ndarray, weights: np.ndarray, grid: np.ndarray, message: np.ndarray) -> None:
     """The grid [m + 1, c] read at the pixels of a row: message [c, W]. Eight classes at a time make one vector."""
     for x in range(message.shape[1]):
         v, w = vertices[x], weights[x]

@@ -172,8 +172,8 @@ def _simplices(
 def _find(key: int, table: np.ndarray, order: np.ndarray, shift: int) -> Any:
     """Where `key` is or belongs in the table, by multiplicative hashing and linear probing.
 
-    An entry is 32 bits of the hash that the place does not show, then the vertex' number: a foreign vertex is told from
-    the hash alone, in a table half the size.
+    An entry holds 31 bits of the hash above the number of the vertex, so that most other vertices are recognised by the
+    hash alone, without a look at their key, and an entry needs 8 bytes.
     """
     mixed = np.uint64(key * GOLDEN)
     s = int64(mixed >> np.uint64(shift))

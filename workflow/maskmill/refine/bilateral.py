@@ -49,7 +49,7 @@ def one_part(params: Params) -> bool:
 
 
 def refine(logits: np.ndarray, image: np.ndarray, params: Params, void: np.ndarray | None = None) -> np.ndarray:
-    """Solved maps float32 [k, H, W] of logits [k, H, W]; void pixels (bool [H, W]) count for nothing."""
+    """Solved maps float32 [k, H, W] of logits [k, H, W]; void pixels (bool [H, W]) have no influence."""
     scale = np.sqrt(image.shape[0] * image.shape[1]) / params.side if params.side else 1.0
     solver = _Solver(image, params, params.xy_std * scale, void)
     if len(logits) != 2:
