@@ -6,9 +6,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
+from small_run import ROOT, configuration
+
+from maskmill.recipe.resolve import load
 
 # Stands for `maskmill`: notes every call, and does something bad in the first one of a stage.
 WRAPPER = """#!/bin/bash
@@ -18,6 +23,9 @@ if [ "$1" = {verb} ] && mkdir {work}/bad 2>/dev/null; then
 fi
 exec {real} "$@"
 """
+
+
+RECIPES = ("comus", "kmeans")  # of the finished run: those that meet faults
 
 
 @dataclass
@@ -52,8 +60,10 @@ class Fault:
     def only_the_missing_part_was_made(self, before: Path) -> None:
         """The target holds the bytes of the finished run, and no other artefact was touched."""
         self.holds_the_same_bytes(before)
+        sets = feature_sets(before)
         kept = [f for f in before.glob("results/**/*") if f.is_file() and not f.is_relative_to(before / self.target)]
-        kept = [f for f in kept if "export" not in f.parts]
+        kept = [f for f in kept if "export" not in f.parts and not of_others(f, before, sets)]
+        assert kept
         touched = [f for f in kept if (self.work / f.relative_to(before)).stat().st_mtime_ns != f.stat().st_mtime_ns]
         beside = (self.work / self.target).parent / "training.json"  # of a student: times, made with it
         assert [f for f in touched if self.work / f.relative_to(before) != beside] == []
@@ -72,13 +82,35 @@ def files(path: Path) -> dict[str, bytes]:
     return {str(f.relative_to(path)): f.read_bytes() for f in inside if f.name != ".snakemake_timestamp"}
 
 
+def feature_sets(finished: Path) -> list[str]:
+    """The folders of the tokens that our recipes read, sorted."""
+    return sorted(load(configuration(finished, *RECIPES), ROOT / "recipes").feature_sets)
+
+
+def of_others(path: Path, finished: Path, sets: Sequence[str]) -> bool:
+    """True for what belongs to other recipes of the finished run: their results and the tokens that they alone read."""
+    ours = {"recipes": RECIPES, "features": sets}
+    parts = path.relative_to(finished).parts
+    return len(parts) > 2 and parts[0] == "results" and parts[1] in ours and parts[2] not in ours[parts[1]]
+
+
+def left_out(finished: Path) -> Callable[[str, list[str]], list[str]]:
+    """What `copytree` leaves out: exports, and what belongs to other recipes."""
+    sets = feature_sets(finished)
+
+    def names(folder: str, inside: list[str]) -> list[str]:
+        return [name for name in inside if name == "export" or of_others(Path(folder) / name, finished, sets)]
+
+    return names
+
+
 def lacking(finished: Path, work: Path, target: str, verb: str, fault: str) -> None:
     """A copy of a finished run without `target`, and a `maskmill` with a fault in its first `verb`."""
     work.mkdir(exist_ok=True)
     for name in ("results", ".snakemake"):
-        shutil.copytree(finished / name, work / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("export"))
+        shutil.copytree(finished / name, work / name, dirs_exist_ok=True, ignore=left_out(finished))
     (work / "resources").symlink_to(finished / "resources")
-    shutil.copy(finished / "config.yaml", work / "config.yaml")
+    (work / "config.yaml").write_text(yaml.safe_dump(configuration(finished, *RECIPES)))
     path = work / target
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     (work / "bin").mkdir()

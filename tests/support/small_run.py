@@ -65,6 +65,22 @@ def snakemake(work: Path, config: dict[str, Any], *options: str) -> subprocess.C
     return subprocess.run(command(work, *options), capture_output=True, text=True, check=False, env=environment())
 
 
+def beside(finished: Path, folder: Path) -> Path:
+    """`folder`, in which Snakemake sees what the finished run left: what is planned there leaves the run as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("results", "resources", "logs", "benchmarks", ".snakemake"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(finished / name)
+    return folder
+
+
+def configuration(finished: Path, *recipes: str) -> dict[str, Any]:
+    """The configuration of the finished run; of some of its recipes, where they are named."""
+    config: dict[str, Any] = yaml.safe_load((finished / "config.yaml").read_text())
+    chosen = [path for path in config["recipes"] if not recipes or Path(path).stem in recipes]
+    return config | {"recipes": chosen}
+
+
 def command(work: Path, *options: str, profile: Path | None = None) -> list[str]:
     """Plain snakemake, with the default profile on two cores or with the given profile."""
     where = ["--profile", str(profile)] if profile else ["--profile", str(ROOT / "profiles/default"), "--cores", "2"]
@@ -106,6 +122,13 @@ def jobs(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
     return table
 
 
+def planned(work: Path, config: dict[str, Any]) -> dict[str, int]:
+    """Rule -> number of jobs that a run in `work` would start."""
+    done = snakemake(work, config, "--dry-run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return jobs(done)
+
+
 def masks(folder: Path) -> dict[str, str]:
     """Mask store -> hash of the names and bytes of its value files, of every mask store of a run."""
     found = {}
@@ -127,8 +150,3 @@ def predicted_otherwise(run: Path, images: Path, recipe: str, out: Path) -> floa
         shares.append((np.asarray(Image.open(new)) != np.asarray(Image.open(path))).mean())
     assert len(shares) == count
     return float(np.mean(shares))
-
-
-def digest(folder: Path) -> str:
-    """One hash of all mask stores of a run."""
-    return hashlib.sha256(repr(sorted(masks(folder).items())).encode()).hexdigest()

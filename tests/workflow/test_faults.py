@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_run import Fault, lacking, until
+from fault_run import Fault, feature_sets, lacking, until
 from small_run import command, environment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 MASK = "results/recipes/comus/seed0/round0/masks"
 WAIT = 'while [ ! -e "$(dirname "$0")/../go" ]; do sleep 0.1; done'
@@ -51,7 +51,7 @@ def tmpfs(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk(finished: Path, tmpfs: Path) -> None:
-    target = one(finished, "results/features/*/*.zarr")
+    target = one(finished, f"results/features/{feature_sets(finished)[0]}/*.zarr")
     lacking(finished, tmpfs, target, "nothing", "true")
     free = shutil.disk_usage(tmpfs / "results").free
     (tmpfs / "results/filler").write_bytes(bytes(free - 200_000))
@@ -141,7 +141,7 @@ def real() -> Path:
 
 def test_a_decoding_process_that_dies(finished: Path, tmp_path: Path) -> None:
     """One line says what happened, and a retry makes the shard."""
-    work, target = tmp_path / "worker", one(finished, "results/features/*/*.zarr")
+    work, target = tmp_path / "worker", one(finished, f"results/features/{feature_sets(finished)[0]}/*.zarr")
     script = tmp_path / "dies.py"
     script.write_text(
         "import os, signal\nfrom maskmill.cli import main\nfrom maskmill.features import run\n"

@@ -1,8 +1,10 @@
 """The workflow on a real SLURM cluster (slurm_cluster.py), with the profile that we ship: whole, and through faults.
 
-All runs start together and each test waits for its own: most of the time is SLURM's and the plugin's waiting. A fault
-run begins as a copy of a finished local run that lacks one artefact. `maskmill` is replaced by a script that notes
-every call and does something bad in the first one, so that each test sees how often the missing part was made.
+Three scenarios belong to the suite; the others are part of the table of faults (`make test-faults`). All runs that the
+chosen tests wait for start together and each test waits for its own: most of the time is SLURM's and the plugin's
+waiting. A fault run begins as a copy of a finished local run that lacks one artefact. `maskmill` is replaced by a
+script that notes every call and does something bad in the first one, so that each test sees how often the missing part
+was made.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from typing import Any
 import pytest
 import slurm_cluster
 import yaml
-from fault_run import Fault, lacking, until
+from fault_run import RECIPES, Fault, lacking, until
 from slurm_cluster import Cluster
-from small_run import SMALL, command, environment, masks, site
+from small_run import command, configuration, environment, masks, site
 
 pytestmark = pytest.mark.slow
 
@@ -83,9 +85,15 @@ main()
 
 @pytest.fixture(scope="module")
 def runs(
-    cluster: Cluster, finished: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    cluster: Cluster,
+    finished: Path,
+    photos: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Fault]]:
-    """All runs by name, started; every driver ends with the module."""
+    """The runs that the chosen tests wait for, by name, started; every driver ends with the module."""
+    marks = [mark for item in request.session.items for mark in item.iter_markers("scenario")]
+    wanted = {name for mark in marks for name in mark.args}
     root, made = tmp_path_factory.mktemp("slurm"), {}
     mask = next((finished / "results/recipes/comus/seed0/round0/masks").glob("*.zarr")).relative_to(finished)
     student = "results/recipes/comus/seed0/round1/student.safetensors"
@@ -101,18 +109,20 @@ def runs(
         "memory": (mask, "paint", hog, {"paint": {"mem_mb": "1500 * attempt"}}),
         "driver": (mask, "paint", "exec sleep 500", {}),
     }
-    config = yaml.safe_load((finished / "config.yaml").read_text())
+    config = configuration(finished, *RECIPES)
     try:
         for name, (target, verb, fault, resources) in plans.items():
+            if name not in wanted:
+                continue
             work = root / name.replace(" ", "_")
             lacking(finished, work, str(target), verb, fault)
             made[name] = Fault(work, str(target), start(cluster, work, config, str(target), resources=resources))
-        work = root / "whole"
-        work.mkdir()
-        shutil.copytree(finished / "resources", work / "resources")
-        config = SMALL | {"images": str(photos / "images"), "recipes": ["comus"]}
-        config |= {"rounds": SMALL["rounds"] | {"count": 1}}
-        made["whole"] = Fault(work, "", start(cluster, work, config))
+        if "whole" in wanted:
+            work = root / "whole"
+            work.mkdir()
+            shutil.copytree(finished / "resources", work / "resources")
+            alone = configuration(finished, "comus") | {"labels": None, "evaluate": {}, "rounds": {"count": 1}}
+            made["whole"] = Fault(work, "", start(cluster, work, alone))
         strike(cluster, made)
         yield made
     finally:
@@ -124,19 +134,25 @@ def runs(
 
 def strike(cluster: Cluster, runs: dict[str, Fault]) -> None:
     """The faults that come from outside, as soon as the jobs that they hit run."""
-    trained, folder = runs["pre-empted"], (runs["pre-empted"].work / runs["pre-empted"].target).parent
-    for name in ("node", "driver", "cancelled"):
+    for name in {"node", "driver", "cancelled"} & set(runs):
         runs[name].fault_began()
-    job = runs["node"].calls("paint")[0][1]
-    cluster.crash_node(cluster.ask("squeue", "--noheader", "--format=%N", "--jobs", job).strip())
-    os.kill(runs["driver"].driver.pid, signal.SIGKILL)
-    runs["driver"].driver.wait()
-    until(lambda: list(folder.glob(".student.checkpoint/*.safetensors")), trained.log)
-    # one urgent job takes the node of the training and of the job that is cancelled
-    urgent = ["sbatch", "--parsable", "-p", "urgent", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"]
-    assert cluster.ask(*urgent).strip()
+    if "node" in runs:
+        job = runs["node"].calls("paint")[0][1]
+        cluster.crash_node(cluster.ask("squeue", "--noheader", "--format=%N", "--jobs", job).strip())
+    if "driver" in runs:
+        os.kill(runs["driver"].driver.pid, signal.SIGKILL)
+        runs["driver"].driver.wait()
+    if "pre-empted" in runs:
+        trained = runs["pre-empted"]
+        folder = (trained.work / trained.target).parent
+        until(lambda: list(folder.glob(".student.checkpoint/*.safetensors")), trained.log)
+    if {"pre-empted", "cancelled"} & set(runs):
+        # one urgent job takes the node of the training and of the job that is cancelled
+        urgent = ["sbatch", "--parsable", "-p", "urgent", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"]
+        assert cluster.ask(*urgent).strip()
 
 
+@pytest.mark.scenario("driver")
 def test_a_driver_that_is_killed_and_started_again(cluster: Cluster, runs: dict[str, Fault], finished: Path) -> None:
     """Its job runs on; the next driver cancels it before it submits the same work."""
     run = runs["driver"]
@@ -158,6 +174,8 @@ def test_a_driver_that_is_killed_and_started_again(cluster: Cluster, runs: dict[
     assert datetime.fromisoformat(ended).timestamp() <= second  # never beside its orphan
 
 
+@pytest.mark.faults
+@pytest.mark.scenario("pre-empted")
 def test_a_training_that_is_preempted_goes_on(runs: dict[str, Fault], finished: Path) -> None:
     """SLURM sends SIGTERM and gives it time to write a checkpoint."""
     run = runs["pre-empted"]
@@ -168,6 +186,8 @@ def test_a_training_that_is_preempted_goes_on(runs: dict[str, Fault], finished: 
     assert re.search(r"goes on after step \d+ of 60", again)
 
 
+@pytest.mark.faults
+@pytest.mark.scenario("cancelled")
 def test_preemption_that_cancels(runs: dict[str, Fault], finished: Path) -> None:
     """The plugin alone would wait for the job for ever."""
     run = runs["cancelled"]
@@ -178,6 +198,7 @@ def test_preemption_that_cancels(runs: dict[str, Fault], finished: Path) -> None
     assert f"SLURM job {first} was pre-empted and cancelled; put back into the queue" in log
 
 
+@pytest.mark.scenario("node")
 def test_a_node_that_dies(runs: dict[str, Fault], finished: Path) -> None:
     run = runs["node"]
     run.wait()
@@ -186,7 +207,14 @@ def test_a_node_that_dies(runs: dict[str, Fault], finished: Path) -> None:
     assert first == second  # requeued by SLURM
 
 
-@pytest.mark.parametrize(("name", "said"), [("memory", "exceeded memory limit"), ("time limit", "DUE TO TIME LIMIT")])
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        pytest.param("memory", "exceeded memory limit", marks=pytest.mark.scenario("memory")),
+        pytest.param("time limit", "DUE TO TIME LIMIT", marks=pytest.mark.scenario("time limit")),
+    ],
+)
 def test_a_job_over_its_limit_gets_more(runs: dict[str, Fault], finished: Path, name: str, said: str) -> None:
     run = runs[name]
     log = run.wait()
@@ -196,10 +224,11 @@ def test_a_job_over_its_limit_gets_more(runs: dict[str, Fault], finished: Path, 
     assert len(run.calls("paint")) == 2
 
 
+@pytest.mark.scenario("whole")
 def test_the_whole_workflow_gives_the_masks_of_a_local_run(runs: dict[str, Fault], finished: Path) -> None:
     run = runs["whole"]
     log = run.wait()
-    local = {name: hash_ for name, hash_ in masks(finished).items() if "comus" in name and "round2" not in name}
+    local = {name: hash_ for name, hash_ in masks(finished).items() if "/comus/" in name and "round2" not in name}
     assert masks(run.work) == local
     assert len(local) >= 4  # two shards, rounds 0 and 1
     assert "Submitted array job" in log
