@@ -104,3 +104,80 @@ def test_a_head_that_trains_its_backbone_depends_on_the_photos() -> None:
     base = {"recipes": ["picie"], "preset": "small", "adapt": {"unfreeze": True}}
     assert "adapt_fit" in rules(again({}, base, (*SHARDS, "s0000000003")))
     assert "adapt_fit" not in rules(again({"features": {"semantic": {"dtype": "int8"}}}, base))
+
+
+SCORED = {"recipes": ["kmeans", "comus"], "preset": "small", "labels": "labels", "evaluate": {"objects": True}}
+
+
+def count(found: list[Job]) -> dict[str, int]:
+    return {rule: sum(job.rule == rule for job in found) for rule in rules(found)}
+
+
+def test_what_objects_depend_on_runs_again_and_nothing_else() -> None:
+    fewer = count(again({"evaluate": {"objects": {"min_area": 0.01}}}, SCORED))
+    # comus in rounds 0, 1 and 2; the masks of kmeans have no background, so no foreground of theirs is scored.
+    assert fewer == {"evaluate_objects": 1, "evaluate": 3, "export": 1, "report": 1}
+    off = count(again({"evaluate": {}}, SCORED))
+    assert off == {"evaluate": 3, "export": 1, "report": 1}
+
+
+def test_pooling_crops_needs_photos_and_weights_but_no_stored_tokens() -> None:
+    """With rounds.count 0 nobody reads the semantic tokens: no features job is planned for them."""
+    crops = {"recipes": ["comus"], "preset": "small", "regions": {"pool": "crop_cls", "size": 64}}
+    found = made(crops | {"rounds": {"count": 0}})
+    assert {job.wildcards["features"].partition("-")[0] for job in found.values() if job.rule == "features"} == {
+        "vit_small_focus"
+    }
+    regions = next(job for job in found.values() if job.rule == "regions")
+    assert set(regions.inputs) == {"segments", "manifest", "weights"}
+    assert regions.inputs["weights"].files == ("resources/weights/efficientnet_lite0.safetensors",)
+    changed = rules(list(run_again(made(crops | {"regions": {}, "rounds": {"count": 0}}), found).values()))
+    assert {"regions", "cluster_fit", "paint", "report"} <= changed
+    assert not {"inputs", "features", "cut", "rounds_train"} & changed
+
+
+def test_students_on_photos_need_weights_and_no_stored_tokens() -> None:
+    photos = {"rounds": {"count": 2, "student": "deeplabv3plus", "encoder": "semantic", "steps": 5}}
+    found = [job for job in again(photos) if job.rule == "rounds_train"]
+    assert len(found) == 2
+    for job in found:
+        assert "features" not in job.inputs
+        assert job.inputs["weights"].files == ("resources/weights/efficientnet_lite0.safetensors",)
+
+
+def test_the_logic_of_rounds_reads_what_its_options_name() -> None:
+    logic = {"rounds": {"start": "continue", "stop": 0.01, "confidence": 0.5}}
+    found = {job.wildcards["round"]: job for job in again(logic) if job.rule == "rounds_train"}
+    assert set(found) == {"1", "2"}
+    assert not {"before", "earlier", "confidence"} & set(found["1"].inputs)
+    assert {"before", "earlier", "confidence"} <= set(found["2"].inputs)
+
+
+def test_other_evidence_counts_again_and_fits_no_fine_clusters() -> None:
+    found = rules(again({"foreground": {"mass": 0.5}}, {"recipes": ["leopart_cbfe"]}))
+    assert "foreground_count" in found
+    assert "foreground_fit" not in found
+
+
+def test_a_reduction_of_another_sample_is_fitted_again() -> None:
+    found = count(again({"reduce": {"max_fit_points": 200}}, {"recipes": ["umap", "hnne"]}))
+    assert found["reduce_fit"] == 2
+    assert found["reduce_map"] == 2 * len(SHARDS)
+
+
+def test_another_head_leaves_the_features_and_the_table_of_nearest_images() -> None:
+    base = {"recipes": ["stego"], "preset": "small", "seeds": [0, 1], "labels": "labels"}
+    base |= {"evaluate": {"linear_probe": True}}
+    found = count(again({"adapt": {"dropout": 0.2}}, base))
+    assert (found["adapt_fit"], found["evaluate_codes"]) == (2, 2)
+    assert not {"features", "adapt_neighbours", "inputs", "evaluate_probe"} & set(found)
+    assert "adapt_fit" not in rules(again({"adapt": {"checkpoint_steps": 7}}, base))
+    assert "adapt_fit" not in rules(again({"adapt": {"cache_mib": 7}}, base))
+
+
+def test_which_predictions_are_kept_from_a_round_on_reruns_what_learns_from_them() -> None:
+    """Not the round that made them."""
+    base = {"recipes": ["cutler"], "preset": "small", "rounds": {"count": 2}}
+    other = {"rounds": {"count": 2, "from_round": {2: {"keep_score": 0.3}}}}
+    found = count(again(other, base))
+    assert (found["rounds_teach"], found["rounds_train"]) == (len(SHARDS), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,21 @@ def run(**keys: Any) -> Any:
 
 
 def test_shipped_config_is_valid_and_names_every_key() -> None:
-    body = yaml.safe_load((ROOT / "config.yaml").read_text())
-    resolved = load(body, RECIPES)
+    text = (ROOT / "config.yaml").read_text()
+    resolved = load(yaml.safe_load(text), RECIPES)
     assert set(resolved.recipes) == {"kmeans", "comus"}
+    named = set(re.findall(r"^(?:# )?(\w+):", text, re.MULTILINE))
+    assert set(schema()["properties"]) - named == set()
+
+
+def test_the_examples_in_the_shipped_config_are_valid() -> None:
+    text = (ROOT / "config.yaml").read_text()
+    examples = text.partition("# Examples of overrides")[2].partition("\n")[2]
+    body = yaml.safe_load(re.sub(r"^# ", "", examples, flags=re.MULTILINE))
+    resolved = load(yaml.safe_load(text) | body | {"recipes": ["comus", "stego", "leopart_cbfe"]}, RECIPES)
+    assert resolved.recipes["comus"].sections()["rounds"]["count"] == 3
+    assert resolved.recipes["leopart_cbfe"].sections()["foreground"]["threshold"] == 0.4
+    assert resolved.config.report.gallery == 48
 
 
 def test_published_settings_are_the_default() -> None:
