@@ -23,6 +23,7 @@ import objects as bench
 from _photos import ROOT, WEIGHTS, data_folder
 
 from maskmill.backbones.weights import prepare
+from maskmill.cut.run import OptionalFiles
 from maskmill.cut.run import run as run_cut
 from maskmill.evaluate.run_objects import run as run_objects
 from maskmill.evaluate.run_objects import score_instances
@@ -123,7 +124,7 @@ def measure(options: argparse.Namespace, data: Path, folder: Path) -> None:
     bench.manifest(photos, data / bench.SETS[options.set]["labels"], listing)
     store = bench.features(listing, folder, options.set)
     if not cut.exists():
-        run_cut(store, recipe.stage("cut").as_dict(), cut, 0, 2, manifest=listing)
+        run_cut(store, recipe.stage("cut").as_dict(), cut, 0, 2, optional=OptionalFiles(manifest=listing))
     if not WEIGHTS.is_file():
         prepare(recipe.features["grouping"], WEIGHTS)
     start(folder, listing, cut)

@@ -31,6 +31,7 @@ import numpy as np
 from _photos import WEIGHTS, data_folder
 
 from maskmill.backbones.weights import prepare
+from maskmill.cut.run import OptionalFiles
 from maskmill.cut.run import run as run_cut
 from maskmill.device import Compute
 from maskmill.evaluate.run_objects import run as run_objects
@@ -116,7 +117,8 @@ def measure(
     """All scores of one cut of one set, and its CPU seconds an image."""
     segments, scores = listing.with_name("segments.zarr"), listing.with_name("objects.json")
     before = time.process_time()
-    run_cut(store, dict(section) | {"features": "grouping", "refine": refine}, segments, 0, 1, manifest=listing)
+    whole = dict(section) | {"features": "grouping", "refine": refine}
+    run_cut(store, whole, segments, 0, 1, optional=OptionalFiles(manifest=listing))
     seconds = time.process_time() - before
     run_objects([segments], listing, evaluate, scores, "bench")
     found: dict[str, float] = {}
