@@ -25,7 +25,7 @@ from maskmill.plan.artefacts import artefacts
 from maskmill.plan.build import Machines, Plan, build
 from maskmill.plan.disk import feature_bytes, value_bytes
 from maskmill.plan.geometry import geometry
-from maskmill.plan.images import Images, Shards, mixture, of_manifest, of_one_size, photo_size, whole
+from maskmill.plan.images import PlannedImages, Shards, mixture, of_manifest, of_one_size, photo_size, whole
 from maskmill.plan.jobs import ORDER
 from maskmill.plan.jobs import jobs as planned_jobs
 from maskmill.plan.rates import START, Rates, of_run, read_benchmarks, read_given, too_short
@@ -51,7 +51,7 @@ def test_shards_of_one_size() -> None:
 
 
 def test_tokens_by_hand() -> None:
-    images = Images((Shards(2, 10, {(375, 500): 0.5, (100, 800): 0.5}),))
+    images = PlannedImages((Shards(2, 10, {(375, 500): 0.5, (100, 800): 0.5}),))
     assert images.tokens(Size(square=448), 14) == 20 * 32 * 32
     # short side 448: 375x500 -> 448x597 -> 32 x 43 patches; 100x800 is 8 : 1, the most that is let in -> 32 x 256
     assert images.tokens(Size(short_side=448), 14) == 2 * (5 * 32 * 43 + 5 * 32 * 256)
@@ -222,7 +222,7 @@ def test_earlier_run_by_hand(tmp_path: Path) -> None:
     (tmp_path / "inputs.tsv").write_text("s\th:m:s\tmax_rss\nNA\t-\tNA\n")
     found = read_benchmarks(tmp_path)
     assert [(job.rule, job.owner, job.memory) for job in found] == [("features", slug, 900.5)] * 2
-    rates = of_run(found, run, Images((Shards(2, 40, PHOTO),)), {})
+    rates = of_run(found, run, PlannedImages((Shards(2, 40, PHOTO),)), {})
     assert rates == {f"features/{slug}": pytest.approx((20 + 40) / 80)}
     assert too_short(found) == frozenset()  # 33 s on average
     work = next(work for work in planned_jobs(run, of_one_size(100, 50, PHOTO)) if work.rule == "features")

@@ -28,7 +28,7 @@ Ask = Callable[[Sequence[str]], str]
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmJob:
     """A job of a run: its id (`12`, or `12_3` and `12_[3-7]` of an array), its state and the run's name."""
 
     id: str
@@ -51,19 +51,19 @@ def ask(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def jobs(folder: Path, states: str, ask: Ask = ask) -> list[Job]:
+def jobs(folder: Path, states: str, ask: Ask = ask) -> list[SlurmJob]:
     """This user's jobs in any of `states` that a driver submitted from `folder`."""
     command = ["squeue", "--noheader", f"--user={os.geteuid()}", f"--states={states}", "--format=%i|%T|%j|%Z"]
     rows = [line.split("|", 3) for line in ask(command).splitlines()]
     here = os.path.realpath(folder)
     return [
-        Job(id_.strip(), state, run)
+        SlurmJob(id_.strip(), state, run)
         for id_, state, run, place in (row for row in rows if len(row) == 4)
         if RUN_NAME.fullmatch(run) and os.path.realpath(place) == here
     ]
 
 
-def cancel_orphans(folder: Path, seconds: float = 180, ask: Ask = ask) -> list[Job]:
+def cancel_orphans(folder: Path, seconds: float = 180, ask: Ask = ask) -> list[SlurmJob]:
     """Cancel the jobs that an earlier driver left in `folder` and wait until they are gone; what was cancelled.
 
     Snakemake's lock on the folder is held by the caller, so no living driver owns them. They can not be adopted: only

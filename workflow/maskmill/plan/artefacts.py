@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from maskmill.plan.disk import feature_bytes, value_bytes
 from maskmill.plan.geometry import geometry
-from maskmill.plan.images import Images
+from maskmill.plan.images import PlannedImages
 from maskmill.plan.jobs import regions_an_image, seeds_of_codes, used_sets, vectors_of
 from maskmill.recipe.model import Recipe, Run
 from maskmill.recipe.stages import RULES
@@ -39,7 +39,10 @@ class Artefact:
 
 
 def artefacts(
-    run: Run, images: Images, regions: Mapping[str, float] | None = None, measured: Mapping[str, float] | None = None
+    run: Run,
+    images: PlannedImages,
+    regions: Mapping[str, float] | None = None,
+    measured: Mapping[str, float] | None = None,
 ) -> list[Artefact]:
     """Every artefact of a run.
 
@@ -67,7 +70,7 @@ def artefacts(
 
 
 def _of_recipe(
-    name: str, recipe: Recipe, run: Run, images: Images, regions: float | None, measured: Mapping[str, float]
+    name: str, recipe: Recipe, run: Run, images: PlannedImages, regions: float | None, measured: Mapping[str, float]
 ) -> Iterator[Artefact]:
     seeds, coded = len(run.config.seeds), seeds_of_codes(recipe, run)
     _, depth, reduced = vectors_of(recipe, images, regions)
@@ -94,7 +97,9 @@ def _of_recipe(
     yield _measured("export", name, EXPORT, images, measured)
 
 
-def _masks(name: str, recipe: Recipe, images: Images, seeds: int, measured: Mapping[str, float]) -> Iterator[Artefact]:
+def _masks(
+    name: str, recipe: Recipe, images: PlannedImages, seeds: int, measured: Mapping[str, float]
+) -> Iterator[Artefact]:
     """Masks of all rounds, how sure they are, and instances."""
     upsample = int(recipe.paint.settings.upsample)
     grid = recipe.cut.settings.features if recipe.cut else recipe.regions.settings.features
@@ -109,16 +114,18 @@ def _masks(name: str, recipe: Recipe, images: Images, seeds: int, measured: Mapp
         yield _measured("instances", name, stores * CELL["instances"] * cells, images, measured)
 
 
-def _mean_cells(recipe: Recipe, name: str, images: Images, cells: int) -> float:
+def _mean_cells(recipe: Recipe, name: str, images: PlannedImages, cells: int) -> float:
     feature_set = recipe.behind(name)
     stride = geometry(feature_set).stride
     total = sum(group.count * group.images * group.mean(feature_set.size, stride, cells) for group in images.shards)
     return total / images.count
 
 
-def _vectors(images: Images, rows: Callable[[int], int], depth: int, itemsize: int) -> int:
+def _vectors(images: PlannedImages, rows: Callable[[int], int], depth: int, itemsize: int) -> int:
     return sum(group.count * value_bytes(rows(group.images), depth, itemsize) for group in images.shards)
 
 
-def _measured(name: str, owner: str, per_image: float, images: Images, measured: Mapping[str, float]) -> Artefact:
+def _measured(
+    name: str, owner: str, per_image: float, images: PlannedImages, measured: Mapping[str, float]
+) -> Artefact:
     return Artefact(name, owner, round(images.count * measured.get(f"{name}/{owner}", per_image)), False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from maskmill.plan.artefacts import Artefact, artefacts
 from maskmill.plan.geometry import geometry
-from maskmill.plan.images import Images
+from maskmill.plan.images import PlannedImages
 from maskmill.plan.jobs import Work, jobs, used_sets
 from maskmill.plan.rates import START, Rate, Rates
 from maskmill.recipe.model import Run
@@ -31,7 +31,7 @@ class Machines:
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """Jobs of a rule for one owner, with their time; None where no rate is known.
 
     Attributes:
@@ -56,11 +56,11 @@ class Row:
 class Plan:
     """A planned run."""
 
-    images: Images
+    images: PlannedImages
     machines: Machines
     shard_size: int
     tokens: Mapping[str, int]
-    rows: tuple[Row, ...]
+    rows: tuple[PlanRow, ...]
     disk: tuple[Artefact, ...]
     warnings: tuple[str, ...] = field(default=())
 
@@ -121,7 +121,7 @@ class Measured:
 
 def build(
     run: Run,
-    images: Images,
+    images: PlannedImages,
     rates: Rates,
     machines: Machines,
     *,
@@ -143,21 +143,21 @@ def build(
     return Plan(images, machines, plan.shard_size, tokens, rows, disk, tuple(_warnings(plan, free)))
 
 
-def _row(work: Work, rate: Rate | None, machines: Machines, images: Images, peak: float | None) -> Row:
+def _row(work: Work, rate: Rate | None, machines: Machines, images: PlannedImages, peak: float | None) -> PlanRow:
     # A rate that was measured on a core says nothing of a GPU.
     gpu = work.network and machines.gpus > 0
     if rate is not None and gpu and rate.source == "core":
         rate = None
     needs = COPIES * work.points * work.depth * 4 + (ID_BYTES * images.count if work.unit == "points" else 0)
     if not work.jobs:
-        return Row(work, gpu, rate, 0.0, 0.0, 0.0, 0.0, needs, peak)
+        return PlanRow(work, gpu, rate, 0.0, 0.0, 0.0, 0.0, needs, peak)
     if rate is None:
-        return Row(work, gpu, None, None, None, None, None, needs, peak)
+        return PlanRow(work, gpu, None, None, None, None, None, needs, peak)
     seconds = START + rate.seconds * work.amount / work.jobs
     side_by_side = machines.gpus if gpu else max(1, machines.cores // work.threads)
     hours = work.jobs * seconds * work.threads / 3600
     wall = math.ceil(work.jobs / side_by_side) * seconds / 3600
-    return Row(work, gpu, rate, seconds, hours, work.jobs * seconds / 3600 if gpu else 0.0, wall, needs, peak)
+    return PlanRow(work, gpu, rate, seconds, hours, work.jobs * seconds / 3600 if gpu else 0.0, wall, needs, peak)
 
 
 def _warnings(plan: Plan, free: int | None) -> Iterator[str]:
@@ -211,7 +211,7 @@ def _short(plan: Plan) -> Iterator[str]:
     yield f"short jobs, whose start and time in a queue weigh ({SHORT / 60:.0f} minutes are better): {each}{advice}"
 
 
-def _job(row: Row, plan: Plan) -> Iterator[str]:
+def _job(row: PlanRow, plan: Plan) -> Iterator[str]:
     name = f"{row.work.rule}/{row.work.owner}".rstrip("/")
     if row.needs > row.work.memory * 1e6:
         yield (

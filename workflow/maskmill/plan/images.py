@@ -35,7 +35,7 @@ class Shards:
 
 
 @dataclass(frozen=True)
-class Images:
+class PlannedImages:
     """All images of a run."""
 
     shards: tuple[Shards, ...]
@@ -50,7 +50,7 @@ class Images:
 
     @property
     def largest(self) -> int:
-        """Images of the largest shard."""
+        """PlannedImages of the largest shard."""
         return max(group.images for group in self.shards)
 
     def tokens(self, size: Size, multiple: int) -> int:
@@ -58,7 +58,7 @@ class Images:
         return sum(group.count * group.tokens(size, multiple) for group in self.shards)
 
 
-def of_one_size(images: int, shard_size: int, sizes: Mapping[tuple[int, int], float]) -> Images:
+def of_one_size(images: int, shard_size: int, sizes: Mapping[tuple[int, int], float]) -> PlannedImages:
     """`images` images in shards of equal size, as near to `shard_size` as the mean of the real ones is.
 
     Real shards hold between half and 1.6 times `inputs.shard_size` images (see maskmill.inputs._shards).
@@ -71,10 +71,10 @@ def of_one_size(images: int, shard_size: int, sizes: Mapping[tuple[int, int], fl
     count = max(1, round(images / shard_size)) if images > shard_size else 1
     small, larger = divmod(images, count)
     groups = [(count - larger, small), (larger, small + 1)]
-    return Images(tuple(Shards(shards, n, sizes) for shards, n in groups if shards))
+    return PlannedImages(tuple(Shards(shards, n, sizes) for shards, n in groups if shards))
 
 
-def of_manifest(path: str | Path) -> Images:
+def of_manifest(path: str | Path) -> PlannedImages:
     """The shards that a manifest has.
 
     Raises:
@@ -87,7 +87,7 @@ def of_manifest(path: str | Path) -> Images:
     columns = (table[name].to_pylist() for name in ("shard", "height", "width"))
     for shard, height, width in zip(*columns, strict=True):
         found.setdefault(shard, Counter())[height, width] += 1
-    return Images(
+    return PlannedImages(
         tuple(
             Shards(1, sizes.total(), {photo: n / sizes.total() for photo, n in sizes.items()})
             for sizes in found.values()
@@ -95,7 +95,7 @@ def of_manifest(path: str | Path) -> Images:
     )
 
 
-def mixture(images: Images) -> dict[tuple[int, int], float]:
+def mixture(images: PlannedImages) -> dict[tuple[int, int], float]:
     """The share of each photo size among all images."""
     total: Counter[tuple[int, int]] = Counter()
     for group in images.shards:

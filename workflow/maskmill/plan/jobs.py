@@ -12,7 +12,7 @@ from maskmill.dag.files import Graph
 from maskmill.dag.jobs import Job
 from maskmill.dag.jobs import jobs as jobs_of
 from maskmill.plan.geometry import geometry
-from maskmill.plan.images import Images
+from maskmill.plan.images import PlannedImages
 from maskmill.recipe.model import CODES, Recipe, Run
 from maskmill.recipe.stages import RULES, Unit
 
@@ -50,7 +50,7 @@ def regions_an_image(recipe: Recipe) -> float:
     return int(cut.module.regions_per_image(cut.params, 0 if recipe.adapt is None else recipe.code_length))
 
 
-def vectors_of(recipe: Recipe, images: Images, regions: float | None = None) -> tuple[int, int, int]:
+def vectors_of(recipe: Recipe, images: PlannedImages, regions: float | None = None) -> tuple[int, int, int]:
     """Number of vectors that a recipe clusters, their length before and after its reduction."""
     name = recipe.regions.settings.features
     feature_set = recipe.behind(name)
@@ -86,7 +86,7 @@ def seeds_of_codes(recipe: Recipe, run: Run) -> int:
     return sum(job.rule == "adapt_map" and job.owner == recipe.name for job in one_shard(run).values())
 
 
-def jobs(run: Run, images: Images, regions: dict[str, float] | None = None) -> list[Work]:
+def jobs(run: Run, images: PlannedImages, regions: dict[str, float] | None = None) -> list[Work]:
     """Every job of a run that starts from nothing, in the order of the workflow; `regions`: recipe -> an image's."""
     graph = Graph(run, lambda: [ONE_SHARD])
     groups: dict[tuple[str, str, bool, int, int], list[Job]] = {}
@@ -100,7 +100,7 @@ def jobs(run: Run, images: Images, regions: dict[str, float] | None = None) -> l
 
 
 def _work(
-    key: tuple[str, str, bool, int, int], group: Sequence[Job], run: Run, images: Images, regions: float | None
+    key: tuple[str, str, bool, int, int], group: Sequence[Job], run: Run, images: PlannedImages, regions: float | None
 ) -> Work:
     """What the jobs of one rule, owner and size have to do."""
     name, owner, network, threads, memory = key
@@ -126,7 +126,7 @@ def _samples(recipe: Recipe, job: Job) -> int:
     return int(trained.params.steps) * int(trained.params.batch_size)
 
 
-def fitted(rule: str, recipe: Recipe, images: Images, regions: float | None) -> tuple[int, int]:
+def fitted(rule: str, recipe: Recipe, images: PlannedImages, regions: float | None) -> tuple[int, int]:
     """Number and length of the vectors that a fit holds in memory."""
     count, depth, reduced = vectors_of(recipe, images, regions)
     if rule == "reduce_fit":

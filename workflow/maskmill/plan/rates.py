@@ -10,15 +10,14 @@ from pathlib import Path
 from maskmill.dag import benchmarks
 from maskmill.errors import ConfigError, nearest
 from maskmill.plan.geometry import geometry
-from maskmill.plan.images import Images
+from maskmill.plan.images import PlannedImages
 from maskmill.plan.jobs import ORDER, Work, jobs
 from maskmill.recipe.model import Run
 
 # CPU seconds of a job before it works: interpreter, imports, opening stores (bench/startup.py).
 START = 3.0
-TELLING = (
-    10 * START
-)  # seconds of a job of an earlier run, on average, from which on it measures its work, not its start
+# Seconds of a job of an earlier run, on average: a longer job measures its work, a shorter one mostly its start.
+LONG_ENOUGH = 10 * START
 # CPU seconds of one unit of work on the machine of docs/scaling.md (bench/_throughput.py), by rule and method, and the
 # tokens of an image there where the work grows with them.
 MEASURED: dict[str, tuple[float, int]] = {
@@ -63,7 +62,7 @@ class Rates:
     given: Mapping[str, float] = field(default_factory=dict)  # units a second
     run: Mapping[str, float] = field(default_factory=dict)  # seconds a unit
     measured: Mapping[str, tuple[float, int]] = field(default_factory=lambda: MEASURED)
-    short: frozenset[str] = frozenset()  # `rule/owner` of the run's rates whose jobs were shorter than TELLING
+    short: frozenset[str] = frozenset()  # `rule/owner` of the run's rates whose jobs were shorter than LONG_ENOUGH
 
     def of(self, work: Work, run: Run) -> Rate | None:
         """The rate of some jobs; None where nothing is known."""
@@ -156,7 +155,7 @@ def _rate(name: str, value: object) -> float:
 
 
 @dataclass(frozen=True)
-class Job:
+class TimedJob:
     """One benchmark file of an earlier run."""
 
     rule: str
@@ -165,28 +164,30 @@ class Job:
     memory: float | None
 
 
-def read_benchmarks(folder: Path) -> list[Job]:
+def read_benchmarks(folder: Path) -> list[TimedJob]:
     """Every benchmark below `folder`, with the rule and its owner from the path."""
     found = []
     for job in benchmarks.read(folder):
         rule, owner = job.parts[0], job.parts[1] if len(job.parts) > 1 and job.parts[0] != "weights" else ""
         if rule in ORDER:
-            found.append(Job(rule, owner, job.seconds, job.memory))
+            found.append(TimedJob(rule, owner, job.seconds, job.memory))
     return found
 
 
-def too_short(found: Iterable[Job]) -> frozenset[str]:
-    """`rule/owner` of jobs that took less than TELLING on average."""
+def too_short(found: Iterable[TimedJob]) -> frozenset[str]:
+    """`rule/owner` of jobs that took less than LONG_ENOUGH on average."""
     seconds: dict[str, list[float]] = {}
     for job in found:
         seconds.setdefault(f"{job.rule}/{job.owner}", []).append(job.seconds)
-    return frozenset(name for name, each in seconds.items() if sum(each) < TELLING * len(each))
+    return frozenset(name for name, each in seconds.items() if sum(each) < LONG_ENOUGH * len(each))
 
 
-def of_run(found: Iterable[Job], run: Run, images: Images, regions: Mapping[str, float]) -> dict[str, float]:
+def of_run(
+    found: Iterable[TimedJob], run: Run, images: PlannedImages, regions: Mapping[str, float]
+) -> dict[str, float]:
     """Seconds a unit by `rule/owner` of an earlier run of the same configuration on `images`.
 
-    A job's start, `START`, is taken off first; jobs shorter than TELLING say little (see `too_short`), so give an
+    A job's start, `START`, is taken off first; jobs shorter than LONG_ENOUGH say little (see `too_short`), so give an
     earlier run shards on which a job takes a minute.
     """
     rates = {}

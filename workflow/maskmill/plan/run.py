@@ -12,7 +12,7 @@ import yaml
 
 from maskmill.errors import ConfigError
 from maskmill.plan.build import Machines, Measured, Plan, build
-from maskmill.plan.images import Images, mixture, of_manifest, of_one_size
+from maskmill.plan.images import PlannedImages, mixture, of_manifest, of_one_size
 from maskmill.plan.rates import Rates, of_run, read_benchmarks, too_short
 from maskmill.recipe.model import Run
 from maskmill.recipe.resolve import load
@@ -144,7 +144,7 @@ def plan(
             "maskmill plan: give --images, such as 1e8, or --manifest of images that were checked; not both"
         )
     before = earlier(from_folder, run) if from_folder is not None else None
-    planned: Images
+    planned: PlannedImages
     if manifest is not None:
         planned = of_manifest(manifest)
     else:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from maskmill.plan.build import Plan, Row
+from maskmill.plan.build import Plan, PlanRow
 from maskmill.progress import duration
 
 SOURCES = {"given": "given", "run": "earlier run", "core": "one CPU core of docs/scaling.md"}
@@ -61,7 +61,7 @@ def _jobs(plan: Plan) -> Iterator[str]:
         yield "times of one CPU core are those of another machine: expect a factor of 2 either way"
 
 
-def _line(row: Row) -> str:
+def _line(row: PlanRow) -> str:
     known = row.seconds is not None
     numbers = [row.hours, row.gpu_hours if row.gpu else None, row.wall]
     cells = [f"{value:,.1f}" if value is not None else ("?" if not known else "-") for value in numbers]
