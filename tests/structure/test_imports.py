@@ -24,8 +24,8 @@ MOST_PYTHON_IN_RULES = 250
 
 @cache
 def arrows() -> frozenset[tuple[str, str]]:
-    """(importer, imported), module names below `maskmill`; imports inside functions too, those for types only not."""
-    graph = grimp.build_graph("maskmill", exclude_type_checking_imports=True)
+    """(importer, imported), module names below `maskmill`; imports inside functions and for types only too."""
+    graph = grimp.build_graph("maskmill")
     found = {
         (importer.removeprefix("maskmill").lstrip("."), imported.removeprefix("maskmill").lstrip("."))
         for importer in graph.modules

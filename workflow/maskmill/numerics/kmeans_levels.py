@@ -15,7 +15,7 @@ from maskmill.numerics.two_level import two_level
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
-    from maskmill.numerics.kmeans import Settings
+    from maskmill.numerics.kmeans_settings import Settings
     from maskmill.numerics.points import Source
 
 SEED_POINTS = 32  # points a cluster that seeds are drawn from

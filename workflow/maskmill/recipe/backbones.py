@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.recipe.sections import FeatureSet
-
 
 @dataclass(frozen=True)
 class BackboneSpec:
@@ -42,8 +40,8 @@ class BackboneSpec:
         """True where there is a network with weights."""
         return self.architecture is not None
 
-    def build(self, feature_set: FeatureSet, device: torch.device, digest: str) -> Any:
-        """The backbone at work, where there is no network."""
+    def build(self, feature_set: Any, device: torch.device, digest: str) -> Any:
+        """The backbone at work, where there is no network; `feature_set` is a `maskmill.recipe.sections.FeatureSet`."""
         module, name = self.builder.split(":")
         return getattr(importlib.import_module(module), name)(feature_set, device, digest)
 
