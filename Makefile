@@ -1,13 +1,15 @@
 # make demo   set up, run the whole workflow on the embedded footage, print where the report is
-# make test   set up, run the tests
+# make test   set up, run the tests, but for
+# make test-faults   the whole table of faults (docs/slurm.md) and the demo against its recorded hashes
 # make audit  before a release: known vulnerabilities of what constraints.txt pins (needs the network)
 PYTHON ?= python3
+PYTEST ?=  # more options of pytest
 VENV ?= .venv
 BIN = $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench schema audit clean
+.PHONY: demo test test-faults lint bench schema audit clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,7 +25,10 @@ demo: $(VENV)/.installed
 	$(BIN)/snakemake --cores all
 
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not faults" --numprocesses 2 --dist loadscope --no-loadscope-reorder $(PYTEST)
+
+test-faults: $(VENV)/.dev
+	$(BIN)/pytest -m faults $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

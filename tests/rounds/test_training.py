@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_starts_again(
 
 def test_a_terminated_process_says_how_to_go_on(world: dict[str, Any], tmp_path: Path) -> None:
     """The command line, a real SIGTERM from outside, and the same command again."""
-    arguments = write_command(world, tmp_path, steps=2000)
+    arguments = write_command(world, tmp_path, steps=800)
     out = tmp_path / "out/student.safetensors"
 
     def start(target: Path) -> subprocess.Popen[str]:

@@ -38,7 +38,7 @@ class Fault:
 
     def wait(self) -> str:
         """The driver's log, once it has ended well."""
-        code, log = self.driver.wait(300), self.log()
+        code, log = self.driver.wait(600), self.log()
         assert code == 0, log
         return log
 
