@@ -1,7 +1,7 @@
-# make demo   set up, run the whole workflow on the embedded footage, print where the report is
-# make test   set up, run the tests, but for
-# make test-faults   the whole table of faults (docs/slurm.md) and the demo against its recorded hashes
-# make audit  before a release: known vulnerabilities of what constraints.txt pins (needs the network)
+# make demo         set up, run the whole workflow on the embedded footage, print where the report is
+# make test         set up, run the tests
+# make test-faults  the table of faults (docs/slurm.md), and the demo against its recorded hashes
+# make audit        before a release: known vulnerabilities of what constraints.txt pins (needs the network)
 PYTHON ?= python3
 PYTEST ?=  # more options of pytest
 VENV ?= .venv
@@ -32,7 +32,7 @@ test-faults: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakefmt --check Snakefile workflow/Snakefile workflow/rules
 	$(BIN)/mypy
 	tests/lint.sh
 
