@@ -19,7 +19,8 @@ INSTANCES: dict[str, Any] = {
 }  # fmt: skip
 SIZES = {"grouping": 224, "semantic": 128, "early": 128, "late": 128}
 CUT: dict[str, Any] = {"features": {"grouping": {"size": {"square": 112}}}}
-# Recipe -> what the preset changes; a recipe that is small as it is needs no entry. A dozen regions vary in fewer directions than COMUS keeps.
+# Recipe -> what the preset changes; a recipe that is small as it is needs no entry.
+# A dozen regions vary in fewer directions than COMUS keeps.
 TINY: dict[str, dict[str, Any]] = {
     "acseg": THREE | {"adapt": {"steps": 20, "batch_size": 4, "blocks": 1, "hidden": 32, "side": 8}},
     "comus": THREE | PCA | {"rounds": {"count": 2, "steps": 60}},
