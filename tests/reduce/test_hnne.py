@@ -32,7 +32,7 @@ def test_without_the_package_the_error_says_how_to_install_it(monkeypatch: pytes
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match="needs the package hnne, which is not installed; .* pip install hnne"):
+    with pytest.raises(ConfigError, match=r"needs the package hnne, which is not installed; .* pip install hnne"):
         fit(lambda: iter([clusters()[0]]), SMALL, 0)
 
 
