@@ -21,6 +21,7 @@ from PIL import Image
 from small_run import (
     BASELINE,
     ODD_NAMES,
+    ROOT,
     TOKEN,
     command,
     configuration,
@@ -218,7 +219,14 @@ def test_unreadable_image_over_the_budget_stops_and_is_listed(photos: Path, tmp_
     assert "broken" in done.stdout + done.stderr
 
 
-def test_dry_run_and_lint(tmp_path: Path) -> None:
+def test_a_fresh_folder_is_planned_as_far_as_the_shards_are_known(tmp_path: Path) -> None:
     dry = snakemake(tmp_path / "w", {"recipes": ["kmeans", "comus"]}, "--dry-run")
     assert dry.returncode == 0, dry.stdout + dry.stderr
-    assert {"inputs", "weights"} & set(jobs(dry))
+    assert jobs(dry) == {"demo": 1, "inputs": 1, "export": 2, "report": 1, "all": 1, "total": 6}
+
+
+def test_the_rules_pass_the_linter_of_snakemake() -> None:
+    done = subprocess.run(
+        ["bash", str(ROOT / "tests/lint.sh")], capture_output=True, text=True, check=False, env=environment()
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
