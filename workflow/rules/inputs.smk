@@ -43,12 +43,12 @@ checkpoint inputs:
         files=options("inputs"),
         # Functions, as Snakemake takes {x} in a plain value for a wildcard.
         images=lambda wc: RUN.config.images,
-        labels=lambda wc: ["--labels", RUN.config.labels] if RUN.config.labels else [],
+        labels=lambda wc: RUN.config.labels or "",
         listing=lambda wc: watched("inputs", RUN.config.images, RUN.config.labels),
         source=lambda wc, input: input.get("video", RUN.config.images),
         frames=lambda wc, output: os.path.join(
             os.path.dirname(output.manifest), "frames"
         ),
     shell:
-        "{params.run} inputs --images {params.source:q} {params.labels:q} --params {params.depends:q} {params.files}"
+        "{params.run} inputs --images {params.source:q} --labels={params.labels:q} --params {params.depends:q} {params.files}"
         " --frames {params.frames:q} --threads {threads} &> {log}"
