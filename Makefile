@@ -4,6 +4,7 @@
 # make audit        before a release: known vulnerabilities of what constraints.txt pins (needs the network)
 PYTHON ?= python3
 PYTEST ?=  # more options of pytest
+WORKERS = --numprocesses 2 --dist loadscope --no-loadscope-reorder
 VENV ?= .venv
 BIN = $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
@@ -25,10 +26,10 @@ demo: $(VENV)/.installed
 	$(BIN)/snakemake --cores all
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not faults" --numprocesses 2 --dist loadscope --no-loadscope-reorder $(PYTEST)
+	$(BIN)/pytest -m "not faults" $(WORKERS) $(PYTEST)
 
 test-faults: $(VENV)/.dev
-	$(BIN)/pytest -m faults $(PYTEST)
+	$(BIN)/pytest -m faults $(WORKERS) $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
