@@ -182,6 +182,18 @@ def test_a_caller_may_change_a_rule(tmp_path: Path) -> None:
     assert "threads: 2" in block
 
 
+def test_a_caller_may_leave_a_rule_out(tmp_path: Path) -> None:
+    """`features_temporary` inherits from `features`, which is not there then."""
+    work = study(tmp_path / "study")
+    text = (
+        (work / "Snakefile")
+        .read_text()
+        .replace("use rule * from maskmill as", "use rule * from maskmill exclude features as")
+    )
+    (work / "Snakefile").write_text(text)
+    assert jobs(good(call(work, "--dry-run", "seg/results/inputs/manifest.parquet")))["mm_inputs"] == 1
+
+
 def test_a_module_twice_in_one_workflow(tmp_path: Path) -> None:
     more = f"""
 

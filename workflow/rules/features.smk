@@ -51,9 +51,12 @@ rule features:
         " --threads {threads} &> {log}"
 
 
-# Feature sets that are not kept: Snakemake deletes a store after its last reader.
-use rule features as features_temporary with:
-    output:
-        out=temp(directory(path("features"))),
-    wildcard_constraints:
-        features=either(RUN.temporary),
+# Feature sets that are not kept: Snakemake deletes a store after its last reader. A module that excludes `features` has no
+# rule to inherit from.
+if workflow.modifier.avail_rulename("features"):
+
+    use rule features as features_temporary with:
+        output:
+            out=temp(directory(path("features"))),
+        wildcard_constraints:
+            features=either(RUN.temporary),
