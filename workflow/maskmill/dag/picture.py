@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from maskmill.dag.files import Graph
-from maskmill.dag.jobs import jobs, producer
+from maskmill.dag.jobs import ONE_SHARD, jobs, producer
 from maskmill.recipe import registry
 from maskmill.recipe.resolve import load
 from maskmill.recipe.stages import STAGE_OF, STAGES
-
-ONE_SHARD = "s0000000000"
 
 
 def table() -> str:

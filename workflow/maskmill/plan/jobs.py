@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maskmill.dag.files import Graph
-from maskmill.dag.jobs import Job
+from maskmill.dag.jobs import ONE_SHARD, Job
 from maskmill.dag.jobs import jobs as jobs_of
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import PlannedImages
@@ -17,7 +17,6 @@ from maskmill.recipe.model import CODES, Recipe, Run
 from maskmill.recipe.stages import RULES, Unit
 
 ORDER = tuple(rule for rule in RULES if rule != "demo")  # no job of a user's images
-ONE_SHARD = "s0000000000"
 
 
 @dataclass(frozen=True)
