@@ -39,6 +39,10 @@ def _head(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     return body
 
 
+def _unfrozen(graph: Graph, wildcards: Wildcards) -> bool:
+    return graph.recipe(wildcards).unfrozen
+
+
 @job("adapt_neighbours", _table, out=f"{RECIPE}/neighbours.parquet")
 def _neighbours(graph: Graph, wildcards: Wildcards) -> Sources:
     return {"manifest": manifest(), "features": _seen(graph, wildcards)}
@@ -47,6 +51,7 @@ def _neighbours(graph: Graph, wildcards: Wildcards) -> Sources:
 @job(
     "adapt_fit",
     _head,
+    large=_unfrozen,
     out=f"{SEED}/adapt/head.safetensors",
     monitor=f"{SEED}/adapt/monitor.json",
     timing=f"{SEED}/adapt/timing.json",
@@ -64,7 +69,7 @@ def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
     return found
 
 
-@job("adapt_map", out=f"{SEED}/adapt/{{shard}}.zarr")
+@job("adapt_map", network=_unfrozen, out=f"{SEED}/adapt/{{shard}}.zarr")
 def _map(graph: Graph, wildcards: Wildcards) -> Sources:
     """Stored tokens of a shard, or its photos where the head trained its backbone."""
     recipe, head = graph.recipe(wildcards), one("adapt_fit", wildcards)

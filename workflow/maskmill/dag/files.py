@@ -17,7 +17,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -65,6 +65,7 @@ class Source:
 
 Sources = dict[str, Source]
 Reads = Callable[["Graph", Wildcards], Sources]
+Says = Callable[["Graph", Wildcards], bool]
 Depends = Callable[["Graph", Wildcards], Mapping[str, Any]]
 
 
@@ -75,22 +76,42 @@ class JobFiles:
     outputs: Mapping[str, str]
     reads: Reads
     depends: Depends
+    network: Says
+    large: Says
+    memory: Callable[[Recipe], int]
 
 
 _JOBS: dict[str, JobFiles] = {}
 
 
-def job(rule: str, depends: Depends | None = None, **outputs: str) -> Callable[[Reads], Reads]:
+def job(
+    rule: str,
+    depends: Depends | None = None,
+    *,
+    network: Says | None = None,
+    large: Says | None = None,
+    memory: Callable[[Recipe], int] | None = None,
+    **outputs: str,
+) -> Callable[[Reads], Reads]:
     """Registers a function that says what the jobs of a rule read.
 
     Args:
         depends: the values that make a job run again when they change, besides the version of its stage's code; none
             where the files that it reads say everything.
+        network: whether a network runs in a job, where the table of stages leaves it to the recipe. large: whether a
+            job asks for what the table says of large ones; by default where a network runs. memory: least MB of a job.
         outputs: name -> pattern of a file, or of a folder where it has no ending or that of a Zarr store.
     """
 
     def register(reads: Reads) -> Reads:
-        _JOBS[rule] = JobFiles(outputs, reads, depends or (lambda graph, wildcards: {}))
+        _JOBS[rule] = JobFiles(
+            outputs,
+            reads,
+            depends or (lambda graph, wildcards: {}),
+            network or (lambda graph, wildcards: RULES[rule].network),
+            large or network or (lambda graph, wildcards: False),
+            memory or (lambda recipe: 0),
+        )
         return reads
 
     return register
@@ -151,29 +172,14 @@ class Graph:
 
     def network(self, rule: str, wildcards: Wildcards) -> bool:
         """True when a network runs in the job, so that a GPU makes it faster."""
-        recipe = self.run.recipes.get(wildcards.get("recipe", ""))
-        if recipe is None or RULES[rule].network:
-            return RULES[rule].network
-        round = int(wildcards.get("round", 0))
-        return {
-            "adapt_map": recipe.unfrozen,
-            "regions": recipe.crops,
-            "rounds_predict": round > 0 and recipe.photos(round) and not recipe.instances(round),
-        }.get(rule, False)
+        return jobs_of_rules()[rule].network(self, wildcards)
 
     def needs(self, rule: str, wildcards: Wildcards) -> Needs:
         """Threads, memory and time of a job's first attempt."""
-        recipe, known = self.run.recipes.get(wildcards.get("recipe", "")), RULES[rule]
-        if recipe is None:
-            return known.needs
-        if rule == "reduce_fit":  # what the recipe lets it take, and a tenth more
-            memory = max(known.needs.memory, int(1100 * recipe.reduce.module.memory_gb(recipe.reduce.params)))
-            return Needs(known.needs.threads, memory, known.needs.minutes)
-        large = {
-            "adapt_fit": lambda: recipe.unfrozen,
-            "rounds_train": lambda: recipe.photos(int(wildcards["round"])),
-        }.get(rule, lambda: self.network(rule, wildcards))
-        return known.large if known.large is not None and large() else known.needs
+        known, files = RULES[rule], jobs_of_rules()[rule]
+        needs = known.large if known.large is not None and files.large(self, wildcards) else known.needs
+        least = files.memory(self.recipe(wildcards)) if "recipe" in wildcards else 0
+        return replace(needs, memory=max(needs.memory, least))
 
     def recipe(self, wildcards: Wildcards) -> Recipe:
         """The recipe that a job belongs to."""

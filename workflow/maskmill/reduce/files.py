@@ -5,9 +5,15 @@ from __future__ import annotations
 from functools import partial
 
 from maskmill.dag.files import RECIPE, Graph, Source, Sources, Wildcards, job, manifest, one, section
+from maskmill.recipe.model import Recipe
 
 
-@job("reduce_fit", partial(section, stage="reduce"), out=f"{RECIPE}/reduce/model.safetensors")
+def _memory(recipe: Recipe) -> int:
+    """MB: what the recipe lets a fit take, and a tenth more."""
+    return int(1100 * recipe.reduce.module.memory_gb(recipe.reduce.params))
+
+
+@job("reduce_fit", partial(section, stage="reduce"), memory=_memory, out=f"{RECIPE}/reduce/model.safetensors")
 def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
     return {"manifest": manifest(), "vectors": graph.all_shards(graph.raw_vectors, wildcards)}
 

@@ -19,6 +19,7 @@ def _regions_section(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
 @job(
     "regions",
     _regions_section,
+    network=lambda graph, wildcards: graph.recipe(wildcards).crops,
     table=f"{RECIPE}/regions/{{shard}}.parquet",
     vectors=f"{RECIPE}/regions/{{shard}}.zarr",
 )

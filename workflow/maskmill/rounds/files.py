@@ -51,6 +51,15 @@ def _stored(graph: Graph, wildcards: Wildcards, shards: Sequence[str]) -> Source
     return Source(tuple(files), "sets", tuple(sets))
 
 
+def _photos(graph: Graph, wildcards: Wildcards) -> bool:
+    return graph.recipe(wildcards).photos(int(wildcards["round"]))
+
+
+def _sees_photos(graph: Graph, wildcards: Wildcards) -> bool:
+    """Masks of a student of instances are painted from what it detected, without a network."""
+    return _photos(graph, wildcards) and not graph.recipe(wildcards).instances(int(wildcards["round"]))
+
+
 @job("rounds_teach", _teaching, out=f"{ROUND}/taught/{{shard}}.zarr")
 def _teach(graph: Graph, wildcards: Wildcards) -> Sources:
     """What the round before learnt from and what it predicted, of one shard."""
@@ -60,7 +69,7 @@ def _teach(graph: Graph, wildcards: Wildcards) -> Sources:
     return {"taught": taught, "predicted": one("rounds_detect", before)}
 
 
-@job("rounds_train", _training, out=f"{ROUND}/student.safetensors", timing=f"{ROUND}/training.json")
+@job("rounds_train", _training, large=_photos, out=f"{ROUND}/student.safetensors", timing=f"{ROUND}/training.json")
 def _train(graph: Graph, wildcards: Wildcards) -> Sources:
     """Masks of the round before, what the options of round logic ask for, and what the student sees."""
     recipe, round = graph.recipe(wildcards), int(wildcards["round"])
@@ -92,6 +101,7 @@ def _detect(graph: Graph, wildcards: Wildcards) -> Sources:
 @job(
     "rounds_predict",
     _refinement,
+    network=_sees_photos,
     out=f"{ROUND}/masks/{{shard}}.zarr",
     confidence=f"{ROUND}/confidence/{{shard}}.zarr",
 )
