@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
+from maskmill.images.tables import has_labels, is_table
 from maskmill.recipe.model import CODES, Recipe, Run
 from maskmill.recipe.sections import FeatureSet
 from maskmill.recipe.stages import RULES, STAGE_OF, STAGES, Needs
@@ -221,15 +222,20 @@ class Graph:
         return {"foreground": one("foreground_choose", wildcards)} if wanted else {}
 
     @property
+    def labelled(self) -> bool:
+        """True when images have labels, in a folder or table of labels, or in the table that names the images."""
+        config = self.run.config
+        return bool(config.labels) or (is_table(config.images) and has_labels(config.images))
+
+    @property
     def scores_objects(self) -> bool:
         """True when the cuts of the run are scored against labelled objects."""
-        return bool(self.run.config.labels) and self.run.config.evaluate.objects is not None
+        return self.labelled and self.run.config.evaluate.objects is not None
 
     @property
     def probes(self) -> dict[str, list[str]]:
         """Folder of a feature set -> recipes whose codes, learnt on it, are probed; empty where no probe is fitted."""
-        config = self.run.config
-        if not config.labels or not config.evaluate.linear_probe:
+        if not self.labelled or not self.run.config.evaluate.linear_probe:
             return {}
         recipes = [(name, recipe) for name, recipe in self.run.recipes.items() if recipe.global_codes]
         return {

@@ -32,6 +32,12 @@ class Confusion:
             if 0 <= label < LABELS:  # others never occur
                 self._column[label] = column
         self._counts = np.zeros((rows, len(self._ids)), np.int64)
+        self._seen = np.zeros(LABELS, np.int64)
+
+    @property
+    def seen(self) -> dict[int, int]:
+        """{label id: its pixels}, of void ids too."""
+        return {int(label): int(self._seen[label]) for label in np.flatnonzero(self._seen)}
 
     @property
     def classes(self) -> list[int]:
@@ -60,6 +66,7 @@ class Confusion:
             raise ValueError(f"label ids {label.min()}..{label.max()}; ids must be in 0..{LABELS - 1}")
         if prediction.max(initial=0) >= self.rows:
             raise ValueError(f"prediction {prediction.max()} of {self.rows} rows")
+        self._seen += np.bincount(label, minlength=LABELS)
         columns = self._column[label]
         if self._open and (columns == NEW).any():
             self._grow(np.unique(label[columns == NEW]))

@@ -31,6 +31,7 @@ from maskmill.images.interpolate import resize_maps
 from maskmill.numerics.blocks import ordered
 from maskmill.numerics.sampling import rng
 from maskmill.progress import track
+from maskmill.recipe.checks import check_labels
 from maskmill.recipe.sections import Evaluate, validate
 from maskmill.store.artefact import Provenance, write_json
 from maskmill.store.manifest import Row, read_manifest
@@ -169,6 +170,7 @@ def _classes(labels: _Labels, settings: Evaluate) -> tuple[list[int], dict[str, 
         label = labels.read(image_id)
         digests[image_id] = digest(label)
         confusion.add(np.zeros(label.shape, np.uint8), label)
+    check_labels(settings, confusion.seen)
     _, present = drop_absent(confusion.counts, confusion.classes)
     return present, digests
 

@@ -17,6 +17,7 @@ from maskmill.evaluate.run_objects import MaskSaliency, score_instances
 from maskmill.evaluate.score import score_clusters
 from maskmill.images.masks import MaskSet
 from maskmill.progress import track
+from maskmill.recipe.checks import check_labels
 from maskmill.recipe.sections import Evaluate, validate
 from maskmill.store.artefact import Provenance, write_json
 from maskmill.store.manifest import read_manifest
@@ -71,6 +72,7 @@ def run(
         protocol(name, settings.size, settings.ignore, confusion.classes, digests)
         for name in dict.fromkeys(settings.protocols)
     ]
+    check_labels(settings, confusion.seen)
     scores = score_clusters(confusion.counts, protocols, confusion.classes, settings.class_names)
     made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), protocols[0].labels])
     body: dict[str, Any] = asdict(masks) | {"clusters": clusters, "scores": scores}
