@@ -41,7 +41,14 @@ def check_labels(settings: Evaluate, pixels: Mapping[int, int]) -> None:
     """
     there = {label: count for label, count in sorted(pixels.items()) if count}
     scored = [i for i in there if i not in settings.ignore and (settings.classes is None or i in settings.classes)]
-    if not there or len(scored) > 1:
+    if not there:
+        return
+    if len(scored) > 1:
+        if "hungarian_iou_background" in settings.protocols and settings.background not in scored:
+            raise InputError(
+                f"evaluate.background: {settings.background}: no label has this id, to which protocol "
+                f"hungarian_iou_background sends surplus clusters; name one of {scored[:12]}, or drop the protocol"
+            )
         return
     total, many = sum(there.values()), sorted(there, key=lambda i: (-there[i], i))[:8]
     shares = ", ".join(f"{label} ({100 * there[label] / total:.3g} %)" for label in sorted(many))

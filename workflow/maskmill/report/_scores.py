@@ -18,6 +18,9 @@ HEADS = {
     "hungarian_iou": "Hungarian matching on IoU",
     "hungarian_counts": "Hungarian matching on pixel counts",
     "many_to_one": "Many to one",
+    "many_to_one_iou": "Many to one by IoU",
+    "hungarian_iou_background": "Hungarian matching on IoU, surplus clusters to the background",
+    "oracle_per_image": "Matched anew in each image (an oracle, no clustering of the set)",
     "linear_probe": "Linear probe",
 }
 MASKS = {"recipe": "Recipe", "round": "Round", "clusters": "Clusters"}
@@ -138,7 +141,8 @@ def _board(group: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], leads: 
         rows.append(ScoreRow((*key, count), tuple(file["seed"] for file, _ in mine), tuple(cells), tuple(each)))
     protocol = dict(first["protocol"])
     name = str(protocol.pop("name", "scores"))
-    comparable = name != "many_to_one" or len({row.leads[-1] for row in rows}) == 1  # more clusters can only help there
+    sizes = {row.leads[-1] for row in rows}  # more clusters can only help where several may have one class
+    comparable = not name.startswith("many_to_one") or len(sizes) == 1
     ranked = _mark_best(rows) if comparable else tuple(rows)
     heads = tuple(leads.values())
     return ScoreBoard(name, heads, protocol, first.get("images"), tuple(metrics), tuple(map(str, classes)), ranked)
