@@ -72,7 +72,7 @@ def configure(folder: Path) -> None:
         "images": str(folder / "images"),
         "labels": str(folder / "labels"),
         "recipes": [str(folder / f"{name}.yaml") for name in RECIPES],
-        "evaluate": {"objects": True, "linear_probe": True},
+        "evaluate": {"objects": True, "linear_probe": True, "retrieval": True},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 

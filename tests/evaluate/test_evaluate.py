@@ -16,7 +16,7 @@ from scored_run import write_run
 
 from maskmill.errors import ConfigError, InputError, StoreError
 from maskmill.evaluate import confusion as confusion_module
-from maskmill.evaluate import linear_probe
+from maskmill.evaluate import linear_probe, readout
 from maskmill.evaluate.confusion import Confusion, at_frame, frame
 from maskmill.evaluate.matching import MATCHERS, hungarian_counts, hungarian_iou, iou_matrix, many_to_one, metrics
 from maskmill.evaluate.protocol import protocol
@@ -373,9 +373,9 @@ def test_leaderboard_groups_seeds_and_keeps_protocols_apart() -> None:
 
 def test_class_mass_is_the_share_of_pixels() -> None:
     label = np.array([[1, 1, 4, 255], [1, 4, 4, 4]], np.int32)
-    mass = linear_probe.class_mass(label, (1, 2), [4, 1])
+    mass = readout.class_mass(label, (1, 2), [4, 1])
     assert mass.tolist() == [[0.25, 0.75], [0.75, 0.0]]
-    coarse = linear_probe.class_mass(np.array([[4]], np.int32), (2, 2), [4])
+    coarse = readout.class_mass(np.array([[4]], np.int32), (2, 2), [4])
     assert coarse.sum() == 1  # a grid finer than the label: the one pixel lies in one cell
 
 
@@ -412,20 +412,20 @@ def test_the_probe_does_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -
 
 def test_split_is_stable_and_complete() -> None:
     ids = [f"im/{i}" for i in range(200)]
-    train, test = linear_probe.split(ids)
+    train, test = readout.split(ids)
     assert sorted(train + test) == sorted(ids)
     assert 60 < len(train) < 140
-    assert linear_probe.split([*ids[::-1], "new"])[0] == sorted({*train, *linear_probe.split(["new", *ids])[0]})
+    assert readout.split([*ids[::-1], "new"])[0] == sorted({*train, *readout.split(["new", *ids])[0]})
     with pytest.raises(InputError, match="all in one half"):
-        linear_probe.split(["a"])
+        readout.split(["a"])
 
 
 def test_argmax_in_strips_is_the_argmax(monkeypatch: pytest.MonkeyPatch) -> None:
     from maskmill.images.interpolate import resize_maps
 
     scores = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
-    monkeypatch.setattr(linear_probe, "STRIP", 200)
-    assert (linear_probe.argmax_at(scores, (20, 33)) == resize_maps(scores, (20, 33)).argmax(axis=0)).all()
+    monkeypatch.setattr(readout, "STRIP", 200)
+    assert (readout.argmax_at(scores, (20, 33)) == resize_maps(scores, (20, 33)).argmax(axis=0)).all()
 
 
 def write_features(folder: Path) -> None:
@@ -444,7 +444,9 @@ def test_probe_reads_linear_features(tmp_path: Path) -> None:
     write_features(tmp_path)
     stores = [tmp_path / "set/s0.zarr", tmp_path / "set/s1.zarr"]
     for name in ("one", "two"):
-        linear_probe.probe(stores, tmp_path / "manifest.parquet", {}, 0, tmp_path / f"{name}.json")
+        readout.read_out(
+            readout.Asked("linear_probe"), stores, tmp_path / "manifest.parquet", {}, tmp_path / f"{name}.json"
+        )
     body = read_json(tmp_path / "one.json")
     assert body == read_json(tmp_path / "two.json")
     entry = body["scores"][0]

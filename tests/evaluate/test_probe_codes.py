@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scored_run import write_run
 
-from maskmill.evaluate import linear_probe
+from maskmill.evaluate import linear_probe, readout
 from maskmill.evaluate.summary import leaderboard, tables
 from maskmill.plan.artefacts import artefacts
 from maskmill.plan.images import of_one_size
@@ -42,7 +42,8 @@ def write_codes(folder: Path, codes: dict[str, np.ndarray]) -> list[Path]:
 
 def probed(folder: Path, stores: list[Path], seed: int, recipe: str | None = "stego") -> dict[str, Any]:
     out = folder / f"{recipe}{seed}.json"
-    linear_probe.probe(stores, folder / "manifest.parquet", {}, seed, out, recipe=recipe)
+    asked = readout.Asked("linear_probe", seed, recipe)
+    readout.read_out(asked, stores, folder / "manifest.parquet", {}, out)
     return read_json(out)
 
 
@@ -71,7 +72,7 @@ def test_one_hot_classes_are_read_without_error(tmp_path: Path, truth: dict[str,
 def test_a_constant_code_gives_the_largest_class(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
     stores = write_codes(tmp_path, {i: np.full((*label.shape, 2), 0.7) for i, label in truth.items()})
     entry = probed(tmp_path, stores, 0)["scores"][0]
-    train, test = linear_probe.split(IDS)
+    train, test = readout.split(IDS)
     classes, counts = np.unique(np.stack([truth[i] for i in train]), return_counts=True)
     share = float(np.mean(np.stack([truth[i] for i in test]) == classes[counts.argmax()]))
     assert entry["accuracy"] == pytest.approx(share)
@@ -112,12 +113,12 @@ def test_the_leaderboard_joins_the_seeds_of_codes_and_nothing_else() -> None:
 
 
 def test_the_report_puts_codes_below_the_features_that_they_were_learnt_on(tmp_path: Path) -> None:
-    write_json(tmp_path / "evaluate/probe/one.json", file_of(0.25, 0, features="one", dimensions=384))
-    write_json(tmp_path / "evaluate/probe/two.json", file_of(0.5, 0, features="two", dimensions=12))
+    write_json(tmp_path / "evaluate/linear_probe/one.json", file_of(0.25, 0, features="one", dimensions=384))
+    write_json(tmp_path / "evaluate/linear_probe/two.json", file_of(0.5, 0, features="two", dimensions=12))
     for seed, miou in enumerate((0.2, 0.4, 0.9)):
         body = file_of(miou, seed, recipe="stego", features="codes", dimensions=90)
-        write_json(tmp_path / f"recipes/stego/seed{seed}/adapt_probe.json", body)
-    files = _scores.read_probes(tmp_path, {"one": ["stego", "absent"], "two": []}, (0, 1))
+        write_json(tmp_path / f"recipes/stego/seed{seed}/adapt_linear_probe.json", body)
+    files = _scores.read_readouts(tmp_path, {"one": ["stego", "absent"], "two": []}, (0, 1), ["linear_probe"])
     (board,) = _scores.boards(files, _scores.PROBES)
     assert (board.title, board.leads) == ("Linear probe", ("Features", "Learnt on", "Length"))
     assert [(*row.leads, row.seeds, row.cells[0].text) for row in board.rows] == [

@@ -46,7 +46,7 @@ UNFROZEN: dict[str, Any] = {
 }  # fmt: skip
 # What differs between seeds: a head, and a number of clusters that comes from the data.
 SEEDED = ("stego", "leiden", "hdbscan")
-SEEDS: dict[str, Any] = {"seeds": [0, 1], "evaluate": {"objects": True, "linear_probe": True}}
+SEEDS: dict[str, Any] = {"seeds": [0, 1], "evaluate": {"objects": True, "linear_probe": True, "retrieval": True}}
 # The configuration that is shipped.
 DEMO: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text())
 

@@ -34,3 +34,4 @@ wildcard_constraints:
     shard=CONSTRAINTS["shard"],
     seed=CONSTRAINTS["seed"],
     round=SCORED,
+    readout=CONSTRAINTS["readout"],

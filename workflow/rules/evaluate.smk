@@ -59,15 +59,16 @@ rule evaluate_objects:
         "{params.run} evaluate objects {params.files} --params {params.depends:q} --recipe {wildcards.recipe} &> {log}"
 
 
+# A read-out of a feature set: linear_probe, retrieval and the like, one job each.
 rule evaluate_probe:
     input:
         unpack(inputs("evaluate_probe")),
     output:
         out=path("evaluate_probe"),
     log:
-        "logs/evaluate_probe/{features}.log",
+        "logs/evaluate_probe/{features}/{readout}.log",
     benchmark:
-        "benchmarks/evaluate_probe/{features}.tsv"
+        "benchmarks/evaluate_probe/{features}/{readout}.tsv"
     conda:
         "../../envs/maskmill.yaml"
     threads: cores("evaluate_probe")
@@ -79,7 +80,8 @@ rule evaluate_probe:
         depends=depends("evaluate_probe"),
         files=options("evaluate_probe"),
     shell:
-        "{params.run} evaluate probe {params.files} --params {params.depends:q} --threads {threads} &> {log}"
+        "{params.run} evaluate probe {params.files} --params {params.depends:q} --readout {wildcards.readout}"
+        " --threads {threads} &> {log}"
 
 
 # The same of what a head has made of a feature set: the codes of one seed.
@@ -89,9 +91,9 @@ rule evaluate_codes:
     output:
         out=path("evaluate_codes"),
     log:
-        "logs/evaluate_codes/{recipe}/seed{seed}.log",
+        "logs/evaluate_codes/{recipe}/seed{seed}/{readout}.log",
     benchmark:
-        "benchmarks/evaluate_codes/{recipe}/seed{seed}.tsv"
+        "benchmarks/evaluate_codes/{recipe}/seed{seed}/{readout}.tsv"
     conda:
         "../../envs/maskmill.yaml"
     threads: cores("evaluate_codes")
@@ -103,5 +105,5 @@ rule evaluate_codes:
         depends=depends("evaluate_codes"),
         files=options("evaluate_codes"),
     shell:
-        "{params.run} evaluate probe {params.files} --params {params.depends:q} --recipe {wildcards.recipe}"
-        " --seed {wildcards.seed} --threads {threads} &> {log}"
+        "{params.run} evaluate probe {params.files} --params {params.depends:q} --readout {wildcards.readout}"
+        " --recipe {wildcards.recipe} --seed {wildcards.seed} --threads {threads} &> {log}"

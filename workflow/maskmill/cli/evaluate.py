@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from maskmill.cli.options import ManifestFile, Out, Params, Seed, Threads, section, shard_files
+from maskmill.errors import ConfigError, nearest
+from maskmill.recipe.sections import READOUTS
 
 app = typer.Typer(help="evaluate: masks, segments or features + labels -> scores.", no_args_is_help=True)
 
@@ -51,14 +53,18 @@ def evaluate_probe(
     manifest: ManifestFile,
     params: Params,
     out: Out,
+    readout: Annotated[str, typer.Option(help=", ".join(READOUTS))] = READOUTS[0],
     seed: Seed = 0,
     recipe: Annotated[str | None, typer.Option(help="the features are the codes of this recipe's head")] = None,
     threads: Threads = 1,
 ) -> None:
-    """Score a linear probe on one feature set, or on the codes of a head."""
-    from maskmill.evaluate.linear_probe import probe
+    """Score a read-out of one feature set, or of the codes of a head."""
+    from maskmill.evaluate.readout import Asked, read_out
 
-    probe(shard_files(features, manifest), manifest, section(params), seed, out, threads, recipe=recipe)
+    if readout not in READOUTS:
+        raise ConfigError(f"--readout: unknown {readout!r}{nearest(readout, READOUTS)}; known: {', '.join(READOUTS)}")
+    asked = Asked(readout, seed, recipe)
+    read_out(asked, shard_files(features, manifest), manifest, section(params), out, threads)
 
 
 def register(parent: typer.Typer) -> None:

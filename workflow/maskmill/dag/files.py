@@ -7,7 +7,7 @@ options of a command cannot disagree; `depends`, what makes it run again; `needs
 rules, `maskmill plan` and `maskmill.dag.jobs` ask this module; none of them names a file by itself.
 
 Wildcards are those of the rules, all strings: `recipe`, `features` (the folder of a feature set), `weights` (the stem
-of a backbone's weights), `shard`, `seed` and `round`.
+of a backbone's weights), `shard`, `seed`, `round` and `readout` (of features or codes, in the stage evaluate).
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ Sources = dict[str, Source]
 Reads = Callable[["Graph", Wildcards], Sources]
 Says = Callable[["Graph", Wildcards], bool]
 Depends = Callable[["Graph", Wildcards], Mapping[str, Any]]
+Least = Callable[["Graph", Wildcards], int]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class JobFiles:
     depends: Depends
     network: Says
     large: Says
-    memory: Callable[[Recipe], int]
+    memory: Least
 
 
 _JOBS: dict[str, JobFiles] = {}
@@ -91,7 +92,7 @@ def job(
     *,
     network: Says | None = None,
     large: Says | None = None,
-    memory: Callable[[Recipe], int] | None = None,
+    memory: Least | None = None,
     **outputs: str,
 ) -> Callable[[Reads], Reads]:
     """Registers a function that says what the jobs of a rule read.
@@ -111,7 +112,7 @@ def job(
             depends or (lambda graph, wildcards: {}),
             network or (lambda graph, wildcards: RULES[rule].network),
             large or network or (lambda graph, wildcards: False),
-            memory or (lambda recipe: 0),
+            memory or (lambda graph, wildcards: 0),
         )
         return reads
 
@@ -179,8 +180,7 @@ class Graph:
         """Threads, memory and time of a job's first attempt."""
         known, files = RULES[rule], jobs_of_rules()[rule]
         needs = known.large if known.large is not None and files.large(self, wildcards) else known.needs
-        least = files.memory(self.recipe(wildcards)) if "recipe" in wildcards else 0
-        return replace(needs, memory=max(needs.memory, least))
+        return replace(needs, memory=max(needs.memory, files.memory(self, wildcards)))
 
     def recipe(self, wildcards: Wildcards) -> Recipe:
         """The recipe that a job belongs to."""
@@ -234,8 +234,8 @@ class Graph:
 
     @property
     def probes(self) -> dict[str, list[str]]:
-        """Folder of a feature set -> recipes whose codes, learnt on it, are probed; empty where no probe is fitted."""
-        if not self.labelled or not self.run.config.evaluate.linear_probe:
+        """Folder of a feature set -> recipes whose codes, learnt on it, are read out too; empty without read-outs."""
+        if not self.labelled or not self.run.config.evaluate.readouts:
             return {}
         recipes = [(name, recipe) for name, recipe in self.run.recipes.items() if recipe.global_codes]
         return {

@@ -5,25 +5,35 @@ from __future__ import annotations
 from typing import Any
 
 from maskmill.dag.files import RECIPE, ROUND, SEED, Graph, Sources, Wildcards, job, manifest, masks_rule
+from maskmill.recipe.sections import READOUTS
 
 
-def _section(graph: Graph, objects: bool) -> dict[str, Any]:
-    """The section; without its objects for what does not depend on them."""
-    return graph.run.config.evaluate.model_dump(mode="json", exclude=set() if objects else {"objects"})
+def _section(graph: Graph, *without: str) -> dict[str, Any]:
+    """The section, without keys that the job does not depend on."""
+    return graph.run.config.evaluate.model_dump(mode="json", exclude=set(without))
 
 
 def _of_masks(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     """Where a recipe's masks have a background, their foreground is scored if objects are."""
-    objects = graph.run.config.evaluate.objects is not None
-    return _section(graph, objects=graph.recipe(wildcards).background and objects)
+    objects = graph.recipe(wildcards).background and graph.run.config.evaluate.objects is not None
+    return _section(graph, *READOUTS, *(() if objects else ("objects",)))
 
 
 def _of_objects(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
-    return _section(graph, objects=True)
+    return _section(graph, *READOUTS)
 
 
-def _of_probes(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
-    return _section(graph, objects=False)
+def _of_readout(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    """What the scores of features and codes depend on: no matching of clusters, and of the read-outs its own."""
+    return _section(graph, "objects", "protocols", *(name for name in READOUTS if name != wildcards["readout"]))
+
+
+def _memory(graph: Graph, wildcards: Wildcards) -> int:
+    """MB: of a retrieval, its memory, with tokens of up to 1024 numbers and 256 classes."""
+    retrieval = graph.run.config.evaluate.retrieval
+    if wildcards["readout"] != "retrieval" or retrieval is None:
+        return 0
+    return 3000 + retrieval.bank * 1280 * 4 // 10**6
 
 
 @job("evaluate", _of_masks, out=f"{ROUND}/scores.json")
@@ -41,12 +51,13 @@ def _objects(graph: Graph, wildcards: Wildcards) -> Sources:
     return {"manifest": manifest(timeless=False), "cut": graph.every("cut", wildcards)}
 
 
-@job("evaluate_probe", _of_probes, out="results/evaluate/probe/{features}.json")
+@job("evaluate_probe", _of_readout, memory=_memory, out="results/evaluate/{readout}/{features}.json")
 def _probe(graph: Graph, wildcards: Wildcards) -> Sources:
+    """A read-out of a feature set."""
     return {"manifest": manifest(timeless=False), "features": graph.every("features", wildcards)}
 
 
-@job("evaluate_codes", _of_probes, out=f"{SEED}/adapt_probe.json")
+@job("evaluate_codes", _of_readout, memory=_memory, out=f"{SEED}/adapt_{{readout}}.json")
 def _codes(graph: Graph, wildcards: Wildcards) -> Sources:
-    """What a head has made of a feature set: the codes of one seed."""
+    """The same of what a head has made of a feature set: the codes of one seed."""
     return {"manifest": manifest(timeless=False), "features": graph.every("adapt_map", wildcards)}

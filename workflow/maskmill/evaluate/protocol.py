@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from maskmill.recipe.sections import Evaluate, ProtocolName, ScoreSize
+from maskmill.recipe.sections import READOUTS, Evaluate, ProtocolName, ScoreSize
 from maskmill.store.artefact import json_hash
 
 MATCHING = {
@@ -24,6 +24,7 @@ MATCHING = {
     "hungarian_iou_background": "one cluster a class, largest sum of IoU (ties: largest sum of matched pixels)",
     "oracle_per_image": "an oracle: in each image anew one cluster a class, largest sum of matched pixels",
     "linear_probe": "none: a linear classifier trained on labels",
+    "retrieval": "none: votes of the nearest labelled tokens",
 }
 ONE_TO_ONE = "unmatched clusters stay in the denominator: their pixels are wrong and lower the IoU of the true class"
 MANY_TO_ONE = "every cluster is matched, so more clusters can only help: compare equal numbers of clusters only"
@@ -40,12 +41,12 @@ class Protocol(BaseModel):
         ignore: void label ids. classes: scored label ids; every other id is void.
         selection: which checkpoint was scored; always the last one, labels choose nothing.
         images: how many labelled images. image_list: hash of their ids. labels: hash of their label pixels.
-        details: what only this kind of protocol has (the linear probe's training).
+        details: what only this kind of protocol has (the training of a read-out).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: ProtocolName | Literal["linear_probe"]
+    name: ProtocolName | Literal["linear_probe", "retrieval"]
     matching: str
     extra_clusters: str
     predicted_ignore: str
@@ -82,14 +83,15 @@ def protocol(
         label_digests: {image id: digest of its label's pixels} of all scored images.
         details: JSON values that the protocol's numbers depend on besides.
     """
-    extra = {"many_to_one": MANY_TO_ONE, "many_to_one_iou": MANY_TO_ONE, "linear_probe": "none"}.get(name, ONE_TO_ONE)
+    several = {"many_to_one": MANY_TO_ONE, "many_to_one_iou": MANY_TO_ONE}
+    extra = "none" if name in READOUTS else several.get(name, ONE_TO_ONE)
     if name == "hungarian_iou_background":
         extra = f"{TO_BACKGROUND}{details['background']}"
     return Protocol(
         name=name,  # type: ignore[arg-type]
         matching=MATCHING[name],
         extra_clusters=extra,
-        predicted_ignore="none" if name == "linear_probe" else PREDICTED_IGNORE,
+        predicted_ignore="none" if name in READOUTS else PREDICTED_IGNORE,
         size=size_text(size),
         ignore=tuple(sorted(set(ignore))),
         classes=tuple(classes),

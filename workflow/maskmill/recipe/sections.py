@@ -306,6 +306,14 @@ def check_background(background: int, ignore: Sequence[int], classes: Sequence[i
         )
 
 
+class Retrieval(Model):
+    """evaluate.retrieval: dense nearest-neighbour retrieval."""
+
+    bank: int = Field(100_000, ge=1, le=20_000_000, description="most labelled tokens in memory, even over images")
+    neighbours: int = Field(30, ge=1, le=1000, description="nearest labelled tokens that vote")
+    temperature: float = Field(0.02, gt=0, description="of the softmax over their cosines")
+
+
 class Evaluate(Model):
     """evaluate: only where labels exist. Every score is stored with its whole protocol."""
 
@@ -322,9 +330,17 @@ class Evaluate(Model):
         None, description="where labels and masks meet: original (the label's own size, default) or {short_side: 320}"
     )
     linear_probe: bool = Field(False, description="also fit linear probes on each feature set and each head's codes")
+    retrieval: Annotated[Retrieval | None, BeforeValidator(_switch, json_schema_input_type=bool | Retrieval | None)] = (
+        Field(None, description="also score what the nearest labelled tokens say: true, or a mapping")
+    )
     objects: Annotated[Objects | None, BeforeValidator(_switch, json_schema_input_type=bool | Objects | None)] = Field(
         None, description="class-agnostic object metrics of the cut: true, or a mapping"
     )
+
+    @property
+    def readouts(self) -> tuple[str, ...]:
+        """Names of the read-outs of features and codes that are asked for, in the order of `READOUTS`."""
+        return tuple(name for name in READOUTS if getattr(self, name))
 
     @model_validator(mode="after")
     def _scored(self) -> Evaluate:
@@ -348,6 +364,9 @@ class Evaluate(Model):
             if self.classes is not None and label not in self.classes:
                 raise ValueError(f"label {label} of objects.foreground is not in classes, so it is void; add it there")
         return self
+
+
+READOUTS = ("linear_probe", "retrieval")  # keys of the section, whose names are in paths
 
 
 class Export(Model):

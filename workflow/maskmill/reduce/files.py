@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from maskmill.dag.files import RECIPE, Graph, Source, Sources, Wildcards, job, manifest, one, section
-from maskmill.recipe.model import Recipe
 
 
-def _memory(recipe: Recipe) -> int:
+def _memory(graph: Graph, wildcards: Wildcards) -> int:
     """MB: what the recipe lets a fit take, and a tenth more."""
+    recipe = graph.recipe(wildcards)
     return int(1100 * recipe.reduce.module.memory_gb(recipe.reduce.params))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ HEADS = {
     "hungarian_iou_background": "Hungarian matching on IoU, surplus clusters to the background",
     "oracle_per_image": "Matched anew in each image (an oracle, no clustering of the set)",
     "linear_probe": "Linear probe",
+    "retrieval": "Nearest labelled tokens",
+}
+READINGS = {
+    "linear_probe": "Linear probe: what a linear classifier trained on half of the labels reads out.",
+    "retrieval": "Nearest labelled tokens: what a vote of the most similar tokens of the labelled half says; nothing is"
+    " trained.",
 }
 MASKS = {"recipe": "Recipe", "round": "Round", "clusters": "Clusters"}
 PROBES = {"features": "Features", "learnt_on": "Learnt on", "dimensions": "Length"}
@@ -93,21 +100,24 @@ def read_scores(results: Path, recipes: Mapping[str, int], seeds: Sequence[int])
     return found
 
 
-def read_probes(results: Path, probes: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Every linear probe that exists: of each feature set, followed by those of the codes that were learnt on it.
+def read_readouts(
+    results: Path, probes: Mapping[str, Sequence[str]], seeds: Sequence[int], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Every read-out that exists, one after another: of each feature set, followed by the codes learnt on it.
 
     Args:
-        probes: slug of a feature set -> recipes whose heads were learnt on it and whose codes are probed.
+        probes: slug of a feature set -> recipes whose heads were learnt on it and whose codes are read out.
+        names: of the read-outs.
     """
     found = []
-    for slug, recipes in probes.items():
-        places: list[tuple[Path, str, str | None]] = [(results / f"evaluate/probe/{slug}.json", slug, None)]
+    for name, (slug, recipes) in itertools.product(names, probes.items()):
+        places: list[tuple[Path, str, str | None]] = [(results / f"evaluate/{name}/{slug}.json", slug, None)]
         for recipe in recipes:
-            paths = [results / f"recipes/{recipe}/seed{seed}/adapt_probe.json" for seed in seeds]
+            paths = [results / f"recipes/{recipe}/seed{seed}/adapt_{name}.json" for seed in seeds]
             places += [(path, f"codes of {recipe}", slug) for path in paths]
-        for path, name, learnt_on in places:
+        for path, subject, learnt_on in places:
             if path.is_file():
-                found.append(read_json(path) | {"features": name, "learnt_on": learnt_on})
+                found.append(read_json(path) | {"features": subject, "learnt_on": learnt_on})
     return found
 
 

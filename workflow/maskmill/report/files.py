@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from maskmill.dag.files import Graph, Source, Sources, Wildcards, job, manifest, masks_rule, path
@@ -30,7 +31,7 @@ def _plan(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     if graph.scores_objects:
         plan["objects"] = True
     if graph.probes:
-        plan["probes"] = graph.probes
+        plan |= {"probes": graph.probes, "readouts": list(config.evaluate.readouts)}
     return plan | {"seeds": config.seeds, "recipes": recipes}
 
 
@@ -57,10 +58,9 @@ def _report(graph: Graph, wildcards: Wildcards) -> Sources:
                 add("regions", "cluster_map", recipe=name, seed=seed, shard=shard)
         if graph.scores_objects and not recipe.tokens:
             add("objects", "evaluate_objects", recipe=name)
-    for features, probed in graph.probes.items():
-        add("probes", "evaluate_probe", features=features)
-        for name in probed:
-            for seed in run.config.seeds:
-                add("probes", "evaluate_codes", recipe=name, seed=seed)
+    for readout, (features, probed) in itertools.product(run.config.evaluate.readouts, graph.probes.items()):
+        add("probes", "evaluate_probe", features=features, readout=readout)
+        for name, seed in itertools.product(probed, run.config.seeds):
+            add("probes", "evaluate_codes", recipe=name, seed=seed, readout=readout)
     found = {"manifest": Source(manifest().files, "no"), "rejected": Source((path("inputs", "rejected"),), "no")}
     return found | {kind: Source(tuple(names), "no") for kind, names in files.items()}

@@ -30,8 +30,8 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
     Args:
         plan: the resolved run: title, gallery, typical, images, labels, seeds, and recipes as
             {name: {description, tokens, rounds, clusters, sections}}; optional: objects (true where objects
-            were scored), probes (of `_scores.read_probes`), provenance (more lines for the provenance table). Which
-            shards there are is read from the manifest.
+            were scored), probes and readouts (of `_scores.read_readouts`), provenance (more lines for the provenance
+            table). Which shards there are is read from the manifest.
         results: the folder `results` of the run; benchmarks: where Snakemake writes its benchmark files.
         out_html: the file to write; appears when complete.
 
@@ -43,7 +43,8 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
     recipes: dict[str, Mapping[str, Any]] = dict(plan["recipes"])
     sample = _sample.read(results / "inputs/manifest.parquet", int(plan["gallery"]))
     scores = _scores.read_scores(results, {name: int(body["rounds"]) for name, body in recipes.items()}, seeds)
-    probes = _scores.read_probes(results, plan.get("probes") or {}, seeds)
+    readouts = [str(name) for name in plan.get("readouts") or ()]
+    probes = _scores.read_readouts(results, plan.get("probes") or {}, seeds, readouts)
     cuts = _objects.read(results, recipes) if plan.get("objects") else []
     jobs = _timing.read_jobs(Path(benchmarks), recipes, sample.shards)
     photos = _recipe.ReportPhotos(sample)
@@ -59,7 +60,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
         broken=photos.broken,
         recipes=views,
         boards=[*_scores.boards(scores), *_scores.boards(probes, _scores.PROBES)],
-        probes=bool(probes),
+        readings=[_scores.READINGS[name] for name in readouts] if probes else [],
         object_boards=_objects.boards(cuts, scores if plan.get("objects") else []),
         heads=_heads.read(results, recipes, seeds),
         jobs=jobs,
