@@ -232,6 +232,11 @@ class Graph:
         """True when the cuts of the run are scored against labelled objects."""
         return self.labelled and self.run.config.evaluate.objects is not None
 
+    def compares(self, recipe: str) -> bool:
+        """True when other ways to cluster a recipe's tokens are scored beside its own."""
+        wanted = self.labelled and self.run.config.evaluate.candidates
+        return wanted and bool(self.run.recipes[recipe].candidates)
+
     @property
     def probes(self) -> dict[str, list[str]]:
         """Folder of a feature set -> recipes whose codes, learnt on it, are read out too; empty without read-outs."""
@@ -257,6 +262,12 @@ def one(rule: str, wildcards: Wildcards, name: str = "out") -> Source:
 def manifest(timeless: bool = True) -> Source:
     """The manifest. Jobs of a shard need not watch its time: a shard's name is a hash of its images' contents."""
     return Source((path("inputs", "manifest"),), timeless=timeless)
+
+
+def candidates(names: Iterable[str], wildcards: Wildcards) -> Source:
+    """Clusterings of the same tokens, by name."""
+    known = {key: value for key, value in wildcards.items() if key in ("recipe", "seed")}
+    return Source(tuple(path("cluster_candidate", candidate=name, **known) for name in names), "folder")
 
 
 def weights_of(sets: Iterable[FeatureSet], passed: Literal["file", "folder"] = "file") -> Source:

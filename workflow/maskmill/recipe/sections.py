@@ -329,6 +329,9 @@ class Evaluate(Model):
     size: Annotated[ScoreSize | None, BeforeValidator(_original)] = Field(
         None, description="where labels and masks meet: original (the label's own size, default) or {short_side: 320}"
     )
+    candidates: bool = Field(
+        True, description="also score the other ways to cluster the same tokens (cluster.readout); recipes of tokens"
+    )
     linear_probe: bool = Field(False, description="also fit linear probes on each feature set and each head's codes")
     retrieval: Annotated[Retrieval | None, BeforeValidator(_switch, json_schema_input_type=bool | Retrieval | None)] = (
         Field(None, description="also score what the nearest labelled tokens say: true, or a mapping")

@@ -56,6 +56,8 @@ def _report(graph: Graph, wildcards: Wildcards) -> Sources:
                     add("scores", "evaluate", recipe=name, seed=seed, round=round)
             for shard in () if recipe.tokens else shards:
                 add("regions", "cluster_map", recipe=name, seed=seed, shard=shard)
+            if graph.compares(name):
+                add("scores", "evaluate_candidates", recipe=name, seed=seed)
         if graph.scores_objects and not recipe.tokens:
             add("objects", "evaluate_objects", recipe=name)
     for readout, (features, probed) in itertools.product(run.config.evaluate.readouts, graph.probes.items()):
