@@ -21,6 +21,7 @@ MATCHING = {
     "many_to_one": "each cluster its majority class by pixels, which is its class of highest precision"
     " (ties: the lowest class id)",
     "linear_probe": "none: a linear classifier trained on labels",
+    "linear_probe_online": "none: a linear classifier trained on labels with batches, as STEGO's",
     "retrieval": "none: votes of the nearest labelled tokens",
 }
 ONE_TO_ONE = "unmatched clusters stay in the denominator: their pixels are wrong and lower the IoU of the true class"
@@ -42,7 +43,9 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["hungarian_counts", "hungarian_iou", "many_to_one", "linear_probe", "retrieval"]
+    name: Literal[
+        "hungarian_counts", "hungarian_iou", "many_to_one", "linear_probe", "linear_probe_online", "retrieval"
+    ]
     matching: str
     extra_clusters: str
     predicted_ignore: str

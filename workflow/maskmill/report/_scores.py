@@ -20,10 +20,13 @@ HEADS = {
     "hungarian_counts": "Hungarian matching on pixel counts",
     "many_to_one": "Many to one",
     "linear_probe": "Linear probe",
+    "linear_probe_online": "Linear probe, STEGO's training",
     "retrieval": "Nearest labelled tokens",
 }
 READINGS = {
     "linear_probe": "Linear probe: what a linear classifier trained on half of the labels reads out.",
+    "linear_probe_online": "STEGO's training of a linear probe: what it reads out after as many steps of Adam as the"
+    " protocol says.",
     "retrieval": "Nearest labelled tokens: what a vote of the most similar tokens of the labelled half says; nothing is"
     " trained.",
 }
