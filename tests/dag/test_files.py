@@ -22,7 +22,10 @@ from maskmill.recipe.stages import RULES, STAGE_OF, STAGES
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(file.stem for file in (ROOT / "recipes").glob("*.yaml"))
 SHARDS = ["s0000000000", "s0000000001"]
-LABELLED = {"labels": "labels", "evaluate": {"objects": True, "linear_probe": True, "retrieval": True}}
+LABELLED = {
+    "labels": "labels",
+    "evaluate": {"objects": True, "linear_probe": True, "linear_probe_online": True, "retrieval": True},
+}
 
 
 def resolved(*recipes: str, **config: Any) -> Run:

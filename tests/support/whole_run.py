@@ -46,7 +46,8 @@ UNFROZEN: dict[str, Any] = {
 }  # fmt: skip
 # What differs between seeds: a head, and a number of clusters that comes from the data.
 SEEDED = ("stego", "leiden", "hdbscan")
-SEEDS: dict[str, Any] = {"seeds": [0, 1], "evaluate": {"objects": True, "linear_probe": True, "retrieval": True}}
+READOUTS: dict[str, Any] = {"linear_probe": True, "linear_probe_online": {"steps": 20}, "retrieval": True}
+SEEDS: dict[str, Any] = {"seeds": [0, 1], "evaluate": {"objects": True, "candidates": {"steps": 20}, **READOUTS}}
 # The configuration that is shipped.
 DEMO: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text())
 
@@ -73,7 +74,7 @@ def configure(photos: Path, recipes: Path) -> dict[str, Any]:
         "recipes": [paths[name] for name in sorted(paths)],
         "preset": ["small", "tiny"],
         "inputs": {"shard_size": 6},
-        "evaluate": {"objects": True},
+        "evaluate": {"objects": True, "candidates": {"steps": 20}},
         "report": {"gallery": 6, "typical": 3},
     }
 

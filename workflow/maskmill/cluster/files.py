@@ -24,7 +24,9 @@ def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
 
 
 def _candidate_section(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
-    return graph.recipe(wildcards).candidates[wildcards["candidate"]]
+    asked, name = graph.run.config.evaluate.candidates, wildcards["candidate"]
+    steps = {"steps": asked.steps} if asked is not None and name == "online" else {}
+    return graph.recipe(wildcards).candidates[name] | steps
 
 
 @job("cluster_candidate", _candidate_section, out=f"{SEED}/cluster/candidates/{{candidate}}.safetensors")

@@ -14,13 +14,13 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.cluster import Traits
-from maskmill.cluster._nodes import blocks_of
+from maskmill.cluster._directions import codebook_of_directions
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.recipe.sections import Model
-from maskmill.store.codebook import Codebook, assign
 
 if TYPE_CHECKING:
     from maskmill.numerics.points import Source
+    from maskmill.store.codebook import Codebook
 
 
 TRAITS = Traits(reads_head=True)
@@ -61,15 +61,7 @@ def fit(
         found = "no prototypes" if weight is None else f"{len(weight)} prototypes"
         raise StoreError(f"{head}: {found}, cluster.clusters asks for {params.clusters}; run snakemake again")
     rows = unit_rows(weight.astype(np.float32))
-    counts, inertia = np.zeros(len(rows), np.int64), 0.0
-    blank = Codebook(rows, counts, 0.0, True)
-    for block in blocks_of(source):
-        labels, distances = assign(block, blank)
-        counts += np.bincount(labels, minlength=len(rows))
-        inertia += float(distances.sum(dtype=np.float64))
-    if (counts > 0).sum() < 2:
+    book, unused = codebook_of_directions(rows, source)
+    if len(book) - unused < 2:
         raise NumericsError("cluster: one prototype takes every token: the head has collapsed; see docs/adapt.md")
-    order = np.lexsort([np.arange(len(rows)), -counts])
-    unused = int((counts == 0).sum())
-    stored = {"unused": np.array([float(unused)])}
-    return Codebook(rows[order], counts[order], inertia, True, stored), {"unused": unused}
+    return book, {"unused": unused}

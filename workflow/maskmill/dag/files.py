@@ -234,7 +234,7 @@ class Graph:
 
     def compares(self, recipe: str) -> bool:
         """True when other ways to cluster a recipe's tokens are scored beside its own."""
-        wanted = self.labelled and self.run.config.evaluate.candidates
+        wanted = self.labelled and self.run.config.evaluate.candidates is not None
         return wanted and bool(self.run.recipes[recipe].candidates)
 
     @property

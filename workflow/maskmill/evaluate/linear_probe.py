@@ -45,12 +45,15 @@ class Linear:
 def learn(half: Half, settings: Evaluate, seed: int, threads: int) -> Reading:
     """Fit the probe; see `readout.Readout`."""
     x, y = sampled(half, MAX_TOKENS, seed)
-    model, diagnostics = fit(x, y, threads)
+    model, diagnostics = fit(np.concatenate(x), np.concatenate(y), threads)
     return Reading(model, {"max_tokens": MAX_TOKENS, "l2": PENALTY}, diagnostics)
 
 
-def sampled(half: Half, limit: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens [m, d] float32 and target mass [m, classes] float32 of at most `limit` tokens, evenly over images."""
+def sampled(half: Half, limit: int, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Tokens [m, d] and target mass [m, classes], float32, of every image: `limit` tokens in all, evenly over images.
+
+    A token without a scored pixel has no target and is left out, so that an image may have none.
+    """
     quota = max(1, limit // len(half.ids))
     x, y = [], []
     for image_id, tokens, mass in track(half.images(), len(half.ids), "tokens"):
@@ -61,7 +64,7 @@ def sampled(half: Half, limit: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         y.append(mass[usable])
     if not sum(map(len, x)):
         raise no_pixel()
-    return np.concatenate(x), np.concatenate(y)
+    return x, y
 
 
 def fit(x: np.ndarray, y: np.ndarray, threads: int = 1, device: str = "auto") -> tuple[Linear, dict[str, float]]:

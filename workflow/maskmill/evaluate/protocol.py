@@ -24,6 +24,7 @@ MATCHING = {
     "hungarian_iou_background": "one cluster a class, largest sum of IoU (ties: largest sum of matched pixels)",
     "oracle_per_image": "an oracle: in each image anew one cluster a class, largest sum of matched pixels",
     "linear_probe": "none: a linear classifier trained on labels",
+    "linear_probe_online": "none: a linear classifier trained on labels with batches, as STEGO's",
     "retrieval": "none: votes of the nearest labelled tokens",
 }
 ONE_TO_ONE = "unmatched clusters stay in the denominator: their pixels are wrong and lower the IoU of the true class"
@@ -46,7 +47,7 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: ProtocolName | Literal["linear_probe", "retrieval"]
+    name: ProtocolName | Literal["linear_probe", "linear_probe_online", "retrieval"]
     matching: str
     extra_clusters: str
     predicted_ignore: str

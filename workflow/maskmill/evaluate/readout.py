@@ -39,6 +39,7 @@ KEPT_BYTES = 1 << 30  # of compressed labels in memory
 STRIP = 1 << 24  # interpolated scores held at once
 READERS = {
     "linear_probe": "maskmill.evaluate.linear_probe",
+    "linear_probe_online": "maskmill.evaluate.linear_probe_online",
     "retrieval": "maskmill.evaluate.retrieval",
 }
 

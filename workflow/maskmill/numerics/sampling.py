@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -17,6 +18,24 @@ def rng(seed: int, *keys: str) -> np.random.Generator:
     """A generator for (seed, keys), the same on every machine."""
     digest = hashlib.blake2b("\0".join([str(seed), *keys]).encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def batch_rows(step: int, size: int, count: int, seed: int, key: str) -> np.ndarray:
+    """Which of `count` things batch `step` of `size` takes [size]: each once before any comes again, in a new order.
+
+    It depends on nothing but the arguments, so that a training can begin at any step.
+    """
+    first, last = step * size, (step + 1) * size
+    parts = []
+    for turn in range(first // count, -(-last // count)):
+        start = turn * count
+        parts.append(_turn(count, turn, seed, key)[max(first, start) - start : last - start])
+    return np.concatenate(parts)
+
+
+@lru_cache(maxsize=2)  # a batch may span two turns
+def _turn(count: int, turn: int, seed: int, key: str) -> np.ndarray:
+    return rng(seed, key, str(turn)).permutation(count)
 
 
 def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndarray:

@@ -297,6 +297,12 @@ def _switch(value: Any) -> Any:
     return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
+class Candidates(Model):
+    """evaluate.candidates: prototypes and k-means of the same tokens side by side."""
+
+    steps: int = Field(5000, ge=1, description="of prototypes that are trained on tokens, without a head")
+
+
 def check_background(background: int, ignore: Sequence[int], classes: Sequence[int] | None) -> None:
     """Raises ValueError where the background is no scored class, so that no cluster can be sent there."""
     if background in ignore or (classes is not None and background not in classes):
@@ -314,6 +320,14 @@ class Retrieval(Model):
     temperature: float = Field(0.02, gt=0, description="of the softmax over their cosines")
 
 
+class OnlineProbe(Model):
+    """evaluate.linear_probe_online: a linear classifier trained as STEGO's linear probe is, with batches and Adam."""
+
+    steps: int = Field(5000, ge=1, description="optimiser steps")
+    batch_size: int = Field(16, ge=1, description="images a step")
+    learning_rate: float = Field(5e-3, gt=0, description="Adam")
+
+
 class Evaluate(Model):
     """evaluate: only where labels exist. Every score is stored with its whole protocol."""
 
@@ -329,10 +343,16 @@ class Evaluate(Model):
     size: Annotated[ScoreSize | None, BeforeValidator(_original)] = Field(
         None, description="where labels and masks meet: original (the label's own size, default) or {short_side: 320}"
     )
-    candidates: bool = Field(
-        True, description="also score the other ways to cluster the same tokens (cluster.readout); recipes of tokens"
+    candidates: Annotated[
+        Candidates | None, BeforeValidator(_switch, json_schema_input_type=bool | Candidates | None)
+    ] = Field(
+        default_factory=lambda: Candidates(),
+        description="also score the other ways to cluster the same tokens (cluster.readout); recipes of tokens",
     )
     linear_probe: bool = Field(False, description="also fit linear probes on each feature set and each head's codes")
+    linear_probe_online: Annotated[
+        OnlineProbe | None, BeforeValidator(_switch, json_schema_input_type=bool | OnlineProbe | None)
+    ] = Field(None, description="also train STEGO's linear probe on each of them: true, or a mapping")
     retrieval: Annotated[Retrieval | None, BeforeValidator(_switch, json_schema_input_type=bool | Retrieval | None)] = (
         Field(None, description="also score what the nearest labelled tokens say: true, or a mapping")
     )
@@ -369,7 +389,7 @@ class Evaluate(Model):
         return self
 
 
-READOUTS = ("linear_probe", "retrieval")  # keys of the section, whose names are in paths
+READOUTS = ("linear_probe", "linear_probe_online", "retrieval")  # keys of the section, whose names are in paths
 
 
 class Export(Model):

@@ -23,10 +23,13 @@ HEADS = {
     "hungarian_iou_background": "Hungarian matching on IoU, surplus clusters to the background",
     "oracle_per_image": "Matched anew in each image (an oracle, no clustering of the set)",
     "linear_probe": "Linear probe",
+    "linear_probe_online": "Linear probe, STEGO's training",
     "retrieval": "Nearest labelled tokens",
 }
 READINGS = {
     "linear_probe": "Linear probe: what a linear classifier trained on half of the labels reads out.",
+    "linear_probe_online": "STEGO's training of a linear probe: what it reads out after as many steps of Adam as the"
+    " protocol says.",
     "retrieval": "Nearest labelled tokens: what a vote of the most similar tokens of the labelled half says; nothing is"
     " trained.",
 }
