@@ -25,7 +25,14 @@ from pathlib import Path
 import torch
 from _gpu_checks import CHECKS, ROOT, TINY, Check, Row, Sizes
 
-TESTED = ("tests/cut", "tests/cluster", "tests/features", "tests/regions", "tests/rounds")  # with tests marked `gpu`
+TESTED = (
+    "tests/cut",
+    "tests/cluster",
+    "tests/evaluate",
+    "tests/features",
+    "tests/regions",
+    "tests/rounds",
+)  # with tests marked `gpu`
 NO_GPU = 3
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
 import pytest
 from small_run import configuration, draw, jobs, planned, predicted_otherwise, snakemake
 
+from maskmill.recipe.sections import READOUTS
 from maskmill.store.artefact import read_json
 from maskmill.store.codebook import read
 from maskmill.store.ragged import Ragged
@@ -39,9 +41,9 @@ def test_the_head_segments_new_images_as_its_own(finished: Path, photos: Path, t
 
 def test_the_codes_of_every_seed_are_probed_as_their_features_are(finished: Path) -> None:
     results = finished / "results"
-    features = read_json(next((results / "evaluate/linear_probe").glob("*.json")))
-    for seed in (0, 1):
-        codes = read_json(results / f"recipes/stego/seed{seed}/adapt_linear_probe.json")
+    for name, seed in itertools.product(READOUTS, (0, 1)):
+        features = read_json(next((results / "evaluate" / name).glob("*.json")))
+        codes = read_json(results / f"recipes/stego/seed{seed}/adapt_{name}.json")
         assert (codes["recipe"], codes["features"], codes["dimensions"], codes["seed"]) == ("stego", "codes", 16, seed)
         assert codes["scores"][0]["protocol"] == features["scores"][0]["protocol"]
     assert "codes of stego" in (finished / "seeds.html").read_text()

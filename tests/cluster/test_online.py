@@ -108,6 +108,14 @@ def test_bits_depend_on_the_seed_only() -> None:
     assert not np.array_equal(found[0], online.fit(x, params, 1, "cpu")[0].centroids)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_learns_the_same_prototypes() -> None:
+    x, params = cloud(5000, 32), online.Params(clusters=9, steps=50, batch_size=1000)
+    one, two = (online.train(x, params, 0, torch.device(device))[0] for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(one, two, atol=1e-3)
+
+
 def test_a_stream_gives_the_bits_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
     x, params = cloud(700), online.Params(clusters=4, steps=20, batch_size=64)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scored_run import write_run
 
 from maskmill.dag.files import Graph
@@ -75,6 +76,14 @@ def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     (keys, labels), tokens = points(500, 32), points(200, 32, seed=1)[0]
     one, two = (Memory.of(directions(keys), labels, Retrieval(), threads, "cpu").votes(tokens) for threads in (1, 2))
     np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_votes_as_the_cpu() -> None:
+    (keys, labels), tokens = points(40_000, 64), points(3000, 64, seed=1)[0]
+    one, two = (Memory.of(directions(keys), labels, Retrieval(), 1, device).votes(tokens) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(one, two, atol=1e-3)
 
 
 def test_tokens_that_are_not_finite_are_an_error() -> None:

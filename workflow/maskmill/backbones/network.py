@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskmill.backbones._flip import averaged
 from maskmill.errors import ConfigError, WeightsError
 from maskmill.recipe import backbones
 from maskmill.recipe.sections import FeatureSet
@@ -100,7 +101,7 @@ class Backbone:
             self.positions = _Positions(self.model)
             if feature_set.facet in FACETS:
                 self._facet = _Facet(self.model, feature_set)
-                self.heads = self._facet.heads
+                self.heads = None if feature_set.flip == "average" else self._facet.heads
             self.stride = int(model.patch_embed.patch_size[0])
             side = self.stride * 2 if self.positions.dynamic else int(model.patch_embed.img_size[0])
         elif feature_set.facet != "token":
@@ -131,8 +132,15 @@ class Backbone:
         Together with keys the query gives the attention of the cls token: softmax over the patches of
         q . k_i / sqrt(d_head), per head. That a key lacks its bias b changes nothing, because q . b is the same
         for every patch. None for every facet but the key, and for a network without a cls token or with attention
-        that is more than this product (`_is_plain`).
+        that is more than this product (`_is_plain`). With `flip: average` all are means over the images and their
+        mirror images, and there is no query.
         """
+        if self.set.flip == "average":
+            return averaged(self._outputs, images.to(self.device, non_blocking=True))
+        return self._outputs(images)
+
+    def _outputs(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """`outputs` of the images as they are."""
         import torch
 
         half = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16

@@ -77,6 +77,8 @@ class Rates:
             if name in self.measured:
                 seconds, tokens = self.measured[name]
                 scale = tokens_of(work, run) / tokens if tokens else 1.0
+                if work.rule == "features" and run.feature_sets[work.owner].flip == "average":
+                    scale *= 2  # the network sees every image twice
                 return Rate(seconds * scale / work.threads, "core")
         return Rate(self.run[names[0]], "run") if names[0] in self.run else None
 

@@ -24,6 +24,7 @@ def check(recipe: Recipe, path: Path) -> None:
         _check_needs(recipe, path)
     if recipe.foreground is not None:
         _check_foreground(recipe, path)
+    _check_flip(recipe, path)
     if recipe.cut is not None and recipe.tokens:
         raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
 
@@ -141,6 +142,22 @@ def _check_instances(recipe: Recipe, path: Path) -> None:
                               f"no instances; let {student} come first")  # fmt: skip
 
 
+def _check_flip(recipe: Recipe, path: Path) -> None:
+    """A network that learns sees photos, not stored tokens: it would not see what the feature set promises."""
+    learnt = {}
+    if recipe.unfrozen:
+        learnt[recipe.stage("adapt").settings.features] = "adapt.unfreeze: true"
+    for round in range(1, recipe.round_count + 1):
+        if recipe.photos(round):
+            learnt[recipe.rounds_at(round).params.encoder] = f"rounds.student: {recipe.rounds_at(round).method}"
+    for name, why in learnt.items():
+        if recipe.features[name].flip != "none":
+            raise ConfigError(
+                f"{path}: features.{name}.flip: {recipe.features[name].flip}, but {why} trains its network on photos "
+                "as they are; drop flip, or name another feature set"
+            )
+
+
 def _check_needs(recipe: Recipe, path: Path) -> None:
     """The cut's method gets what it needs (see maskmill.cut.Need), and nothing that it does not know."""
     cut = recipe.stage("cut")
@@ -182,4 +199,9 @@ def _check_keys(recipe: Recipe, stage: Stage, path: Path) -> None:
         raise ConfigError(
             f"{path}: features.{name}.facet: {recipe.features[name].facet!r}, but {stage.name}.method {stage.method} "
             "needs facet: key of a ViT with a cls token"
+        )
+    if recipe.features[name].flip != "none":
+        raise ConfigError(
+            f"{path}: features.{name}.flip: {recipe.features[name].flip}, but {stage.name}.method {stage.method} needs "
+            "the query of the cls token, which is one image's and not the mean of two; drop flip"
         )

@@ -10,7 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from maskmill.access import Readers
 from maskmill.errors import ConfigError, nearest
@@ -76,6 +85,9 @@ class FeatureSet(Model):
     layer: int = Field(-1, description="ViT: block; CNN: feature level; negative counts from the end")
     stride: int | None = Field(None, ge=1, description="CNN: output stride (dilates); colour: pixels a cell")
     size: Size = Field(default_factory=lambda: Size(square=448))
+    flip: Literal["none", "average"] = Field(
+        "none", description="average: the mean of the image's tokens and those of its mirror image, mirrored back"
+    )
     dtype: Literal["float16", "int8"] = Field("float16", description="int8: half the disk, cosine error about 3e-5")
     # No parameter of what is stored: `exclude` keeps it out of the slug, of every hash and of every rule's params.
     keep: bool = Field(True, exclude=True, description="false: every store is deleted after its last reader")
@@ -83,9 +95,17 @@ class FeatureSet(Model):
     @model_validator(mode="after")
     def _parts_of_a_network(self) -> FeatureSet:
         network = backbones.of(self.backbone).network
-        if not network and (self.facet, self.layer, self.checkpoint) != ("token", -1, None):
-            raise ValueError(f"backbone {self.backbone} has no facet, layer or checkpoint; leave them out")
+        if not network and (self.facet, self.layer, self.checkpoint, self.flip) != ("token", -1, None, "none"):
+            raise ValueError(f"backbone {self.backbone} has no facet, layer, checkpoint or flip; leave them out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `flip` where it is none: sets that do not ask for it keep the names and hashes of older versions."""
+        body: dict[str, Any] = handler(self)
+        if body.get("flip") == "none":
+            del body["flip"]
+        return body
 
     @property
     def slug(self) -> str:
