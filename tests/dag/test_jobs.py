@@ -45,6 +45,7 @@ def test_nothing_runs_again_without_a_change() -> None:
         ({"features": {"keep": False}}, set()),
         ({"inputs": {"shard_size": 7}}, {"inputs", "evaluate", "export", "report"}),  # shards stay what they are
         ({"cluster": {"max_fit_points": 700}}, AFTER_CLUSTERS),
+        ({"cluster": {"distance": "own"}}, AFTER_CLUSTERS - {"cluster_fit"}),  # the clusters stay what they are
         ({"paint": {"upsample": 2}}, AFTER_CLUSTERS - {"cluster_fit", "cluster_map", "paint_limits"}),
         ({"paint": {"keep_closest": 0.5}}, AFTER_CLUSTERS - {"cluster_fit", "cluster_map"}),
         ({"cut": {"tau": 0.3}}, AFTER_CLUSTERS | {"cut", "regions", "reduce_fit", "reduce_map"}),

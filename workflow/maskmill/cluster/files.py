@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 from maskmill.dag.files import SEED, Graph, Source, Sources, Wildcards, job, manifest, one, section
 
 
+def _fitting(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    """The section without what no codebook depends on."""
+    return {key: value for key, value in section(graph, wildcards, "cluster").items() if key != "distance"}
+
+
+def _distance(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    return {"distance": graph.recipe(wildcards).cluster.settings.distance}
+
+
 @job(
     "cluster_fit",
-    partial(section, stage="cluster"),
+    _fitting,
     out=f"{SEED}/cluster/codebook.safetensors",
     selection=f"{SEED}/cluster/selection.json",
 )
@@ -22,7 +31,7 @@ def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
     return found
 
 
-@job("cluster_map", out=f"{SEED}/cluster/{{shard}}.parquet")
+@job("cluster_map", _distance, out=f"{SEED}/cluster/{{shard}}.parquet")
 def _map(graph: Graph, wildcards: Wildcards) -> Sources:
     return {
         "vectors": Source((graph.vectors(wildcards),)),
