@@ -85,6 +85,10 @@ def _optimiser(learning: list[nn.Parameter], params: Params) -> torch.optim.Opti
 
 
 def _rate(step: int, params: Params) -> float:
-    """From 1 towards 0, without a warm-up."""
+    """Factor of the learning rate, 1 at the first step, without a warm-up."""
     done = step / params.steps
+    if params.schedule == "constant":
+        return 1.0
+    if params.schedule == "step":
+        return 1.0 if done < params.step_at else params.step_factor
     return 0.5 * (1 + math.cos(math.pi * done)) if params.schedule == "cosine" else (1 - done) ** params.power
