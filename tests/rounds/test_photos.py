@@ -154,6 +154,22 @@ def test_enlarging_is_bilinear() -> None:
     torch.testing.assert_close(_layers.enlarge(x, (20, 28)), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_what_stays_on_the_device_serves_training_after_prediction() -> None:
+    """The matrices of an enlargement are kept; one that prediction made must not be one that no gradient may pass."""
+    _layers._matrix.cache_clear()
+    _photo_training._channels.cache_clear()
+    with torch.inference_mode():
+        _layers.enlarge(torch.randn(1, 1, 3, 3), (7, 9))
+        _photo_training.normalise(torch.zeros(1, 2, 2, 3, dtype=torch.uint8), {"mean": [0.5] * 3, "std": [0.25] * 3})
+    x = torch.randn(1, 1, 3, 3, requires_grad=True)
+    _layers.enlarge(x, (7, 9)).sum().backward()
+    assert x.grad is not None
+    seen = _photo_training.normalise(
+        torch.full((1, 2, 2, 3), 255, dtype=torch.uint8), {"mean": [0.5] * 3, "std": [0.25] * 3}
+    )
+    torch.testing.assert_close(seen, torch.full((1, 3, 2, 2), 2.0))
+
+
 def test_networks_that_do_not_fit_are_named(world: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"rounds\.encoder: 'semantic' is test_vit, which gives no levels"):
         build("test_vit", 3, Params())
