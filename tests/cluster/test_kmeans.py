@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import cosine
 from sklearn.cluster import KMeans
 
 from maskmill.cluster import run
@@ -364,3 +365,35 @@ def test_a_vector_of_zeros_has_no_direction() -> None:
     assert books.scores(np.zeros((1, 2), np.float32), book).tolist() == [[0, 0]]
     labels, distance = books.assign(np.zeros((1, 2), np.float16), book)
     assert (labels[0], distance[0]) == (0, 1)
+
+
+@pytest.mark.parametrize("group", [None, np.array([0, 0, 1, -1], np.int32)])
+def test_the_cosine_distance_is_scipys_with_the_centre_that_is_nearest_by_the_codebook(
+    group: np.ndarray | None,
+) -> None:
+    """COMUS keeps the regions closest to their centre by cosine, whatever k-means minimised."""
+    rng = np.random.default_rng(3)
+    x, centres = rng.standard_normal((200, 6)).astype("f4"), rng.standard_normal((4, 6)).astype("f4")
+    book = books.Codebook(centres, np.ones(4 if group is None else 2, np.int64), 0.0, False, group=group)
+    nearest = ((x[:, None] - centres[None]) ** 2).sum(2).argmin(1)
+    labels, distance = books.assign(x, book, "cosine")
+    np.testing.assert_array_equal(labels, nearest if group is None else group[nearest])
+    np.testing.assert_allclose(distance, [cosine(a, centres[c]) for a, c in zip(x, nearest, strict=True)], atol=1e-6)
+    own_labels, own = books.assign(x, book)
+    np.testing.assert_array_equal(labels, own_labels)
+    np.testing.assert_allclose(own, ((x - centres[nearest]) ** 2).sum(1), rtol=1e-4)
+    spherical = books.Codebook(unit(centres), np.ones(4, np.int64), 0.0, True)
+    np.testing.assert_array_equal(books.assign(x, spherical, "cosine")[1], books.assign(x, spherical)[1])
+    assert books.assign(np.zeros((1, 6), "f4"), book, "cosine")[1][0] == 1  # no direction
+
+
+def test_the_table_holds_the_distance_that_the_section_asks_for(tmp_path: Path) -> None:
+    x = blobs(40, 5, 4, 0, 0.3)
+    store = write_vectors(tmp_path / "s.zarr", {"a": x})
+    write_table(tmp_path / "t.parquet", pa.table({"image": ["a"] * 40, "region": pa.array(range(40), pa.int32())}))
+    run.fit([store], PARAMS | {"spherical": False}, 0, tmp_path / "b.safetensors", 1, "cpu")
+    book = books.read(tmp_path / "b.safetensors")
+    for distance in ("own", "cosine"):
+        out = tmp_path / f"{distance}.parquet"
+        run.assign(store, tmp_path / "t.parquet", tmp_path / "b.safetensors", out, {"distance": distance})
+        np.testing.assert_allclose(read_table(out)["distance"], books.assign(x, book, distance)[1], atol=1e-6)  # type: ignore[arg-type]

@@ -47,6 +47,7 @@ def test_nothing_runs_again_without_a_change() -> None:
         # shards stay what they are
         ({"inputs": {"shard_size": 7}}, {"inputs", "evaluate", "evaluate_candidates", "export", "report"}),
         ({"cluster": {"max_fit_points": 700}}, AFTER_CLUSTERS | COMPARED),
+        ({"cluster": {"distance": "own"}}, AFTER_CLUSTERS - {"cluster_fit"}),  # the clusters stay what they are
         (
             {"paint": {"upsample": 2}},
             AFTER_CLUSTERS - {"cluster_fit", "cluster_map", "paint_limits"} | {"evaluate_candidates"},

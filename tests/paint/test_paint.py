@@ -121,6 +121,20 @@ def test_regions_end_to_end_over_shards(tmp_path: Path) -> None:
     )
 
 
+def test_an_image_without_a_kept_region_teaches_nothing() -> None:
+    """COMUS trains on the images of kept regions only: around a dropped one there is no background to learn."""
+    segments = np.array([[1, 1, 0], [0, 2, 2]], np.uint8)
+    limits = np.array([0.5])
+    far, near = (1, 0, 0.9), (2, 0, 0.1)
+    for rows in ([far], [far, (2, 0, 0.8)], [far, (2, -1, 0.0)], []):  # too far, of noise, or not described
+        lost = paint_regions(segments, region_labels(rows, limits, 1, 255), 1, (4, 6))
+        assert (lost == 255).all()
+        scene = paint_regions(segments, region_labels(rows, limits, 1, 0), 1, (4, 6))
+        assert not scene.any()  # `dropped: background` says that nothing is there
+    kept = paint_regions(segments, region_labels([far, near], limits, 1, 255), 1, (2, 3))
+    np.testing.assert_array_equal(kept, [[255, 255, 0], [0, 1, 1]])
+
+
 def test_a_table_of_another_shard_is_named(tmp_path: Path) -> None:
     segments = write_segments(tmp_path / "s7.zarr", {"a": np.ones((2, 2))})
     other = write_assignments(tmp_path / "s8.parquet", [])

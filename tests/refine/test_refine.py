@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import correlate1d, label
+from scipy.ndimage import binary_fill_holes, correlate1d, label
 
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.images.interpolate import one_hots
 from maskmill.recipe.sections import Paint, Refine, validate
-from maskmill.refine import bilateral, crf, guided, refine, refine_segments
+from maskmill.refine import bilateral, crf, filled, guided, refine, refine_segments
 from maskmill.refine._gauss import smooth, taps
 from maskmill.refine._lattice import Lattice
 
@@ -377,3 +377,34 @@ def test_sections() -> None:
             validate(Paint, {"refine": section}, "config.yaml", "paint")
     with pytest.raises(ConfigError, match=r"paint\.refine: give a method name"):
         validate(Paint, {"refine": True}, "config.yaml", "paint")
+
+
+def test_holes_of_segments_are_filled_and_other_segments_stay() -> None:
+    """A hole is cut off from the border by its own segment; over corners it is not connected with the outside."""
+    drawn = ["1111...", "1..1..2", "1.31..2", "1111...", "...222.", "...2.2.", "....2.."]  # 2: open, and a closed ring
+    before = np.array([[0 if c == "." else int(c) for c in row] for row in drawn], np.uint8)
+    after = filled(before)
+    expected = before.copy()
+    expected[1:3, 1:3] = [[1, 1], [1, 3]]
+    expected[5, 4] = 2
+    np.testing.assert_array_equal(after, expected)
+    for s in (1, 2, 3):  # scipy's own rule, each segment alone
+        alone = binary_fill_holes(before == s)
+        np.testing.assert_array_equal(after == s, (alone & (before == 0)) | (before == s))
+    np.testing.assert_array_equal(filled(after), after)
+
+
+def test_a_hole_that_the_crf_opens_is_filled_where_it_is_asked_for() -> None:
+    """A dark spot in the bright disc falls to the background; CutLER fills the holes of its masks after the CRF."""
+    image, disc = scene(64, 64)
+    y, x = np.mgrid[:64, :64]
+    spot = (y - 32) ** 2 + (x - 32) ** 2 < 5**2
+    image[spot] = image[0, 0]
+    segments = rough(disc)
+    settings = Refine.model_validate({"method": "crf", "side": 0, "xy_std": 40, "rgb_std": 20, "compat_smooth": 3})
+    open_, _ = refine_segments(segments, image, settings)
+    assert (open_[spot] == 0).mean() > 0.8
+    closed, kept = refine_segments(segments, image, settings, fill_holes=True)
+    assert kept == 0
+    np.testing.assert_array_equal(closed > 0, binary_fill_holes(open_ > 0))
+    assert (closed[spot] == 1).all()

@@ -92,6 +92,25 @@ def test_cut_refines_on_the_finer_grid(features: Path, manifest: Path, tmp_path:
         assert before < 0.9 < 0.93 < after
 
 
+def test_the_cut_fills_holes_where_the_section_says_so(features: Path, manifest: Path, tmp_path: Path) -> None:
+    """The disc has a hole in the colours around it, which the CRF opens."""
+    y, x = np.mgrid[:96, :112]
+    spot = (y - 50) ** 2 + (x - 47) ** 2 < 9**2
+    photo = np.array(Image.open(tmp_path / "a.png"))
+    photo[spot] = [40, 80, 120]
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    found = {}
+    for fill in (False, True):
+        crf = {"method": "crf", "side": 0, "xy_std": 40, "rgb_std": 20, "compat_smooth": 3}
+        params = {"features": "grouping", "method": "ncut", "refine": crf, "fill_holes": fill}
+        out = tmp_path / f"{fill}.zarr"
+        run_cut(features, params, out, 0, 1, optional=OptionalFiles(manifest=manifest))
+        found[fill] = Ragged(out, "segments")["a"]
+    inside = spot[1::2, 1::2]  # 8 cells for 16 pixels
+    assert (found[False][inside] == 0).mean() > 0.9
+    assert (found[True][inside] == 1).all()
+
+
 def test_regions_of_refined_segments(features: Path, manifest: Path, tmp_path: Path) -> None:
     run_cut(features, section(refine="crf"), tmp_path / "cut.zarr", 0, 1, optional=OptionalFiles(manifest=manifest))
     run_regions_stage(

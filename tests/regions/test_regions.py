@@ -6,16 +6,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from maskmill.errors import StoreError
+from maskmill.errors import ConfigError, StoreError
 from maskmill.images.interpolate import overlap
 from maskmill.regions.mean import Params, pool
-from maskmill.regions.run import area_and_box, keep_large, run
-from maskmill.store.artefact import read_table
+from maskmill.regions.run import area_and_box, keep_large, keep_larger, run
+from maskmill.store.artefact import read_table, write_table
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 SIDE = st.integers(1, 7)
@@ -73,6 +74,33 @@ def test_min_area_keeps_the_boundary() -> None:
     segments = np.array([[1, 1, 2, 0], [0, 0, 0, 3]], np.uint8)
     assert set(np.unique(keep_large(segments, 0.25))) == {0, 1}
     assert set(np.unique(keep_large(segments, 0.0))) == {0, 1, 2, 3}
+
+
+def test_min_pixels_counts_pixels_of_the_photo_and_drops_the_boundary(tmp_path: Path) -> None:
+    """COMUS keeps regions of more than 400 pixels of the photo, whatever the grid that they were found on."""
+    segments = np.zeros((10, 10), np.uint8)
+    segments[:2, :2], segments[5:, 5:] = 1, 2  # 4 % and 25 % of the image
+    assert set(np.unique(keep_larger(segments, 0.04))) == {0, 2}
+    assert set(np.unique(keep_larger(segments, 0.0399))) == {0, 1, 2}
+    sides = {"large": (101, 100), "small": (100, 100)}  # 404 and 400 pixels of segment 1
+    with (
+        RaggedWriter(tmp_path / "s.zarr", "segments", dtype="uint8") as cut,
+        RaggedWriter(tmp_path / "f.zarr", "features", depth=3) as tokens,
+    ):
+        for name in sides:
+            cut.append(name, segments, confidence=np.float32(1))
+            tokens.append(name, np.ones((10, 10, 3), "f4"))
+    table = {"id": list(sides), "path": list(sides), "shard": ["s", "s"], "label": pa.array([None, None], pa.string())}
+    table |= {"height": [s[0] for s in sides.values()], "width": [s[1] for s in sides.values()]}
+    write_table(tmp_path / "m.parquet", pa.table(table))
+    params = {"features": "semantic", "pool": "mean", "min_pixels": 400}
+    files = tmp_path / "s.zarr", tmp_path / "f.zarr", params, tmp_path / "t.parquet", tmp_path / "v.zarr"
+    with pytest.raises(ConfigError, match="min_pixels asks for the sizes of the photos; give --manifest"):
+        run(*files)
+    run(*files, manifest=tmp_path / "m.parquet")
+    found = read_table(tmp_path / "t.parquet")
+    pairs = zip(found["image"].to_pylist(), found["region"].to_pylist(), strict=True)
+    assert list(pairs) == [("large", 1), ("large", 2), ("small", 2)]
 
 
 def test_files_match_images_by_id(tmp_path: Path) -> None:

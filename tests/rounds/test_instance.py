@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nothing_read import NothingRead
 
 from maskmill.images.instances import VOID, Instances
 from maskmill.recipe.sections import ConfigError
@@ -17,7 +18,7 @@ from maskmill.rounds.instance.crops import NEITHER, Crop, assign, paste, to_cell
 from maskmill.rounds.instance.losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
 from maskmill.rounds.instance.network import FEATURES, KERNEL, Shape, build, grid_sizes, locations, masks_of
 from maskmill.rounds.instance.predictor import decode, matrix_nms
-from maskmill.rounds.instance.training import loss_of, rate
+from maskmill.rounds.instance.training import MOST, SentCrop, loss_of, rate
 
 CNN = Shape((0, 1, 2, 3), (8, 8, 8, 8))
 VIT = Shape((0, 1), (8, 8), 14)
@@ -156,6 +157,23 @@ def crop_of(masks: np.ndarray, target: list[int], owner: list[int]) -> Crop:
     return Crop(pixels, masks, void, np.array(target), np.array(owner))
 
 
+def sent(crop: Crop) -> SentCrop:
+    return SentCrop.of(crop, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("count", [0, 1, MOST - 1, MOST, MOST + 1, 3 * MOST + 7])
+def test_the_locations_whose_masks_are_learnt_are_spread_evenly(count: int) -> None:
+    """Chosen on the host; by the rule that stood in the loss before, on the device."""
+    owner = np.full(600, -1)
+    owner[np.random.default_rng(count).permutation(600)[:count]] = np.arange(count) % 5
+    ready = sent(crop_of(squares((1, 1, 5, 5), side=8), [0] * 600, owner.tolist()))
+    positive = torch.nonzero(torch.from_numpy(owner) >= 0)[:, 0]
+    some = positive[torch.linspace(0, max(0, count - 1), min(count, MOST)).round().long()]
+    assert ready.count == count
+    np.testing.assert_array_equal(ready.some, some)
+    np.testing.assert_array_equal(ready.owner, owner[some.numpy()])
+
+
 def by_hand(parts: tuple[Any, ...], crop: Crop, params: Params) -> float:
     """The loss of a crop from the definitions, location by location."""
     features, logits, kernels, places = (part.double() for part in parts)
@@ -188,18 +206,31 @@ def test_the_loss_of_a_crop_by_its_formula(drop_loss: float | None) -> None:
     kernels[5, -1], kernels[6, -1] = -99.0, 99.0  # no mask at all, and one of everything
     places = torch.rand(8, 3, generator=generator) * 8 + 1
     params = Params(drop_loss=drop_loss, alpha=0.4, gamma=1.3, mask_weight=0.7)
-    total, count = loss_of(features, logits, kernels, places, crop, params)
+    total, count = loss_of(features, logits, kernels, places, sent(crop), params)
     assert count == 2
     assert float(total) == pytest.approx(by_hand((features, logits, kernels, places), crop, params), rel=1e-5)
     bare = crop_of(masks[:0], [0, 0, 0, NEITHER, 0, 0, 0, 0], [-1] * 8)  # no object: nothing is known to be background
-    alone, none = loss_of(features, logits, kernels, places, bare, params)
+    alone, none = loss_of(features, logits, kernels, places, sent(bare), params)
     assert none == 0
     assert float(alone) == pytest.approx(by_hand((features, logits, kernels, places), bare, params), rel=1e-5)
     assert (float(alone) == 0) == bool(drop_loss)
     if drop_loss:
-        whole, same = loss_of(features, logits, kernels, places, crop, params.model_copy(update={"drop_loss": None}))
+        whole, same = loss_of(
+            features, logits, kernels, places, sent(crop), params.model_copy(update={"drop_loss": None})
+        )
         assert same == count
         assert float(whole) > float(total)
+
+
+@pytest.mark.parametrize("owner", [[-1, 0, 1, -1], [-1, -1, -1, -1]])
+def test_the_loss_of_a_crop_reads_nothing_back(owner: list[int]) -> None:
+    """On a device every number that is read, and every size that depends on one, makes the host wait."""
+    masks = squares((1, 1, 5, 5), (2, 6, 8, 8), side=8)
+    ready = sent(crop_of(masks, [0, 1, 2, 0] if max(owner) >= 0 else [0] * 4, owner))
+    logits, kernels = torch.randn(4, 3, requires_grad=True), torch.randn(4, KERNEL, requires_grad=True)
+    with NothingRead():
+        total, _ = loss_of(torch.randn(FEATURES, 8, 8), logits, kernels, torch.rand(4, 3) + 1, ready, Params())
+        torch.autograd.grad(total, [logits, kernels])
 
 
 def test_drop_loss_keeps_objects_and_overlaps_above_the_threshold() -> None:

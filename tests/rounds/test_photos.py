@@ -26,7 +26,7 @@ from maskmill.errors import InputError, StoreError
 from maskmill.images.masks import to_size
 from maskmill.recipe.sections import ConfigError
 from maskmill.rounds import _augment, _layers, _photo_training
-from maskmill.rounds.deeplabv3plus import Params
+from maskmill.rounds.deeplabv3plus import Params, training
 from maskmill.rounds.deeplabv3plus.network import build
 from maskmill.rounds.infer import Student
 from maskmill.rounds.run import MaskFiles, Round, Sources, StudentFiles, predict, train
@@ -154,6 +154,22 @@ def test_enlarging_is_bilinear() -> None:
     torch.testing.assert_close(_layers.enlarge(x, (20, 28)), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_what_stays_on_the_device_serves_training_after_prediction() -> None:
+    """The matrices of an enlargement are kept; one that prediction made must not be one that no gradient may pass."""
+    _layers._matrix.cache_clear()
+    _photo_training._channels.cache_clear()
+    with torch.inference_mode():
+        _layers.enlarge(torch.randn(1, 1, 3, 3), (7, 9))
+        _photo_training.normalise(torch.zeros(1, 2, 2, 3, dtype=torch.uint8), {"mean": [0.5] * 3, "std": [0.25] * 3})
+    x = torch.randn(1, 1, 3, 3, requires_grad=True)
+    _layers.enlarge(x, (7, 9)).sum().backward()
+    assert x.grad is not None
+    seen = _photo_training.normalise(
+        torch.full((1, 2, 2, 3), 255, dtype=torch.uint8), {"mean": [0.5] * 3, "std": [0.25] * 3}
+    )
+    torch.testing.assert_close(seen, torch.full((1, 3, 2, 2), 2.0))
+
+
 def test_networks_that_do_not_fit_are_named(world: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"rounds\.encoder: 'semantic' is test_vit, which gives no levels"):
         build("test_vit", 3, Params())
@@ -189,12 +205,86 @@ def test_boxes_lie_in_the_photo_and_have_the_wanted_area(seed: int, height: int,
     y0, y1, x0, x1 = _augment.draw_box(height, width, (0.3, 0.5), generator)
     assert 0 <= y0 < y1 <= 1 + 1e-12
     assert 0 <= x0 < x1 <= 1 + 1e-12
-    area = (y1 - y0) * (x1 - x0)
-    assert area <= 0.5 + 1e-9
+    area, aspect = (y1 - y0) * (x1 - x0), (x1 - x0) * width / ((y1 - y0) * height)
     if y1 - y0 < 1 and x1 - x0 < 1:
-        assert area >= 0.3 - 1e-9
-        aspect = (x1 - x0) * width / ((y1 - y0) * height)
+        assert 0.3 - 1e-9 <= area <= 0.5 + 1e-9
         assert 3 / 4 - 1e-6 <= aspect <= 4 / 3 + 1e-6
+    else:  # a whole side: the middle of a long photo, or rounded to it
+        assert 3 / 4 - 0.1 <= aspect <= 4 / 3 + 0.1
+
+
+def random_resized_crop(height: int, width: int, scale: tuple[float, float], generator: np.random.Generator) -> Any:
+    """(h, w) in pixels by the rule of torchvision and albumentations; None where it is the middle of the photo."""
+    for _ in range(10):
+        area = generator.uniform(*scale) * height * width
+        aspect = np.exp(generator.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if w <= width and h <= height:
+            return h, w
+    return None
+
+
+@pytest.mark.parametrize("scale", [(0.5, 2.0), (0.25, 1.0)])
+def test_boxes_are_drawn_anew_until_they_fit(scale: tuple[float, float]) -> None:
+    """COMUS's shares of 0.5 to 2: a larger share than the photo is never seen, and the photo is not padded."""
+    whole = 0
+    for seed in range(300):
+        height, width = np.random.default_rng(1000 + seed).integers(150, 500, 2).tolist()
+        expected = random_resized_crop(height, width, scale, np.random.default_rng(seed))
+        y0, y1, x0, x1 = _augment.draw_box(height, width, scale, np.random.default_rng(seed))
+        if expected is None:
+            whole += 1
+            aspect = min(max(width / height, 3 / 4), 4 / 3)
+            expected = (min(height, width / aspect), min(width, height * aspect))
+            assert (y0 + y1, x0 + x1) == pytest.approx((1, 1))
+        assert ((y1 - y0) * height, (x1 - x0) * width) == pytest.approx(expected, abs=0.51)
+    assert (whole > 60) == (scale[1] > 1)  # a third of the draws of 0.5 to 2
+
+
+@pytest.mark.parametrize(
+    ("angle", "zoom"), [(0.0, 1.0), (0.0, 0.75), (0.0, 1.25), (5.0, 1.0), (-5.0, 0.8), (90.0, 1.0)]
+)
+def test_a_turned_photo_is_seen_where_the_mask_says(angle: float, zoom: float) -> None:
+    """MaskDistill's views against the rotation matrix in pixels about the middle; outside they are background."""
+    label = 1 + ((np.indices((90, 120)) // 15).sum(0) % 2).astype(np.uint8)
+    photo = np.repeat((label * 100)[..., None], 3, 2)
+    turn = _augment.Turn(90, 120, np.deg2rad(angle), zoom)
+    pixels, labels = np.array(turn.picture(photo, 96)), turn.labels(label, 96)
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    y, x = (((np.arange(96) + 0.5) / 96 - 0.5) * side for side in (90, 120))
+    from_y, from_x = (sin * x + cos * y[:, None]) / zoom + 45, (cos * x - sin * y[:, None]) / zoom + 60
+    inside = (from_y >= 0) & (from_y < 90) & (from_x >= 0) & (from_x < 120)
+    rows, columns = from_y.astype(int).clip(0, 89), from_x.astype(int).clip(0, 119)
+    expected = np.where(inside, label[rows, columns], 0)
+    assert (labels == expected).mean() > 0.999
+    assert (np.abs(pixels[..., 0].astype(int) - 100 * labels) < 50).mean() > 0.9  # all but the edges of the squares
+    assert (pixels[~inside] < 60).mean() > 0.95 if (~inside).any() else inside.all()
+
+
+def test_whole_photos_are_turned_and_zoomed_instead_of_cropped() -> None:
+    """Over many draws the corner of the photo moves as the settings say; without zoom views are crops as before."""
+    mask = np.ones((60, 80), np.uint8)
+    photo = np.full((60, 80, 3), 200, np.uint8)
+    params = Params(crop=64, zoom=(0.5, 0.5), rotation=0.0, jitter=0.0, grey=0.0, blur=0.0)
+    _, labels = _augment.augment(photo, mask, 64, params, np.random.default_rng(0))
+    expected = np.zeros((64, 64), np.uint8)
+    expected[16:48, 16:48] = 1
+    np.testing.assert_array_equal(labels, expected)
+    params = Params(crop=64, zoom=(0.75, 1.25), rotation=5.0, jitter=0.0, grey=0.0, blur=0.0)
+    seen = [_augment.augment(photo, mask, 64, params, np.random.default_rng(i))[1].mean() for i in range(200)]
+    assert min(seen) == pytest.approx(0.75**2, abs=0.03)
+    assert np.mean([share > 0.98 for share in seen]) == pytest.approx(0.45, abs=0.12)  # enlarged: nothing is outside
+
+
+def test_schedules_of_the_papers() -> None:
+    """COMUS keeps its rate; MaskDistill's falls to a tenth after epoch 41 of 45."""
+    constant = Params(steps=200, schedule="constant")
+    assert {training._rate(step, constant) for step in range(200)} == {1.0}
+    step = Params(steps=450, schedule="step", step_at=41 / 45, step_factor=0.1)
+    rates = [training._rate(i, step) for i in range(450)]
+    assert rates == [1.0] * 410 + [0.1] * 40
+    poly = Params(steps=100)
+    assert [training._rate(i, poly) for i in (0, 50, 99)] == pytest.approx([1, 0.5, 0.01])
 
 
 def test_pixels_and_labels_stay_together() -> None:
@@ -227,7 +317,13 @@ def test_every_image_once_an_epoch_from_any_step() -> None:
 
 
 def test_wrong_settings_are_named() -> None:
-    for bad, said in (({"scale": (0.5, 0.2)}, "scale: expected"), ({"crop": 100}, "multiple of 32")):
+    for bad, said in (
+        ({"scale": (0.5, 0.2)}, "scale: expected"),
+        ({"scale": (1.5, 2.0)}, "scale: expected 0 < from <= 1"),  # no box would ever fit
+        ({"zoom": (1.25, 0.75)}, "zoom: expected"),
+        ({"rotation": 5.0}, "rotation: 5 turns whole photos; set zoom too"),
+        ({"crop": 100}, "multiple of 32"),
+    ):
         with pytest.raises(ValueError, match=said):
             Params(**bad)  # type: ignore[arg-type]
 

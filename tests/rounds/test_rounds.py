@@ -20,6 +20,7 @@ from maskmill.rounds.token_head.network import TokenDecoder
 from maskmill.store.artefact import read_tensors, write_tensors
 from maskmill.store.ragged import Ragged
 from maskmill.training.resources import Resources
+from maskmill.training.team import Team
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +221,15 @@ def test_every_image_once_an_epoch(world: dict[str, Any]) -> None:
     steps = list(training.batches(images, Params(steps=4, batch_size=6), 5, 0))
     drawn = [i for step in steps for chosen, _ in step for i in chosen]
     assert sorted(drawn[:12]) == sorted(drawn[12:]) == list(range(12))
+
+
+def test_a_gpu_computes_its_share_of_a_step_at_once() -> None:
+    """On the CPU micro-batches do not depend on the number of processes, with which sums would change."""
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [training.micro_size(cpu, size, Team(0, n)) for size, n in ((16, 1), (16, 4), (3, 1))] == [4, 4, 4]
+    assert training.micro_size(cuda, 16, Team(0, 1)) == 16
+    assert training.micro_size(cuda, 18, Team(1, 4)) == 5  # nobody is without work
+    assert training.micro_size(cuda, 1000, Team(0, 1)) == training.MICRO["cuda"]
 
 
 @pytest.mark.gpu

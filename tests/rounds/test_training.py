@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupted import checkpoints, stop_at
+from nothing_read import NothingRead
 from token_students import IDS, SMALL, fit, scene, write_world
 
 from maskmill.errors import NumericsError
@@ -223,6 +224,30 @@ def test_losses_meet_in_their_limits(seed: int, smoothing: float) -> None:
     plain = loss_of("ce", logits, target, smoothing)
     assert loss_of("focal", logits, target, smoothing, gamma=0.0) == pytest.approx(plain, rel=1e-5)
     assert loss_of("ohem", logits, target, smoothing, hardest=1.0) == pytest.approx(plain, rel=1e-5)
+
+
+@given(seed=st.integers(0, 1000), share=st.sampled_from([0.01, 0.2, 0.3, 1.0]), empty=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_the_hardest_cells_are_the_same_where_nothing_is_read_back(seed: int, share: float, empty: bool) -> None:
+    """A device chooses them without telling the host how many there are; ties at the limit count in both."""
+    logits, target = example(seed)
+    logits[0, :, 2] = logits[0, :, 3]  # cells that are equally hard, where they have one label
+    target = target * (not empty)
+    cell, known = -(target * logits.log_softmax(1)).sum(1), target.sum(1) > 0
+    with NothingRead():
+        chosen = _losses.hardest_cells(cell, known, share)
+    total, cells = _losses.LOSSES["ohem"](logits, target, torch.ones(4), Training(hardest=share), 0.0)
+    assert int(chosen.sum()) == int(cells)
+    assert float(cell[chosen].sum()) == pytest.approx(float(total), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ce", "focal"])
+def test_losses_read_nothing_back(name: str) -> None:
+    logits, target = example(0)
+    logits.requires_grad_()
+    with NothingRead():
+        total, _ = _losses.LOSSES[name](logits, target, torch.ones(4), Training(), 0.1)
+        torch.autograd.grad(total, logits)
 
 
 def test_focal_and_ohem_by_hand() -> None:

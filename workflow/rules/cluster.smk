@@ -67,4 +67,4 @@ rule cluster_map:
         depends=depends("cluster_map"),
         files=options("cluster_map"),
     shell:
-        "{params.run} cluster map {params.files} &> {log}"
+        "{params.run} cluster map {params.files} --params {params.depends:q} &> {log}"

@@ -38,12 +38,13 @@ def cluster_map(
     vectors: Annotated[Path, typer.Option(help="vector store of one shard")],
     table: Annotated[Path, typer.Option(help="region table of the same shard")],
     codebook: Annotated[Path, typer.Option()],
+    params: Params,
     out: Out,
 ) -> None:
     """Assign the regions of one shard to clusters."""
     from maskmill.cluster.run import assign
 
-    assign(vectors, table, codebook, out)
+    assign(vectors, table, codebook, out, section(params))
 
 
 def register(parent: typer.Typer) -> None:

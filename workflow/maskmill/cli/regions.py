@@ -16,7 +16,9 @@ def regions(
     table: Annotated[Path, typer.Option(help="region table to write (Parquet)")],
     vectors: Annotated[Path, typer.Option(help="region vectors to write (Zarr)")],
     features: Annotated[Path | None, typer.Option(help="pool mean: feature store of the same shard")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="pool crop_*: results/inputs/manifest.parquet")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="pool crop_*, min_pixels: results/inputs/manifest.parquet")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="pool crop_*: resources/weights/<name>.safetensors")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="crops of one size at once")] = 8,
     threads: Threads = 1,
@@ -26,7 +28,7 @@ def regions(
     from maskmill.regions.run import Network, run
 
     network = Network(manifest, weights, batch_size, threads, device) if manifest and weights else None
-    run(segments, features, section(params), table, vectors, network)
+    run(segments, features, section(params), table, vectors, network, manifest)
 
 
 def register(app: typer.Typer) -> None:

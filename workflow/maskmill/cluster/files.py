@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from maskmill.dag.files import SEED, Graph, Source, Sources, Wildcards, candidates, job, manifest, one, section
 
 
+def _fitting(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    """The section without what no codebook depends on."""
+    return {key: value for key, value in section(graph, wildcards, "cluster").items() if key != "distance"}
+
+
+def _distance(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    return {"distance": graph.recipe(wildcards).cluster.settings.distance}
+
+
 @job(
     "cluster_fit",
-    partial(section, stage="cluster"),
+    _fitting,
     out=f"{SEED}/cluster/codebook.safetensors",
     selection=f"{SEED}/cluster/selection.json",
 )
@@ -26,7 +34,9 @@ def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
 def _candidate_section(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     asked, name = graph.run.config.evaluate.candidates, wildcards["candidate"]
     steps = {"steps": asked.steps} if asked is not None and name == "online" else {}
-    return graph.recipe(wildcards).candidates[name] | steps
+    return {
+        key: value for key, value in (graph.recipe(wildcards).candidates[name] | steps).items() if key != "distance"
+    }
 
 
 @job("cluster_candidate", _candidate_section, out=f"{SEED}/cluster/candidates/{{candidate}}.safetensors")
@@ -41,7 +51,7 @@ def _vectors(graph: Graph, wildcards: Wildcards) -> Sources:
     return found | graph.foreground(wildcards)
 
 
-@job("cluster_map", out=f"{SEED}/cluster/{{shard}}.parquet")
+@job("cluster_map", _distance, out=f"{SEED}/cluster/{{shard}}.parquet")
 def _map(graph: Graph, wildcards: Wildcards) -> Sources:
     return {
         "vectors": Source((graph.vectors(wildcards),)),

@@ -106,8 +106,17 @@ def _images(stores: Sequence[Ragged]) -> Callable[[], Iterator[tuple[np.ndarray,
     return images
 
 
-def assign(vector_store: str | Path, regions_table: str | Path, codebook: str | Path, out_parquet: str | Path) -> None:
+def assign(
+    vector_store: str | Path,
+    regions_table: str | Path,
+    codebook: str | Path,
+    out_parquet: str | Path,
+    params: Mapping[str, Any] | None = None,
+) -> None:
     """Assign the regions of one shard: Parquet with image, region, cluster (int32, 0..k-1) and distance (float32).
+
+    Args:
+        params: the flat `cluster` section, or its `distance` alone: what the column distance holds.
 
     Raises:
         StoreError: the table and the vectors are not of the same regions.
@@ -115,13 +124,14 @@ def assign(vector_store: str | Path, regions_table: str | Path, codebook: str | 
     import pyarrow as pa
 
     book, store = books.read(codebook), Ragged(vector_store)
+    distance = Stage.of("cluster", params or {}).settings.distance
     table = read_table(regions_table, ["image", "region"])
     counts = np.diff(store.offsets)
     if table["image"].to_pylist() != [
         image_id for image_id, n in zip(store.ids, counts, strict=True) for _ in range(n)
     ]:
         raise StoreError(f"{regions_table}: its regions are not those of {vector_store}; delete both and run again")
-    parts = [books.assign(rows, book) for _, rows in store.chunks()]
+    parts = [books.assign(rows, book, distance) for _, rows in store.chunks()]
     labels = np.concatenate([part[0] for part in parts]) if parts else np.zeros(0, np.int32)
     distances = np.concatenate([part[1] for part in parts]) if parts else np.zeros(0, np.float32)
     body = pa.table(
@@ -132,5 +142,5 @@ def assign(vector_store: str | Path, regions_table: str | Path, codebook: str | 
             "distance": pa.array(distances, pa.float32()),
         }
     )
-    provenance = Provenance.of("cluster", {"codebook": book.hash}, [store.hash])
+    provenance = Provenance.of("cluster", {"codebook": book.hash, "distance": distance}, [store.hash])
     write_table(out_parquet, body, provenance)

@@ -16,7 +16,7 @@ from maskmill.images.photos import ManifestPhotos
 from maskmill.numerics.blocks import one_thread, ordered
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
-from maskmill.recipe.sections import Cut, Refine
+from maskmill.recipe.sections import Cut
 from maskmill.refine import refine_segments
 from maskmill.store.artefact import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
@@ -97,19 +97,20 @@ def run(
 class _Refiner:
     """Fits the segments of an image to its photo."""
 
-    def __init__(self, settings: Refine, cells: int, photos: ManifestPhotos) -> None:
-        self.settings, self.cells, self.photos = settings, cells, photos
+    def __init__(self, settings: Cut, photos: ManifestPhotos) -> None:
+        self.settings, self.cells, self.photos = settings, settings.refine_cells, photos
 
     @classmethod
     def of(cls, settings: Cut, manifest: str | Path | None, shard: str) -> _Refiner | None:
         """None where the section does not ask for it."""
         photos = ManifestPhotos.needed(settings.refine, manifest, "cut", shard)
-        return cls(settings.refine, settings.refine_cells, photos) if photos else None
+        return cls(settings, photos) if photos else None
 
     def __call__(
         self, image_id: str, segments: np.ndarray, diagnostics: dict[str, Any]
     ) -> tuple[np.ndarray, dict[str, Any]]:
         h, w = segments.shape
         photo = self.photos.on_grid(image_id, (h * self.cells, w * self.cells))
-        refined, kept = refine_segments(segments, photo, self.settings)
+        settings = self.settings
+        refined, kept = refine_segments(segments, photo, settings.refine, fill_holes=settings.fill_holes)
         return refined, diagnostics | {"unrefined": float(kept)}

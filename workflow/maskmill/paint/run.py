@@ -7,7 +7,8 @@ Rules for region recipes (COMUS, section 3.3: only the regions closest to their 
 * a region that is not among the `keep_closest` share of its cluster, or that has no vector (below
   `regions.min_area`), becomes what `dropped` says: `ignore` (nothing is known there) or `background`;
 * an image where the cut found no segment at all is ignore everywhere: nothing was proposed, which is not the same as
-  an empty scene.
+  an empty scene. So is an image all of whose segments are ignore: COMUS trains on the images of kept regions only, and
+  what lies around a region that nobody trusts would be taught as background.
 
 In token recipes every cell gets the cluster of the highest score. They have no background, unless the stage foreground
 knows it: then a cell is 0 where the score of the background is the highest of both sides, and else of its best cluster.
@@ -219,10 +220,11 @@ def region_labels(
 
 
 def paint_regions(segments: np.ndarray, table: np.ndarray, clusters: int, size: tuple[int, int]) -> np.ndarray:
-    """Mask (H, W) of segments [h, w] uint8; all ignore where no segment was found."""
-    if not segments.any():
-        dtype = mask_dtype(clusters)
-        return np.full(size, ignore_value(dtype), dtype)
+    """Mask (H, W) of segments [h, w] uint8; all ignore where no segment was found, or none that is known."""
+    dtype = mask_dtype(clusters)
+    unknown = ignore_value(dtype)
+    if (table[segments[segments > 0]] == unknown).all():  # of no segment as well
+        return np.full(size, unknown, dtype)
     return resize_labels(table[segments], size)
 
 

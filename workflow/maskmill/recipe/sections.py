@@ -195,6 +195,7 @@ class Cut(Model):
     colour: str | None = Field(None, description="name of a second feature set, of backbone colour, on the same grid")
     refine: Refine = Field(default_factory=Refine, description="fit the segments to the photo's edges")
     refine_cells: int = Field(8, ge=1, le=16, description="with refine: segment cells a token side")
+    fill_holes: bool = Field(False, description="with refine: holes of refined segments are filled (CutLER)")
 
 
 class Regions(Model):
@@ -202,6 +203,7 @@ class Regions(Model):
 
     features: str = Field("semantic", description="name of a feature set of the recipe")
     min_area: float = Field(0.0, ge=0, lt=1, description="drop segments below this share of the image")
+    min_pixels: int = Field(0, ge=0, description="drop segments of at most this many pixels of the photo (COMUS: 400)")
 
 
 class Reduce(Model):
@@ -227,6 +229,10 @@ class Cluster(Model):
     """cluster: how vectors become classes."""
 
     max_fit_points: int = Field(500_000, ge=2, description="fit on at most this many vectors, even over images")
+    distance: Literal["own", "cosine"] = Field(
+        "own",
+        description="of a region to its centre, by which paint and rounds keep the closest; own: that of the method",
+    )
 
 
 class Paint(Model):

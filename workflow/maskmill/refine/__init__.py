@@ -84,12 +84,16 @@ def refine(given: np.ndarray, image: np.ndarray, settings: Refine, void: np.ndar
 
 
 def refine_segments(
-    segments: np.ndarray, image: np.ndarray, settings: Refine, keep_iou: float = KEEP_IOU
+    segments: np.ndarray, image: np.ndarray, settings: Refine, keep_iou: float = KEEP_IOU, fill_holes: bool = False
 ) -> tuple[np.ndarray, int]:
     """Segments [h, w] (0: none) refined jointly on the image's grid [H, W], and how many were kept as they were.
 
     A segment whose refined version has an IoU below `keep_iou` with the segment as it was is not refined: it keeps its
     original cells, except those that another segment has taken, and gives back the cells that it has taken elsewhere.
+
+    Args:
+        fill_holes: the holes of each refined segment become part of it before it is compared with the segment as it
+            was (CutLER); what another segment has of a hole stays with that segment.
     """
     from maskmill.images.interpolate import one_hots, resize_maps
 
@@ -99,11 +103,28 @@ def refine_segments(
     after = present[refine(logits, image, settings)]
     if len(present) == 2 and present[0] == 0 and method_of(settings).one_part(settings.params):
         after = np.where(one_object(after != 0), present[1], 0)
+    if fill_holes:
+        after = filled(after)
     kept = [s for s in present if s and _iou(before == s, after == s) < keep_iou]
     for s in kept:
         after = np.where((after == s) & (before != s), before, after)
         after = np.where((before == s) & ((after == 0) | np.isin(after, kept)), s, after)
     return after.astype(segments.dtype), len(kept)
+
+
+def filled(segments: np.ndarray) -> np.ndarray:
+    """Segments [H, W] with the holes of each filled: what is 0 and cut off from the border by a segment alone.
+
+    A hole is not connected with the outside over edges of cells. Segments do not overlap, so the cells that other
+    segments have within a hole stay theirs; where holes lie in one another, the lower label takes the cells between.
+    """
+    from scipy.ndimage import binary_fill_holes
+
+    found = segments.copy()
+    for s in np.unique(segments):
+        if s:
+            found[binary_fill_holes(segments == s) & (found == 0)] = s
+    return found
 
 
 def one_object(mask: np.ndarray) -> np.ndarray:

@@ -24,9 +24,10 @@ def _regions_section(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     vectors=f"{RECIPE}/regions/{{shard}}.zarr",
 )
 def _regions(graph: Graph, wildcards: Wildcards) -> Sources:
-    """Segments with stored tokens, or with the photos and a backbone."""
+    """Segments with stored tokens, or with the photos and a backbone; the sizes of the photos where they matter."""
     recipe, segments = graph.recipe(wildcards), one("cut", wildcards)
     name = recipe.regions.settings.features
     if recipe.crops:
         return {"segments": segments, "manifest": manifest(), "weights": weights_of([recipe.features[name]])}
-    return {"segments": segments, "features": Source((graph.tokens(wildcards, name),))}
+    found = {"segments": segments, "features": Source((graph.tokens(wildcards, name),))}
+    return found | {"manifest": manifest()} if recipe.regions.settings.min_pixels else found

@@ -13,13 +13,14 @@ from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import FeatureSet, Regions, validate
 from maskmill.regions import TokenPooling
 from maskmill.store.artefact import Provenance, write_table
+from maskmill.store.manifest import read_manifest
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 COLUMNS = ("image", "region", "area", "y0", "x0", "y1", "x1", "score")
 
 
 class SegmentedImage(NamedTuple):
-    """One image: id, its segments [h, w] of at least `min_area`, and their ids [r] int64, ascending."""
+    """One image: id, its segments [h, w] that are large enough, and their ids [r] int64, ascending."""
 
     id: str
     segments: np.ndarray
@@ -51,6 +52,7 @@ def run(
     out_table: str | Path,
     out_vectors: str | Path,
     network: Network | None = None,
+    manifest: str | Path | None = None,
 ) -> None:
     """Describe every segment of one shard: area, box, confidence, and one vector.
 
@@ -64,6 +66,7 @@ def run(
             the confidence of the image's cut).
         out_vectors: Ragged "vectors" float32, grid (r, 1) an image; its rows are the rows of the table.
         network: for `pool: crop_cls` and `crop_mean`.
+        manifest: sizes of the photos, for `min_pixels`.
 
     Raises:
         StoreError: an image of the segments has no features, or is not in the manifest. ConfigError: what the
@@ -73,7 +76,7 @@ def run(
 
     stage = Stage.of("regions", {key: value for key, value in params.items() if key != "feature_set"})
     cut = Ragged(segments, "segments")
-    images = list(_images(cut, stage.settings.min_area))
+    images = list(_images(cut, stage.settings, manifest, Path(segments).stem))
     if stage.module.TRAITS.photos:
         source = _from_photos(images, stage, params.get("feature_set"), network, Path(segments).stem)
     else:
@@ -88,9 +91,17 @@ def run(
     write_table(out_table, _table(rows), provenance)
 
 
-def _images(cut: Ragged, min_area: float) -> Iterator[SegmentedImage]:
+def _images(cut: Ragged, settings: Regions, manifest: str | Path | None, shard: str) -> Iterator[SegmentedImage]:
+    photos = None
+    if settings.min_pixels:
+        if manifest is None:
+            raise ConfigError("maskmill regions: min_pixels asks for the sizes of the photos; give --manifest")
+        photos = read_manifest(manifest, shard)
     for image_id, segments in cut.images():
-        kept = keep_large(segments, min_area)
+        kept = keep_large(segments, settings.min_area)
+        if photos is not None:
+            row = photos.row(image_id)
+            kept = keep_larger(kept, settings.min_pixels / (row.width * row.height))
         ids = np.unique(kept)
         yield SegmentedImage(image_id, kept, ids[ids != 0].astype(np.int64))
 
@@ -132,7 +143,6 @@ def _from_photos(
     from maskmill.backbones.network import load
     from maskmill.device import memory_advice, pick
     from maskmill.regions._crops import ImageCrops, describe
-    from maskmill.store.manifest import read_manifest
 
     torch.set_num_threads(network.threads)
     place = pick(network.device)
@@ -159,6 +169,13 @@ def keep_large(segments: np.ndarray, min_area: float) -> np.ndarray:
     """Segments [H, W] with those below `min_area` (share of the image) set to 0."""
     counts = np.bincount(segments.ravel(), minlength=256)
     small = counts < min_area * segments.size - 1e-9  # the boundary itself is kept
+    return np.where(small[segments], 0, segments)
+
+
+def keep_larger(segments: np.ndarray, share: float) -> np.ndarray:
+    """Segments [H, W] with those that cover at most `share` of the image set to 0."""
+    counts = np.bincount(segments.ravel(), minlength=256)
+    small = counts <= share * segments.size + 1e-9  # the boundary itself is dropped
     return np.where(small[segments], 0, segments)
 
 

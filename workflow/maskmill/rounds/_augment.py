@@ -1,14 +1,16 @@
-"""Augmentation of a photo and its mask: random crop, resize, flip, colour jitter and blur."""
+"""Augmentation of a photo and its mask: random crop or turned and zoomed photo, flip, colour jitter and blur."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-ASPECT = math.log(4 / 3)  # crops are at most this far from the photo's own aspect, either way
+ASPECT = math.log(4 / 3)  # a crop's width over its height is at most this far from 1, either way
+TRIES = 10  # draws of a box, before it is the middle of the photo
 Box = tuple[float, float, float, float]  # y0, y1, x0, x1 as shares of the image
 
 
@@ -16,7 +18,7 @@ class CropSettings(Protocol):
     """What a method's `Params` say of its training crops.
 
     Attributes:
-        crop: side of a crop in pixels. scale: from and to, share of the photo's area in a crop.
+        crop: side of a crop in pixels. scale: from and to, share of the photo's area in a crop (see `draw_box`).
         jitter: strength of the changes of colour. grey, blur: chance that a crop is grey, or blurred.
     """
 
@@ -36,17 +38,36 @@ class CropSettings(Protocol):
     def blur(self) -> float: ...
 
 
+class ViewSettings(CropSettings, Protocol):
+    """What a method's `Params` say of training views that need not be crops.
+
+    Attributes:
+        zoom: from and to, size of the whole photo that is seen in place of a crop; None: crops.
+        rotation: degrees by which that photo is turned at most, either way.
+    """
+
+    @property
+    def zoom(self) -> tuple[float, float] | None: ...
+
+    @property
+    def rotation(self) -> float: ...
+
+
 def augment(
-    photo: np.ndarray, mask: np.ndarray, cells: int, params: CropSettings, generator: np.random.Generator
+    photo: np.ndarray, mask: np.ndarray, cells: int, params: ViewSettings, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """One draw: pixels uint8 [crop, crop, 3] and labels [cells, cells] of the same place.
 
     Args:
         photo: uint8 RGB [H, W, 3]. mask: [h, w] over the whole photo; its cells are read at the labels' centres.
     """
-    box = draw_box(photo.shape[0], photo.shape[1], params.scale, generator)
-    picture = cut_picture(photo, box, params.crop)
-    labels = cut_labels(mask, box, cells)
+    if params.zoom is None:
+        box = draw_box(photo.shape[0], photo.shape[1], params.scale, generator)
+        picture, labels = cut_picture(photo, box, params.crop), cut_labels(mask, box, cells)
+    else:
+        angle = math.radians(generator.uniform(-params.rotation, params.rotation))
+        turn = Turn(photo.shape[0], photo.shape[1], angle, generator.uniform(*params.zoom))
+        picture, labels = turn.picture(photo, params.crop), turn.labels(mask, cells)
     if generator.random() < 0.5:
         picture, labels = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), labels[:, ::-1]
     picture = recolour(picture, params, generator)
@@ -54,12 +75,61 @@ def augment(
 
 
 def draw_box(height: int, width: int, scale: tuple[float, float], generator: np.random.Generator) -> Box:
-    """A box of a random share of the area and a random aspect, cut where it would be longer than the image."""
-    area, aspect = generator.uniform(*scale), math.exp(generator.uniform(-ASPECT, ASPECT))
-    tall = min(1.0, math.sqrt(area / aspect * width / height))
-    wide = min(1.0, math.sqrt(area * aspect * height / width))
-    y, x = generator.uniform(0, 1 - tall), generator.uniform(0, 1 - wide)
-    return y, y + tall, x, x + wide
+    """A box of a random share of the area and a random aspect, at a random place.
+
+    It is drawn anew where it is longer than the image, so shares above 1 only make small boxes rarer. After ten draws
+    it is the largest box in the middle whose aspect lies between 3/4 and 4/3 (RandomResizedCrop of torchvision and
+    albumentations, which DSM and COMUS use).
+    """
+    for _ in range(TRIES):
+        area, aspect = generator.uniform(*scale), math.exp(generator.uniform(-ASPECT, ASPECT))
+        tall, wide = math.sqrt(area / aspect * width / height), math.sqrt(area * aspect * height / width)
+        if round(tall * height) <= height and round(wide * width) <= width:  # to whole pixels, as published
+            tall, wide = min(1.0, tall), min(1.0, wide)
+            y, x = generator.uniform(0, 1 - tall), generator.uniform(0, 1 - wide)
+            return y, y + tall, x, x + wide
+    aspect = min(max(width / height, math.exp(-ASPECT)), math.exp(ASPECT))
+    tall, wide = min(1.0, width / height / aspect), min(1.0, aspect * height / width)
+    return (1 - tall) / 2, (1 + tall) / 2, (1 - wide) / 2, (1 + wide) / 2
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A photo of height x width pixels, turned by an angle (radians) and enlarged by `zoom` about its middle.
+
+    The view keeps the photo's frame and is then squeezed to a square, as MaskDistill does it. What lies outside the
+    photo is black, and background.
+    """
+
+    height: int
+    width: int
+    angle: float
+    zoom: float
+
+    def _across(self) -> tuple[float, float, float, float]:
+        """(yy, yx, xy, xx): of a place in the view, as shares of its sides from the middle, the place in the photo.
+
+        y' = yy y + yx x and x' = xy y + xx x. A turn in pixels is none in shares of unequal sides.
+        """
+        along, across = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
+        return along, across * self.width / self.height, -across * self.height / self.width, along
+
+    def picture(self, photo: np.ndarray, side: int) -> Image.Image:
+        """The view as a square picture, bicubic; the photo is resized to its zoomed size first, with antialiasing."""
+        large = max(1, round(side * self.zoom))
+        resized = Image.fromarray(photo).resize((large, large), Image.Resampling.BICUBIC)
+        yy, yx, xy, xx = (large * each for each in self._across())
+        rows = (xx / side, xy / side, (large - xx - xy) / 2, yx / side, yy / side, (large - yx - yy) / 2)
+        return resized.transform((side, side), Image.Transform.AFFINE, rows, Image.Resampling.BICUBIC)
+
+    def labels(self, mask: np.ndarray, cells: int) -> np.ndarray:
+        """The mask's value at the centre of each of cells x cells parts of the view; 0 outside."""
+        at = (np.arange(cells) + 0.5) / cells - 0.5
+        yy, yx, xy, xx = self._across()
+        y, x = yy * at[:, None] + yx * at + 0.5, xy * at[:, None] + xx * at + 0.5
+        rows, columns = (np.floor(a * n).astype(np.int64) for a, n in ((y, mask.shape[0]), (x, mask.shape[1])))
+        inside = (rows >= 0) & (rows < mask.shape[0]) & (columns >= 0) & (columns < mask.shape[1])
+        return np.where(inside, mask[rows * inside, columns * inside], mask.dtype.type(0))
 
 
 def cut_picture(photo: np.ndarray, box: Box, side: int) -> Image.Image:

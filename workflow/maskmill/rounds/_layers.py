@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,8 +25,15 @@ def intermediates(encoder: Any, x: torch.Tensor, levels: list[int] | None = None
 
 def enlarge(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Bilinear, by two matrix products: on CUDA torch's own has a gradient whose sums change from run to run."""
-    rows, columns = (torch.from_numpy(matrix(x.shape[axis], size[axis - 2])).to(x.device, x.dtype) for axis in (2, 3))
+    rows, columns = (_matrix(x.shape[axis], size[axis - 2], x.device, x.dtype) for axis in (2, 3))
     return rows @ (x @ columns.T)
+
+
+@lru_cache(256)
+def _matrix(source: int, target: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Matrix [target, source] of linear interpolation; it stays on the device, for the next step."""
+    with torch.inference_mode(False):  # also where prediction comes before training
+        return torch.from_numpy(matrix(source, target)).to(device, dtype)
 
 
 def freeze(encoder: Any, unfrozen: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +21,7 @@ from maskmill.rounds._classes import ABSENT_BIAS
 from maskmill.rounds._layers import freeze
 from maskmill.rounds._training import StudentTraining
 from maskmill.store.artefact import read_tensors
+from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, Trained, run
 from maskmill.training.team import Team, Work, set_gradients, single_threaded
 
@@ -113,12 +115,14 @@ class CropTask:
     Attributes:
         network: its parameters that require a gradient learn. images: number of photos.
         read: draws of a step, as `CropSampler` gives them -> its micro-batches, in a process that decodes ahead.
+        send: a micro-batch as it was read -> what `work` takes, with tensors that the device need not wait for.
         work: see `maskmill.training.team.Work`. rate: step -> factor of the optimiser's own learning rate.
     """
 
     network: nn.Module
     images: int
     read: Callable[[list[tuple[int, int, int]]], list[Any]]
+    send: Callable[[Any], Any]
     work: Work
     optimiser: torch.optim.Optimizer
     rate: Callable[[int], float]
@@ -131,7 +135,12 @@ def train(task: CropTask, params: StepSettings, training: StudentTraining) -> Tr
     def batches(start: int) -> Iterator[list[Any]]:
         sampler = CropSampler(task.images, params, training.seed, start, training.team)
         workers = reader_count(len(sampler), training.threads, training.device)
-        return (crops for _, crops in read_ahead(sampler, task.read, workers, ignore_signals=True))
+        read = (crops for _, crops in read_ahead(sampler, task.read, workers, ignore_signals=True))
+
+        def sent(crops: list[Any]) -> list[Any]:
+            return [task.send(part) for part in crops]
+
+        return ahead(sent, read) if training.device.type == "cuda" else map(sent, read)  # pinning copies
 
     with (
         single_threaded(training.device, training.threads) as pool,
@@ -165,8 +174,15 @@ def state_of(tensors: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {key[len(PREFIX) :]: torch.from_numpy(v) for key, v in tensors.items() if key.startswith(PREFIX)}
 
 
+@lru_cache(16)
+def _channels(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """One number a channel [1, 3, 1, 1]; it stays on the device, for the next step."""
+    with torch.inference_mode(False):  # also where prediction comes before training
+        return torch.tensor(values, device=device).view(1, 3, 1, 1)
+
+
 def normalise(images: torch.Tensor, facts: Mapping[str, Any]) -> torch.Tensor:
     """uint8 RGB [n, H, W, 3] -> the encoder's input [n, 3, H, W] float32."""
-    mean, std = (torch.tensor(facts[key], device=images.device).view(1, 3, 1, 1) for key in ("mean", "std"))
+    mean, std = (_channels(tuple(facts[key]), images.device) for key in ("mean", "std"))
     x = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
     return x.contiguous(memory_format=torch.channels_last)

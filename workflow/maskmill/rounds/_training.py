@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,11 @@ from maskmill.training.team import Team
 
 if TYPE_CHECKING:
     import torch
+
+
+def number(value: torch.Tensor) -> Any:
+    """A sum for the loop: a float where the host has computed it, else as it is; reading it makes the host wait."""
+    return float(value.detach()) if value.device.type == "cpu" else value.detach().double()
 
 
 @dataclass(frozen=True)

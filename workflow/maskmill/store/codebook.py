@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from maskmill.store.artefact import Provenance, read_tensors, write_tensors
 BLOCK_BYTES = 32 << 20  # scores held at once by `assign`
 ROUNDING = 1e-6  # of a cosine
 OWN = ("centroids", "counts", "inertia", "spherical")
+Distance = Literal["own", "cosine"]  # see `assign`
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,15 @@ def scores(x: np.ndarray, codebook: Codebook) -> np.ndarray:
     Raises:
         NumericsError: another number of dimensions, or NaN in `x`.
     """
+    value = _centroid_scores(x, codebook)
+    if codebook.group is None:
+        return value
+    starts = np.flatnonzero(np.diff(codebook.group, prepend=-2))
+    return np.asarray(np.maximum.reduceat(value, starts, axis=1))
+
+
+def _centroid_scores(x: np.ndarray, codebook: Codebook) -> np.ndarray:
+    """`scores` of each centroid instead of each cluster, [n, m] float32."""
     import torch
 
     x = np.ascontiguousarray(x, dtype=np.float32)
@@ -119,10 +130,7 @@ def scores(x: np.ndarray, codebook: Codebook) -> np.ndarray:
         value = value.sub_(points.square().sum(1, keepdim=True)).clamp_max_(0)
     if not bool(torch.isfinite(value).all()):
         raise NumericsError("vectors hold NaN or infinite values; check the features or the reduction that made them")
-    if codebook.group is None:
-        return value.numpy()
-    starts = np.flatnonzero(np.diff(codebook.group, prepend=-2))
-    return np.asarray(np.maximum.reduceat(value.numpy(), starts, axis=1))
+    return np.asarray(value.numpy())
 
 
 def _away(cosine: np.ndarray) -> np.ndarray:
@@ -131,22 +139,34 @@ def _away(cosine: np.ndarray) -> np.ndarray:
     return np.where(distance < ROUNDING, np.float32(0), distance)
 
 
-def assign(x: np.ndarray, codebook: Codebook) -> tuple[np.ndarray, np.ndarray]:
+def _cosine(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Cosine [n] float64 of vectors [n, d] with as many centroids [n, d]; 0 where one of them is zero."""
+    x, centroids = x.astype(np.float64), centroids.astype(np.float64)
+    length = np.linalg.norm(x, axis=1) * np.linalg.norm(centroids, axis=1)
+    return np.asarray(np.einsum("nd,nd->n", x, centroids) / np.where(length > 0, length, 1))
+
+
+def assign(x: np.ndarray, codebook: Codebook, distance: Distance = "own") -> tuple[np.ndarray, np.ndarray]:
     """The cluster of the closest centroid of each vector and the distance to that centroid.
 
     Args:
         x: [n, d] float16 or float32; never more than BLOCK_BYTES of scores are held.
+        distance: own: that of the codebook, 1 - cosine where it is spherical, else the squared Euclidean distance;
+            cosine: 1 - cosine with the centroid that is the closest by the codebook's own distance.
 
     Returns:
-        labels [n] int32 (the lower one of equals, -1 for noise) and distances [n] float32: 1 - cosine for a spherical
-        codebook, else the squared Euclidean distance.
+        labels [n] int32 (the lower one of equals, -1 for noise) and distances [n] float32.
     """
     labels, distances = np.zeros(len(x), np.int32), np.zeros(len(x), np.float32)
     step = max(1, BLOCK_BYTES // (4 * len(codebook.centroids)))
     for start in range(0, len(x), step):
-        value = scores(x[start : start + step], codebook)
-        best = value.argmax(axis=1)
-        labels[start : start + step] = np.where(best < len(codebook), best, -1)
+        rows = x[start : start + step]
+        value = _centroid_scores(rows, codebook)
+        best = value.argmax(axis=1)  # groups ascend and noise is last: the first of equals has the lower label
+        labels[start : start + step] = best if codebook.group is None else codebook.group[best]
         closest = np.take_along_axis(value, best[:, None], 1)[:, 0]
-        distances[start : start + step] = _away(closest) if codebook.spherical else -closest
+        if distance == "cosine" and not codebook.spherical:
+            distances[start : start + step] = _away(_cosine(rows, codebook.centroids[best]))
+        else:
+            distances[start : start + step] = _away(closest) if codebook.spherical else -closest
     return labels, distances

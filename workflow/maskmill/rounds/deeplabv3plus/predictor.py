@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from maskmill.device import autocast
 from maskmill.images.decode import resize, target_size
 from maskmill.recipe.sections import validate
 from maskmill.rounds._photo_training import normalise, state_of
@@ -32,7 +33,7 @@ class PixelPredictor:
         photo = resize(view, target_size(view.shape[0], view.shape[1], self.size, 32))
         with (
             torch.inference_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"),
+            autocast(self.device),
         ):
             x = normalise(torch.from_numpy(photo.copy())[None].to(self.device), self.facts)
             return self.network(x)[0].float().cpu().numpy()

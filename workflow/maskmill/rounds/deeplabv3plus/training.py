@@ -11,17 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from maskmill.device import autocast, pinned
 from maskmill.images.masks import ignore_value
 from maskmill.rounds._classes import class_weights
 from maskmill.rounds._losses import LOSSES
 from maskmill.rounds._photo_training import CropTask, initial, learning_of, normalise, state_of, tensors_of, train
-from maskmill.rounds._training import StudentTraining
+from maskmill.rounds._training import StudentTraining, number
 from maskmill.rounds.deeplabv3plus.crops import CropBatch, LabelledPhotos, read_crops
 from maskmill.rounds.deeplabv3plus.network import DeepLab, build
 from maskmill.rounds.deeplabv3plus.params import Params
 from maskmill.training.team import Work
 
 MICRO = {"cpu": 4, "cuda": 32}  # crops that are computed at once
+SentCrops = tuple[torch.Tensor, torch.Tensor, int]  # pixels, labels, and the label that is ignore
 
 
 def train_network(
@@ -37,7 +39,8 @@ def train_network(
     read = partial(read_crops, photos=photos, params=params, seed=training.seed, micro=MICRO[training.device.type])
     learning = learning_of(network)
     work = _work(network, learning, weights, facts, params, training)
-    task = CropTask(network, len(photos.rows), read, work, _optimiser(learning, params), partial(_rate, params=params))
+    send, optimiser = partial(_send, device=training.device), _optimiser(learning, params)
+    task = CropTask(network, len(photos.rows), read, send, work, optimiser, partial(_rate, params=params))
     trained = train(task, params, training)
     tensors, absent = tensors_of(trained, counts)
     diagnostics = {"loss": trained.losses, "images": len(photos.rows), "absent": absent, "encoder": facts}
@@ -59,16 +62,23 @@ def _work(
     """The function of one micro-batch: sum of losses, weight, gradients."""
     loss_of, device = LOSSES[params.loss], training.device
 
-    def work(crops: CropBatch) -> tuple[float, float, tuple[torch.Tensor, ...]]:
-        x = normalise(torch.from_numpy(crops[0]).to(device), facts)
-        labels = torch.from_numpy(crops[1].astype(np.int64)).to(device)
-        target = one_hot(labels, ignore_value(crops[1].dtype), training.classes)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    def work(crops: SentCrops) -> tuple[float, float, tuple[torch.Tensor, ...]]:
+        pixels, labels, ignore = crops
+        x = normalise(pixels.to(device, non_blocking=True), facts)
+        target = one_hot(labels.to(device, non_blocking=True).long(), ignore, training.classes)
+        with autocast(device):
             logits = network(x)
         loss, weight = loss_of(logits, target, weights, params, params.label_smoothing)
-        return float(loss.detach()), float(weight), torch.autograd.grad(loss, learning)
+        return number(loss), number(weight), torch.autograd.grad(loss, learning)
 
     return work
+
+
+def _send(crops: CropBatch, device: torch.device) -> SentCrops:
+    """A micro-batch on its way to the device; 16 bits without a sign are few operations' type."""
+    pixels, labels = crops
+    wide = labels.astype(np.int32) if labels.dtype == np.uint16 else labels
+    return pinned(pixels, device), pinned(wide, device), ignore_value(labels.dtype)
 
 
 def one_hot(labels: torch.Tensor, ignore: int, classes: int) -> torch.Tensor:
@@ -85,6 +95,10 @@ def _optimiser(learning: list[nn.Parameter], params: Params) -> torch.optim.Opti
 
 
 def _rate(step: int, params: Params) -> float:
-    """From 1 towards 0, without a warm-up."""
+    """Factor of the learning rate, 1 at the first step, without a warm-up."""
     done = step / params.steps
+    if params.schedule == "constant":
+        return 1.0
+    if params.schedule == "step":
+        return 1.0 if done < params.step_at else params.step_factor
     return 0.5 * (1 + math.cos(math.pi * done)) if params.schedule == "cosine" else (1 - done) ** params.power

@@ -13,7 +13,9 @@ the same numbers in any batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -123,7 +125,7 @@ class InstanceNet(nn.Module):
         features = self.mask(torch.cat([coarse, enlarge(detail, cells)], dim=1))
         logits = torch.cat([self.classify(self.towers[0](grid)).flatten(2) for grid in grids], dim=2)
         kernels = torch.cat([self.kernel(self.towers[1](grid)).flatten(2) for grid in grids], dim=2)
-        places = locations([(grid.shape[2], grid.shape[3]) for grid in grids], self.shape.strides).to(x.device)
+        places = locations_on(tuple((grid.shape[2], grid.shape[3]) for grid in grids), self.shape.strides, x.device)
         return RawPredictions(features, logits.transpose(1, 2), kernels.transpose(1, 2), places)
 
     def _pyramid(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -150,7 +152,7 @@ def grid_sizes(height: int, width: int, strides: tuple[int, ...]) -> list[tuple[
     return [(-(-height // stride), -(-width // stride)) for stride in strides]
 
 
-def locations(sizes: list[tuple[int, int]], strides: tuple[int, ...]) -> torch.Tensor:
+def locations(sizes: Sequence[tuple[int, int]], strides: tuple[int, ...]) -> torch.Tensor:
     """`RawPredictions.places` of grids of these sizes, [L, 3] float32."""
     parts = []
     for (rows, columns), stride in zip(sizes, strides, strict=True):
@@ -159,6 +161,13 @@ def locations(sizes: list[tuple[int, int]], strides: tuple[int, ...]) -> torch.T
         centres = torch.stack([(y.flatten() + 0.5) * cell, (x.flatten() + 0.5) * cell], dim=1)
         parts.append(torch.cat([centres, torch.full((len(centres), 1), REACH * cell)], dim=1))
     return torch.cat(parts).float()
+
+
+@lru_cache(64)
+def locations_on(sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """`locations`, which stay on the device for the next step."""
+    with torch.inference_mode(False):  # also where prediction comes before training
+        return locations(sizes, strides).to(device)
 
 
 def masks_of(features: torch.Tensor, kernels: torch.Tensor, places: torch.Tensor, step: int = 1) -> torch.Tensor:

@@ -21,7 +21,7 @@ class Params(Model):
     batch_size: int = Field(16, ge=1, description="crops a step")
     crop: int = Field(448, ge=32, le=2048, description="side of a training crop in pixels, rounded to whole patches")
     scale: tuple[float, float] = Field((0.25, 1.0), description="from and to: share of a photo's area in a crop")
-    jitter: float = Field(0.4, ge=0, lt=1, description="brightness, contrast; half for saturation, a quarter for hue")
+    jitter: float = Field(0.0, ge=0, lt=1, description="brightness, contrast; half for saturation, a quarter for hue")
     grey: float = Field(0.0, ge=0, le=1, description="chance that a crop is grey")
     blur: float = Field(0.0, ge=0, le=1, description="chance that a crop is blurred")
     copy_paste: float = Field(1.0, ge=0, le=1, description="chance that objects of another photo are pasted in")

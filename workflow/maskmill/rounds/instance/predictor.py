@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from maskmill.device import autocast
 from maskmill.images.decode import resize, target_size
 from maskmill.images.instances import Instances, mask_iou, paint, ranked
 from maskmill.images.interpolate import resize_maps
@@ -41,15 +42,15 @@ class InstancePredictor:
         photo = resize(view, target_size(view.shape[0], view.shape[1], self.size, self.network.shape.multiple))
         with torch.inference_mode():
             x = normalise(torch.from_numpy(photo.copy())[None].to(self.device), self.facts).contiguous()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            with autocast(self.device):
                 found = self.network(x)
             features, kernels = found.features[0].float(), found.kernels[0].float()
             p = torch.softmax(found.logits[0].float(), dim=1)[:, 1:]
-            best, label = p.max(dim=1)
-            keep = candidates(best.cpu().numpy(), params.least_score)
+            best, label = (value.cpu().numpy() for value in p.max(dim=1))
+            keep = candidates(best, params.least_score)
             chosen = torch.from_numpy(keep).to(self.device)
             maps = torch.sigmoid(masks_of(features, kernels[chosen], found.places[chosen])).cpu().numpy()
-        return decode(maps, best[chosen].cpu().numpy(), label[chosen].cpu().numpy() + 1, params)
+        return decode(maps, best[keep], label[keep] + 1, params)
 
     def paint(self, found: Instances) -> tuple[np.ndarray, np.ndarray]:
         """Mask and how sure each cell is; see `maskmill.images.instances.paint`."""

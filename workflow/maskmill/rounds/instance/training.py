@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from maskmill.device import autocast, pinned
 from maskmill.errors import ConfigError
 from maskmill.rounds._photo_training import CropTask, initial, learning_of, normalise, state_of, tensors_of, train
-from maskmill.rounds._training import StudentTraining
+from maskmill.rounds._training import StudentTraining, number
 from maskmill.rounds.instance.crops import Crop, InstancePhotos, read_crops
 from maskmill.rounds.instance.losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
 from maskmill.rounds.instance.network import InstanceNet, build, masks_of
@@ -56,7 +58,8 @@ def train_network(
         micro=MICRO[training.device.type],
     )
     work = _work(network, learning_of(network), facts, params, training)
-    task = CropTask(network, len(photos.rows), read, work, _optimiser(network, params), partial(rate, params=params))
+    send, optimiser = partial(_send, device=training.device), _optimiser(network, params)
+    task = CropTask(network, len(photos.rows), read, send, work, optimiser, partial(rate, params=params))
     trained = train(task, params, training)
     tensors, absent = tensors_of(trained, photos.counts)
     diagnostics = {"loss": trained.losses, "images": len(photos.rows), "instances": int(photos.counts[1:].sum())}
@@ -73,18 +76,58 @@ def _work(
     """The function of one micro-batch: sum of losses, weight, gradients."""
     device = training.device
 
-    def work(crops: list[Crop]) -> tuple[float, float, tuple[torch.Tensor, ...]]:
-        x = normalise(torch.from_numpy(np.stack([crop.pixels for crop in crops])).to(device), facts).contiguous()
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    def work(sent: tuple[torch.Tensor, list[SentCrop]]) -> tuple[float, float, tuple[torch.Tensor, ...]]:
+        pixels, crops = sent
+        x = normalise(pixels.to(device, non_blocking=True), facts).contiguous()
+        with autocast(device):
             found = network(x)
         total, weight = x.new_zeros(()), 0
         for i, crop in enumerate(crops):
             parts = found.features[i].float(), found.logits[i].float(), found.kernels[i].float(), found.places
             loss, count = loss_of(*parts, crop, params)
             total, weight = total + loss, weight + count
-        return float(total.detach()), float(max(weight, 1)), torch.autograd.grad(total, learning)
+        return number(total), float(max(weight, 1)), torch.autograd.grad(total, learning)
 
     return work
+
+
+@dataclass(frozen=True)
+class SentCrop:
+    """What the loss reads of a crop, in tensors of the host that a device need not wait for.
+
+    Attributes:
+        masks: bool [n, c, c]. known: bool [c, c], cells that are not void. target: int64 [L], see `Crop`.
+        some: int64 [m], locations whose masks are learnt: at most MOST, evenly among those that stand for an object.
+        owner: int64 [m], their objects. count: locations that stand for an object.
+    """
+
+    masks: torch.Tensor
+    known: torch.Tensor
+    target: torch.Tensor
+    some: torch.Tensor
+    owner: torch.Tensor
+    count: int
+
+    @classmethod
+    def of(cls, crop: Crop, device: torch.device) -> SentCrop:
+        """Everything whose size depends on the crop is settled here, on the host."""
+        positive = np.flatnonzero(crop.owner >= 0)
+        count = len(positive)
+        some = positive[torch.linspace(0, max(0, count - 1), min(count, MOST)).round().long().numpy()]
+        masks, known = pinned(crop.masks, device), pinned(~crop.void, device)
+        target, owner = pinned(crop.target, device), pinned(crop.owner[some], device)
+        return cls(masks, known, target, pinned(some, device), owner, count)
+
+    def to(self, device: torch.device) -> SentCrop:
+        """On the device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "count"}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+
+
+def _send(crops: list[Crop], device: torch.device) -> tuple[torch.Tensor, list[SentCrop]]:
+    """A micro-batch on its way to the device: pixels [n, S, S, 3], and the rest of each crop."""
+    pixels = pinned(np.stack([crop.pixels for crop in crops]), device)
+    return pixels, [SentCrop.of(crop, device) for crop in crops]
 
 
 def loss_of(
@@ -92,29 +135,26 @@ def loss_of(
     logits: torch.Tensor,
     kernels: torch.Tensor,
     places: torch.Tensor,
-    crop: Crop,
+    crop: SentCrop,
     params: Params,
 ) -> tuple[torch.Tensor, int]:
     """Sum of the losses of one crop, and the number of locations that stand for an object, which it is divided by.
 
     Both losses are sums over locations by the same number, which does not depend on what DropLoss leaves out.
     """
-    target, owner = (torch.from_numpy(array).to(logits.device) for array in (crop.target, crop.owner))
-    objects = torch.from_numpy(crop.masks).to(logits.device).float()
+    crop = crop.to(logits.device)
+    target, objects = crop.target, crop.masks.float()
     classes = focal_of(logits[None], target[None], params.alpha, params.gamma)[0]
     if params.drop_loss:
         with torch.no_grad():
             coarse = masks_of(features, kernels, places, COARSE)
             overlap = best_overlap(coarse, objects[:, COARSE // 2 :: COARSE, COARSE // 2 :: COARSE])
         classes = classes * kept_by_drop_loss(overlap, target, params.drop_loss)
-    total, positive = classes.sum(), torch.nonzero(owner >= 0)[:, 0]
-    count = len(positive)
+    total, count = classes.sum(), crop.count
     if count:
-        some = positive[torch.linspace(0, count - 1, min(count, MOST), device=positive.device).round().long()]
-        masks = masks_of(features, kernels[some], places[some])
-        known = torch.from_numpy(~crop.void).to(logits.device).float()
-        losses = mask_loss(masks, objects[owner[some]], known)
-        total = total + params.mask_weight * losses.sum() * (count / len(some))
+        masks = masks_of(features, kernels[crop.some], places[crop.some])
+        losses = mask_loss(masks, objects[crop.owner], crop.known.float())
+        total = total + params.mask_weight * losses.sum() * (count / len(crop.some))
     return total + 0.0 * (
         features.sum() + kernels.sum()
     ), count  # every parameter has a gradient, also in a crop without objects

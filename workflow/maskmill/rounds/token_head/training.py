@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskmill.device import memory_advice
+from maskmill.device import autocast, memory_advice, pinned
 from maskmill.numerics.sampling import rng
 from maskmill.rounds._classes import ABSENT_BIAS, class_weights
 from maskmill.rounds._losses import LOSSES
-from maskmill.rounds._training import StudentTraining
+from maskmill.rounds._training import StudentTraining, number
 from maskmill.rounds.token_head.features import LabelledFeatures
 from maskmill.rounds.token_head.network import TokenDecoder
 from maskmill.rounds.token_head.params import Params
 from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, run
-from maskmill.training.team import Work, set_gradients, single_threaded
+from maskmill.training.team import Team, Work, set_gradients, single_threaded
 
-MICRO = 4  # images of a micro-batch
+MICRO = {"cpu": 4, "cuda": 64}  # images of a micro-batch, at most
 WARM_UP = 0.05  # share of the steps with a rising learning rate
-Ready = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # features, validity, class shares, channel mask
+Ready = tuple[torch.Tensor, ...]  # features, validity, class shares, channel mask, on their way to the device
 Draw = tuple[list[int], np.ndarray]  # images of a micro-batch, their channel mask [n, inputs]
 
 
@@ -44,9 +44,15 @@ def train_head(
     weights = torch.from_numpy(class_weights(images.counts, params.balance)).to(training.device)
 
     def batches_from(step: int) -> Iterator[list[Ready]]:
-        steps = itertools.islice(batches(images, params, inputs, training.seed), step, None)
-        return ahead(lambda draws: [(*collate(images, chosen), keep) for chosen, keep in team.share(draws)], steps)
+        steps = itertools.islice(batches(images, params, inputs, training.seed, micro), step, None)
 
+        def ready(draws: list[Draw]) -> list[Ready]:
+            parts = ((*collate(images, chosen), keep) for chosen, keep in team.share(draws))
+            return [tuple(pinned(array, training.device) for array in part) for part in parts]
+
+        return ahead(ready, steps)
+
+    micro = micro_size(training.device, params.batch_size, training.team)
     work, learning, team = _work(head, weights, params, training.device), list(head.parameters()), training.team
     with (
         single_threaded(training.device, training.threads) as pool,
@@ -77,7 +83,15 @@ def _head(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value for name, value in tensors.items() if name.startswith("head.")}
 
 
-def batches(images: LabelledFeatures, params: Params, inputs: int, seed: int) -> Iterator[list[Draw]]:
+def micro_size(device: torch.device, batch_size: int, team: Team) -> int:
+    """Images that are computed at once: on CUDA a process's whole share of a step, as far as MICRO allows."""
+    most = MICRO[device.type]
+    return most if device.type == "cpu" else min(most, -(-batch_size // team.size))
+
+
+def batches(
+    images: LabelledFeatures, params: Params, inputs: int, seed: int, micro: int = MICRO["cpu"]
+) -> Iterator[list[Draw]]:
     """`steps` lists of micro-batches (images, channel mask); every image once an epoch, in an order of the seed."""
     generator = rng(seed, "batches")
     queue: list[int] = []
@@ -87,7 +101,7 @@ def batches(images: LabelledFeatures, params: Params, inputs: int, seed: int) ->
         chosen, queue = queue[: params.batch_size], queue[params.batch_size :]
         keep = generator.random((len(chosen), inputs)) >= params.dropout
         masks = (keep / (1 - params.dropout)).astype(np.float32)
-        yield [(chosen[a : a + MICRO], masks[a : a + MICRO]) for a in range(0, len(chosen), MICRO)]
+        yield [(chosen[a : a + micro], masks[a : a + micro]) for a in range(0, len(chosen), micro)]
 
 
 def collate(images: LabelledFeatures, chosen: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -112,12 +126,12 @@ def _work(head: nn.Module, weights: torch.Tensor, params: Params, device: torch.
     parameters, loss_of = list(head.parameters()), LOSSES[params.loss]
 
     def work(ready: Ready) -> tuple[float, float, tuple[torch.Tensor, ...]]:
-        x, valid, target, keep = (torch.from_numpy(array).to(device) for array in ready)
+        x, valid, target, keep = (tensor.to(device, non_blocking=True) for tensor in ready)
         x = x * keep[:, :, None, None]
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with autocast(device):
             logits = head(x.contiguous(memory_format=torch.channels_last), valid)
         loss, cells = loss_of(logits, target, weights, params, params.label_smoothing)
-        return float(loss.detach()), float(cells), torch.autograd.grad(loss, parameters)
+        return number(loss), number(cells), torch.autograd.grad(loss, parameters)
 
     return work
 
