@@ -51,6 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {  # name in the table -> the cut section o
     "maskcut, compat: cutler": {"method": "maskcut", "compat": "cutler"},
     "spectral, mode: fiedler": {"method": "spectral", "mode": "fiedler"},
     "spectral, 15 segments": {"method": "spectral", "segments": 15},
+    "attention, softmax": {"method": "attention", "scores": "softmax", "heads": None},
     "attention": {"method": "attention"},
     "primaps": {"method": "primaps"},
     "kmeans, 8 segments": {"method": "kmeans", "segments": 8},

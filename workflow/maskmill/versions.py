@@ -9,7 +9,7 @@ STAGE_VERSION: dict[str, int] = {
     "inputs": 1,
     "features": 3,
     "adapt": 1,
-    "cut": 3,
+    "cut": 4,
     "regions": 1,
     "reduce": 2,
     "foreground": 2,
