@@ -50,6 +50,7 @@ METHODS: dict[str, dict[str, Any]] = {  # name in the table -> the cut section o
     "maskcut, N = 3": {"method": "maskcut"},
     "maskcut, compat: cutler": {"method": "maskcut", "compat": "cutler"},
     "spectral, mode: fiedler": {"method": "spectral", "mode": "fiedler"},
+    "spectral, fiedler, largest": {"method": "spectral", "mode": "fiedler", "component": "largest"},
     "spectral, 15 segments": {"method": "spectral", "segments": 15},
     "attention, softmax": {"method": "attention", "scores": "softmax", "heads": None},
     "attention": {"method": "attention"},

@@ -55,6 +55,13 @@ def test_published_settings_are_the_default() -> None:
     assert kmeans[0] == kmeans[1]  # small as it is
 
 
+@pytest.mark.parametrize(
+    ("recipe", "background"), [("acseg", 0), ("comus", 1), ("dsm", 1), ("leopart_cbfe", 1), ("maskdistill", 1)]
+)
+def test_clusters_and_background_are_the_21_classes_of_voc(recipe: str, background: int) -> None:
+    assert run(recipes=[recipe], preset=[]).recipes[recipe].cluster.params.clusters + background == 21
+
+
 def test_recipes_share_equal_feature_sets() -> None:
     both = run(recipes=["kmeans", "comus"])
     assert len(both.feature_sets) == 2  # grouping, and one semantic for both
@@ -358,8 +365,8 @@ def test_presets_lie_between_recipe_and_run(chain: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "parts"),
     [
-        ({"preset": "smal"}, ["preset", "'smal'", "did you mean 'small'", "known: other, scenes, small"]),
-        ({"recipes": ["kmeans"], "preset": "tiny"}, ["no recipe has 'tiny'", "known: scenes, small"]),
+        ({"preset": "smal"}, ["preset", "'smal'", "did you mean 'small'", "known: crf, other, scenes, small"]),
+        ({"recipes": ["kmeans"], "preset": "tiny"}, ["no recipe has 'tiny'", "known: crf, scenes, small"]),
         ({"rounds": {"from_round": {1: {}}}}, ["rounds.from_round.1", "greater than or equal to 2"]),
         ({"rounds": {"from_round": {2: {"stepz": 1}}}}, ["rounds.from_round.2.stepz", "did you mean 'steps'"]),
         ({"rounds": {"from_round": {2: {"count": 1}}}}, ["from_round.2.count", "beside from_round"]),
