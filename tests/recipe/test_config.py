@@ -62,6 +62,14 @@ def test_clusters_and_background_are_the_21_classes_of_voc(recipe: str, backgrou
     assert run(recipes=[recipe], preset=[]).recipes[recipe].cluster.params.clusters + background == 21
 
 
+def test_every_text_that_names_dino_for_keys_keeps_their_bias() -> None:
+    """One rule (docs/backbones.md): published code reads raw keys of DINO."""
+    texts = [*RECIPES.glob("*.yaml"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    lines = [line for path in texts for line in path.read_text().splitlines() if re.search(r"\.dino\b.*facet: key", line)]
+    assert len(lines) >= 8
+    assert [line for line in lines if "key_bias: keep" not in line] == []
+
+
 def test_recipes_share_equal_feature_sets() -> None:
     both = run(recipes=["kmeans", "comus"])
     assert len(both.feature_sets) == 2  # grouping, and one semantic for both
