@@ -56,16 +56,37 @@ def test_published_settings_are_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "background"), [("acseg", 0), ("comus", 1), ("dsm", 1), ("leopart_cbfe", 1), ("maskdistill", 1)]
+    ("recipe", "background"),
+    [("acseg", 0), ("comus", 1), ("dsm", 1), ("leopart_cbfe", 1), ("leopart_cd", 1), ("maskdistill", 1)],
 )
 def test_clusters_and_background_are_the_21_classes_of_voc(recipe: str, background: int) -> None:
     assert run(recipes=[recipe], preset=[]).recipes[recipe].cluster.params.clusters + background == 21
 
 
+@pytest.mark.parametrize("recipe", ["leopart_cbfe", "leopart_cd"])
+def test_leopart_has_the_published_call_of_infomap(recipe: str) -> None:
+    own = run(recipes=[recipe], preset=[]).recipes[recipe]
+    settings = own.cluster.params.model_dump()
+    call = {
+        "clusters": 20,
+        "number": "preferred",
+        "markov_time": 2,
+        "threshold": 0.09,
+        "trials": 1,
+        "distances": [1, 2],
+    }
+    assert {key: settings[key] for key in call} == call
+    assert settings["unlinked"] == "background"
+    assert own.stage("reduce").params.standardise
+    if recipe == "leopart_cbfe":
+        assert own.stage("foreground").params.mass == 0.65
+
+
 def test_every_text_that_names_dino_for_keys_keeps_their_bias() -> None:
     """One rule (docs/backbones.md): published code reads raw keys of DINO."""
     texts = [*RECIPES.glob("*.yaml"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
-    lines = [line for path in texts for line in path.read_text().splitlines() if re.search(r"\.dino\b.*facet: key", line)]
+    lines = "\n".join(path.read_text() for path in texts).splitlines()
+    lines = [line for line in lines if re.search(r"\.dino\b.*facet: key", line)]
     assert len(lines) >= 8
     assert [line for line in lines if "key_bias: keep" not in line] == []
 
