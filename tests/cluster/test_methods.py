@@ -10,6 +10,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster
@@ -384,7 +385,7 @@ def test_cooccurrence_is_the_mean_over_images_that_have_the_cluster() -> None:
     eye = np.eye(3, dtype="f4")
     row = eye[[0, 1, 0]][None]  # [1, 3, 3]: 0 1 0
     share = communities.cooccurrence(iter([(row, True), (eye[[0, 0]][None], True)]), book, [1], None)
-    np.testing.assert_allclose(share, [[0, 0.5, 0], [1, 0, 0], [0, 0, 0]])  # 0 is alone in the second image
+    np.testing.assert_allclose(share, [[0, 1, 0], [1, 0, 0], [0, 0, 0]])  # in the second image 0 has no other neighbour
     regions = eye[[0, 1, 1, 2]][:, None]
     share = communities.cooccurrence(iter([(regions, False), (eye[:0][:, None], False)]), book, [1], None)
     np.testing.assert_allclose(share, [[0, 2 / 3, 1 / 3], [0.5, 0, 0.5], [1 / 3, 2 / 3, 0]])
@@ -429,6 +430,72 @@ def test_parts_that_are_neighbours_become_one_cluster(algorithm: str) -> None:
     own = own.model_copy(update={"clusters": None})
     with pytest.raises(NumericsError, match=r"cluster\.threshold: no two of the 6"):
         communities.fit(x, own, 0, "cpu", images=lambda: ((eye[m], True) for m in maps))
+
+
+def two_objects_and_a_hermit(foreground: bool = False) -> tuple[list[np.ndarray], np.ndarray]:
+    """Maps of parts 0..5 (two objects of three parts), of 6, which is anywhere but rare, and of background 7."""
+    rng = np.random.default_rng(0)
+    maps = [rng.permutation(np.repeat(np.arange(3), 12)).reshape(6, 6) + 3 * (i % 2) for i in range(20)]
+    for m in maps[:4]:
+        m[0, 0] = 6
+    if foreground:
+        maps = [np.pad(m, ((0, 0), (0, 2)), constant_values=7) for m in maps]
+    return maps, np.eye(8 if foreground else 7, dtype="f4")
+
+
+@needs("infomap")
+@pytest.mark.parametrize("number", ["exact", "preferred"])
+@pytest.mark.parametrize("foreground", [False, True])
+def test_parts_without_links_are_background_as_published(number: str, foreground: bool) -> None:
+    maps, eye = two_objects_and_a_hermit(foreground)
+    x = np.concatenate([eye[m[m < 7]] for m in maps])
+    own = communities.Params(clusters=2, fine=7, unlinked="background", threshold=0.2)
+    own = own.model_copy(update={"number": number})
+    more: dict[str, Any] = {}
+    if foreground:
+        sides = np.array([0] + [1] * 7, "i4")
+        more["foreground"] = books.Codebook(eye[[7, *range(7)]], np.ones(2, np.int64), 0.0, True, group=sides)
+    book, about = communities.fit(x, own, 0, "cpu", images=lambda: ((eye[m], True) for m in maps), **more)
+    labels = books.assign(eye[:7], book)[0]
+    assert adjusted_rand_score([0, 0, 0, 1, 1, 1], labels[:6]) == 1
+    assert labels[6] == -1
+    assert (len(book), about["unlinked"]) == (2, 1)
+    if number == "preferred":
+        assert about["threshold"] == 0.2
+        everything = own.model_copy(update={"unlinked": "clusters"})
+        book, _ = communities.fit(x, everything, 0, "cpu", images=lambda: ((eye[m], True) for m in maps), **more)
+        assert len(book) == 3
+        nothing = own.model_copy(update={"threshold": 0.6})
+        with pytest.raises(NumericsError, match=r"cluster\.threshold"):
+            communities.fit(x, nothing, 0, "cpu", images=lambda: ((eye[m], True) for m in maps), **more)
+
+
+def test_what_is_in_one_community_with_the_background_is_background() -> None:
+    links = np.ones((5, 5)) - np.eye(5)
+    links[1] = links[:, 1] = 0
+    found = communities._objects(lambda scale: np.array([3, 9, 0, 4, 0]), links, 4)(1.0)
+    assert found.tolist() == [0, -1, -1, 1]
+    assert communities._objects(lambda scale: np.array([3, 9, 0, 4, 3]), links, 5)(1.0).tolist() == [0, -1, 1, 2, 0]
+
+
+@needs("infomap")
+def test_infomap_is_told_the_number_as_in_the_published_call() -> None:
+    infomap = importlib.import_module("infomap")
+    weights = nx.to_scipy_sparse_array(nx.connected_caveman_graph(12, 4), format="csr").astype(float)
+    links = [(int(i), int(j), float(w)) for i, j, w in zip(*scipy.sparse.find(scipy.sparse.triu(weights)), strict=True)]
+    for wish in (3, 4, 6):
+        labels = _graph.infomap(weights, 0, 1, wish)(0.5)
+        one = infomap.Infomap(two_level=True, seed=1, markov_time=2, silent=True, preferred_number_of_modules=wish)
+        one.add_links(links)
+        one.run()
+        theirs = [one.get_modules()[i] for i in range(48)]
+        assert adjusted_rand_score(theirs, labels) == 1
+        assert _graph.communities(labels) == wish
+
+
+def test_only_infomap_can_be_told_a_number() -> None:
+    with pytest.raises(ConfigError, match="number: preferred is a setting of infomap; with leiden set number: exact"):
+        validate(communities.Params, {"algorithm": "leiden", "number": "preferred"}, "r.yaml", "cluster")
 
 
 @needs("igraph")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from maskmill.cut import attention
 from maskmill.errors import NumericsError
@@ -47,11 +49,54 @@ def test_the_bias_of_the_keys_does_not_change_the_attention() -> None:
 
 def test_proposals_by_mass_and_by_share() -> None:
     rank = np.array([0.1, 0.4, 0.05, 0.3, 0.1, 0.05])
-    assert attention.propose(rank, 1.0, 0.5).tolist() == [1, 3]
-    assert attention.propose(rank, 1.0, 0.75).tolist() == [1, 3, 0]  # equal ones in the order of the grid
-    assert attention.propose(rank, 0.34, 1.0).tolist() == [1, 3]
-    assert attention.propose(rank, 0.01, 0.01).tolist() == [1]
-    assert len(attention.propose(rank, 1.0, 1.0)) == 6
+    assert attention.propose_attended(rank, 1.0, 0.5).tolist() == [1, 3]
+    assert attention.propose_attended(rank, 1.0, 0.75).tolist() == [1, 3, 0]  # equal ones in the order of the grid
+    assert attention.propose_attended(rank, 0.34, 1.0).tolist() == [1, 3]
+    assert attention.propose_attended(rank, 0.01, 0.01).tolist() == [1]
+    assert len(attention.propose_attended(rank, 1.0, 1.0)) == 6
+
+
+def test_the_defaults_are_the_published_ones() -> None:
+    params = attention.Params()
+    assert (params.scores, params.heads, params.mass, params.share) == ("product", 5, 0.5, 0.4)
+
+
+def test_products_below_half_of_their_sum_are_proposed_last() -> None:
+    rank = np.array([1.0] * 10 + [7, 9, 8] + [1.0] * 7)  # 17 ones are 0.41 of the sum: with the 7 it is above half
+    assert attention.propose_products(rank, 0.15, 0.5).tolist() == [11, 12, 10]
+    assert attention.propose_products(rank, 0.4, 0.5).tolist() == [11, 12, 10, 0, 1, 2, 3, 4]
+    assert attention.propose_products(rank[[10, 11, 12, 0, 0, 0]], 1.0, 0.5).tolist() == [1, 2, 0, 3, 4, 5]
+    assert attention.propose_products(np.array([-3.0, -1, -2]), 0.7, 1.0).tolist() == [1, 2]
+
+
+def test_a_score_without_mass_comes_before_a_negative_one() -> None:
+    """The published code multiplies by 0 or 1, so that what it takes away outranks negative scores."""
+    rank = np.array([-5.0, 2, -1, -4, -2])  # from the lowest: -5, -9, -11, -12, -10 of -10: 0.5, 0.9, 1.1, 1.2, 1.0
+    assert attention.propose_products(rank, 1.0, 0.5).tolist() == [1, 0, 2, 4, 3]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 40), st.floats(0.05, 1), st.floats(0.05, 0.95), st.floats(-2, 2), st.integers(0, 2**31))
+def test_products_are_proposed_as_written_out(n: int, share: float, mass: float, shift: float, seed: int) -> None:
+    rank = np.random.default_rng(seed).standard_normal(n) + shift
+    total = sum(rank)
+    score = {}
+    for i, value in enumerate(rank):
+        held = sum(other for other in rank if other <= value) / total
+        score[i] = value if held > 1 - mass else 0.0
+    best = sorted(range(n), key=lambda i: (-score[i], i))[: max(1, int(share * n))]
+    assert attention.propose_products(rank, share, mass).tolist() == best
+
+
+def test_the_mass_decides_who_votes() -> None:
+    tokens, _ = keys(0.8)
+    voters = [attention.cut(tokens, attention.Params(mass=mass), 0, "a", QUERY)[1]["sources"] for mass in (0.5, 1.0)]
+    flat = tokens.reshape(120, 6)
+    rank = attention.cls_logits(flat, QUERY).mean(0)
+    for mass, found in zip((0.5, 1.0), voters, strict=True):
+        proposed = attention.propose_products(rank, 0.4, mass)
+        assert found == (flat[proposed] @ flat[proposed[0]] > 0).sum()
+    assert voters[0] != voters[1]
 
 
 def test_only_the_first_heads_choose_the_seed() -> None:

@@ -151,14 +151,34 @@ def test_more_vectors_than_the_first_look_has() -> None:
 # one object
 
 
-def test_the_object_is_the_largest_eight_connected_part_of_the_smaller_side() -> None:
+def two_parts() -> np.ndarray:
     y = np.full((7, 9), -0.1)
     y[1, 1] = y[2, 2] = y[3, 3] = 0.5  # joined at corners only
     y[5, 6:8] = 0.9
-    mask = spectral.fiedler_mask(y)
+    return y
+
+
+def test_a_segmentation_is_the_whole_smaller_side() -> None:
+    y = two_parts()
+    np.testing.assert_array_equal(spectral.fiedler_mask(y, "all"), y > 0)
+    np.testing.assert_array_equal(spectral.fiedler_mask(-y, "all"), y > 0)  # DSM's sign rule
+    assert spectral.Params().component == "all"
+
+
+def test_a_box_is_of_the_largest_eight_connected_part_of_the_smaller_side() -> None:
+    y = two_parts()
+    mask = spectral.fiedler_mask(y, "largest")
     assert mask.sum() == 3
     assert mask[3, 3]
-    np.testing.assert_array_equal(spectral.fiedler_mask(-y), mask)  # DSM's sign rule
+    np.testing.assert_array_equal(spectral.fiedler_mask(-y, "largest"), mask)
+
+
+def test_the_cut_keeps_the_parts_that_it_is_asked_for() -> None:
+    regions = np.zeros((10, 14), np.int64)
+    regions[1:4, 1:5] = regions[6:9, 9:12] = 1  # two things of one kind
+    for component, expected in (("all", regions == 1), ("largest", (regions == 1) & (np.arange(10) < 5)[:, None])):
+        params = spectral.Params(mode="fiedler", component=component)
+        np.testing.assert_array_equal(spectral.cut(parts(regions, 0.2), params, 0, "a")[0], expected)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -284,7 +284,7 @@ def test_the_background_is_one_more_neighbour() -> None:
     ground = books.Codebook(np.eye(3, dtype="f4")[[2, 0, 1]], book.counts, 0.0, True, group=np.array([0, 1, 1]))
     row = np.eye(3, dtype="f4")[[0, 1, 0, 2]][None]  # part 0, part 1, part 0, background
     share = communities.cooccurrence(iter([(row, True)]), book, [1], None, ground)
-    np.testing.assert_allclose(share, [[0, 2 / 3], [1, 0]])
+    np.testing.assert_allclose(share, [[0, 2 / 3, 1 / 3], [1, 0, 0], [1, 0, 0]])
     without = communities.cooccurrence(iter([(row[:, :3], True)]), book, [1], None)
     np.testing.assert_allclose(without, [[0, 1], [1, 0]])
 

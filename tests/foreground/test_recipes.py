@@ -25,7 +25,9 @@ def test_masks_have_a_background_that_is_scored(recipe: str, finished: Path) -> 
     base = finished / "results/recipes" / recipe / "seed0"
     ground = read(base / "foreground/codebook.safetensors")
     assert len(ground) == 2
-    assert read(base / "cluster/codebook.safetensors").counts.sum() == ground.counts[1]
+    book = read(base / "cluster/codebook.safetensors")
+    assert book.counts.sum() <= ground.counts[1]
+    assert book.noise or book.counts.sum() == ground.counts[1]
     for round_ in range(2 if recipe == "own" else 1):
         shares = [
             float((mask == 0).mean())

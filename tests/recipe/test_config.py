@@ -55,6 +55,42 @@ def test_published_settings_are_the_default() -> None:
     assert kmeans[0] == kmeans[1]  # small as it is
 
 
+@pytest.mark.parametrize(
+    ("recipe", "background"),
+    [("acseg", 0), ("comus", 1), ("dsm", 1), ("leopart_cbfe", 1), ("leopart_cd", 1), ("maskdistill", 1)],
+)
+def test_clusters_and_background_are_the_21_classes_of_voc(recipe: str, background: int) -> None:
+    assert run(recipes=[recipe], preset=[]).recipes[recipe].cluster.params.clusters + background == 21
+
+
+@pytest.mark.parametrize("recipe", ["leopart_cbfe", "leopart_cd"])
+def test_leopart_has_the_published_call_of_infomap(recipe: str) -> None:
+    own = run(recipes=[recipe], preset=[]).recipes[recipe]
+    settings = own.cluster.params.model_dump()
+    call = {
+        "clusters": 20,
+        "number": "preferred",
+        "markov_time": 2,
+        "threshold": 0.09,
+        "trials": 1,
+        "distances": [1, 2],
+    }
+    assert {key: settings[key] for key in call} == call
+    assert settings["unlinked"] == "background"
+    assert own.stage("reduce").params.standardise
+    if recipe == "leopart_cbfe":
+        assert own.stage("foreground").params.mass == 0.65
+
+
+def test_every_text_that_names_dino_for_keys_keeps_their_bias() -> None:
+    """One rule (docs/backbones.md): published code reads raw keys of DINO."""
+    texts = [*RECIPES.glob("*.yaml"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    lines = "\n".join(path.read_text() for path in texts).splitlines()
+    lines = [line for line in lines if re.search(r"\.dino\b.*facet: key", line)]
+    assert len(lines) >= 8
+    assert [line for line in lines if "key_bias: keep" not in line] == []
+
+
 def test_recipes_share_equal_feature_sets() -> None:
     both = run(recipes=["kmeans", "comus"])
     assert len(both.feature_sets) == 2  # grouping, and one semantic for both
@@ -358,8 +394,8 @@ def test_presets_lie_between_recipe_and_run(chain: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "parts"),
     [
-        ({"preset": "smal"}, ["preset", "'smal'", "did you mean 'small'", "known: other, scenes, small"]),
-        ({"recipes": ["kmeans"], "preset": "tiny"}, ["no recipe has 'tiny'", "known: scenes, small"]),
+        ({"preset": "smal"}, ["preset", "'smal'", "did you mean 'small'", "known: crf, other, scenes, small"]),
+        ({"recipes": ["kmeans"], "preset": "tiny"}, ["no recipe has 'tiny'", "known: crf, scenes, small"]),
         ({"rounds": {"from_round": {1: {}}}}, ["rounds.from_round.1", "greater than or equal to 2"]),
         ({"rounds": {"from_round": {2: {"stepz": 1}}}}, ["rounds.from_round.2.stepz", "did you mean 'steps'"]),
         ({"rounds": {"from_round": {2: {"count": 1}}}}, ["from_round.2.count", "beside from_round"]),

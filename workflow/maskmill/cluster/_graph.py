@@ -82,11 +82,12 @@ def leiden(weights: csr_array, seed: int, trials: int) -> Callable[[float], np.n
     return partition
 
 
-def infomap(weights: csr_array, seed: int, trials: int) -> Callable[[float], np.ndarray]:
+def infomap(weights: csr_array, seed: int, trials: int, preferred: int | None = None) -> Callable[[float], np.ndarray]:
     """A function scale -> communities [m] of a symmetric graph [m, m]: two-level Infomap at markov time 1 / scale.
 
     Rosvall and Bergstrom, Maps of random walks on complex networks reveal community structure (2008). The best of
-    `trials`; a node without links is a community of its own.
+    `trials`; a node without links is a community of its own. `preferred`: a number of communities that Infomap prefers,
+    at the cost of a longer code.
     """
     package = optional("infomap", "infomap")
     from scipy.sparse import triu
@@ -97,8 +98,9 @@ def infomap(weights: csr_array, seed: int, trials: int) -> Callable[[float], np.
     def partition(scale: float) -> np.ndarray:
         graph = package.Network()
         graph.add_links(links)
+        wish = {} if preferred is None else {"preferred_number_of_modules": preferred}
         chosen = package.Options(
-            two_level=True, markov_time=1 / scale, seed=seed % 2**31 + 1, num_trials=trials, silent=True
+            two_level=True, markov_time=1 / scale, seed=seed % 2**31 + 1, num_trials=trials, silent=True, **wish
         )
         labels = -1 - np.arange(m)
         for node, module in package.run(graph, options=chosen).modules().items():

@@ -2,7 +2,8 @@
 
 Ziegler and Asano, Self-supervised learning of object parts for semantic segmentation (Leopart, 2022), section 3.4: fine
 k-means clusters are parts, and parts of one object are neighbours in many images. Communities by Infomap (Rosvall and
-Bergstrom, 2008) or Leiden.
+Bergstrom, 2008) or Leiden. As published are `number: preferred` and `unlinked: background`; the bisection of the scale
+to a number that is kept exactly is not in the paper.
 """
 
 from __future__ import annotations
@@ -24,20 +25,24 @@ if TYPE_CHECKING:
     from maskmill.numerics.points import Source
 
 Images = Callable[[], "Iterator[tuple[np.ndarray, bool]]"]
-
+Partition = Callable[[float], "np.ndarray"]
 
 TRAITS = Traits(reads_images=True)
 
 
 class Params(NodeParams):
-    """Parameters of communities of co-occurring clusters; the defaults are Leopart's for a ViT-S/16."""
+    """Parameters of communities of co-occurring clusters; the values of `recipes/leopart_cbfe.yaml` are Leopart's."""
 
-    clusters: int | None = Field(
-        None, ge=2, le=2000, description="number of clusters, by bisection of the scale; null: from the data"
+    clusters: int | None = Field(None, ge=2, le=2000, description="number of clusters; null: from the data")
+    number: Literal["exact", "preferred"] = Field(
+        "exact", description="clusters: bisects the scale until there are so many, or is a wish that infomap is told"
     )
     fine: int = Field(150, ge=2, le=2000, description="fine k-means clusters that are joined")
     threshold: float = Field(
-        0.09, ge=0, lt=1, description="links below it are dropped; with clusters, no more than leaves the network whole"
+        0.09, ge=0, lt=1, description="links below it are dropped; exact, clusters: not if the network falls apart"
+    )
+    unlinked: Literal["clusters", "background"] = Field(
+        "clusters", description="what a fine cluster without links is: one of the clusters, or background"
     )
     distances: list[int] = Field(
         default_factory=lambda: [1], min_length=1, description="how far neighbours are apart, in cells of the map"
@@ -56,6 +61,8 @@ class Params(NodeParams):
             raise ValueError(f"fine must be at least clusters ({self.clusters})")
         if min(self.distances) < 1:
             raise ValueError("distances must be 1 or more")
+        if self.number == "preferred" and self.algorithm != "infomap":
+            raise ValueError(f"number: preferred is a setting of infomap; with {self.algorithm} set number: exact")
         installed("infomap" if self.algorithm == "infomap" else "igraph", self.algorithm)
         return self
 
@@ -78,10 +85,12 @@ def fit(
 
     Returns:
         a codebook of the fine centroids grouped into communities, and diagnostics: nodes, links (of the network),
-        threshold, communities (before any were merged), scale (markov time or resolution).
+        threshold, communities (before any were merged), scale (markov time or resolution), unlinked (fine clusters
+        that are background; their centroids have the group -1).
 
     Raises:
-        NumericsError: NaN or infinite values, all vectors equal, fewer distinct ones than clusters, or no links.
+        NumericsError: NaN or infinite values, all vectors equal, fewer distinct ones than clusters, no links, or
+            nothing but background.
         UserError: infomap, or igraph for leiden, is not installed.
     """
     import numpy as np
@@ -90,31 +99,74 @@ def fit(
     from maskmill.cluster._linkage import reduce_to
 
     nodes = summarise(source, params, seed, device, params.clusters)
+    m, exact = len(nodes), params.clusters is not None and params.number == "exact"
     book = Codebook(nodes.raw, nodes.counts, nodes.inertia, nodes.spherical)
-    share = cooccurrence(images(), book, params.distances, params.side, foreground)  # [m, m], P(j | i)
+    share = cooccurrence(images(), book, params.distances, params.side, foreground)  # [m (+ 1), ...], P(j | i)
     threshold = params.threshold
-    if params.clusters is not None:
-        threshold = min(threshold, joining(np.minimum(share, share.T)))
+    if params.unlinked == "clusters":
+        share = share[:m, :m]  # the background is no node
+        threshold = min(threshold, joining(np.minimum(share, share.T))) if exact else threshold
     links = network(share, threshold)
     if not links.nnz:
         raise NumericsError(
-            f"cluster.threshold: no two of the {len(nodes)} fine clusters occur together as often as "
+            f"cluster.threshold: no two of the {m} fine clusters occur together as often as "
             f"{params.threshold} of their neighbours in either direction; lower it, or lower cluster.fine"
         )
-    if params.algorithm == "leiden":
-        partition, start = _graph.leiden(links, seed, params.trials), params.resolution
-    else:
-        partition, start = _graph.infomap(links, seed, params.trials), 1 / params.markov_time
-    if params.clusters is None:
-        labels, scale = partition(start), start
-    else:
+    partition, start = _partition(links, params, seed)
+    if params.unlinked == "background":
+        partition = _objects(partition, links, m)
+    if exact:
+        assert params.clusters is not None
         labels, scale = _graph.wanted(partition, params.clusters, start)
+    else:
+        labels, scale = partition(start), start
     found = _graph.communities(labels)
-    if params.clusters is not None:
-        labels = reduce_to(labels, *_apart(share, nodes.x, nodes.counts, labels), params.clusters)
+    if not found:
+        raise NumericsError(
+            f"cluster.threshold: {threshold} leaves no fine cluster that is not background; lower it, or set "
+            "cluster.unlinked: clusters"
+        )
+    if exact:
+        assert params.clusters is not None
+        labels = reduce_to(labels, *_apart(share[:m, :m], nodes.x, nodes.counts, labels), params.clusters)
     scale = scale if params.algorithm == "leiden" else 1 / scale
-    about = {"nodes": len(nodes), "links": links.nnz // 2, "threshold": threshold, "communities": found, "scale": scale}
+    about = {
+        "nodes": m, "links": links.nnz // 2, "threshold": threshold, "communities": found, "scale": scale,
+        "unlinked": int((labels < 0).sum()),
+    }  # fmt: skip
     return codebook_of(nodes, np.asarray(labels), about)
+
+
+def _partition(links: Any, params: Params, seed: int) -> tuple[Partition, float]:
+    """The algorithm on a network: a function scale -> communities of all its nodes, and the scale to start from."""
+    from maskmill.cluster import _graph
+
+    if params.algorithm == "leiden":
+        return _graph.leiden(links, seed, params.trials), params.resolution
+    preferred = params.clusters if params.number == "preferred" else None
+    return _graph.infomap(links, seed, params.trials, preferred), 1 / params.markov_time
+
+
+def _objects(partition: Partition, links: Any, m: int) -> Partition:
+    """`partition`, but -1 for what is background: nodes without links, and those in one community with node m.
+
+    Args:
+        links: [m, m], or [m + 1, m + 1] where the last node is the background of the stage foreground.
+    """
+    import numpy as np
+
+    from maskmill.cluster import _graph
+
+    alone = links.sum(axis=1) == 0
+
+    def objects(scale: float) -> np.ndarray:
+        labels = partition(scale)
+        outside = alone | (labels == labels[m]) if len(labels) > m else alone
+        found = np.full(m, -1)
+        found[~outside[:m]] = _graph.numbered(labels[:m][~outside[:m]])
+        return found
+
+    return objects
 
 
 def cooccurrence(
@@ -126,14 +178,14 @@ def cooccurrence(
 ) -> np.ndarray:
     """P(j | i) [m, m] float64: of the neighbours of cluster i that are not of i, the share of j; mean over images.
 
-    Only images in which i occurs count for it, each the same; an image where all of i's neighbours are i adds zeros.
-    With a `foreground` the background is one more neighbour, as in Leopart: rows add up to less than 1 by its share.
+    Only images in which i has a neighbour that is not of i count for it, each the same. With a `foreground` the
+    background is one more cluster, as in Leopart: [m + 1, m + 1], and it is the last.
     """
     import numpy as np
 
     from maskmill.store.codebook import assign
 
-    m = len(book)
+    m = len(book) + (foreground is not None)
     total, occurs = np.zeros((m, m)), np.zeros(m)
     for values, placed in images:
         h, w, d = values.shape
@@ -141,12 +193,12 @@ def cooccurrence(
             continue
         labels = assign(values.reshape(h * w, d), book)[0].reshape(h, w)
         if foreground is not None:
-            labels[assign(values.reshape(h * w, d), foreground)[0].reshape(h, w) == 0] = m
-        counts = pairs(resized(labels, side), m + 1, distances) if placed else together(labels.ravel(), m + 1)
+            labels[assign(values.reshape(h * w, d), foreground)[0].reshape(h, w) == 0] = m - 1
+        counts = pairs(resized(labels, side), m, distances) if placed else together(labels.ravel(), m)
         np.fill_diagonal(counts, 0)
         rows = counts.sum(axis=1, keepdims=True)
-        total += (counts / np.maximum(rows, 1))[:m, :m]
-        occurs[np.unique(labels[labels < m])] += 1
+        total += counts / np.maximum(rows, 1)
+        occurs += rows[:, 0] > 0
     return total / np.maximum(occurs, 1)[:, None]
 
 
@@ -219,8 +271,9 @@ def _apart(share: np.ndarray, x: np.ndarray, counts: np.ndarray, labels: np.ndar
 
     from maskmill.cluster._linkage import between
 
+    inside = np.flatnonzero(labels >= 0)
     member = np.zeros((len(labels), int(labels.max()) + 1))
-    member[np.arange(len(labels)), labels] = counts
+    member[inside, labels[inside]] = counts[inside]
     weight = member.sum(axis=0)
     linked = member.T @ np.minimum(share, share.T) @ member / np.outer(weight, weight)
     features, total = between(x, counts, labels)

@@ -2,7 +2,9 @@
 
 Van Gansbeke, Vandenhende, Van Gool, "Discovering object masks with transformers for unsupervised semantic
 segmentation", 2022, section 3.1. Seed = the patch that the cls token attends to most; its friends among the attended
-patches vote for every patch whose key points their way; the object is the connected component of the seed.
+patches vote for every patch whose key points their way; the object is the connected component of the seed. The defaults
+follow the published code, also where it does more than the paper says (`propose_products`). Not in either:
+`scores: softmax`, the confidence, and no mask instead of one that covers the whole image.
 
 The attention is computed from what the store holds, see maskmill.backbones.attention.
 """
@@ -24,12 +26,14 @@ TRAITS = Traits(outcomes={"cut": 0, "one token": 1, "even attention": 2, "no obj
 class Params(Model):
     """Names of the paper where it has them."""
 
-    scores: Literal["softmax", "product"] = Field(
-        "softmax", description="a patch's rank: attention, or q . k as the published code"
+    scores: Literal["product", "softmax"] = Field(
+        "product", description="a patch's rank: q . k as the published code, or the attention"
     )
-    heads: int | None = Field(None, ge=1, description="only the first so many heads (published: 5 of 6); default all")
-    mass: float = Field(0.5, gt=0, le=1, description="softmax: share of the attention that the proposed patches hold")
-    share: float = Field(0.4, gt=0, le=1, description="largest share of the patches that are proposed")
+    heads: int | None = Field(5, ge=1, description="only the first so many heads; null: all")
+    mass: float = Field(
+        0.5, gt=0, le=1, description="the patches that do not hold this share of all scores have the score 0; 1: none"
+    )
+    share: float = Field(0.4, gt=0, le=1, description="share of the patches that are proposed; softmax: at most")
 
 
 def needs(params: Params) -> tuple[Need, ...]:
@@ -67,7 +71,8 @@ def cut(
     rank = (softmax(chosen) if params.scores == "softmax" else chosen).mean(0)
     if h * w < 2 or np.ptp(rank) <= EVEN * np.abs(rank).max():
         return _nothing(h, w, "one token" if h * w < 2 else "even attention")
-    proposed = propose(rank, params.share, params.mass if params.scores == "softmax" else 1.0)
+    propose = propose_attended if params.scores == "softmax" else propose_products
+    proposed = propose(rank, params.share, params.mass)
     source = proposed[keys[proposed] @ keys[proposed[0]] > 0]
     above = (keys @ keys[source].sum(0, dtype=np.float64) > 0).reshape(h, w)
     parts, _ = ndimage.label(above)
@@ -80,17 +85,39 @@ def cut(
     return mask.astype(np.uint8), found | {"sources": float(len(source)), "outcome": 0.0}
 
 
-def propose(rank: np.ndarray, share: float, mass: float) -> np.ndarray:
-    """Patches, best first: as few as hold `mass` of the total of rank [n], and at most `share` of all.
+def propose_products(rank: np.ndarray, share: float, mass: float) -> np.ndarray:
+    """The `share` of the patches with the highest scores, best first, as the published code chooses them; rank [n].
+
+    The scores are added up from the lowest one. A patch keeps its score where the sum has come to more than 1 - `mass`
+    of the total; every other patch gets the score 0, and is proposed only after all positive scores, but before
+    negative ones. Equal ones in the order of the grid (as a GPU's topk gathers them). Products q . k have no sign, so
+    this says little where most of them are negative; with mass 1 the scores stay as they are.
+    """
+    score = rank.astype(np.float64)
+    if mass < 1:
+        ascending = np.argsort(score, kind="stable")
+        with np.errstate(divide="ignore", invalid="ignore"):  # a total of 0: nothing is kept
+            below = np.cumsum(score[ascending]) / score.sum()
+        score[ascending[~(below > 1 - mass)]] = 0
+    return np.argsort(-score, kind="stable")[: _most(share, len(rank))]
+
+
+def propose_attended(rank: np.ndarray, share: float, mass: float) -> np.ndarray:
+    """Patches, best first: as few as hold `mass` of the total of rank [n] >= 0, and at most `share` of all.
 
     Equal ones in the order of the grid. The best patch is always among them.
     """
     order = np.argsort(-rank, kind="stable")
-    most = max(1, int(share * len(rank)))
+    most = _most(share, len(rank))
     if mass < 1:
         held = np.cumsum(rank[order]) / rank.sum()
         most = min(most, int(np.searchsorted(held, mass)) + 1)
     return order[:most]
+
+
+def _most(share: float, n: int) -> int:
+    """How many patches `share` of n is: rounded down, at least one."""
+    return max(1, int(share * n))
 
 
 def _nothing(h: int, w: int, outcome: str) -> tuple[np.ndarray, dict[str, Any]]:

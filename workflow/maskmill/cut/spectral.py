@@ -34,6 +34,9 @@ class Params(Model):
     adaptive: bool = Field(False, description="kway: as many groups as the largest gap of the eigenvalues says")
     partition: Literal["kmeans", "qr"] = Field("kmeans", description="kway: qr needs no seed, one group a vector")
     background: Literal["border", "none"] = Field("border", description="kway: group with most of the border is 0")
+    component: Literal["all", "largest"] = Field(
+        "all", description="fiedler: the whole positive side (segmentation), or its largest part (a box)"
+    )
     colour_weight: float = Field(0.0, ge=0, description="weight of the colour neighbours; the paper's figures: 10")
 
     @model_validator(mode="after")
@@ -60,7 +63,8 @@ def cut(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Segments (uint8 [h, w]) of tokens [h, w, d] and colours [h, w, 3] in 0..1.
 
-    mode fiedler: the largest 8-connected part of y_2 > 0, its sign such that at most half of the tokens are above.
+    mode fiedler: the tokens with y_2 > 0, its sign such that at most half of the tokens are above; with component
+    largest the largest 8-connected part of them.
     mode kway: groups of tokens in the coordinates y_2 ... y_K, numbered by their first token; not always connected.
 
     Diagnostics:
@@ -95,7 +99,7 @@ def cut(
         return _no_structure(h, w, "no unique cut", params, spectrum)
     y = spectrum.vectors[:used].double().numpy()  # [used, n]
     if params.mode == "fiedler":
-        segments = fiedler_mask(y[0].reshape(h, w)).astype(np.uint8)
+        segments = fiedler_mask(y[0].reshape(h, w), params.component).astype(np.uint8)
         return segments, _diagnostics(affinity, spectrum, segments, segments.ravel().astype(np.int64), used, params)
     labels = group(y, spectrum.values[:used], affinity.degree.double().numpy(), params, rng(seed, image_id, "kmeans"))
     segments = without_background(labels.reshape(h, w), params.background == "border")
@@ -116,8 +120,8 @@ def usable(values: np.ndarray) -> int:
     return used
 
 
-def fiedler_mask(y: np.ndarray) -> np.ndarray:
-    """Bool [h, w] of y [h, w]: the largest 8-connected part of the positive side, which is the smaller one.
+def fiedler_mask(y: np.ndarray, component: Literal["all", "largest"]) -> np.ndarray:
+    """Bool [h, w] of y [h, w]: the positive side, which is the smaller one, or its largest 8-connected part.
 
     Halves of the same size: y as it comes, its largest magnitude positive. Of equal parts the first, row by row.
     """
@@ -126,10 +130,12 @@ def fiedler_mask(y: np.ndarray) -> np.ndarray:
     mask = y > 0
     if mask.mean() > 0.5:
         mask = ~mask
+    if component == "all":
+        return np.asarray(mask)
     parts, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    return parts == sizes.argmax()
+    return np.asarray(parts == sizes.argmax())
 
 
 def group(

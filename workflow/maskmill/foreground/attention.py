@@ -19,12 +19,12 @@ RADIUS = 3  # the Gaussian is cut off to 7x7 tokens
 
 
 class Params(Model):
-    """Parameters of the attention mask; the defaults are Leopart's."""
+    """Parameters of the attention mask; the defaults are those of Leopart's call for CBFE."""
 
     sigma: float = Field(
         0.6, ge=0, le=10, description="Gaussian over the attention, in tokens, cut off to 7x7; 0: none"
     )
-    mass: float = Field(0.6, gt=0, lt=1, description="share of the attention that the foreground holds")
+    mass: float = Field(0.65, gt=0, lt=1, description="share of the attention that the foreground holds")
     least: int = Field(3, ge=1, description="connected parts of fewer tokens are dropped")
 
 

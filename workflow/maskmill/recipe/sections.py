@@ -81,7 +81,7 @@ class FeatureSet(Model):
         None, description="local weights for a timm architecture instead of the pretrained"
     )
     facet: Literal["token", "key", "query", "value"] = Field("token", description="what to read (CNNs: token only)")
-    key_bias: Literal["subtract", "keep"] = Field("subtract", description="subtract: key - bias, needed by DINOv2")
+    key_bias: Literal["subtract", "keep"] = Field("subtract", description="subtract: key - bias; keep: for DINO")
     layer: int = Field(-1, description="ViT: block; CNN: feature level; negative counts from the end")
     stride: int | None = Field(None, ge=1, description="CNN: output stride (dilates); colour: pixels a cell")
     size: Size = Field(default_factory=lambda: Size(square=448))
