@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskmill.device import has_bfloat16
 from maskmill.errors import ConfigError, WeightsError
 from maskmill.recipe import backbones
 from maskmill.recipe.sections import FeatureSet
@@ -135,7 +136,7 @@ class Backbone:
         """
         import torch
 
-        half = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+        half = torch.bfloat16 if has_bfloat16(self.device) else torch.float16
         with torch.inference_mode():
             x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()  # [b, 3, H, W]
             x = (x / 255 - self.mean) / self.std
