@@ -8,7 +8,7 @@ from __future__ import annotations
 STAGE_VERSION: dict[str, int] = {
     "inputs": 1,
     "features": 3,
-    "adapt": 1,
+    "adapt": 2,
     "cut": 3,
     "regions": 1,
     "reduce": 2,
