@@ -15,8 +15,9 @@ from token_scenes import FAST, scenes, write
 from torch import nn
 from typer.testing import CliRunner
 
-from maskmill.adapt import _masks, acseg, dinosaur
+from maskmill.adapt import _masks, _trainer, acseg, dinosaur
 from maskmill.adapt._attention import Attention
+from maskmill.adapt._training import HeadTraining
 from maskmill.adapt.acseg.concepts import ConceptHead, affinity, modularity
 from maskmill.adapt.dinosaur.slots import MlpDecoder, SlotAttention, TransformerDecoder
 from maskmill.cli.app import app
@@ -217,11 +218,42 @@ def test_codes_of_slots_depend_on_the_image_alone(decoder: str, masks: str) -> N
 
 
 def test_the_rate_rises_and_then_halves() -> None:
+    """From 0, and it falls from the end of the warm-up on, as published."""
     params = dinosaur.Params(warmup=10, halve_every=100)
-    assert dinosaur.rate(0, params) == pytest.approx(0.1)
-    assert dinosaur.rate(100, params) == pytest.approx(0.5)
-    assert dinosaur.rate(300, params) == pytest.approx(0.125)
+    found = [dinosaur.rate(step, params) for step in (0, 5, 10, 110, 310)]
+    assert found == pytest.approx([0, 0.5, 1, 0.5, 0.125])
+    assert dinosaur.rate(10_000, dinosaur.Params()) == 1
     assert dinosaur.rate(0, dinosaur.Params(warmup=0)) == 1
+
+
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+def test_weights_start_as_published(kind: str) -> None:
+    """Biases at 0, Xavier's bounds of the slots and of the transformer's projections, positions and first token."""
+    params = dinosaur.Params(decoder=kind, slots=3, slot_size=300, width=200, layers=2, heads=2, side=20)  # type: ignore[arg-type]
+    head = _trainer.seeded(HeadTraining(0, torch.device("cpu")), lambda: dinosaur.build(90, params, 8))
+    fixed = [*head.input.modules(), *head.slots.mlp.modules()]
+    reach = {head.slots.mean: (3 / 300) ** 0.5, head.slots.log_sigma: (3 / 300) ** 0.5}
+    decoder = head.decoder
+    if kind == "mlp":
+        fixed += decoder.modules()
+        assert float(decoder.place.std()) == pytest.approx(0.02, rel=0.02)
+        reach[decoder.hidden[0].weight] = 300**-0.5  # torch's own rule
+    else:
+        fixed += [part for layer in decoder.layers for part in (*layer.among.modules(), *layer.across.modules())]
+        fixed.append(decoder.out)
+        assert float(decoder.begin.std()) == pytest.approx(90**-0.5, rel=0.3)
+        assert decoder.tokens[0].bias is decoder.memory[0].bias is None
+        reach[decoder.tokens[0].weight] = (6 / (90 + 200)) ** 0.5
+        reach[decoder.memory[0].weight] = (6 / (300 + 200)) ** 0.5
+        reach[decoder.layers[0].among.key.weight] = (6 / (4 * 200)) ** 0.5
+        reach[decoder.layers[0].among.out.weight] = 200**-0.5
+        first, second = (dict(layer.named_parameters()) for layer in decoder.layers)
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+    for weight, bound in reach.items():
+        assert 0.97 * bound < float(weight.detach().abs().max()) <= bound * (1 + 1e-6)
+    biases = [layer.bias for layer in fixed if isinstance(layer, nn.Linear) and layer.bias is not None]
+    assert len(biases) > 3
+    assert not any(bias.any() for bias in biases)
 
 
 def test_the_published_networks_are_the_defaults() -> None:

@@ -14,11 +14,12 @@ from token_scenes import DEPTH, FAST, scenes, write
 
 from maskmill.adapt import _data, _selflabel, _trainer, _views, _warp, iic, mdc, picie, run
 from maskmill.adapt._data import TokenImages
-from maskmill.adapt._streaming import StreamingKMeans, nearest
+from maskmill.adapt._streaming import StreamingKMeans, moved, nearest
 from maskmill.adapt._training import HeadTraining
 from maskmill.adapt.iic import information as _information
 from maskmill.errors import NumericsError
 from maskmill.images.interpolate import resize_maps
+from maskmill.numerics import kmeans
 from maskmill.store.artefact import read_json, read_tensors
 from maskmill.store.codebook import Codebook, assign
 from maskmill.training import loop
@@ -39,6 +40,10 @@ def boxes(*rows: tuple[float, float, float, float]) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> TokenImages:
     return TokenImages(write(tmp_path_factory.mktemp("tokens"), scenes()), 100)
+
+
+def settings(clusters: int, iterations: int, spherical: bool = False) -> kmeans.Settings:
+    return kmeans.Settings(clusters=clusters, spherical=spherical, restarts=1, iterations=iterations, tolerance=0.0)
 
 
 def labeller(images: TokenImages, own: picie.Params, clusters: int = 3) -> _selflabel.SelfLabeller:
@@ -77,15 +82,16 @@ def test_a_crop_is_laid_back_where_it_came_from() -> None:
         torch.testing.assert_close(back[i][:, deep], plane[i][:, deep], atol=1e-5, rtol=0)
 
 
-def test_views_follow_the_epoch_and_the_image_only() -> None:
+def test_views_follow_the_pass_and_the_image_only() -> None:
     own = picie.Params(hide=0.5, jitter=0.2)
-    one, gains = _views.draw([4, 7, 9], 2, 400, own, 1)
-    other, again = _views.draw([9, 4], 2, 400, own, 1)
+    one, gains = _views.draw([4, 7, 9], [2, 2, 2], 400, own, 1)
+    other, again = _views.draw([9, 4], [2, 2], 400, own, 1)
     np.testing.assert_array_equal(other, one[[2, 0]])
     np.testing.assert_array_equal(again, gains[[2, 0]])
-    assert not np.array_equal(_views.draw([4, 7, 9], 3, 400, own, 1)[0], one)
+    later, _ = _views.draw([4, 7, 9], [2, 3, 3], 400, own, 1)
+    assert (later == one).all(1).tolist() == [True, False, False]
     assert not np.array_equal(gains[:, 0], gains[:, 1])
-    many, kept = _views.draw(range(300), 0, 4, own, 0)
+    many, kept = _views.draw(range(300), [0] * 300, 4, own, 0)
     assert (many[:, :2] >= 0).all()
     assert (many[:, :2].max(1) + many[:, 2] <= 1 + 1e-6).all()
     assert many[:, 2].min() >= 0.5
@@ -96,8 +102,10 @@ def test_views_follow_the_epoch_and_the_image_only() -> None:
 
 def test_recoloured_channels_are_scaled_and_shifted_in_their_deviations(images: TokenImages) -> None:
     own = picie.Params(**OWN)
-    x, where, gains = _views.batch(images, own, HeadTraining(0, CPU), 5, 4)
-    _, drawn = _views.draw(_data.order(5, 8, 16, 0), 1, DEPTH, own, 0)
+    x, where, gains = _views.batch(images, own, HeadTraining(0, CPU), 5)
+    assert x.dtype == np.float16  # as stored: it is made float32 where it is used
+    x = x.astype("f4")
+    _, drawn = _views.draw(_data.order(5, 8, 16, 0), [2] * 8, DEPTH, own, 0)
     out = _warp.recolour(torch.from_numpy(x), torch.from_numpy(gains[:, 1]))
     for n, c in np.ndindex(8, DEPTH):
         expected = x[n, c] * drawn[n, 1, 0, c] + drawn[n, 1, 1, c] * x[n, c].std()
@@ -113,9 +121,9 @@ def test_recoloured_channels_are_scaled_and_shifted_in_their_deviations(images: 
 def test_one_cluster_is_the_mean_of_all_batches() -> None:
     rng = np.random.default_rng(0)
     blocks = [rng.standard_normal((m, 4)).astype("f4") for m in (50, 30, 70, 10)]
-    stream = StreamingKMeans(1, 2, 1000, 20, 0, False)
+    stream = StreamingKMeans(settings(1, 20), 2, 1000, 0)
     for block in blocks:
-        stream.add(block)
+        stream.add(torch.from_numpy(block))
     centroids, counts = stream.result()
     np.testing.assert_allclose(centroids[0], np.concatenate(blocks).mean(0), atol=1e-6)
     assert counts.tolist() == [160]
@@ -127,16 +135,16 @@ def test_later_batches_move_centroids_by_their_share(spherical: bool) -> None:
     corners = 3 * np.eye(3, 5)
     blocks = [(corners[rng.integers(3, size=60)] + rng.standard_normal((60, 5))).astype("f4") for _ in range(4)]
     blocks = [block / np.linalg.norm(block, axis=1, keepdims=True) for block in blocks]
-    stream = StreamingKMeans(3, 2, 1000, 100, 0, spherical)
+    stream = StreamingKMeans(settings(3, 100, spherical), 2, 1000, 0)
     for block in blocks[:2]:
-        stream.add(block)
+        stream.add(torch.from_numpy(block))
     means, counts = stream.means.copy(), stream.counts.copy()
     start = np.concatenate(blocks[:2])
     for k in range(3):  # the start is a fixed point of Lloyd's iteration
         mean = start[nearest(start, means) == k].mean(0)
         np.testing.assert_allclose(means[k], mean / (np.linalg.norm(mean) if spherical else 1), atol=1e-5)
     for block in blocks[2:]:
-        stream.add(block)
+        stream.add(torch.from_numpy(block))
         at = means / np.linalg.norm(means, axis=1, keepdims=True) if spherical else means.copy()
         for k in range(3):
             own = [x for x in block if min(range(3), key=lambda j: ((x - at[j]) ** 2).sum()) == k]
@@ -150,8 +158,8 @@ def test_later_batches_move_centroids_by_their_share(spherical: bool) -> None:
 
 def test_a_start_of_few_points_counts_all() -> None:
     x = np.repeat(np.eye(2, 3, dtype="f4"), [300, 100], axis=0) + np.random.default_rng(0).random((400, 3)) * 0.1
-    stream = StreamingKMeans(2, 1, 40, 20, 0, False)
-    stream.add(x.astype("f4"))
+    stream = StreamingKMeans(settings(2, 20), 1, 40, 0)
+    stream.add(torch.from_numpy(x.astype("f4")))
     assert stream.result()[1].sum() == pytest.approx(400)
 
 
@@ -167,7 +175,68 @@ def test_features_that_are_not_finite_or_all_alike_are_said(images: TokenImages)
             before(0)
 
 
+@pytest.mark.parametrize("spherical", [False, True])
+def test_centroids_that_move_on_a_device_are_the_same(spherical: bool) -> None:
+    """The arithmetic of CUDA, computed here on the CPU."""
+    rng = np.random.default_rng(3)
+    blocks = [rng.standard_normal((60, 5)).astype("f4") for _ in range(4)]
+    blocks = [block / np.linalg.norm(block, axis=1, keepdims=True) for block in blocks]
+    stream = StreamingKMeans(settings(4, 50, spherical), 2, 1000, 0)
+    for block in blocks[:2]:
+        stream.add(torch.from_numpy(block))
+    there = torch.from_numpy(stream.means.copy()), torch.from_numpy(stream.counts.copy())
+    for block in blocks[2:]:
+        stream.add(torch.from_numpy(block))
+        there = moved(torch.from_numpy(block), *there, spherical)
+    np.testing.assert_allclose(there[0].numpy(), stream.means, atol=1e-6)
+    np.testing.assert_array_equal(there[1].numpy(), stream.counts)
+
+
 # PiCIE and MDC
+
+
+def test_an_epoch_moves_the_weights_as_far_as_the_published_one() -> None:
+    """388 steps at 1e-4: a set of a few photos is not relabelled every few steps, before anything is learnt."""
+    for method in (mdc, picie):
+        own = method.Params(batch_size=32, steps=390, learning_rate=1e-3)
+        assert _selflabel.epoch(100, own) == _selflabel.epoch(468, own) == 39
+        assert _selflabel.epoch(49629, method.Params()) == 388
+        assert _selflabel.epoch(100, method.Params()) == 388
+        assert _selflabel.epoch(32 * 50, own) == 50  # one pass over more images is longer
+        assert _selflabel.epoch(100, own.model_copy(update={"epoch_steps": 7})) == 7
+        assert _selflabel.epoch(100, own.model_copy(update={"steps": 20})) == 20
+        assert _selflabel.epoch(100, own.model_copy(update={"learning_rate": 1e-12})) == 390
+
+
+def test_mdc_learns_the_labels_of_a_small_set(images: TokenImages) -> None:
+    """By default: with an epoch of one pass, two steps here, the classifier forgot all that it had learnt."""
+    loss = {}
+    for steps in (0, 2):
+        own = mdc.Params(**{**OWN, "epoch_steps": steps, "steps": 39, "dimensions": 64})
+        loss[steps] = mdc.fit(images, own, HeadTraining(0, CPU, 3))[1]["loss"]
+        assert loss[steps][0] == pytest.approx(math.log(3), abs=0.1)
+    assert loss[2][-4:].mean() > 0.95 * math.log(3)
+    assert loss[0][-4:].mean() < 0.85 * math.log(3)
+
+
+def test_views_are_new_whenever_an_image_comes_again(images: TokenImages) -> None:
+    """Sixteen images in batches of eight: steps 0 and 1, 2 and 3 show all of them, within one epoch."""
+    own = picie.Params(**OWN)
+    drawn: dict[int, list[np.ndarray]] = {}
+    for step in range(4):
+        _, where, _ = _views.batch(images, own, HeadTraining(0, CPU), step)
+        for item, box in zip(_data.order(step, 8, 16, 0), where, strict=True):
+            drawn.setdefault(item, []).append(box)
+    assert sorted(drawn) == list(range(16))
+    assert all(len(pair) == 2 and not np.array_equal(*pair) for pair in drawn.values())
+
+
+def test_classes_may_count_alike(images: TokenImages) -> None:
+    own = picie.Params(**OWN, balance=False)
+    model = labeller(images, own)
+    _selflabel.epoch_clustering(model, images, own, HeadTraining(0, CPU), 2)(0)
+    assert bool((model.weights(0, 0) == 1).all())
+    assert bool((model.centroids(0, 0) != 0).any())
 
 
 def test_the_weighted_loss_is_that_of_torch() -> None:
@@ -211,7 +280,7 @@ def test_an_epoch_keeps_its_labels_while_the_head_learns(images: TokenImages) ->
     def labels(level: int, view: int) -> torch.Tensor:
         found = []
         for step in range(4):
-            batch = [torch.from_numpy(array) for array in _views.batch(images, own, job, step, 4)]
+            batch = [_data.on_device(array, CPU) for array in _views.batch(images, own, job, step)]
             found.append(model.labels(model.frozen_features(model.inputs(batch))[view], level, view))
         return torch.cat(found)
 
@@ -231,7 +300,7 @@ def test_an_epoch_keeps_its_labels_while_the_head_learns(images: TokenImages) ->
 def test_the_second_view_is_cropped_after_the_head(images: TokenImages) -> None:
     own = picie.Params(**OWN, hide=0, jitter=0)
     model = labeller(images, own)
-    batch = [torch.from_numpy(array) for array in _views.batch(images, own, HeadTraining(0, CPU), 0, 4)]
+    batch = [_data.on_device(array, CPU) for array in _views.batch(images, own, HeadTraining(0, CPU), 0)]
     one, two = model.features(model.inputs(batch))
     x, where, _ = batch
     projector = model.head.projector
@@ -406,7 +475,7 @@ def test_heads_learn_by_turns_and_classes_are_the_nearest_prototypes(images: Tok
 def test_places_outside_the_crop_are_not_counted(images: TokenImages) -> None:
     own = iic.Params(**FAST["iic"])
     head = _trainer.seeded(HeadTraining(0, CPU), lambda: iic.build(images.depth, own, 3))
-    batch = tuple(torch.from_numpy(array) for array in _views.batch(images, own, HeadTraining(0, CPU), 0, 2))
+    batch = tuple(_data.on_device(array, CPU) for array in _views.batch(images, own, HeadTraining(0, CPU), 0))
     one, two, whole = iic.views(head, batch, own.scale, False)
     outside = one.sum(1) == 0
     assert bool(outside.any())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskmill.adapt import _teachers, hp, infer, primaps_em, run, smooseg
+from maskmill.adapt import _correspondence, _teachers, hp, infer, primaps_em, run, smooseg
 from maskmill.adapt._data import TokenImages
 from maskmill.adapt._modules import Prototypes
 from maskmill.adapt._training import HeadTraining
@@ -78,7 +78,7 @@ def test_smooseg_moves_codes_by_the_energy_and_prototypes_by_the_data(tmp_path: 
     monkeypatch.setattr("maskmill.adapt._trainer.train", lambda plan, job: (plans.append(plan), ({}, {}))[1])
     smooseg.fit(images, params, JOB)
     (plan,) = plans
-    (x,) = plan.batch(0)[0]
+    x = plan.batch(0)[0][0].astype("f4")
     _, weight, parts = plan.loss((torch.from_numpy(x),), torch.Generator().manual_seed(0), 0)
     assert weight == 4
     head, energy = plan.head, parts["within"] + parts["across"]
@@ -98,22 +98,53 @@ def test_smooseg_moves_codes_by_the_energy_and_prototypes_by_the_data(tmp_path: 
     assert float(parts["data"].detach()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_smooseg_draws_tokens_and_leaves_no_item_alone(tmp_path: Path) -> None:
+def test_smooseg_draws_tokens_of_every_item(tmp_path: Path) -> None:
     images = tokens(tmp_path, [(3, 5), (4, 4), (2, 2)] * 3)
     params = smooseg.Params(crops="none", tokens=6, batch_size=9)
-    first, second = smooseg.micro_batches(images, params, JOB, 0)
-    assert (first[0].shape, second[0].shape) == ((5, 5, 6, 1), (4, 5, 6, 1))
-    np.testing.assert_array_equal(first[0], smooseg.micro_batches(images, params, JOB, 0)[0][0])
-    assert not np.array_equal(first[0], smooseg.micro_batches(images, params, JOB, 1)[0][0])
+    (x,) = smooseg.batch(images, params, JOB, 0)
+    assert x.shape == (9, 5, 6, 1)
+    np.testing.assert_array_equal(x, smooseg.batch(images, params, JOB, 0)[0])
+    assert not np.array_equal(x, smooseg.batch(images, params, JOB, 1)[0])
     stored = {tuple(row) for i in range(9) for row in images[i].reshape(-1, 5).astype("f4").tolist()}
-    assert all(tuple(row) in stored for row in first[0].transpose(0, 2, 3, 1).reshape(-1, 5).tolist())
+    assert all(tuple(row) in stored for row in x.transpose(0, 2, 3, 1).reshape(-1, 5).astype("f4").tolist())
     grid = np.arange(12).reshape(3, 4, 1)
     some = smooseg.drawn(grid, 5, np.random.default_rng(0)).ravel()
     assert len(set(some.tolist())) == 5
     assert smooseg.drawn(grid[:1, :2], 5, np.random.default_rng(0)).shape == (5, 1, 1)
-    assert [
-        len(part[0]) for part in smooseg.micro_batches(images, params.model_copy(update={"tokens": 0}), JOB, 0)
-    ] == [5, 4]
+    assert len(smooseg.batch(images, params.model_copy(update={"tokens": 0}), JOB, 0)[0]) == 9
+
+
+def test_smooseg_centres_over_the_whole_batch(tmp_path: Path, monkeypatch) -> None:
+    """As published: the mean that is put back is that of all images of a step, and the other image is any of them."""
+    images = tokens(tmp_path, [(4, 4)] * 12)
+    params = smooseg.Params(dimensions=4, dropout=0, crops="none", steps=1, batch_size=12)
+    plans = []
+    monkeypatch.setattr("maskmill.adapt._correspondence.PAIRS", 4)
+    monkeypatch.setattr("maskmill.adapt._trainer.train", lambda plan, job: (plans.append(plan), ({}, {}))[1])
+    smooseg.fit(images, params, JOB)
+    (micro,) = plans[0].batch(0)
+    assert len(micro[0]) == 12
+    f, p = torch.randn(12, 5, 3, 3), torch.randn(12, 4, 3, 3)
+    raw = _correspondence.correlate(f, f)
+    centred = raw - raw.mean((3, 4), keepdim=True) + raw.mean()
+    expected = ((centred - 0.1) * (1 - _correspondence.correlate(p, p))).mean()
+    torch.testing.assert_close(smooseg.smoothness(f, f, p, p, 0.1), expected)
+
+
+def test_smoothness_in_pieces_is_the_same(monkeypatch) -> None:
+    """Whatever is held at once, and whether pairs are kept for the gradient or computed again."""
+    draws = torch.Generator().manual_seed(0)
+    f, g, p, q = (torch.randn(5, c, 3, 4, generator=draws) for c in (6, 6, 3, 3))
+    found = []
+    for room, kept in ((1 << 24, 1 << 26), (300, 1 << 26), (1, 0)):
+        monkeypatch.setattr(smooseg, "ROOM", {"cpu": room})
+        monkeypatch.setattr(smooseg, "KEPT", kept)
+        leaf = p.clone().requires_grad_()
+        value = smooseg.smoothness(f, g, leaf, q, 0.2)
+        found.append((value.detach(), torch.autograd.grad(value, leaf)[0]))
+    assert found[0][1].abs().sum() > 0
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
 
 
 def test_smooseg_reads_shifts_off_the_features(tmp_path: Path) -> None:
@@ -205,23 +236,63 @@ def test_codes_mix_with_like_neighbours_only() -> None:
     found = _positives.mixed(torch.from_numpy(codes), torch.from_numpy(x)).numpy()
     for n, i, j in [(0, 0, 0), (0, 2, 3), (1, 3, 4), (1, 1, 0)]:
         mean = (u[n] @ u[n, i, j]).mean()
-        total, mass = np.zeros(2), 0.0
+        total, count = np.zeros(2), 0
         for a in range(max(0, i - 1), min(4, i + 2)):
             for b in range(max(0, j - 1), min(5, j + 2)):
                 weight = u[n, a, b] @ u[n, i, j]
                 if (a, b) == (i, j) or (weight > 0 and weight >= mean):
-                    total, mass = total + weight * codes[n, :, a, b], mass + weight
-        np.testing.assert_allclose(found[n, :, i, j], total / mass, rtol=1e-6)
+                    total = total + weight * codes[n, :, a, b]
+                count += 1
+        np.testing.assert_allclose(found[n, :, i, j], total / count, rtol=1e-6)
 
 
-def test_reference_tokens_are_of_as_many_images_as_there_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pool", [3, 4, 10])
+def test_reference_tokens_are_of_as_many_images_as_there_are(pool: int, tmp_path: Path) -> None:
+    """One of each and no second one: a larger pool is filled with the same tokens, which changes no maximum."""
     images = tokens(tmp_path, [(2, 3), (3, 3), (4, 2), (1, 5)])
-    params = hp.Params(pool=6)
+    params = hp.Params(pool=pool)
     drawn = hp.references(images, params, JOB, "1")
     owner = [next(i for i in range(4) if (images[i].reshape(-1, 5).astype("f4") == row).all(1).any()) for row in drawn]
-    assert sorted(owner[:4]) == [0, 1, 2, 3]
+    assert len(drawn) == pool
+    assert len(set(owner)) == len({tuple(row) for row in drawn.tolist()}) == min(pool, 4)
     np.testing.assert_array_equal(drawn, hp.references(images, params, JOB, "1"))
     assert not np.array_equal(drawn, hp.references(images, params, JOB, "2"))
+
+
+def test_hp_clips_the_head_alone_and_drops_channels_of_the_mix(tmp_path: Path, monkeypatch) -> None:
+    """As published: neither the projection nor the prototypes are clipped."""
+    images = tokens(tmp_path, [(4, 4)] * 4)
+    params = hp.Params(dimensions=4, crops="none", steps=1, batch_size=4, pool=4, negatives=1, dropout=0.5)
+    plans, seen = [], []
+    monkeypatch.setattr("maskmill.adapt._trainer.train", lambda plan, job: (plans.append(plan), ({}, {}))[1])
+    hp.fit(images, params, JOB)
+    (plan,) = plans
+    assert {id(p) for p in plan.clipped} == {id(p) for p in plan.head.projector.parameters()}
+    monkeypatch.setattr(_positives, "mixed", lambda codes, x: torch.ones_like(codes).requires_grad_())
+    monkeypatch.setattr(
+        plan.head, "projection", torch.nn.Identity()
+    )  # then what the loss is given are the unit rows of the mix
+    real = _positives.loss
+    monkeypatch.setattr(_positives, "loss", lambda views, *rest: (seen.append(views[1]), real(views, *rest))[1])
+    batch = tuple(torch.from_numpy(part.astype("f4")) for part in plan.batch(0)[0])
+    plan.loss(batch, torch.Generator().manual_seed(0), 0)
+    rows = seen[0].detach().reshape(4, 16, 4)
+    assert 0 < int((rows == 0).sum()) < rows.numel()
+    assert ((rows == 0) == (rows == 0)[:, :1]).all()  # a channel of all tokens of an image
+
+
+def test_images_are_contrasted_together_or_one_by_one_alike(monkeypatch) -> None:
+    draws = torch.Generator().manual_seed(0)
+    z, mix, f, own, pool = (torch.nn.functional.normalize(torch.randn(12, 4, generator=draws)) for _ in range(5))
+    others = torch.rand(3, 12, generator=draws) < 0.5
+    found = []
+    for room in (1, 80, 1 << 22):
+        monkeypatch.setattr(_positives, "ROOM", {"cpu": room})
+        settings = _positives.ContrastSettings(3, 0.5, 0.8)
+        value, shares = _positives.loss((z, mix), (f, own), (pool[:2], pool[:2]), others, settings)
+        found.append(torch.stack([value, shares["general"], shares["own"]]))
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
 
 
 def test_teacher_and_references_are_renewed_after_their_steps(tmp_path: Path) -> None:
@@ -276,9 +347,9 @@ def _order(images: TokenImages, x: np.ndarray) -> list[int]:
 def test_a_mask_is_named_by_most_of_its_tokens() -> None:
     labels = torch.tensor([2, 2, 0, 1, 0, 2, 1, 0])
     owner = torch.tensor([1, 1, 1, 2, 2, 0, 3, 0])
-    named = primaps_em.mask_classes(torch.nn.functional.one_hot(labels, 3).float(), owner)
+    named = primaps_em.mask_classes(torch.nn.functional.one_hot(labels, 3).float(), owner, 5)
     assert named.tolist() == [2, 2, 2, 0, 0, -1, 1, -1]  # of equal ones the first
-    assert primaps_em.mask_classes(torch.randn(4, 3), torch.zeros(4, dtype=torch.long)).tolist() == [-1] * 4
+    assert primaps_em.mask_classes(torch.randn(4, 3), torch.zeros(4, dtype=torch.long), 2).tolist() == [-1] * 4
 
 
 def test_the_focal_loss_is_the_published_one() -> None:
@@ -292,10 +363,22 @@ def test_the_focal_loss_is_the_published_one() -> None:
 
 
 def test_the_teacher_moves_every_few_steps_and_slower_with_time() -> None:
-    params = primaps_em.Params(probe_steps=2, follow_steps=3, momentum=0.6)
-    moves = [primaps_em.teacher_momentum(step, params) for step in range(14)]
-    expected = [0, 0, None, None, 0, None, None, 0.5, None, None, 0.6, None, None, 0.6]  # 1/2, then at most 0.6
-    assert moves == expected
+    params = primaps_em.Params(probe_steps=2, follow_steps=3, momentum=0.7)
+    moves = [primaps_em.teacher_momentum(step, params) for step in range(17)]
+    copies = [0, 0, None, None, 0, None, None, 0]
+    assert moves == [*copies, None, None, pytest.approx(2 / 3), None, None, 0.7, None, None, 0.7]  # at most 0.7
+
+
+def test_the_teacher_follows_as_the_published_average() -> None:
+    """What the published class makes of a weight that is 1, 2, 3, 4, 5 at its updates: the first two are copies."""
+    params = primaps_em.Params(probe_steps=0, follow_steps=1)
+    teacher, found = 0.0, []
+    for step in range(5):
+        momentum = primaps_em.teacher_momentum(step, params)
+        assert momentum is not None
+        teacher = momentum * teacher + (1 - momentum) * (step + 1)
+        found.append(teacher)
+    assert found == pytest.approx([1, 2, 7 / 3, 2.75, 3.2])
 
 
 def test_training_starts_at_the_principal_directions(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 STAGE_VERSION: dict[str, int] = {
     "inputs": 2,
     "features": 3,
-    "adapt": 1,
+    "adapt": 2,
     "cut": 4,
     "regions": 1,
     "reduce": 2,

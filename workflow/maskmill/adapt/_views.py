@@ -4,7 +4,8 @@ Geometry (mirror, crop, resize) is that of the papers, on the grid instead of th
 can not be changed, so another augmentation replaces the photometric jitter: every view hides some channels, and scales
 and shifts the others for the whole image, as a change of brightness or contrast would move all of its tokens together.
 With `unfreeze` the views are of photos, whose light and sharpness are changed as in the papers. What is drawn depends
-on (seed, epoch, image) only, so that a clustering and the training after it see the same views.
+on (seed, pass over the images, image) only: whenever an image comes again its views are new ones, and a clustering and
+the training after it see the same views of the same steps.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class ViewParams(Model):
     flip: bool = Field(True, description="mirror half of the images")
     hide: float = Field(0.1, ge=0, lt=1, description="share of the channels that a view hides")
     jitter: float = Field(0.1, ge=0, le=1, description="deviation of a channel's scale in a view, and of its shift")
-    epoch_steps: int = Field(0, ge=0, description="steps of an epoch; 0: as many as show every image once")
+    epoch_steps: int = Field(0, ge=0, description="steps of an epoch; 0: as many as show every image once, for mdc and "
+                             "picie at least those that move the weights as far as a published epoch")  # fmt: skip
     steps: int = Field(5000, ge=1, description="optimiser steps")
     batch_size: int = Field(128, ge=1, description="images a step")
     learning_rate: float = Field(1e-4, gt=0, description="Adam")
@@ -55,32 +57,35 @@ class ViewParams(Model):
 class SelfLabelParams(ViewParams):
     """The same, and the settings of the clustering at the start of every epoch."""
 
+    balance: bool = Field(True, description="weigh a class by its cluster's share, as published; false: all alike")
     init_batches: int = Field(20, ge=1, description="batches that k-means starts from; later ones move its centroids")
     init_points: int = Field(50_000, ge=256, description="most points that k-means starts from, even over its batches")
     iterations: int = Field(20, ge=1, description="Lloyd iterations of that start")
 
 
 def span(images: int, params: ViewParams) -> int:
-    """Steps of an epoch."""
+    """Steps of an epoch that shows every image once, or as many as are asked for."""
     return params.epoch_steps or -(-images // params.batch_size)
 
 
-def batch(images: Images, params: ViewParams, training: HeadTraining, step: int, length: int) -> tuple[np.ndarray, ...]:
-    """Maps [n, d, h, w], boxes [n, 4] and changes of a step's images, see `draw`; shifts of channels in units of x.
-
-    Args:
-        length: steps of an epoch; within one, an image has one pair of views.
-    """
+def batch(images: Images, params: ViewParams, training: HeadTraining, step: int) -> tuple[np.ndarray, ...]:
+    """Maps [n, d, h, w], boxes [n, 4] and changes of a step's images, see `draw`; shifts of channels in units of x."""
     items = order(step, params.batch_size, len(images), training.seed)
+    turns = [place // len(images) for place in range(step * params.batch_size, (step + 1) * params.batch_size)]
     x = stack(images.several(items))
-    boxes, changes = draw(items, step // length, images.depth, params, training.seed)
+    boxes, changes = draw(items, turns, images.depth, params, training.seed)
     if not params.unfreeze:
-        changes[:, :, 1] *= x.std((2, 3))[:, None]
+        changes[:, :, 1] *= x.astype(np.float32, copy=False).std((2, 3))[:, None]
     return x, boxes, changes
 
 
-def draw(items: Sequence[int], epoch: int, depth: int, params: ViewParams, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """What makes the views of these images in an epoch, float32.
+def draw(
+    items: Sequence[int], turns: Sequence[int], depth: int, params: ViewParams, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What makes the views of these images, float32.
+
+    Args:
+        turns: for each of the images, how many times all images have been seen before.
 
     Returns:
         boxes [n, 4]: top, left and side of the crop in shares of the grid's sides, and 1 where it is mirrored.
@@ -89,8 +94,8 @@ def draw(items: Sequence[int], epoch: int, depth: int, params: ViewParams, seed:
     """
     boxes = np.empty((len(items), 4), np.float32)
     changes = []
-    for row, item in enumerate(items):
-        draws = rng(seed, "views", str(epoch), str(item))
+    for row, (item, turn) in enumerate(zip(items, turns, strict=True)):
+        draws = rng(seed, "views", str(turn), str(item))
         side = draws.uniform(params.smallest_crop, 1)
         top, left = (1 - side) * draws.random(2)
         boxes[row] = top, left, side, params.flip and draws.random() < 0.5

@@ -59,7 +59,7 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
     from maskmill.adapt import _selflabel, _trainer, _views
 
     head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters, images.encoder))
-    length = _views.span(len(images), params)
+    length = _selflabel.epoch(len(images), params)
     model = _selflabel.SelfLabeller(head, [training.clusters], 1, params.scale, images.multiple)
     classifier = torch.nn.Conv2d(params.dimensions, training.clusters, 1).to(training.device)
     model.classifier = classifier  # in the checkpoint
@@ -82,7 +82,7 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
 
     task = _trainer.HeadTask(
         model, _selflabel.rates(head.projector, classifier.parameters(), params),
-        lambda step: [_views.batch(images, params, training, step, length)], loss, params.steps, params.batch_size,
+        lambda step: [_views.batch(images, params, training, step)], loss, params.steps, params.batch_size,
         monitors=("labels", "entropy", "used", "largest"), before=before,
     )  # fmt: skip
     _, diagnostics = _trainer.train(task, training)

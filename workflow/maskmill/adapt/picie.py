@@ -71,7 +71,7 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
     from maskmill.adapt import _selflabel, _trainer, _views
 
     head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters, images.encoder))
-    parts, length = levels(training.clusters, params), _views.span(len(images), params)
+    parts, length = levels(training.clusters, params), _selflabel.epoch(len(images), params)
     model = _selflabel.SelfLabeller(head, [k for k, _ in parts], 2, params.scale, images.multiple)
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
@@ -87,7 +87,7 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
 
     task = _trainer.HeadTask(
         model, _selflabel.rates(head.projector, (), params),
-        lambda step: [_views.batch(images, params, training, step, length)], loss, params.steps, params.batch_size,
+        lambda step: [_views.batch(images, params, training, step)], loss, params.steps, params.batch_size,
         monitors=("within", "across", *(["over"] if len(parts) > 1 else []), "entropy", "used", "largest"),
         before=_selflabel.epoch_clustering(model, images, params, training, length),
     )  # fmt: skip

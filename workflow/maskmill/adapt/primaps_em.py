@@ -73,12 +73,18 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
     from maskmill.adapt import _trainer
     from maskmill.adapt._modules import probe_loss, unit, usage
     from maskmill.adapt._teachers import ema_update
+    from maskmill.device import float32
 
     head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters))
     initialise(head, images, params, training)
     masks = PrincipalMasks(images, params, head.mean.cpu().numpy())
+    most = params.batch_size * params.masks
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
+        with float32(training.device):  # the largest score names a class
+            return _loss(batch, step)
+
+    def _loss(batch: tuple[torch.Tensor, ...], step: int) -> Any:
         x, owner = batch
         scores = unit(x) @ unit(head.student.weight).T
         parts = {"probe": probe_loss(scores), "focal": torch.zeros(()), "masks": (owner > 0).double().mean()}
@@ -86,7 +92,7 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
         if step >= params.probe_steps:
             x = params.scale * unit(x) if params.scale else x
             scores, learnt = head.student(x), "focal"
-            parts["focal"] = focal(scores, mask_classes(head.teacher(x), owner), params.focus)
+            parts["focal"] = focal(scores, mask_classes(head.teacher(x), owner, most), params.focus)
         return parts[learnt], 1, parts | usage(scores.detach())
 
     def after(step: int) -> None:
@@ -140,16 +146,19 @@ def batch(masks: PrincipalMasks, params: Params, training: HeadTraining, step: i
     return x, np.concatenate(owners)
 
 
-def mask_classes(scores: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+def mask_classes(scores: torch.Tensor, owner: torch.Tensor, masks: int) -> torch.Tensor:
     """Class of every token [m]: that of most tokens of its mask (of equal ones the first), -1 without a mask.
 
     Args:
-        scores: [m, k]. owner: its mask [m], 0 = none.
+        scores: [m, k]. owner: its mask [m], 0 = none. masks: at least the largest owner; known on the host, which would
+            have to wait for the device to find it.
     """
     import torch
 
-    k, count = scores.shape[1], int(owner.max()) + 1
-    votes = torch.bincount(owner * k + scores.argmax(1), minlength=count * k).view(count, k)
+    k = scores.shape[1]
+    ones = torch.ones(1, dtype=torch.int64, device=owner.device).expand(len(owner))
+    votes = torch.zeros((masks + 1) * k, dtype=torch.int64, device=owner.device)
+    votes = votes.scatter_add_(0, owner * k + scores.argmax(1), ones).view(masks + 1, k)
     return torch.where(owner > 0, votes.argmax(1)[owner], -1)
 
 
@@ -169,13 +178,16 @@ def focal(scores: torch.Tensor, labels: torch.Tensor, focus: float) -> torch.Ten
 def teacher_momentum(step: int, params: Params) -> float | None:
     """Momentum of the teacher's update after a step, None where there is none.
 
-    In the first `probe_steps` steps it is 0: the teacher is a copy of the student. After them, update u = 0, 1, ... has
-    momentum u / (u + 1), until that exceeds `momentum`.
+    In the first `probe_steps` steps it is 0: the teacher is a copy of the student. After them the first two updates
+    copy as well, as the published code does, and update u = 2, 3, ... has momentum u / (u + 1), until that exceeds
+    `momentum`.
     """
     if step < params.probe_steps:
         return 0.0
     moves, rest = divmod(step - params.probe_steps + 1, params.follow_steps)
-    return min(params.momentum, (moves - 1) / moves) if rest == 0 else None
+    if rest != 0:
+        return None
+    return min(params.momentum, (moves - 1) / moves) if moves > 2 else 0.0
 
 
 def initialise(head: Any, images: Images, params: Params, training: HeadTraining) -> None:

@@ -7,7 +7,7 @@ teacher's hard assignment of detached codes; the teacher is their moving average
 
 The five crops of an image are crops of its stored tokens, not of its pixels. Published shifts hold for one backbone:
 `shift: auto` takes quantiles of the centred correlations instead, as for STEGO. `tokens` draws some tokens of every
-item, where the published code takes all.
+item, where the published code takes all. The teacher moves after the optimiser's step, in the published code before it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from maskmill.adapt._training import HeadTraining
 
 TRAITS = Traits(neighbours=False, per_image=False, crops=True, trains_backbone=False)
-MICRO = 8  # items that are computed together; an item's other image is one of these
+ROOM = {"cpu": 1 << 24, "cuda": 1 << 28}  # pairs of tokens that are held at once
+KEPT = 1 << 26  # pairs of a batch above which they are computed again for the gradient instead of kept
 PLACES = 11  # sampled places a side for the same
 KINDS = {"within": "self", "across": "random"}  # names of the correspondence's pairs
 
@@ -107,7 +108,7 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
     task = _trainer.HeadTask(
         head,
         [(list(head.projector.parameters()), params.learning_rate), ([head.student.weight], params.prototype_rate)],
-        lambda step: micro_batches(images, params, training, step), loss, params.steps, params.batch_size,
+        lambda step: [batch(images, params, training, step)], loss, params.steps, params.batch_size,
         monitors=("within", "across", "data", "entropy", "used", "largest"),
         after=lambda step: ema_update(head.prototypes, head.student, params.momentum),
     )  # fmt: skip
@@ -119,20 +120,40 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
 def smoothness(
     f: torch.Tensor, other_f: torch.Tensor, p: torch.Tensor, other_p: torch.Tensor, shift: float
 ) -> torch.Tensor:
-    """mean((F - b) (1 - cos(p, p'))) over all pairs of tokens of two maps; F is centred.
+    """mean((F - b) (1 - cos(p, p'))) over all pairs of tokens of two maps, F centred as in the published code.
+
+    That is F - F's mean over the tokens of the other map + F's mean over the whole batch. Both means are products of
+    mean unit vectors, so that no more pairs need to be held than ROOM. Never in half precision.
 
     Args:
         f, other_f: features [n, d, h, w]. p, other_p: assignments [n, k, h, w].
     """
-    from maskmill.adapt import _correspondence as corr
+    from torch.utils.checkpoint import checkpoint
 
-    return ((corr.centred(corr.correlate(f, other_f)) - shift) * (1 - corr.correlate(p, other_p))).mean()
+    from maskmill.adapt._modules import full, unit
+    from maskmill.device import float32
+
+    with float32(f.device):
+        u, v, a, b = (unit(full(x)).flatten(2) for x in (f, other_f, p, other_p))  # [n, ., tokens]
+        level = (u.mean(2) * v.mean(2)).sum(1).mean() - shift
+        total, each = a.new_zeros(()), u.shape[2] * v.shape[2]
+        group = max(1, ROOM.get(f.device.type, ROOM["cpu"]) // each)
+        for parts in zip(*(x.split(group) for x in (u, v, a, b)), strict=True):
+            if len(u) * each > KEPT:
+                total = total + checkpoint(_energy, *parts, level, use_reentrant=False, preserve_rng_state=False)
+            else:
+                total = total + _energy(*parts, level)
+    return total / (len(u) * each)
 
 
-def micro_batches(
-    images: TokenImages, params: Params, training: HeadTraining, step: int
-) -> list[tuple[np.ndarray, ...]]:
-    """Tokens of a step's items, MICRO at a time: [n, d, h, w], or [n, d, tokens, 1] of drawn ones."""
+def _energy(u: torch.Tensor, v: torch.Tensor, a: torch.Tensor, b: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """The sum over all pairs of tokens of some maps; unit vectors [n, ., tokens], and what is added to each F."""
+    centred = u.mT @ v - (u * v.mean(2, keepdim=True)).sum(1)[:, :, None] + level
+    return (centred * (1 - a.mT @ b)).sum()
+
+
+def batch(images: TokenImages, params: Params, training: HeadTraining, step: int) -> tuple[np.ndarray, ...]:
+    """Tokens of a step's items: [n, d, h, w], or [n, d, tokens, 1] of drawn ones."""
     from maskmill.adapt._data import order, stack
     from maskmill.numerics.sampling import rng
 
@@ -141,8 +162,7 @@ def micro_batches(
     if params.tokens:
         draws = rng(training.seed, "tokens", str(step))
         grids = [drawn(grid, params.tokens, draws) for grid in grids]
-    parts = np.array_split(np.arange(len(grids)), -(-len(grids) // MICRO))  # even: none is left alone
-    return [(stack([grids[i] for i in part]),) for part in parts]
+    return (stack(grids),)
 
 
 def drawn(grid: np.ndarray, tokens: int, draws: np.random.Generator) -> np.ndarray:
@@ -153,18 +173,16 @@ def drawn(grid: np.ndarray, tokens: int, draws: np.random.Generator) -> np.ndarr
 
 def _measured(images: TokenImages, params: Params, training: HeadTraining, encode: Any) -> Measured:
     """Centred correlations of features, and of what `encode` makes of them, of PAIRS pairs of each kind."""
-    import torch
-
     from maskmill.adapt import _correspondence as corr
     from maskmill.adapt import _trainer
-    from maskmill.adapt._data import order, stack
+    from maskmill.adapt._data import on_device, order, stack
 
     size = min(params.batch_size, images.items(params.crops))
 
     def batches() -> Any:
         for step in range(-(-corr.PAIRS // size)):
             items = order(step, size, images.items(params.crops), training.seed)
-            x = torch.from_numpy(stack([images.item(j, params.crops) for j in items])).to(training.device)
+            x = on_device(stack([images.item(j, params.crops) for j in items]), training.device)
             yield x, x
 
     found = corr.measure(batches(), encode, PLACES, _trainer.generator(training, "measure"))

@@ -47,8 +47,8 @@ class Params(Model):
     steps: int = Field(500_000, ge=1, description="optimiser steps")
     batch_size: int = Field(64, ge=2, description="images a step")
     learning_rate: float = Field(4e-4, gt=0, description="Adam, after the warm-up")
-    warmup: int = Field(10_000, ge=0, description="steps in which the rate rises")
-    halve_every: int = Field(100_000, ge=1, description="steps in which the rate falls by half, all along")
+    warmup: int = Field(10_000, ge=0, description="steps in which the rate rises from 0")
+    halve_every: int = Field(100_000, ge=1, description="steps in which the rate falls by half, after the warm-up")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
 
@@ -99,6 +99,7 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
 
 
 def rate(step: int, params: Params) -> float:
-    """Factor of the learning rate at a step, from 0: linear rise times exponential fall."""
-    rise = min(1.0, (step + 1) / params.warmup) if params.warmup else 1.0
-    return float(rise * 0.5 ** (step / params.halve_every))
+    """Factor of the learning rate at a step, from 0: a linear rise from 0, then an exponential fall from its end on."""
+    if step < params.warmup:
+        return step / params.warmup
+    return float(0.5 ** ((step - params.warmup) / params.halve_every))

@@ -1,12 +1,36 @@
-"""Slot attention (Locatello et al., NeurIPS 2020) and DINOSAUR's decoders: tokens -> slots -> tokens, with masks."""
+"""Slot attention (Locatello et al., NeurIPS 2020) and DINOSAUR's decoders: tokens -> slots -> tokens, with masks.
+
+Weights start as in DINOSAUR's code: biases of its multi-layer perceptrons and attentions at 0, projections of the
+transformer decoder by Xavier's rule, everything else as torch starts it.
+"""
 
 from __future__ import annotations
+
+import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from maskmill.adapt._attention import Attention
 from maskmill.images.interpolate import matrix
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def unbiased(module: N) -> N:
+    """The module with all biases of its linear layers at 0; the weights stay as they were drawn."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    return module
+
+
+def xavier(*layers: nn.Linear) -> None:
+    """Draw the weights of linear layers by Xavier's rule, as one matrix of all of their rows."""
+    reach = (6 / (layers[0].in_features + sum(layer.out_features for layer in layers))) ** 0.5
+    for layer in layers:
+        nn.init.uniform_(layer.weight, -reach, reach)
 
 
 class SlotAttention(nn.Module):
@@ -19,13 +43,14 @@ class SlotAttention(nn.Module):
     def __init__(self, size: int, slots: int, iterations: int) -> None:
         super().__init__()
         self.iterations = iterations
-        self.mean, self.log_sigma = (nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, size))) for _ in range(2))
+        reach = (3 / size) ** 0.5  # Xavier's rule for the published shape [1, 1, size]
+        self.mean, self.log_sigma = (nn.Parameter(torch.empty(1, size).uniform_(-reach, reach)) for _ in range(2))
         self.draw: torch.Tensor
         self.register_buffer("draw", torch.randn(slots, size))
         self.norm_input, self.norm_slots, self.norm_mlp = (nn.LayerNorm(size) for _ in range(3))
         self.query, self.key, self.value = (nn.Linear(size, size, bias=False) for _ in range(3))
         self.update = nn.GRUCell(size, size)
-        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.ReLU(), nn.Linear(4 * size, size))
+        self.mlp = unbiased(nn.Sequential(nn.Linear(size, 4 * size), nn.ReLU(), nn.Linear(4 * size, size)))
 
     def forward(self, x: torch.Tensor, draw: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Slots [n, k, c] and their masks [n, k, t], which sum to one over slots, of inputs [n, t, c].
@@ -54,6 +79,7 @@ class MlpDecoder(nn.Module):
         self.place = nn.Parameter(0.02 * torch.randn(side, side, size))
         hidden = [part for i in range(layers) for part in (nn.Linear(width if i else size, width), nn.ReLU())]
         self.hidden, self.alpha, self.out = nn.Sequential(*hidden), nn.Linear(width, 1), nn.Linear(width, depth)
+        unbiased(self)
 
     def forward(self, slots: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [n, d, h, w] from slots [n, k, c], and masks [n, k, h * w]; of x only the grid is used.
@@ -81,11 +107,16 @@ class TransformerDecoder(nn.Module):
 
     def __init__(self, depth: int, size: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
-        self.begin = nn.Parameter(0.02 * torch.randn(1, 1, depth))
-        self.tokens = nn.Sequential(nn.Linear(depth, width), nn.LayerNorm(width))
-        self.memory = nn.Sequential(nn.Linear(size, width), nn.LayerNorm(width))
-        self.layers = nn.ModuleList(DecoderLayer(width, heads) for _ in range(layers))
+        self.begin = nn.Parameter(torch.randn(1, 1, depth) * depth**-0.5)
+        self.tokens = nn.Sequential(nn.Linear(depth, width, bias=False), nn.LayerNorm(width))
+        self.memory = nn.Sequential(nn.Linear(size, width, bias=False), nn.LayerNorm(width))
+        xavier(self.tokens[0])
+        xavier(self.memory[0])
+        first = DecoderLayer(width, heads)  # torch's decoder copies one layer: all start from the same weights
+        self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(layers))
         self.out = nn.Linear(width, depth)
+        xavier(self.out)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, slots: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [n, d, h, w] from slots [n, k, c] and the true tokens before each; masks [n, k, h * w]."""
@@ -105,6 +136,9 @@ class DecoderLayer(nn.Module):
         self.among, self.across = Attention(width, heads), Attention(width, heads)
         self.forwards = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        for attention in (self.among, self.across):  # as torch starts its own attention
+            xavier(attention.query, attention.key, attention.value)
+            unbiased(attention)
 
     def forward(self, y: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Output [n, t, width] and weights of the slots [n, heads, t, k]."""
@@ -121,7 +155,9 @@ class SlotHead(nn.Module):
     def __init__(self, depth: int, slots: SlotAttention, decoder: nn.Module, width: int, decoded: bool) -> None:
         super().__init__()
         size = slots.draw.shape[1]
-        self.input = nn.Sequential(nn.LayerNorm(depth), nn.Linear(depth, width), nn.ReLU(), nn.Linear(width, size))
+        self.input = unbiased(
+            nn.Sequential(nn.LayerNorm(depth), nn.Linear(depth, width), nn.ReLU(), nn.Linear(width, size))
+        )
         self.slots, self.decoder, self.decoded = slots, decoder, decoded
 
     def forward(self, x: torch.Tensor, draw: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:

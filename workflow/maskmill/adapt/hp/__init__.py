@@ -8,7 +8,9 @@ with those of the neighbouring tokens.
 What differs, as only tokens are seen: no view of other colours, so no term that ties two views; the surroundings are
 weighed by the features' cosine instead of the attention; crops are crops of stored tokens. Positives are mined without
 dropout; weight decay also shortens prototypes and the projection, whose lengths do not matter. `tokens` draws some
-anchors of every item, where the published code takes all.
+anchors of every item, where the published code takes all. The published pool has one token of each of 2048 items out of
+hundreds of thousands. A set with fewer images than `pool` gives one token of each image and no more: with several of an
+image, an anchor's own image would be in the pool many times, and hardly a token of another image would be nearer.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Params(Model):
     tokens: int = Field(0, ge=0, description="anchors drawn of an item, anew at every step; 0: all, as published")
     temperature: float = Field(0.8, gt=0, description="of the contrast")
     negatives: float = Field(0.02, ge=0, le=1, description="share of all tokens in a denominator besides positives")
-    pool: int = Field(2048, ge=1, description="reference tokens that decide what is a positive")
+    pool: int = Field(2048, ge=1, description="reference tokens that decide what is a positive; at most one of "
+                      "an image")  # fmt: skip
     renew: int = Field(100, ge=1, description="steps after which the reference codes are drawn anew")
     momentum: float = Field(0.99, ge=0, lt=1, description="of the teacher of the head")
     warmup: int = Field(1000, ge=0, description="steps before the teacher's positives count")
@@ -48,7 +51,7 @@ class Params(Model):
     batch_size: int = Field(64, ge=2, description="items a step")
     learning_rate: float = Field(5e-4, gt=0, description="AdamW, of the head and the projection")
     weight_decay: float = Field(0.1, ge=0, description="AdamW")
-    clip: float = Field(10.0, gt=0, description="largest norm of a step's gradient")
+    clip: float = Field(10.0, gt=0, description="largest norm of the head's gradient in a step")
     probe_rate: float = Field(5e-3, gt=0, description="AdamW, of the prototypes")
 
 
@@ -83,22 +86,22 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
     import torch
 
     from maskmill.adapt import _trainer
-    from maskmill.adapt._modules import probe_loss, unit, usage
+    from maskmill.adapt._data import on_device
+    from maskmill.adapt._modules import drop_channels, probe_loss, unit, usage
     from maskmill.adapt.hp import positives
+    from maskmill.device import float32
 
     head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters))
-    head.pool_features.copy_(
-        unit(torch.from_numpy(references(images, params, training, "features")).to(training.device))
-    )
+    head.pool_features.copy_(unit(on_device(references(images, params, training, "features"), training.device)))
     redraw_pool(head, images, params, training, 0)
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         (x,) = batch
         codes = head.projector(x, draws)
         places = _anchors(x, params.tokens, draws)
-        with torch.autocast(x.device.type, enabled=False):  # whether a cosine exceeds another wants float32
+        with float32(x.device):  # whether a cosine exceeds another wants float32
             f, own = (unit(_rows(maps.float(), places)) for maps in (x, _teacher_codes(head, x)))
-            around = positives.mixed(codes.float(), x)
+            around = drop_channels(positives.mixed(codes.float(), x), params.dropout, draws)
             z, mix = (unit(head.projection(_rows(maps.float(), places))) for maps in (codes, around))
             settings = positives.ContrastSettings(
                 places.shape[1], own_positives_weight(step, params), params.temperature
@@ -116,7 +119,8 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
         lambda step: [batch(images, params, training, step)], loss, params.steps, params.batch_size,
         monitors=("contrast", "probe", "general", "own", "entropy", "used", "largest"),
         after=lambda step: _after(head, images, params, training, step),
-        clip=params.clip, weight_decay=params.weight_decay, optimiser="adamw",
+        clip=params.clip, clipped=list(head.projector.parameters()), weight_decay=params.weight_decay,
+        optimiser="adamw",
     )  # fmt: skip
     return _trainer.train(task, training)
 
@@ -135,26 +139,28 @@ def own_positives_weight(step: int, params: Params) -> float:
 
 
 def references(images: TokenImages, params: Params, training: HeadTraining, key: str) -> np.ndarray:
-    """Random tokens [pool, d] float32 of random images, one of each image while there are enough."""
+    """Random tokens [pool, d] float32, one of each of `pool` images.
+
+    Of fewer images there is one token of each, given again until there are `pool`, which changes no maximum over them.
+    """
     from maskmill.numerics.sampling import rng
 
     draws = rng(training.seed, "pool", key)
-    turns = [draws.permutation(len(images)) for _ in range(-(-params.pool // len(images)))]
-    picked, at = np.concatenate(turns)[: params.pool], draws.random(params.pool)
-    out = np.empty((params.pool, images.depth), np.float32)
-    for image in np.unique(picked):  # each is read once
-        rows, flat = np.flatnonzero(picked == image), images[int(image)].reshape(-1, images.depth)
-        out[rows] = flat[(at[rows] * len(flat)).astype(np.int64)]
-    return out
+    picked = draws.permutation(len(images))[: params.pool]
+    at = draws.random(len(picked))
+    out = np.empty((len(picked), images.depth), np.float32)
+    for row, (image, share) in enumerate(zip(picked, at, strict=True)):
+        flat = images[int(image)].reshape(-1, images.depth)
+        out[row] = flat[int(share * len(flat))]
+    return np.resize(out, (params.pool, images.depth))
 
 
 def redraw_pool(head: Any, images: TokenImages, params: Params, training: HeadTraining, step: int) -> None:
     """Draw the reference codes anew: the teacher's, of other tokens than before."""
-    import torch
-
+    from maskmill.adapt._data import on_device
     from maskmill.adapt._modules import unit
 
-    x = torch.from_numpy(references(images, params, training, str(step))).to(training.device)
+    x = on_device(references(images, params, training, str(step)), training.device)
     head.pool_codes.copy_(unit(_teacher_codes(head, x[:, :, None, None])[:, :, 0, 0]))
 
 

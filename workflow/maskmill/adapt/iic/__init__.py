@@ -81,7 +81,7 @@ def fit(images: Images, params: Params, training: HeadTraining) -> tuple[dict[st
 
     task = _trainer.HeadTask(
         head, rates(head.trunk, [*head.main.parameters(), *head.over.parameters()], params),
-        lambda step: [_views.batch(images, params, training, step, length)], loss, params.steps, params.batch_size,
+        lambda step: [_views.batch(images, params, training, step)], loss, params.steps, params.batch_size,
         monitors=("main", "over", "entropy", "used", "largest"),
     )  # fmt: skip
     return _trainer.train(task, training)
@@ -91,16 +91,15 @@ def views(
     head: ClassHead, batch: tuple[torch.Tensor, ...], scale: float, over: bool, multiple: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Probabilities [n, k, h, w] of the whole and of the crop laid back, 0 outside the crop; those of the whole."""
-    import torch
-
     from maskmill.adapt import _views, _warp
+    from maskmill.device import float32
 
     x, boxes, changes = batch
     size = _views.size(x, scale, multiple)
-    with torch.autocast(x.device.type, enabled=False):
+    with float32(x.device):
         one = _warp.change(_warp.resize(x, size), changes[:, 0])
         two = _warp.change(_warp.crop(x, boxes, size), changes[:, 1])
     whole, part = head.probabilities(one, over), head.probabilities(two, over)
-    with torch.autocast(x.device.type, enabled=False):
+    with float32(x.device):
         back, inside = _warp.lay_back(part, boxes, (whole.shape[2], whole.shape[3]))
     return whole * inside, back * inside, whole

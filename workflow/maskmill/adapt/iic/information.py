@@ -10,6 +10,8 @@ import sys
 import torch
 from torch import nn
 
+from maskmill.device import float32
+
 EPS = sys.float_info.epsilon  # least probability inside a logarithm; it is representable as float32
 
 
@@ -65,7 +67,7 @@ def loss(one: torch.Tensor, two: torch.Tensor, shift: int, lam: float) -> torch.
     Args:
         one, two: see `joint`.
     """
-    with torch.autocast(one.device.type, enabled=False):
+    with float32(one.device):
         p = joint(one.float(), two.float(), shift)
         rows, columns = p.sum(3, keepdim=True).clamp_min(EPS), p.sum(2, keepdim=True).clamp_min(EPS)
         p = p.clamp_min(EPS)
