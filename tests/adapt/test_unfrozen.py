@@ -190,12 +190,12 @@ def test_light_is_what_its_formulas_say() -> None:
     torch.testing.assert_close(_warp.relight(flat, torch.tensor([[1.0, 1.0, 1.0, 0.0, 2.0]])), flat, rtol=1e-4, atol=0)
 
 
-def test_the_views_of_an_image_hold_for_an_epoch() -> None:
+def test_the_views_of_a_photo_hold_for_a_pass() -> None:
     params = Params(unfreeze=True)
-    one = _views.draw([4, 7], 0, 3, params, 0)
-    np.testing.assert_array_equal(_views.draw([7], 0, 3, params, 0)[1][0], one[1][1])
-    assert not np.array_equal(_views.draw([7], 1, 3, params, 0)[1][0], one[1][1])
-    lights = _views.draw(range(400), 0, 3, params, 0)[1]
+    one = _views.draw([4, 7], [0, 0], 3, params, 0)
+    np.testing.assert_array_equal(_views.draw([7], [0], 3, params, 0)[1][0], one[1][1])
+    assert not np.array_equal(_views.draw([7], [1], 3, params, 0)[1][0], one[1][1])
+    lights = _views.draw(range(400), [0] * 400, 3, params, 0)[1]
     assert lights.shape == (400, 2, 5)
     assert 0.7 <= lights[..., :3].min() < 0.72 < 1.28 < lights[..., :3].max() <= 1.3
     assert np.abs(lights[..., 3]).max() <= 0.1

@@ -12,6 +12,7 @@ item, where the published code takes all. The teacher moves after the optimiser'
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -138,11 +139,12 @@ def smoothness(
         level = (u.mean(2) * v.mean(2)).sum(1).mean() - shift
         total, each = a.new_zeros(()), u.shape[2] * v.shape[2]
         group = max(1, ROOM.get(f.device.type, ROOM["cpu"]) // each)
-        for parts in zip(*(x.split(group) for x in (u, v, a, b)), strict=True):
+        for u_, v_, a_, b_ in zip(*(x.split(group) for x in (u, v, a, b)), strict=True):
+            some = partial(_energy, u_, v_, a_, b_, level)
             if len(u) * each > KEPT:
-                total = total + checkpoint(_energy, *parts, level, use_reentrant=False, preserve_rng_state=False)
+                total = total + checkpoint(some, use_reentrant=False, preserve_rng_state=False)
             else:
-                total = total + _energy(*parts, level)
+                total = total + some()
     return total / (len(u) * each)
 
 

@@ -26,11 +26,12 @@ def unbiased(module: N) -> N:
     return module
 
 
-def xavier(*layers: nn.Linear) -> None:
-    """Draw the weights of linear layers by Xavier's rule, as one matrix of all of their rows."""
+def xavier(*layers: nn.Linear) -> nn.Linear:
+    """Draw the weights of linear layers by Xavier's rule, as one matrix of all of their rows; the first of them."""
     reach = (6 / (layers[0].in_features + sum(layer.out_features for layer in layers))) ** 0.5
     for layer in layers:
         nn.init.uniform_(layer.weight, -reach, reach)
+    return layers[0]
 
 
 class SlotAttention(nn.Module):
@@ -108,14 +109,11 @@ class TransformerDecoder(nn.Module):
     def __init__(self, depth: int, size: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
         self.begin = nn.Parameter(torch.randn(1, 1, depth) * depth**-0.5)
-        self.tokens = nn.Sequential(nn.Linear(depth, width, bias=False), nn.LayerNorm(width))
-        self.memory = nn.Sequential(nn.Linear(size, width, bias=False), nn.LayerNorm(width))
-        xavier(self.tokens[0])
-        xavier(self.memory[0])
+        self.tokens = nn.Sequential(xavier(nn.Linear(depth, width, bias=False)), nn.LayerNorm(width))
+        self.memory = nn.Sequential(xavier(nn.Linear(size, width, bias=False)), nn.LayerNorm(width))
         first = DecoderLayer(width, heads)  # torch's decoder copies one layer: all start from the same weights
         self.layers = nn.ModuleList(copy.deepcopy(first) for _ in range(layers))
-        self.out = nn.Linear(width, depth)
-        xavier(self.out)
+        self.out = xavier(nn.Linear(width, depth))
         nn.init.zeros_(self.out.bias)
 
     def forward(self, slots: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
