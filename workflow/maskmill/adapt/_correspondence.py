@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskmill.adapt._modules import unit
+from maskmill.adapt._modules import full, unit
+from maskmill.device import float32
 
 Measured = Mapping[str, tuple[torch.Tensor, torch.Tensor]]  # kind of pair -> centred F and S
 PAIRS = 256  # of each kind, that automatic shifts and histograms are read from
@@ -20,13 +21,19 @@ BINS = 40  # of a histogram over [-1, 1]
 
 
 def sample(maps: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Maps [n, c, h, w] at places [n, s, s, 2] in [-1, 1], bilinear: [n, c, s, s]."""
-    return nn.functional.grid_sample(maps, places, padding_mode="border", align_corners=True)
+    """Maps [n, c, h, w] at places [n, s, s, 2] in [-1, 1], bilinear: [n, c, s, s] float32 under autocast too."""
+    with float32(maps.device):
+        return nn.functional.grid_sample(full(maps), places, padding_mode="border", align_corners=True)
 
 
 def correlate(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Cosine of every place of a [n, c, s, s] with every place of b: [n, s, s, s, s]."""
-    return torch.einsum("nchw,ncij->nhwij", unit(a), unit(b))
+    """Cosine of every place of a [n, c, s, s] with every place of b: [n, s, s, s, s].
+
+    Float32 under autocast too: the shifts that it is compared with are differences in its second digit, and they were
+    measured in float32.
+    """
+    with float32(a.device):
+        return torch.einsum("nchw,ncij->nhwij", unit(full(a)), unit(full(b)))
 
 
 def centred(f: torch.Tensor) -> torch.Tensor:

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from maskmill.device import pinned
 from maskmill.errors import NumericsError, StoreError
 from maskmill.numerics.sampling import rng
 from maskmill.store.ragged import Ragged
 
 if TYPE_CHECKING:
+    import torch
+
     from maskmill.adapt._encoder import Encoder
 
 Crops = Literal["none", "five"]
@@ -124,15 +127,26 @@ def _epoch(count: int, epoch: int, seed: int) -> np.ndarray:
 
 
 def stack(grids: Sequence[np.ndarray], side: tuple[int, int] | None = None) -> np.ndarray:
-    """Grids [h, w, d] of any size as one batch [n, d, H, W] float32; other sizes are laid bilinearly on `side`.
+    """Grids [h, w, d] of any size as one batch [n, d, H, W]; other sizes are laid bilinearly on `side`.
 
-    Without `side` it is that of the first grid.
+    Without `side` it is that of the first grid. Grids of one size keep their type where it is float16 or uint8, so that
+    less is sent to a device (`on_device`); else the batch is float32.
     """
     from maskmill.images.interpolate import resize_maps
 
     size = side or (grids[0].shape[0], grids[0].shape[1])
-    out = np.empty((len(grids), grids[0].shape[2], *size), np.float32)
+    kept = all(grid.shape[:2] == size and grid.dtype == grids[0].dtype in (np.float16, np.uint8) for grid in grids)
+    out = np.empty((len(grids), grids[0].shape[2], *size), grids[0].dtype if kept else np.float32)
     for i, grid in enumerate(grids):
-        maps = grid.transpose(2, 0, 1).astype(np.float32)
-        out[i] = maps if maps.shape[1:] == size else resize_maps(maps, size)
+        maps = grid.transpose(2, 0, 1)
+        out[i] = maps if maps.shape[1:] == size else resize_maps(maps.astype(np.float32), size)
     return out
+
+
+def on_device(part: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """An array, or one that is `pinned` already, on the device; float16 and uint8 become float32 there."""
+    import torch
+
+    tensor = pinned(part, device) if isinstance(part, np.ndarray) else part
+    tensor = tensor.to(device, non_blocking=True)
+    return tensor.float() if tensor.dtype in (torch.float16, torch.uint8) else tensor

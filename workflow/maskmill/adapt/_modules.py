@@ -5,10 +5,26 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from maskmill.device import float32
+
 
 def unit(x: torch.Tensor, dim: int = 1) -> torch.Tensor:
     """Vectors along `dim` scaled to unit length."""
     return nn.functional.normalize(x, dim=dim, eps=1e-10)
+
+
+def cosines(codes: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """Cosine of codes [n, c, h, w] with the rows of directions [k, c], [n, k, h, w]; float32 under autocast too.
+
+    The largest one names a class, and in bfloat16 near ones are equal.
+    """
+    with float32(codes.device):
+        return torch.einsum("nchw,kc->nkhw", unit(full(codes)), unit(full(directions)))
+
+
+def full(x: torch.Tensor) -> torch.Tensor:
+    """A tensor with at least the precision of float32."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def drop_channels(x: torch.Tensor, share: float, draws: torch.Generator | None) -> torch.Tensor:
@@ -55,7 +71,7 @@ class Prototypes(nn.Module):
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Cosine of codes [n, c, h, w] with every prototype, [n, k, h, w]."""
-        return torch.einsum("nchw,kc->nkhw", unit(codes), unit(self.weight))
+        return cosines(codes, self.weight)
 
 
 class CodeHead(nn.Module):
@@ -78,7 +94,10 @@ def probe_loss(cosine: torch.Tensor) -> torch.Tensor:
 def usage(cosine: torch.Tensor) -> dict[str, torch.Tensor]:
     """Monitors of an assignment [n, k, h, w]: entropy of the cluster sizes (1: even), share used, largest cluster."""
     k = cosine.shape[1]
-    sizes = torch.bincount(cosine.argmax(1).flatten(), minlength=k).double()
+    labels = cosine.argmax(1).flatten()
+    # Not bincount, for which the host waits. Whole numbers as doubles: their sum has no order.
+    ones = torch.ones(1, dtype=torch.float64, device=labels.device).expand(len(labels))
+    sizes = torch.zeros(k, dtype=torch.float64, device=labels.device).scatter_add_(0, labels, ones)
     share = sizes / sizes.sum()
     entropy = -(share * share.clamp_min(1e-12).log()).sum() / torch.log(torch.tensor(float(max(k, 2))))
     return {"entropy": entropy, "used": (sizes > 0).double().mean(), "largest": share.max()}

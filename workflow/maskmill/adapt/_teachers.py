@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from maskmill.adapt._modules import unit
+from maskmill.adapt._modules import cosines, unit
 
 
 class AveragedPrototypes(nn.Module):
@@ -19,7 +19,7 @@ class AveragedPrototypes(nn.Module):
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Cosine of codes [n, c, h, w] with every prototype, [n, k, h, w]; the gradient reaches the codes only."""
-        return torch.einsum("nchw,kc->nkhw", unit(codes), unit(self.weight))
+        return cosines(codes, self.weight)
 
 
 @torch.no_grad()

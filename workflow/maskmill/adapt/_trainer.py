@@ -16,15 +16,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from maskmill.adapt._data import on_device
 from maskmill.adapt._training import HeadTraining
-from maskmill.device import memory_advice
+from maskmill.device import autocast, memory_advice, pinned
 from maskmill.numerics.sampling import rng
 from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, run
-from maskmill.training.team import Team, set_gradients, single_threaded
+from maskmill.training.team import Number, Team, set_gradients, single_threaded
 
 ROWS = 50  # points of each monitor over a training, at most
 Micro = tuple[np.ndarray, ...]
+Sent = tuple[torch.Tensor, ...]  # a micro-batch on its way to the device
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class HeadTask:
         before: called with the step before its gradients, for what an epoch starts with (a clustering); the parameters
             that it returns forget their optimiser's state, as those of a new classifier do.
         monitors: names of what `loss` reports, in order. after: called when a step is done (teachers, pools).
-        rate: step -> factor of the learning rates. clip: largest gradient norm. images: a step, for the throughput.
+        rate: step -> factor of the learning rates. images: a step, for the throughput.
+        clip: largest gradient norm. clipped: the parameters whose norm that is; None: all of `rates`.
     """
 
     head: nn.Module
@@ -53,6 +56,7 @@ class HeadTask:
     after: Callable[[int], None] | None = None
     rate: Callable[[int], float] = field(default=lambda step: 1.0)
     clip: float = math.inf
+    clipped: Sequence[nn.Parameter] | None = None
     weight_decay: float = 0.0
     optimiser: str = "adam"
 
@@ -82,7 +86,10 @@ def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray]
 
     with single_threaded(training.device, training.threads) as pool:
 
-        def gradients(drawn: tuple[int, list[Micro]]) -> float:
+        def drawn(step: int) -> tuple[int, list[Sent]]:
+            return step, [tuple(pinned(array, training.device) for array in micro) for micro in task.batch(step)]
+
+        def gradients(drawn: tuple[int, list[Sent]]) -> Number:
             step, micros = drawn
             with memory_advice("adapt.batch_size", task.images):
                 for parameter in task.before(step) if task.before is not None else ():
@@ -90,7 +97,7 @@ def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray]
             work = _work(task, training, step, learning)
             results: list[Mapping[str, Any]] = [{} for _ in micros]
 
-            def one(numbered: tuple[int, Micro]) -> tuple[float, float, tuple[torch.Tensor, ...]]:
+            def one(numbered: tuple[int, Sent]) -> tuple[Number, Number, tuple[torch.Tensor, ...]]:
                 place, micro = numbered
                 loss, weight, grads, results[place] = work(place, micro)
                 return loss, weight, grads
@@ -103,8 +110,8 @@ def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray]
 
         loop = Task(
             network=monitored, optimiser=optimiser,
-            batches=lambda start: ahead(lambda step: (step, task.batch(step)), range(start, task.steps)),
-            gradients=gradients, rate=task.rate, steps=task.steps, images=task.images, clip=task.clip, after=task.after,
+            batches=lambda start: ahead(drawn, range(start, task.steps)), gradients=gradients, rate=task.rate,
+            steps=task.steps, images=task.images, clip=task.clip, clipped=task.clipped, after=task.after,
         )  # fmt: skip
         trained = run(loop, training.keeper, "adapt")
     state = {name.removeprefix("head."): value for name, value in trained.state.items() if name != "monitor"}
@@ -124,15 +131,15 @@ def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray]
 def _work(task: HeadTask, training: HeadTraining, step: int, learning: Sequence[nn.Parameter]) -> Callable[..., Any]:
     """(place, micro-batch) -> sum of losses, weight, gradients of the sum, monitors."""
 
-    def work(place: int, micro: Micro) -> tuple[float, float, tuple[torch.Tensor, ...], Mapping[str, Any]]:
+    def work(place: int, micro: Sent) -> tuple[Number, Number, tuple[torch.Tensor, ...], Mapping[str, Any]]:
         draws = generator(training, "draws", str(step), str(place))
-        tensors = tuple(torch.from_numpy(array).to(training.device) for array in micro)
-        with torch.autocast(training.device.type, torch.bfloat16, enabled=training.device.type == "cuda"):
+        tensors = tuple(on_device(tensor, training.device) for tensor in micro)
+        with autocast(training.device):
             loss, weight, monitors = task.loss(tensors, draws, step)
         total = loss * weight
         found = torch.autograd.grad(total, list(learning), allow_unused=True)
         grads = tuple(torch.zeros_like(p) if g is None else g for p, g in zip(learning, found, strict=True))
-        return float(total.detach()), weight, grads, monitors
+        return total.detach().double(), weight, grads, monitors
 
     return work
 

@@ -6,6 +6,8 @@ and gradients are deterministic on every device.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 GREY = (0.299, 0.587, 0.114)  # shares of red, green and blue in the luminance
@@ -32,18 +34,26 @@ def relight(x: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
     return down[:, None] @ x @ right[:, None].transpose(2, 3)
 
 
+@lru_cache
+def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """GREY, YIQ and its inverse on the device, where they stay: making them anew at every step, the host would wait."""
+    with torch.inference_mode(False):
+        to = torch.tensor(YIQ)
+        return torch.tensor(GREY).to(device), to.to(device), torch.linalg.inv(to).to(device)
+
+
 def _grey(x: torch.Tensor) -> torch.Tensor:
-    return (x * torch.tensor(GREY, device=x.device)[:, None, None]).sum(1, keepdim=True)
+    return (x * _constants(x.device)[0][:, None, None]).sum(1, keepdim=True)
 
 
 def _turned(turn: torch.Tensor) -> torch.Tensor:
     """Matrices [n, 3, 3] that turn the hue by shares of the circle [n]."""
-    to = torch.tensor(YIQ, device=turn.device)
+    _, to, back = _constants(turn.device)
     angle = 2 * torch.pi * turn
     rotation = torch.eye(3, device=turn.device).repeat(len(turn), 1, 1)
     rotation[:, 1, 1] = rotation[:, 2, 2] = angle.cos()
     rotation[:, 1, 2], rotation[:, 2, 1] = -angle.sin(), angle.sin()
-    return torch.linalg.inv(to) @ rotation @ to
+    return back @ rotation @ to
 
 
 def _spread(cells: int, sigma: torch.Tensor) -> torch.Tensor:

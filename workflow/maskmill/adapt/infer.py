@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskmill.adapt._data import on_device, stack
 from maskmill.device import pick
 from maskmill.errors import StoreError
 from maskmill.numerics.neighbours import unit_rows
@@ -101,3 +102,11 @@ class Head:
         with torch.inference_mode():
             x = torch.from_numpy(view.astype(np.float32)).permute(2, 0, 1)[None].to(self.device)
             return self.module.codes(x)[0].permute(1, 2, 0).float().cpu().numpy()  # type: ignore[no-any-return]
+
+    def several(self, views: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Codes [h, w, c] float32 of some images whose views have one shape, in one pass."""
+        import torch
+
+        with torch.inference_mode():
+            codes = self.module.codes(on_device(stack(views), self.device))
+            return list(codes.permute(0, 2, 3, 1).float().cpu().numpy())

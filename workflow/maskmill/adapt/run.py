@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ from maskmill.training.resources import Resources
 
 if TYPE_CHECKING:
     import torch
+
+BATCH = 16  # images whose codes a CUDA device computes at once
 
 
 @dataclass(frozen=True)
@@ -193,10 +195,25 @@ def _write(
     import torch
 
     from maskmill.numerics.blocks import ordered
+    from maskmill.training.ahead import ahead
 
     torch.set_num_threads(1)  # each image on one thread, several images at once
-    workers = 1 if model.device.type == "cuda" else workers
     with RaggedWriter(out, "features", depth=model.code_length, provenance=made) as writer:
-        found = ordered(lambda image_id: model.codes(read(image_id)), ids, workers)
+        if model.device.type == "cuda":
+            found = in_batches(model, ahead(read, ids, BATCH))
+        else:
+            found = ordered(lambda image_id: model.codes(read(image_id)), ids, workers)
         for image_id, codes in track(zip(ids, found, strict=True), len(ids), "adapt"):
             writer.append(image_id, codes)
+
+
+def in_batches(model: Head, views: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Codes of images in their order; up to BATCH that follow each other and have one shape are computed together."""
+    held: list[np.ndarray] = []
+    for view in views:
+        if held and (len(held) == BATCH or view.shape != held[0].shape):
+            yield from model.several(held)
+            held = []
+        held.append(view)
+    if held:
+        yield from model.several(held)

@@ -119,13 +119,12 @@ def batch(images: TokenImages, params: Params, training: HeadTraining, step: int
 
 def _measured(images: TokenImages, params: Params, training: HeadTraining, encode: Any) -> Measured:
     """Centred correlations of features, and of what `encode` makes of them, of PAIRS pairs of each kind."""
-    import torch
-
     from maskmill.adapt import _correspondence as corr
     from maskmill.adapt import _trainer
+    from maskmill.adapt._data import on_device
 
     drawn = (batch(images, params, training, step) for step in range(-(-corr.PAIRS // params.batch_size)))
-    batches = (tuple(torch.from_numpy(part).to(training.device) for part in parts) for parts in drawn)
+    batches = (tuple(on_device(part, training.device) for part in parts) for parts in drawn)
     return corr.measure(batches, encode, params.places, _trainer.generator(training, "measure"))  # type: ignore[arg-type]
 
 

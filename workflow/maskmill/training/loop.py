@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,10 @@ from maskmill.training.checkpoint import Checkpoint, Keeper, Signals, pack, sign
 from maskmill.training.team import Team
 
 CLIP = 1.0  # largest norm of a step's gradient, where a method says nothing
+# Steps after which losses and norms are read from the device. Reading makes the host wait until the device has done all
+# that it was given, so it is not done at every step of CUDA; a number that is not finite then ends the training some
+# steps later, but always before a checkpoint or a result is written.
+READ = {"cpu": 1, "cuda": 50}
 
 
 class StoppedError(UserError):
@@ -35,25 +39,65 @@ class Task:
 
     Attributes:
         batches: step -> iterator over the batches of this step and the following ones.
-        gradients: batch -> its mean loss; sets `.grad` of every parameter that learns.
+        gradients: batch -> its mean loss, a number or a tensor that is still on its device; sets `.grad` of every
+            parameter that learns.
         rate: step -> factor of the optimiser's own learning rate.
         ema: decay of the moving average, 0 for none. images: a step, for the throughput.
         team: the processes that compute a step together.
-        clip: largest norm of a step's gradient over all parameters; infinite: gradients are never scaled.
+        clip: largest norm of a step's gradient; infinite: gradients are never scaled.
+        clipped: the parameters whose gradient that is; None: all that learn. The others' gradients stay as they are.
         after: called with the step after the optimiser moved, for what follows the weights (a teacher).
     """
 
     network: nn.Module
     optimiser: torch.optim.Optimizer
     batches: Callable[[int], Iterator[Any]]
-    gradients: Callable[[Any], float]
+    gradients: Callable[[Any], float | torch.Tensor]
     rate: Callable[[int], float]
     steps: int
     images: int
     ema: float = 0.0
     team: Team = field(default_factory=Team)
     clip: float = CLIP
+    clipped: Sequence[nn.Parameter] | None = None
     after: Callable[[int], None] | None = None
+
+
+class Course:
+    """The loss of every step; those of the last steps, and the norms of their gradients, may be on the device still.
+
+    Attributes:
+        losses: that have been read and are finite.
+    """
+
+    def __init__(self, losses: list[float], every: int) -> None:
+        self.losses, self.every = losses, every
+        self.waiting: list[tuple[float | torch.Tensor, torch.Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self.losses) + len(self.waiting)
+
+    def add(self, loss: float | torch.Tensor, norm: torch.Tensor) -> bool:
+        """Note a step; whether it is time to read."""
+        self.waiting.append((loss, norm))
+        return len(self.waiting) >= self.every
+
+    def read(self) -> str:
+        """Take over what has been computed; what is not finite, or nothing."""
+        steps, self.waiting = self.waiting, []
+        losses, norms = _numbers([loss for loss, _ in steps]), _numbers([norm for _, norm in steps])
+        for loss, norm in zip(losses, norms, strict=True):
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                return f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient is {norm}"
+            self.losses.append(loss)
+        return ""
+
+
+def _numbers(values: Sequence[float | torch.Tensor]) -> list[float]:
+    """Numbers of the host and of the device; the latter come in one copy."""
+    there = [value.detach().double() for value in values if isinstance(value, torch.Tensor)]
+    found = iter(torch.stack(there).tolist() if there else [])
+    return [next(found) if isinstance(value, torch.Tensor) else float(value) for value in values]
 
 
 @dataclass
@@ -79,25 +123,34 @@ def run(task: Task, keeper: Keeper, label: str = "train") -> Trained:
 def _run(task: Task, keeper: Keeper, label: str, signals: Signals) -> Trained:
     rates = [group["lr"] for group in task.optimiser.param_groups]
     average = {name: value.detach().clone() for name, value in task.network.state_dict().items()} if task.ema else {}
-    losses, clock = _restore(task, keeper, average)
-    batches = _timed(task.batches(len(losses)), clock)
+    done, clock = _restore(task, keeper, average)
+    device = next((p.device.type for p in task.network.parameters()), "cpu")
+    course = Course(done, READ.get(device, 1))
+    first = len(course)
+    batches = _timed(task.batches(first), clock)
     started, before = time.monotonic(), clock["seconds"]
-    for batch in track(batches, task.steps - len(losses), label):
-        step = len(losses)
+    for batch in track(batches, task.steps - first, label):
+        step = len(course)
         for group, rate in zip(task.optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * task.rate(step)
-        losses.append(task.gradients(batch))
-        _check(task, losses, keeper)
+        loss = task.gradients(batch)
+        if course.add(loss, _clip(task)):
+            _read(task, course, keeper)
         task.optimiser.step()
         if task.after is not None:
             task.after(step)
         _move(average, task, step)
         clock["seconds"] = before + time.monotonic() - started
-        step = len(losses)
+        step = len(course)
         if task.team.any(bool(signals.name)):
             break
         if task.team.leads and keeper.due(step):
-            _save(task, keeper, average, losses, clock)
+            _read(task, course, keeper)
+            _save(task, keeper, average, course.losses, clock)
+    _read(task, course, keeper)
+    if len(course) > first:  # with the time that a device took for what it had been given
+        clock["seconds"] = before + time.monotonic() - started
+    losses = course.losses
     if len(losses) < task.steps:
         if task.team.leads:
             _save(task, keeper, average, losses, clock)
@@ -112,19 +165,27 @@ def _stopped(name: str, step: int, steps: int, keeper: Keeper) -> str:
     return f"{where}, checkpoint in {keeper.path}; run the same command again to go on"
 
 
-def _check(task: Task, losses: list[float], keeper: Keeper) -> None:
-    """Clip the gradient; a loss or gradient that is not finite ends the training before it reaches the weights."""
+def _clip(task: Task) -> torch.Tensor:
+    """Clip the gradient; its norm over all parameters that learn, before it was clipped."""
     learning = [p for p in task.network.parameters() if p.requires_grad]
-    norm = float(nn.utils.clip_grad_norm_(learning, task.clip))
-    if math.isfinite(losses[-1]) and math.isfinite(norm):
+    if task.clipped is None:
+        return nn.utils.clip_grad_norm_(learning, task.clip)
+    own = {id(p) for p in task.clipped}
+    rest = nn.utils.clip_grad_norm_([p for p in learning if id(p) not in own], math.inf)
+    return torch.stack([nn.utils.clip_grad_norm_(task.clipped, task.clip), rest]).norm()
+
+
+def _read(task: Task, course: Course, keeper: Keeper) -> None:
+    """Read the last steps' numbers; a loss or gradient that is not finite ends the training, nothing is written."""
+    what = course.read()
+    if not what:
         return
-    what = f"the loss is {losses[-1]}" if not math.isfinite(losses[-1]) else f"the gradient is {norm}"
     kept = keeper.path is not None and keeper.path.exists()
     last = f"; the checkpoint of the last good state is kept in {keeper.path}" if kept else ""
-    rate = task.optimiser.defaults["lr"]
+    rate, step = task.optimiser.defaults["lr"], len(course.losses) + 1
     others = " or the section's other rates" if len(task.optimiser.param_groups) > 1 else ""
     raise NumericsError(
-        f"{keeper.stage}: {what} at step {len(losses)}; lower {keeper.stage}.learning_rate (now {rate}){others}{last}"
+        f"{keeper.stage}: {what} at step {step}; lower {keeper.stage}.learning_rate (now {rate}){others}{last}"
     )
 
 

@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 import torch
 
 T = TypeVar("T")
-Work = Callable[[Any], tuple[float, float, tuple[torch.Tensor, ...]]]  # micro-batch -> sum of losses, weight, gradients
+Number = float | torch.Tensor  # of the host, or one that is still on its device: reading it makes the host wait
+Work = Callable[
+    [Any], tuple[Number, Number, tuple[torch.Tensor, ...]]
+]  # micro-batch -> sum of losses, weight, gradients
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,19 @@ class Team:
         torch.distributed.all_reduce(value)
         return bool(value > 0)
 
-    def add(self, gradients: list[torch.Tensor], loss: float, weight: float) -> tuple[list[torch.Tensor], float, float]:
+    def add(
+        self, gradients: list[torch.Tensor], loss: Number, weight: Number
+    ) -> tuple[list[torch.Tensor], Number, Number]:
         """Sums over the processes, in one message."""
         if self.size == 1:
             return gradients, loss, weight
-        numbers = torch.tensor([loss, weight], device=gradients[0].device)
+        device = gradients[0].device
+        numbers = torch.stack([torch.as_tensor(one, dtype=torch.float32, device=device) for one in (loss, weight)])
         flat = torch.cat([numbers, *(gradient.flatten().float() for gradient in gradients)])
         torch.distributed.all_reduce(flat)
         parts = flat[2:].split([gradient.numel() for gradient in gradients])
         added = [part.view(gradient.shape) for part, gradient in zip(parts, gradients, strict=True)]
-        return added, float(flat[0]), float(flat[1])
+        return added, *flat[:2].double().unbind()
 
 
 def join(device: str) -> tuple[Team, str]:
@@ -77,7 +83,7 @@ def leave(team: Team) -> None:
 
 def set_gradients(
     parameters: Sequence[torch.nn.Parameter], batch: Sequence[Any], work: Work, pool: ThreadPoolExecutor, team: Team
-) -> float:
+) -> Number:
     """Compute the micro-batches of this process, add everything up, set `.grad`; the mean loss of the whole step."""
     results = list(pool.map(work, batch))
     if results:
@@ -88,7 +94,7 @@ def set_gradients(
         gradients = [torch.zeros_like(parameter) for parameter in parameters]
     loss, weight = sum(part[0] for part in results), sum(part[1] for part in results)
     gradients, loss, weight = team.add(gradients, loss, weight)
-    weight = max(weight, 1e-6)
+    weight = weight.clamp_min(1e-6) if isinstance(weight, torch.Tensor) else max(weight, 1e-6)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient / weight
     return loss / weight

@@ -64,17 +64,16 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
     Raises:
         NumericsError: a loss that is not finite.
     """
-    import torch
-
     from maskmill.adapt import _masks, _trainer
     from maskmill.adapt.acseg.concepts import affinity, modularity
+    from maskmill.device import float32
 
     head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters))
 
     def loss(batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         (x,) = batch
         masks = head.codes(x)
-        with torch.autocast(x.device.type, enabled=False):  # W is a difference of nearly equal numbers
+        with float32(x.device):  # W is a difference of nearly equal numbers
             found = modularity(affinity(head.tokens(x).float()), masks.flatten(2).mT.float())
         return -found.mean(), len(x), {"modularity": found.mean()} | _masks.mask_monitors(masks)
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from maskmill.adapt._attention import Attention
-from maskmill.adapt._modules import unit
+from maskmill.adapt._modules import full, unit
+from maskmill.device import float32
 
 
 def affinity(x: torch.Tensor) -> torch.Tensor:
@@ -69,5 +70,7 @@ class ConceptHead(nn.Module):
     def codes(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens [n, d, h, w] -> assignments [n, k, h, w] in 0..1; they need not sum to one."""
         tokens = self.tokens(x)
-        cosine = torch.einsum("nkd,ntd->nkt", unit(self.concepts(tokens), 2), unit(tokens, 2))
+        concepts = self.concepts(tokens)
+        with float32(x.device):  # the sign of a cosine decides whether it counts
+            cosine = torch.einsum("nkd,ntd->nkt", unit(full(concepts), 2), unit(full(tokens), 2))
         return cosine.relu().unflatten(2, x.shape[2:])
