@@ -58,7 +58,8 @@ class Team:
         torch.distributed.all_reduce(flat)
         parts = flat[2:].split([gradient.numel() for gradient in gradients])
         added = [part.view(gradient.shape) for part, gradient in zip(parts, gradients, strict=True)]
-        return added, *flat[:2].double().unbind()
+        sums = flat[:2].double()
+        return added, sums[0], sums[1]
 
 
 def join(device: str) -> tuple[Team, str]:
