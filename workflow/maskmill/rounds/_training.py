@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maskmill.training.checkpoint import Keeper
-from maskmill.training.team import Team
+from maskmill.training.team import Number, Team
 
 if TYPE_CHECKING:
     import torch
 
 
-def number(value: torch.Tensor) -> Any:
+def number(value: torch.Tensor) -> Number:
     """A sum for the loop: a float where the host has computed it, else as it is; reading it makes the host wait."""
     return float(value.detach()) if value.device.type == "cpu" else value.detach().double()
 

@@ -20,7 +20,7 @@ from maskmill.rounds._training import StudentTraining, number
 from maskmill.rounds.deeplabv3plus.crops import CropBatch, LabelledPhotos, read_crops
 from maskmill.rounds.deeplabv3plus.network import DeepLab, build
 from maskmill.rounds.deeplabv3plus.params import Params
-from maskmill.training.team import Work
+from maskmill.training.team import Number, Work
 
 MICRO = {"cpu": 4, "cuda": 32}  # crops that are computed at once
 SentCrops = tuple[torch.Tensor, torch.Tensor, int]  # pixels, labels, and the label that is ignore
@@ -62,7 +62,7 @@ def _work(
     """The function of one micro-batch: sum of losses, weight, gradients."""
     loss_of, device = LOSSES[params.loss], training.device
 
-    def work(crops: SentCrops) -> tuple[float, float, tuple[torch.Tensor, ...]]:
+    def work(crops: SentCrops) -> tuple[Number, Number, tuple[torch.Tensor, ...]]:
         pixels, labels, ignore = crops
         x = normalise(pixels.to(device, non_blocking=True), facts)
         target = one_hot(labels.to(device, non_blocking=True).long(), ignore, training.classes)

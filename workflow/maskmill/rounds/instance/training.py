@@ -20,7 +20,7 @@ from maskmill.rounds.instance.crops import Crop, InstancePhotos, read_crops
 from maskmill.rounds.instance.losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
 from maskmill.rounds.instance.network import InstanceNet, build, masks_of
 from maskmill.rounds.instance.params import Params
-from maskmill.training.team import Work
+from maskmill.training.team import Number, Work
 
 MICRO = {"cpu": 4, "cuda": 16}  # crops that are computed at once
 MOST = 64  # locations of a crop whose masks are learnt, at most
@@ -76,7 +76,7 @@ def _work(
     """The function of one micro-batch: sum of losses, weight, gradients."""
     device = training.device
 
-    def work(sent: tuple[torch.Tensor, list[SentCrop]]) -> tuple[float, float, tuple[torch.Tensor, ...]]:
+    def work(sent: tuple[torch.Tensor, list[SentCrop]]) -> tuple[Number, Number, tuple[torch.Tensor, ...]]:
         pixels, crops = sent
         x = normalise(pixels.to(device, non_blocking=True), facts).contiguous()
         with autocast(device):

@@ -21,7 +21,7 @@ from maskmill.rounds.token_head.network import TokenDecoder
 from maskmill.rounds.token_head.params import Params
 from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, run
-from maskmill.training.team import Team, Work, set_gradients, single_threaded
+from maskmill.training.team import Number, Team, Work, set_gradients, single_threaded
 
 MICRO = {"cpu": 4, "cuda": 64}  # images of a micro-batch, at most
 WARM_UP = 0.05  # share of the steps with a rising learning rate
@@ -125,7 +125,7 @@ def _work(head: nn.Module, weights: torch.Tensor, params: Params, device: torch.
     """The function of one micro-batch: sum of losses, weight, gradients."""
     parameters, loss_of = list(head.parameters()), LOSSES[params.loss]
 
-    def work(ready: Ready) -> tuple[float, float, tuple[torch.Tensor, ...]]:
+    def work(ready: Ready) -> tuple[Number, Number, tuple[torch.Tensor, ...]]:
         x, valid, target, keep = (tensor.to(device, non_blocking=True) for tensor in ready)
         x = x * keep[:, :, None, None]
         with autocast(device):
