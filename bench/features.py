@@ -29,6 +29,7 @@ from maskmill.backbones.weights import prepare
 from maskmill.device import Compute
 from maskmill.features.run import plan_batches, read_batch, run
 from maskmill.images.decode import SUFFIXES
+from maskmill.inputs.run import Outputs
 from maskmill.inputs.run import run as inputs
 from maskmill.recipe.sections import FeatureSet, Inputs, Size
 from maskmill.store.manifest import read_manifest
@@ -86,7 +87,8 @@ def setup(folder: Path, options: argparse.Namespace, count: int) -> None:
         fetch_demo(Path(source))
     section = Inputs(shard_size=100_000, max_images=count, verify="header").model_dump(mode="json")
     with contextlib.redirect_stderr(io.StringIO()):
-        inputs(source, None, section, folder / "manifest.parquet", folder / "r.csv", 1, folder / "frames")
+        out = Outputs(folder / "manifest.parquet", folder / "r.csv", folder / "classes.json")
+        inputs(source, None, section, out, 1, folder / "frames")
     prepare(FeatureSet(backbone=options.backbone), folder / "w.safetensors")
 
 

@@ -152,7 +152,26 @@ def test_cuts_take_the_codes_of_the_first_seed_and_clusters_those_of_their_own()
     for seed in (0, 1):
         fit = stego[path("cluster_fit", recipe="stego", seed=seed)]
         assert path("adapt_map", recipe="stego", seed=seed, shard=SHARDS[1]) in files_of(fit)
-        assert path("adapt_fit", recipe="stego", seed=seed) in files_of(fit)
+        names = ("prototypes", "kmeans")
+        chosen_from = [path("cluster_candidate", recipe="stego", seed=seed, candidate=name) for name in names]
+        assert set(chosen_from) < set(files_of(fit))
+        assert path("adapt_fit", recipe="stego", seed=seed) in files_of(stego[chosen_from[0]])
+        assert path("adapt_fit", recipe="stego", seed=seed) not in files_of(stego[chosen_from[1]])
+
+
+def test_candidates_are_compared_where_labels_and_a_choice_are() -> None:
+    def compared(recipe: str, **config: Any) -> set[str]:
+        run = resolved(recipe, labels="labels", preset="small", **config)
+        made = jobs(Graph(run, lambda: SHARDS)).values()
+        return {job.wildcards["candidate"] for job in made if job.rule == "cluster_candidate"} | {
+            job.rule for job in made if job.rule == "evaluate_candidates"
+        }
+
+    assert compared("stego") == {"prototypes", "kmeans", "evaluate_candidates"}
+    assert compared("stego", cluster={"readout": "kmeans"}) == {"prototypes", "kmeans", "evaluate_candidates"}
+    assert compared("kmeans") == {"online", "evaluate_candidates"}
+    assert compared("comus") == compared("kmeans", evaluate={"candidates": False}) == set()
+    assert compared("stego", evaluate={"candidates": False}, cluster={"readout": "kmeans"}) == {"kmeans"}
 
 
 def test_what_a_job_depends_on_holds_no_files_and_no_options() -> None:

@@ -16,6 +16,7 @@ SHARDS = ("s0000000000", "s0000000001", "s0000000002")
 BASE = {"recipes": ["kmeans", "comus"], "preset": "small", "labels": "labels"}
 AFTER_CLUSTERS = {"cluster_fit", "cluster_map", "paint_limits", "paint", "rounds_train", "rounds_predict", "evaluate",
                   "export", "report"}  # fmt: skip
+COMPARED = {"cluster_candidate", "evaluate_candidates"}  # of recipes that cluster tokens
 
 
 def made(config: dict[str, Any], shards: tuple[str, ...] = SHARDS) -> dict[str, Job]:
@@ -39,13 +40,17 @@ def test_nothing_runs_again_without_a_change() -> None:
     [
         ({"report": {"title": "Other"}}, {"report"}),
         ({"export": {"coco": False}}, {"export"}),
-        ({"evaluate": {"protocols": ["many_to_one"]}}, {"evaluate", "export", "report"}),
+        ({"evaluate": {"protocols": ["many_to_one"]}}, {"evaluate", "evaluate_candidates", "export", "report"}),
         ({"rounds": {"checkpoint_steps": 7}}, {"report"}),  # which shows every setting
         ({"adapt": {"steps": 7}}, set()),  # no recipe of the run has a head
         ({"features": {"keep": False}}, set()),
-        ({"inputs": {"shard_size": 7}}, {"inputs", "evaluate", "export", "report"}),  # shards stay what they are
-        ({"cluster": {"max_fit_points": 700}}, AFTER_CLUSTERS),
-        ({"paint": {"upsample": 2}}, AFTER_CLUSTERS - {"cluster_fit", "cluster_map", "paint_limits"}),
+        # shards stay what they are
+        ({"inputs": {"shard_size": 7}}, {"inputs", "evaluate", "evaluate_candidates", "export", "report"}),
+        ({"cluster": {"max_fit_points": 700}}, AFTER_CLUSTERS | COMPARED),
+        (
+            {"paint": {"upsample": 2}},
+            AFTER_CLUSTERS - {"cluster_fit", "cluster_map", "paint_limits"} | {"evaluate_candidates"},
+        ),
         ({"paint": {"keep_closest": 0.5}}, AFTER_CLUSTERS - {"cluster_fit", "cluster_map"}),
         ({"cut": {"tau": 0.3}}, AFTER_CLUSTERS | {"cut", "regions", "reduce_fit", "reduce_map"}),
         ({"readers": "group"}, set()),

@@ -285,29 +285,29 @@ def test_few_labels_among_many_masks(tmp_path: Path) -> None:
 
 def test_a_size_rule_is_applied_and_recorded(tmp_path: Path) -> None:
     label = np.zeros((40, 80), int)
-    label[:, :20] = 1
+    label[:, :20], label[:8] = 1, 2
     write_run(tmp_path, {"a": (np.array([[2, 1, 1, 1]]), label)})
     entry = scored(tmp_path, size={"short_side": 16, "centre_crop": True})["scores"][0]
     assert entry["protocol"]["size"] == "short_side 16, centre crop"
     assert entry["pixels"] == 256  # the crop cuts class 1 away
-    assert list(entry["per_class"]) == ["0"]
+    assert list(entry["per_class"]) == ["0", "2"]
 
 
 def test_many_clusters_use_16_bit_masks(tmp_path: Path) -> None:
-    write_run(tmp_path, {"a": (np.array([[300, 65535]]), blocks([[1, 1]], 4))}, clusters=300)
+    write_run(tmp_path, {"a": (np.array([[300, 65535, 300, 7]]), blocks([[1, 1, 1, 2]], 4))}, clusters=300)
     entry = scored(tmp_path)["scores"][0]
-    assert entry["matching"] == {"300": "1"}
-    assert entry["accuracy"] == 0.5
+    assert entry["matching"] == {"300": "1", "7": "2"}
+    assert entry["accuracy"] == 0.75
 
 
 def test_errors_name_the_file_and_the_way_out(tmp_path: Path) -> None:
-    mask, label = np.array([[1]]), blocks([[1]], 4)
+    mask, label = np.array([[1]]), blocks([[1, 2], [1, 2]], 2)
     write_run(tmp_path / "none", {"a": (mask, None)})
     with pytest.raises(InputError, match=r"manifest\.parquet: no image has a label.*labels:"):
         scored(tmp_path / "none")
     write_run(tmp_path / "size", {"a": (mask, label)})
     Image.fromarray(np.zeros((5, 9), np.uint8)).save(tmp_path / "size/labels/a.png")
-    with pytest.raises(InputError, match=r"a\.png: label of 9 x 5 pixels for an image of 4 x 4"):
+    with pytest.raises(InputError, match=r"a\.png: label of 9 x 5 pixels for .* of 4 x 4"):
         scored(tmp_path / "size")
     write_run(tmp_path / "beyond", {"a": (np.array([[7]]), label)})
     with pytest.raises(StoreError, match="a: a mask value beyond 3 clusters"):
@@ -321,12 +321,24 @@ def test_errors_name_the_file_and_the_way_out(tmp_path: Path) -> None:
             tmp_path / "o",
             MaskSet("r", 0, 0),
         )
-    with pytest.raises(InputError, match=r"evaluate\.classes: no label has a pixel of classes \[8\]"):
+    with pytest.raises(InputError, match=r"found 2 label ids, .* evaluate\.classes: \[8\] none of them is scored"):
         scored(tmp_path / "missing", classes=[8])
     write_run(tmp_path / "other", {"a": (mask, label)}, clusters=9)
     stores = [tmp_path / "missing/s0.zarr", tmp_path / "other/s0.zarr"]
     with pytest.raises(StoreError, match="different numbers of clusters"):
         run(stores, tmp_path / "missing/manifest.parquet", {}, tmp_path / "o", MaskSet("r", 0, 0))
+
+
+def test_a_score_that_cannot_be_wrong_is_none(tmp_path: Path) -> None:
+    label = blocks([[0, 255], [0, 0]], 4)
+    write_run(tmp_path, {"a": (np.array([[1, 2], [3, 0]]), label)})
+    said = r"found 2 label ids, 0 \(75 %\), 255 \(25 %\); with evaluate\.ignore: \[255\] 0 alone is scored"
+    with pytest.raises(InputError, match=said):
+        scored(tmp_path)
+    assert not (tmp_path / "scores.json").exists()
+    assert scored(tmp_path, ignore=[])["scores"][0]["accuracy"] < 1
+    with pytest.raises(InputError, match=r"evaluate\.ignore: \[\] and evaluate\.classes: \[255\] 255 alone"):
+        scored(tmp_path, ignore=[], classes=[255])
 
 
 # --- leaderboard ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from input_files import fails, label, picture, read, rejected, video
 from PIL import Image
 
 from maskmill.errors import StoreError
-from maskmill.images.listing import listing_fingerprint
+from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.images.stems import walk
 from maskmill.inputs._check import check_file
 from maskmill.inputs._shards import shard_names
@@ -72,6 +73,7 @@ def test_manifest_columns(tmp_path: Path, out: Path) -> None:
             "digest": hashlib.blake2b(body, digest_size=8).hexdigest(),
             "shard": manifest.shards[0],
             "label": None,
+            "label_digest": None,
         }
     ]
     assert read_shards(out / "manifest.parquet") == manifest.shards
@@ -383,7 +385,7 @@ def test_labels_by_path_then_by_bare_stem(tmp_path: Path, out: Path) -> None:
 def test_label_of_the_wrong_size(tmp_path: Path, out: Path) -> None:
     picture(tmp_path / "images/a.png", size=(8, 12))
     label(tmp_path / "labels/a.png", (12, 8))
-    said = fails(out, tmp_path / "images", "label of 8x12 pixels for .* of 12x8", tmp_path / "labels")
+    said = fails(out, tmp_path / "images", "label of 8 x 12 pixels for .* of 12 x 8", tmp_path / "labels")
     assert str(tmp_path / "labels/a.png") in said
     assert str(tmp_path / "images/a.png") in said
 
@@ -418,6 +420,52 @@ def test_label_of_a_table_that_is_missing(tmp_path: Path, out: Path) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "t.csv").write_text("path,label\na.png,masks/a.png\n")
     fails(out, tmp_path / "t.csv", r"masks/a.png: label: No such file")
+
+
+def test_the_manifest_changes_with_the_content_of_a_label(tmp_path: Path, out: Path) -> None:
+    """So what is scored with it is scored again, and nothing else: shards are what they were."""
+    picture(tmp_path / "images/a.png")
+    file = label(tmp_path / "labels/a.png")
+    first = read(out, tmp_path / "images", tmp_path / "labels")
+    before = (out / "manifest.parquet").read_bytes()
+    assert json.loads((out / "classes.json").read_text())["pixels"] == {"1": 96}
+    ids = np.ones((8, 12), np.uint8)
+    ids[:4] = 7
+    Image.fromarray(ids).save(file)
+    assert read(out, tmp_path / "images", tmp_path / "labels").shards == first.shards
+    assert (out / "manifest.parquet").read_bytes() != before
+    classes = json.loads((out / "classes.json").read_text())
+    assert (classes["labels"], classes["pixels"]) == (1, {"1": 48, "7": 48})
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_labels_may_be_a_table(tmp_path: Path, out: Path, suffix: str) -> None:
+    for name in ("x/1", "x/2", "3"):
+        picture(tmp_path / f"images/{name}.png")
+    mine = {name: label(tmp_path / f"elsewhere/{i}.png") for i, name in enumerate(("x/1", "3"))}
+    rows = {"path": ["x/1.jpg", str(tmp_path / "images/3.png"), "x/2.png", "gone.png"]}
+    rows["label"] = ["../elsewhere/0.png", str(mine["3"]), "", "../elsewhere/1.png"]
+    table = tmp_path / f"tables/t{suffix}"
+    table.parent.mkdir()
+    frame = pd.DataFrame(rows)
+    frame.to_parquet(table) if suffix == ".parquet" else frame.to_csv(table, sep="\t" if suffix == ".tsv" else ",")
+    manifest = read(out, tmp_path / "images", table)
+    assert {row.id: row.label for row in manifest.rows if row.label} == {i: str(file) for i, file in mine.items()}
+
+
+@pytest.mark.parametrize(
+    ("body", "match"),
+    [
+        ("path,mask\na.png,b.png\n", "no column 'label'; found: path, mask"),
+        ("name,label\na.png,b.png\n", "no column 'path'; found: name, label"),
+        ("path,label\nz.png,b.png\n", "no row of '.*t.csv' is of an image of this run, such as 'a'"),
+        ("id,label\na,labels/a.png\na,labels/b.png\n", "two labels for 'a': .*labels/a.png and .*labels/b.png; keep"),
+    ],
+)
+def test_wrong_tables_of_labels(tmp_path: Path, out: Path, body: str, match: str) -> None:
+    picture(tmp_path / "images/a.png")
+    (tmp_path / "t.csv").write_text(body)
+    fails(out, tmp_path / "images", match, tmp_path / "t.csv")
 
 
 # Shards
@@ -535,6 +583,39 @@ def test_listing_of_globs_files_and_nothing(tmp_path: Path) -> None:
     picture(tmp_path / "b.png")
     after = [listing_fingerprint(source, None) for source in sources]
     assert [a == b for a, b in zip(before, after, strict=True)] == [False, False, True]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_listing_sees_the_files_that_a_table_names(tmp_path: Path, suffix: str) -> None:
+    table = tmp_path / f"t{suffix}"
+    picture(tmp_path / "images/a.png")
+    label(tmp_path / "labels/a.png")
+    frame = pd.DataFrame({"path": ["images/a.png", "images/b.png"], "label": ["labels/a.png", None]})
+    frame.to_parquet(table) if suffix == ".parquet" else frame.to_csv(table, index=False)
+    seen = [listing_fingerprint(str(table), None)]
+    steps = [
+        lambda: os.utime(tmp_path / "labels/a.png", (1, 1)),
+        lambda: os.utime(tmp_path / "images/a.png", (1, 1)),
+        lambda: picture(tmp_path / "images/b.png"),
+    ]
+    for step in steps:
+        step()
+        seen.append(listing_fingerprint(str(table), None))
+    assert len(set(seen)) == len(seen)
+    assert listing_fingerprint(str(tmp_path / "images"), str(table)) not in seen
+    table.write_bytes(b"\0damaged")
+    assert listing_fingerprint(str(table), None) not in seen
+
+
+def test_content_fingerprint_follows_the_bytes_and_not_the_time(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"one")
+    before = content_fingerprint(str(file))
+    os.utime(file, (1, 1))
+    assert content_fingerprint(str(file)) == before
+    file.write_bytes(b"two")
+    assert content_fingerprint(str(file)) != before
+    assert content_fingerprint(str(tmp_path / "absent")) == ""
 
 
 def test_listing_is_import_light() -> None:

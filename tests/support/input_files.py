@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from maskmill.errors import InputError
-from maskmill.inputs.run import run
+from maskmill.inputs.run import Outputs, run
 from maskmill.recipe.sections import Inputs
 from maskmill.store.manifest import Manifest, read_manifest
 
@@ -31,9 +31,9 @@ def label(path: Path, size: tuple[int, int] = (8, 12)) -> Path:
 def read(out: Path, images: object, labels: object = None, threads: int = 1, **keys: Any) -> Manifest:
     """Run the stage; the manifest that it wrote."""
     settings_ = Inputs(**keys).model_dump()
-    names = out / "manifest.parquet", out / "rejected.csv"
-    run(str(images), str(labels) if labels else None, settings_, *names, threads, out / "frames")
-    return read_manifest(names[0])
+    names = Outputs(out / "manifest.parquet", out / "rejected.csv", out / "classes.json")
+    run(str(images), str(labels) if labels else None, settings_, names, threads, out / "frames")
+    return read_manifest(names.manifest)
 
 
 def fails(out: Path, images: object, match: str, labels: object = None, **keys: Any) -> str:

@@ -23,6 +23,30 @@ rule cluster_fit:
         "{params.run} cluster fit {params.files} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
 
 
+# Ways to cluster the same tokens, which the fit chooses from and evaluate compares.
+rule cluster_candidate:
+    input:
+        unpack(inputs("cluster_candidate")),
+    output:
+        out=path("cluster_candidate"),
+    log:
+        "logs/cluster_candidate/{recipe}/seed{seed}/{candidate}.log",
+    benchmark:
+        "benchmarks/cluster_candidate/{recipe}/seed{seed}/{candidate}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
+    threads: cores("cluster_candidate")
+    resources:
+        mem_mb=memory("cluster_candidate"),
+        runtime=minutes("cluster_candidate"),
+    params:
+        run=command,
+        depends=depends("cluster_candidate"),
+        files=options("cluster_candidate"),
+    shell:
+        "{params.run} cluster fit {params.files} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
+
+
 rule cluster_map:
     input:
         unpack(inputs("cluster_map")),

@@ -35,3 +35,4 @@ wildcard_constraints:
     seed=CONSTRAINTS["seed"],
     round=SCORED,
     readout=CONSTRAINTS["readout"],
+    candidate=CONSTRAINTS["candidate"],

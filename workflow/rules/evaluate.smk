@@ -30,6 +30,31 @@ rule evaluate:
         " --seed {wildcards.seed} --round {wildcards.round} &> {log}"
 
 
+# Round 0 by every way to cluster the same tokens: prototypes and k-means.
+rule evaluate_candidates:
+    input:
+        unpack(inputs("evaluate_candidates")),
+    output:
+        out=path("evaluate_candidates"),
+    log:
+        "logs/evaluate_candidates/{recipe}/seed{seed}.log",
+    benchmark:
+        "benchmarks/evaluate_candidates/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
+    threads: cores("evaluate_candidates")
+    resources:
+        mem_mb=memory("evaluate_candidates"),
+        runtime=minutes("evaluate_candidates"),
+    params:
+        run=command,
+        depends=depends("evaluate_candidates"),
+        files=options("evaluate_candidates"),
+    shell:
+        "{params.run} evaluate candidates {params.files} --params {params.depends:q} --recipe {wildcards.recipe}"
+        " --seed {wildcards.seed} &> {log}"
+
+
 rule evaluate_objects:
     input:
         unpack(inputs("evaluate_objects")),

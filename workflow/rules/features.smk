@@ -20,6 +20,7 @@ rule weights:
         run=command,
         depends=depends("weights"),
         files=options("weights"),
+        checkpoint=lambda wc: ASK.checkpoint(wc.weights),
     shell:
         "{params.run} weights {params.files} --params {params.depends:q} &> {log}"
 

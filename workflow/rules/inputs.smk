@@ -27,6 +27,7 @@ checkpoint inputs:
     output:
         manifest=path("inputs", "manifest"),
         rejected=path("inputs", "rejected"),
+        classes=path("inputs", "classes"),
     log:
         "logs/inputs.log",
     benchmark:

@@ -24,11 +24,12 @@ def cluster_fit(
     selection: Annotated[Path | None, typer.Option(help="JSON of scores without labels to write")] = None,
     foreground: Foreground = None,
     head: Annotated[Path | None, typer.Option(help="method prototypes: the head of the stage adapt")] = None,
+    candidates: Annotated[Path | None, typer.Option(help="method prototypes: folder of what to choose from")] = None,
 ) -> None:
     """Fit a codebook on the vectors of all shards."""
     from maskmill.cluster.run import OptionalFiles, fit
 
-    optional = OptionalFiles(selection, foreground, head)
+    optional = OptionalFiles(selection, foreground, head, candidates)
     fit(shard_files(vectors, manifest), section(params), seed, out, threads, device, optional)
 
 

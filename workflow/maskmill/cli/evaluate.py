@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maskmill.cli.options import ManifestFile, Out, Params, Seed, Threads, section, shard_files
+from maskmill.cli.options import Foreground, ManifestFile, Out, Params, Seed, Threads, section, shard_files
 from maskmill.errors import ConfigError, nearest
 from maskmill.recipe.sections import READOUTS
 
@@ -31,6 +31,27 @@ def evaluate_masks(
 
     found, scored = shard_files(instances, manifest) if instances else [], MaskSet(recipe, seed, round)
     run(shard_files(masks, manifest), manifest, section(params), out, scored, instances=found)
+
+
+@app.command("candidates")
+def evaluate_candidates(
+    vectors: Annotated[Path, typer.Option(help="folder of token stores")],
+    candidates: Annotated[Path, typer.Option(help="folder of the other clusterings of these tokens")],
+    codebook: Annotated[Path, typer.Option(help="the clustering whose masks the recipe exports")],
+    manifest: ManifestFile,
+    params: Params,
+    recipe: Annotated[str, typer.Option()],
+    out: Out,
+    seed: Seed = 0,
+    foreground: Foreground = None,
+) -> None:
+    """Score the masks of every way to cluster the tokens of one recipe and seed."""
+    from maskmill.evaluate.candidates import run
+    from maskmill.images.masks import MaskSet
+
+    body = section(params)
+    books = {name: candidates / f"{name}.safetensors" for name in body["among"]} | {"chosen": codebook}
+    run(shard_files(vectors, manifest), books, manifest, body, out, MaskSet(recipe, seed, 0), foreground)
 
 
 @app.command("objects")

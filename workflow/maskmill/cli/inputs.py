@@ -22,14 +22,15 @@ def inputs(
     params: Params,
     manifest: Annotated[Path, typer.Option(help="manifest to write")],
     rejected: Annotated[Path, typer.Option(help="CSV of unreadable files to write")],
+    classes: Annotated[Path, typer.Option(help="JSON to write: how many pixels of all labels have which id")],
     frames: Annotated[Path, typer.Option(help="folder for the frames of a video")],
-    labels: Annotated[str, typer.Option(help="folder of label images with the same stems")] = "",
+    labels: Annotated[str, typer.Option(help="folder of label images with the same stems, or a table")] = "",
     threads: Threads = 1,
 ) -> None:
     """inputs: images -> manifest, shards, rejected list."""
-    from maskmill.inputs.run import run
+    from maskmill.inputs.run import Outputs, run
 
-    run(images, labels or None, section(params), manifest, rejected, threads, frames)
+    run(images, labels or None, section(params), Outputs(manifest, rejected, classes), threads, frames)
 
 
 def register(app: typer.Typer) -> None:

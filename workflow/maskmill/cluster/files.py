@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from maskmill.dag.files import SEED, Graph, Source, Sources, Wildcards, job, manifest, one, section
+from maskmill.dag.files import SEED, Graph, Source, Sources, Wildcards, candidates, job, manifest, one, section
 
 
 @job(
@@ -14,12 +15,28 @@ from maskmill.dag.files import SEED, Graph, Source, Sources, Wildcards, job, man
     selection=f"{SEED}/cluster/selection.json",
 )
 def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
-    """The vectors of all shards, without the tokens of a background; the head whose prototypes are the clusters."""
-    found = {"manifest": manifest(), "vectors": graph.all_shards(graph.vectors, wildcards)}
-    found |= graph.foreground(wildcards)
-    if graph.recipe(wildcards).cluster.method == "prototypes":
-        found["head"] = one("adapt_fit", wildcards)
+    """The vectors of all shards, without the tokens of a background; the clusterings to choose from, if any."""
+    found = _vectors(graph, wildcards)
+    names = graph.recipe(wildcards).chosen_from
+    if names:
+        found["candidates"] = candidates(names, wildcards)
     return found
+
+
+def _candidate_section(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    return graph.recipe(wildcards).candidates[wildcards["candidate"]]
+
+
+@job("cluster_candidate", _candidate_section, out=f"{SEED}/cluster/candidates/{{candidate}}.safetensors")
+def _candidate(graph: Graph, wildcards: Wildcards) -> Sources:
+    """One way to cluster the tokens; prototypes come from the head."""
+    head = {"head": one("adapt_fit", wildcards)} if wildcards["candidate"] == "prototypes" else {}
+    return _vectors(graph, wildcards) | head
+
+
+def _vectors(graph: Graph, wildcards: Wildcards) -> Sources:
+    found = {"manifest": manifest(), "vectors": graph.all_shards(graph.vectors, wildcards)}
+    return found | graph.foreground(wildcards)
 
 
 @job("cluster_map", out=f"{SEED}/cluster/{{shard}}.parquet")

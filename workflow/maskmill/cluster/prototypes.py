@@ -1,9 +1,14 @@
-"""The clusters are the prototypes that a head has learnt (stage adapt): nothing is fitted here but their sizes."""
+"""The clusters are the prototypes that a head has learnt (stage adapt): nothing is fitted here but their sizes.
+
+Prototypes are trained beside the head, for as many steps. After few steps they have not converged, and then the same
+codes are read out better by k-means. Which of the two a recipe's masks show (`readout`) is decided without labels: see
+`maskmill.cluster._candidates`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -25,6 +30,10 @@ class Params(Model):
     """Parameters of prototypes."""
 
     clusters: int = Field(8, ge=2, le=65534, description="number of prototypes k that the head learns")
+    readout: Literal["auto", "prototypes", "kmeans"] = Field(
+        "auto", description="what the masks show: the prototypes, k-means of the codes, or whichever is closer to them"
+    )
+    restarts: int = Field(10, ge=1, le=1000, description="seedings of that k-means")
 
 
 def fit(

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from maskmill.cluster import Method
+from maskmill.cluster._candidates import choose, read_candidates
 from maskmill.cluster._foreground import ForegroundTokens
 from maskmill.cluster._selection import measure
 from maskmill.errors import NumericsError, StoreError
 from maskmill.numerics.points import points_of
-from maskmill.recipe.model import Stage
+from maskmill.recipe.model import Stage, chosen_from
 from maskmill.store import codebook as books
 from maskmill.store.artefact import Provenance, read_table, write_json, write_table
 from maskmill.store.ragged import Ragged
@@ -29,11 +30,13 @@ class OptionalFiles:
         foreground: codebook of background and foreground (stage foreground); only tokens of the foreground are
             clustered.
         head: of the stage adapt, for the method that takes its prototypes.
+        candidates: folder of the clusterings to choose from, for the same method: nothing is fitted then.
     """
 
     selection: str | Path | None = None
     foreground: str | Path | None = None
     head: str | Path | None = None
+    candidates: str | Path | None = None
 
 
 def fit(
@@ -64,8 +67,13 @@ def fit(
         more = {"images": _images([Ragged(path) for path in vector_stores]), "foreground": ground}
     if method.TRAITS.reads_head:
         more = {"head": optional.head}
-    found, _ = method.fit(points_of(stores, limit, seed), stage.params, seed, device, **more)
     made_of = [store.hash for store in stores] + ([ground.hash] if ground is not None else [])
+    if optional.candidates is not None:
+        ready = read_candidates(optional.candidates, chosen_from(stage.params.readout))
+        found = choose(ready)
+        made_of += [book.hash for book in ready.values()]
+    else:
+        found, _ = method.fit(points_of(stores, limit, seed), stage.params, seed, device, **more)
     provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, made_of)
     if optional.selection is not None:
         write_json(optional.selection, measure(stores, found), provenance)

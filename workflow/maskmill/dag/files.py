@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
+from maskmill.images.tables import has_labels, is_table
 from maskmill.recipe.model import CODES, Recipe, Run
 from maskmill.recipe.sections import FeatureSet
 from maskmill.recipe.stages import RULES, STAGE_OF, STAGES, Needs
@@ -221,15 +222,25 @@ class Graph:
         return {"foreground": one("foreground_choose", wildcards)} if wanted else {}
 
     @property
+    def labelled(self) -> bool:
+        """True when images have labels, in a folder or table of labels, or in the table that names the images."""
+        config = self.run.config
+        return bool(config.labels) or (is_table(config.images) and has_labels(config.images))
+
+    @property
     def scores_objects(self) -> bool:
         """True when the cuts of the run are scored against labelled objects."""
-        return bool(self.run.config.labels) and self.run.config.evaluate.objects is not None
+        return self.labelled and self.run.config.evaluate.objects is not None
+
+    def compares(self, recipe: str) -> bool:
+        """True when other ways to cluster a recipe's tokens are scored beside its own."""
+        wanted = self.labelled and self.run.config.evaluate.candidates
+        return wanted and bool(self.run.recipes[recipe].candidates)
 
     @property
     def probes(self) -> dict[str, list[str]]:
         """Folder of a feature set -> recipes whose codes, learnt on it, are read out too; empty without read-outs."""
-        config = self.run.config
-        if not config.labels or not config.evaluate.readouts:
+        if not self.labelled or not self.run.config.evaluate.readouts:
             return {}
         recipes = [(name, recipe) for name, recipe in self.run.recipes.items() if recipe.global_codes]
         return {
@@ -251,6 +262,12 @@ def one(rule: str, wildcards: Wildcards, name: str = "out") -> Source:
 def manifest(timeless: bool = True) -> Source:
     """The manifest. Jobs of a shard need not watch its time: a shard's name is a hash of its images' contents."""
     return Source((path("inputs", "manifest"),), timeless=timeless)
+
+
+def candidates(names: Iterable[str], wildcards: Wildcards) -> Source:
+    """Clusterings of the same tokens, by name."""
+    known = {key: value for key, value in wildcards.items() if key in ("recipe", "seed")}
+    return Source(tuple(path("cluster_candidate", candidate=name, **known) for name in names), "folder")
 
 
 def weights_of(sets: Iterable[FeatureSet], passed: Literal["file", "folder"] = "file") -> Source:

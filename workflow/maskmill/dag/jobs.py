@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from functools import cache
 
 from maskmill.dag.files import Graph, Sources, jobs_of_rules, path
+from maskmill.recipe.model import CANDIDATES
 from maskmill.recipe.sections import READOUTS
 from maskmill.recipe.stages import RULES
 
 # Wildcards as regular expressions, as in the rules. Round 0 is what the stage paint writes.
 CONSTRAINTS = {
     "recipe": "[^/]+", "features": "[^/]+", "weights": "[^/]+", "shard": "s[0-9a-f]{10}", "seed": r"\d+",
+    "candidate": "|".join(CANDIDATES),
     "readout": "|".join(READOUTS),
 }  # fmt: skip
 ONE_SHARD = "s0000000000"  # the name of the shard of a graph that is only counted or drawn

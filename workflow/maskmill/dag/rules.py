@@ -24,9 +24,11 @@ from maskmill import access
 from maskmill.dag import slurm
 from maskmill.dag.files import Graph, Source, path
 from maskmill.errors import UserError
-from maskmill.images.listing import listing_fingerprint
+from maskmill.images.listing import content_fingerprint, listing_fingerprint
+from maskmill.recipe.checks import check_labels
 from maskmill.recipe.origin import Origin
 from maskmill.recipe.resolve import SHIPPED, load
+from maskmill.store.artefact import read_json
 from maskmill.store.manifest import read_shards
 
 T = TypeVar("T")
@@ -92,8 +94,15 @@ class Rules:
             sets = max(len(self.run.feature_sets), len(self.run.recipes) * len(self.run.config.seeds))
             nodes = self._workflow.nodes
             guarded(slurm.arrays_fit, self._workflow.executor_settings, nodes, len(found), sets)
+            if self.graph.labelled:
+                guarded(self._check_labels, Path(file).with_name("classes.json"))
             self._known[file, mtime_ns] = found
         return self._known[file, mtime_ns]
+
+    def _check_labels(self, classes: Path) -> None:
+        """The labels can be scored: known before the first job that costs anything."""
+        pixels = read_json(classes)["pixels"]
+        check_labels(self.run.config.evaluate, {int(label): count for label, count in pixels.items()})
 
     @property
     def _manifest(self) -> Any:
@@ -158,9 +167,21 @@ class Rules:
         A job that runs in a process of its own (SLURM) plans only itself, but evaluates the params of what it follows:
         it does not list a million images, each time, for a rule that it cannot run.
         """
+        return listing_fingerprint(images, labels) if self._mine(rule) else ""
+
+    def _mine(self, rule: str) -> bool:
+        """True unless this process was started for a job of another rule."""
         allowed = self._workflow.dag_settings.allowed_rules
-        own = self._workflow.is_main_process or self._named(rule) in allowed
-        return listing_fingerprint(images, labels) if own else ""
+        return bool(self._workflow.is_main_process or self._named(rule) in allowed)
+
+    def checkpoint(self, weights: str) -> str:
+        """What a local checkpoint holds, where the weights of a backbone come from one.
+
+        Its content and not its time: all features of the run depend on it.
+        """
+        sets = (each for each in self.run.feature_sets.values() if each.weights_slug == weights)
+        file = next(sets).checkpoint
+        return content_fingerprint(file) if file is not None and self._mine("weights") else ""
 
     def watched_instances(self, rule: str) -> Callable[..., str]:
         """Param: changes with the images of labelled instances, where a recipe is scored against any."""

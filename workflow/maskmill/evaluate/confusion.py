@@ -32,6 +32,12 @@ class Confusion:
             if 0 <= label < LABELS:  # others never occur
                 self._column[label] = column
         self._counts = np.zeros((rows, len(self._ids)), np.int64)
+        self._seen = np.zeros(LABELS, np.int64)
+
+    @property
+    def seen(self) -> dict[int, int]:
+        """{label id: its pixels}, of void ids too."""
+        return {int(label): int(self._seen[label]) for label in np.flatnonzero(self._seen)}
 
     @property
     def classes(self) -> list[int]:
@@ -39,27 +45,38 @@ class Confusion:
         return sorted(self._ids)
 
     @property
+    def order(self) -> np.ndarray:
+        """Columns in the order of `classes`, as places in the order in which classes were first seen."""
+        return np.argsort(np.asarray(self._ids, np.int64))
+
+    @property
     def counts(self) -> np.ndarray:
         """[rows, classes] int64."""
-        return self._counts[:, np.argsort(self._ids)] if self._ids else self._counts
+        return self._counts[:, self.order]
 
-    def add(self, prediction: np.ndarray, label: np.ndarray) -> None:
+    def add(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Count one image: prediction [H, W] in 0..rows - 1, label [H, W] ids.
+
+        Returns:
+            Its counts [rows, classes seen so far] int64; columns in the order in which classes were first seen.
 
         Raises:
             ValueError: different shapes, or values out of range.
         """
         if prediction.shape != label.shape:
             raise ValueError(f"prediction of shape {prediction.shape}, label of shape {label.shape}")
+        before = self._counts
         step = max(1, STRIP // max(1, label.shape[1]))
         for top in range(0, label.shape[0], step):
             self._add(prediction[top : top + step].ravel(), label[top : top + step].ravel())
+        return self._counts - np.pad(before, ((0, 0), (0, self._counts.shape[1] - before.shape[1])))
 
     def _add(self, prediction: np.ndarray, label: np.ndarray) -> None:
         if label.min(initial=0) < 0 or label.max(initial=0) >= LABELS:
             raise ValueError(f"label ids {label.min()}..{label.max()}; ids must be in 0..{LABELS - 1}")
         if prediction.max(initial=0) >= self.rows:
             raise ValueError(f"prediction {prediction.max()} of {self.rows} rows")
+        self._seen += np.bincount(label, minlength=LABELS)
         columns = self._column[label]
         if self._open and (columns == NEW).any():
             self._grow(np.unique(label[columns == NEW]))
@@ -67,7 +84,7 @@ class Confusion:
         scored = columns >= 0
         width = len(self._ids)
         flat = prediction[scored].astype(np.int64) * width + columns[scored]
-        self._counts += np.bincount(flat, minlength=self.rows * width).reshape(self.rows, width)
+        self._counts = self._counts + np.bincount(flat, minlength=self.rows * width).reshape(self.rows, width)
 
     def _grow(self, labels: np.ndarray) -> None:
         """New columns for label ids that were not seen before."""

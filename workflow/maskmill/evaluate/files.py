@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskmill.dag.files import RECIPE, ROUND, SEED, Graph, Sources, Wildcards, job, manifest, masks_rule
+from maskmill.dag.files import (
+    RECIPE,
+    ROUND,
+    SEED,
+    Graph,
+    Sources,
+    Wildcards,
+    candidates,
+    job,
+    manifest,
+    masks_rule,
+    one,
+)
+from maskmill.recipe.model import Recipe
 from maskmill.recipe.sections import READOUTS
 
 
@@ -16,16 +29,33 @@ def _section(graph: Graph, *without: str) -> dict[str, Any]:
 def _of_masks(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     """Where a recipe's masks have a background, their foreground is scored if objects are."""
     objects = graph.recipe(wildcards).background and graph.run.config.evaluate.objects is not None
-    return _section(graph, *READOUTS, *(() if objects else ("objects",)))
+    return _section(graph, "candidates", *READOUTS, *(() if objects else ("objects",)))
 
 
 def _of_objects(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
-    return _section(graph, *READOUTS)
+    return _section(graph, "candidates", *READOUTS)
 
 
 def _of_readout(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     """What the scores of features and codes depend on: no matching of clusters, and of the read-outs its own."""
-    return _section(graph, "objects", "protocols", *(name for name in READOUTS if name != wildcards["readout"]))
+    return _section(
+        graph, "candidates", "objects", "protocols", *(name for name in READOUTS if name != wildcards["readout"])
+    )
+
+
+def _of_candidates(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    """What the masks of the tokens depend on besides their clustering, and how they are scored."""
+    recipe = graph.recipe(wildcards)
+    shown = recipe.paint.settings.model_dump(mode="json", include={"upsample", "refine"})
+    more = {"paint": shown, "own": recipe.cluster.method, "among": _others(recipe)}
+    return _section(graph, "candidates", "objects", *READOUTS) | more
+
+
+def _others(recipe: Recipe) -> list[str]:
+    """The candidates that are fitted for themselves: not the recipe's own k-means."""
+    return [
+        name for name in recipe.candidates if recipe.cluster.method == "prototypes" or name != recipe.cluster.method
+    ]
 
 
 def _memory(graph: Graph, wildcards: Wildcards) -> int:
@@ -44,6 +74,19 @@ def _masks(graph: Graph, wildcards: Wildcards) -> Sources:
     if graph.recipe(wildcards).instances(round):
         found["instances"] = graph.every("rounds_detect", wildcards)
     return found
+
+
+@job("evaluate_candidates", _of_candidates, out=f"{SEED}/candidates.json")
+def _candidates(graph: Graph, wildcards: Wildcards) -> Sources:
+    """Masks of the tokens by each way to cluster them, made here for the labelled images only."""
+    recipe = graph.recipe(wildcards)
+    return {
+        "manifest": manifest(timeless=False),
+        "vectors": graph.all_shards(graph.vectors, wildcards),
+        "codebook": one("cluster_fit", wildcards),
+        "candidates": candidates(_others(recipe), wildcards),
+        **graph.foreground(wildcards),
+    }
 
 
 @job("evaluate_objects", _of_objects, out=f"{RECIPE}/objects.json")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from maskmill.errors import InputError, StoreError
-from maskmill.images.decode import MAX_PIXELS, load_label
+from maskmill.images.labels import checked_label
 from maskmill.store.manifest import Manifest, Row
 from maskmill.store.ragged import Ragged
 
@@ -35,15 +35,7 @@ def read_label(row: Row) -> np.ndarray:
         InputError: unreadable, not of the image's size, or ids outside 0..65535; names the file.
     """
     assert row.label is not None
-    label = load_label(row.label, max(MAX_PIXELS, row.height * row.width))
-    if label.shape != (row.height, row.width):
-        raise InputError(
-            f"{row.label}: label of {label.shape[1]} x {label.shape[0]} pixels for an image of "
-            f"{row.width} x {row.height} ({row.path}); labels must have their image's size"
-        )
-    if label.min() < 0 or label.max() > 65535:
-        raise InputError(f"{row.label}: label ids {label.min()}..{label.max()}; ids must be in 0..65535")
-    return label
+    return checked_label(row.label, row.path, row.height, row.width)[0]
 
 
 def labelled_images(stores: Sequence[Ragged], rows: Mapping[str, Row]) -> Iterator[tuple[Ragged, str, np.ndarray]]:

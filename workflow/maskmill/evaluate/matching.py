@@ -54,11 +54,56 @@ def many_to_one(counts: np.ndarray) -> np.ndarray:
     return np.where(counts.any(axis=1), counts.argmax(axis=1), -1).astype(np.int64)
 
 
+def many_to_one_iou(counts: np.ndarray) -> np.ndarray:
+    """Each row to the class of the largest IoU with it, the first among equals; empty rows to none (DSM, COMUS).
+
+    Large clusters of several classes go to a large class here, and small pure ones to a small class or to the
+    background: it is another rule than the majority of `many_to_one`.
+    """
+    return np.where(counts.any(axis=1), iou_matrix(counts).argmax(axis=1), -1).astype(np.int64)
+
+
+def hungarian_iou_background(counts: np.ndarray, background: int) -> np.ndarray:
+    """`hungarian_iou`, and every row that it leaves over to the background's column (Leopart, DSM, COMUS)."""
+    match = hungarian_iou(counts)
+    return np.where((match < 0) & counts.any(axis=1), background, match)
+
+
 MATCHERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "hungarian_counts": hungarian_counts,
     "hungarian_iou": hungarian_iou,
     "many_to_one": many_to_one,
+    "many_to_one_iou": many_to_one_iou,
 }
+
+
+class PerImage:
+    """Clusters matched to classes anew in each image, by `hungarian_counts`: an oracle, no score of a clustering.
+
+    Published results of systems that segment images one by one are of this kind (DiffSeg, DiffCut). Their code also
+    assigns surplus clusters to arbitrary classes that the image does not have, in the order of the ids; here such a
+    cluster has no class.
+
+    Attributes:
+        counts: int64 [classes + 1, classes] of all images: predicted class, and no class in the last row.
+    """
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((1, 0), np.int64)
+
+    def add(self, counts: np.ndarray) -> None:
+        """Count an image's [rows, classes]; its last row is never matched. Later images may bring further columns."""
+        classes = counts.shape[1]
+        grown = np.zeros((classes + 1, classes), np.int64)
+        known = self.counts.shape[1]
+        grown[:known, :known], grown[-1, :known] = self.counts[:-1], self.counts[-1]
+        there = np.flatnonzero(counts.any(axis=0))
+        match = np.full(len(counts), classes, np.int64)
+        if len(there):
+            found = hungarian_counts(counts[:-1, there])
+            match[:-1] = np.where(found >= 0, there[found], classes)
+        np.add.at(grown, match, counts)
+        self.counts = grown
 
 
 def iou_matrix(counts: np.ndarray) -> np.ndarray:

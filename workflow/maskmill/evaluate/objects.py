@@ -228,15 +228,17 @@ class ForegroundRand:
 
     def __init__(self) -> None:
         self.values: list[float] = []
+        self._several = False
 
     def add(self, image_id: str, scene: Seen) -> None:
         """Images without an object do not count; one object in one segment counts 1, in several 0."""
         if len(scene.pairs):
             self.values.append(adjusted_rand(scene.pairs))
+            self._several |= len(scene.pairs) > 1
 
     def result(self) -> dict[str, float | None]:
-        """{"fg_ari": mean, at most 1, or None}."""
-        return {"fg_ari": math.fsum(self.values) / len(self.values) if self.values else None}
+        """{"fg_ari": mean, at most 1, or None}; None too where no image has two objects to be told apart."""
+        return {"fg_ari": math.fsum(self.values) / len(self.values) if self._several else None}
 
 
 def adjusted_rand(table: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from maskmill.recipe.sections import READOUTS, Evaluate, ScoreSize
+from maskmill.recipe.sections import READOUTS, Evaluate, ProtocolName, ScoreSize
 from maskmill.store.artefact import json_hash
 
 MATCHING = {
@@ -20,12 +20,16 @@ MATCHING = {
     "hungarian_iou": "one cluster a class, largest sum of IoU (ties: largest sum of matched pixels)",
     "many_to_one": "each cluster its majority class by pixels, which is its class of highest precision"
     " (ties: the lowest class id)",
+    "many_to_one_iou": "each cluster its class of largest IoU (ties: the lowest class id)",
+    "hungarian_iou_background": "one cluster a class, largest sum of IoU (ties: largest sum of matched pixels)",
+    "oracle_per_image": "an oracle: in each image anew one cluster a class, largest sum of matched pixels",
     "linear_probe": "none: a linear classifier trained on labels",
     "linear_probe_online": "none: a linear classifier trained on labels with batches, as STEGO's",
     "retrieval": "none: votes of the nearest labelled tokens",
 }
 ONE_TO_ONE = "unmatched clusters stay in the denominator: their pixels are wrong and lower the IoU of the true class"
 MANY_TO_ONE = "every cluster is matched, so more clusters can only help: compare equal numbers of clusters only"
+TO_BACKGROUND = "clusters without a class predict the background, label id "
 PREDICTED_IGNORE = "pixels that the masks call ignore are wrong: they stay in the denominator"
 
 
@@ -43,9 +47,7 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal[
-        "hungarian_counts", "hungarian_iou", "many_to_one", "linear_probe", "linear_probe_online", "retrieval"
-    ]
+    name: ProtocolName | Literal["linear_probe", "linear_probe_online", "retrieval"]
     matching: str
     extra_clusters: str
     predicted_ignore: str
@@ -82,7 +84,10 @@ def protocol(
         label_digests: {image id: digest of its label's pixels} of all scored images.
         details: JSON values that the protocol's numbers depend on besides.
     """
-    extra = "none" if name in READOUTS else {"many_to_one": MANY_TO_ONE}.get(name, ONE_TO_ONE)
+    several = {"many_to_one": MANY_TO_ONE, "many_to_one_iou": MANY_TO_ONE}
+    extra = "none" if name in READOUTS else several.get(name, ONE_TO_ONE)
+    if name == "hungarian_iou_background":
+        extra = f"{TO_BACKGROUND}{details['background']}"
     return Protocol(
         name=name,  # type: ignore[arg-type]
         matching=MATCHING[name],

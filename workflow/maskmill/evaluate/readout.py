@@ -29,6 +29,7 @@ from maskmill.evaluate.score import drop_absent, score
 from maskmill.images.interpolate import resize_maps
 from maskmill.numerics.blocks import one_thread
 from maskmill.progress import track
+from maskmill.recipe.checks import check_labels
 from maskmill.recipe.sections import Evaluate, validate
 from maskmill.store.artefact import Provenance, write_json
 from maskmill.store.manifest import Row, read_manifest
@@ -240,6 +241,7 @@ def _classes(labels: Labels, settings: Evaluate) -> tuple[list[int], dict[str, s
         label = labels.read(image_id)
         digests[image_id] = digest(label)
         confusion.add(np.zeros(label.shape, np.uint8), label)
+    check_labels(settings, confusion.seen)
     _, present = drop_absent(confusion.counts, confusion.classes)
     return present, digests
 

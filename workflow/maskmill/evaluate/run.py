@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import StoreError
-from maskmill.evaluate.confusion import Confusion, at_frame, frame
 from maskmill.evaluate.labelled import check_complete, digest, labelled_images, labelled_rows, read_label
-from maskmill.evaluate.protocol import protocol
 from maskmill.evaluate.run_objects import MaskSaliency, score_instances
-from maskmill.evaluate.score import score_clusters
+from maskmill.evaluate.tally import Tally
 from maskmill.images.masks import MaskSet
 from maskmill.progress import track
 from maskmill.recipe.sections import Evaluate, validate
@@ -53,7 +51,7 @@ def run(
     rows = labelled_rows(images)
     stores = [Ragged(path, "masks") for path in mask_stores]
     clusters = cluster_count(stores)
-    confusion = Confusion(clusters + 2, settings.classes, settings.ignore)
+    tally = Tally(clusters, settings)
     painted = MaskSaliency.asked(settings, rows, images.ids)
     digests: dict[str, str] = {}
     count = 0
@@ -61,17 +59,12 @@ def run(
         row, count = rows[image_id], count + 1
         label = read_label(row)
         digests[row.id] = digest(label)
-        shape, window = frame(row.height, row.width, settings.size)
         mask = prediction_rows(store, image_id, values, clusters)
-        confusion.add(at_frame(mask, shape, window), at_frame(label, shape, window))
+        tally.add(mask, label)
         if painted is not None:
             painted.add_mask(row, label, mask, clusters)
     check_complete(rows, digests, count, stores, "mask")
-    protocols = [
-        protocol(name, settings.size, settings.ignore, confusion.classes, digests)
-        for name in dict.fromkeys(settings.protocols)
-    ]
-    scores = score_clusters(confusion.counts, protocols, confusion.classes, settings.class_names)
+    scores, protocols = tally.scores(digests)
     made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), protocols[0].labels])
     body: dict[str, Any] = asdict(masks) | {"clusters": clusters, "scores": scores}
     if painted is not None:

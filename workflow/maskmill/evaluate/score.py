@@ -9,7 +9,7 @@ import numpy as np
 
 from maskmill.errors import InputError
 from maskmill.evaluate.labelled import class_label
-from maskmill.evaluate.matching import MATCHERS, Metrics, metrics
+from maskmill.evaluate.matching import MATCHERS, Metrics, hungarian_iou_background, metrics
 from maskmill.evaluate.protocol import Protocol
 
 
@@ -41,7 +41,11 @@ def score(
 
 
 def score_clusters(
-    counts: np.ndarray, protocols: Sequence[Protocol], classes: Sequence[int], names: Mapping[int, str]
+    counts: np.ndarray,
+    protocols: Sequence[Protocol],
+    classes: Sequence[int],
+    names: Mapping[int, str],
+    per_image: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Scores of the same masks by each protocol.
 
@@ -49,9 +53,35 @@ def score_clusters(
         counts: [clusters + 2, classes] int64: background, clusters, predicted ignore. The last row is never matched.
         classes: label ids of the columns. A class without a pixel cannot be scored: it is left out of the matching
             and of the mean, and named.
+        per_image: [classes + 1, classes] int64 of `PerImage` with the same columns, for oracle_per_image.
+
+    Raises:
+        InputError: no class has a pixel, or the background that surplus clusters predict has none.
     """
+    there = np.append(counts.any(axis=0), True)
     counts, present = drop_absent(counts, classes)
-    return [score(counts, MATCHERS[p.name](counts[:-1]), p, present, names) for p in protocols]
+    found = []
+    for rule in protocols:
+        if rule.name == "oracle_per_image":
+            assert per_image is not None
+            entry = score(per_image[there][:, there[:-1]], np.arange(len(present)), rule, present, names)
+            del entry["matching"]  # another one in every image
+        else:
+            entry = score(counts, _match(rule, counts[:-1], present), rule, present, names)
+        found.append(entry)
+    return found
+
+
+def _match(rule: Protocol, counts: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    if rule.name != "hungarian_iou_background":
+        return MATCHERS[rule.name](counts)
+    background = rule.details["background"]
+    if background not in classes:
+        raise InputError(
+            f"evaluate.background: {background}: no label has a pixel of it; name one of {list(classes)}, or drop "
+            "the protocol hungarian_iou_background"
+        )
+    return hungarian_iou_background(counts, classes.index(background))
 
 
 def drop_absent(counts: np.ndarray, classes: Sequence[int]) -> tuple[np.ndarray, list[int]]:

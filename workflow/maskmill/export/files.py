@@ -27,7 +27,7 @@ def _export(graph: Graph, wildcards: Wildcards) -> Sources:
         found["instances"] = graph.every("rounds_detect", last)
     found |= _segmenter(graph, wildcards)
     found["weights"] = weights_of(_run_on_new_images(recipe).values(), "folder")
-    if graph.run.config.labels:
+    if graph.labelled:
         found["scores"] = one("evaluate", last)
     return found
 

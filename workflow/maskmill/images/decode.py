@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -227,25 +228,21 @@ def load_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
         InputError: unreadable, too many pixels, or a colour image.
     """
+    return label_and_digest(path, max_pixels)[0]
+
+
+def label_and_digest(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str]:
+    """What `load_label` gives, and 16 hex digits over the bytes of the file, which is read once."""
     try:
-        with _opened(_bytes(path, max_pixels), max_pixels, LABEL_SIZE) as image, _reasons():
+        body = _bytes(path, max_pixels)
+        with _opened(body, max_pixels, LABEL_SIZE) as image, _reasons():
             image.load()
             turn = None if image.format == "TIFF" else _TURN.get(_orientation(image))
             _check_label_mode(image)
-            return np.asarray(image if turn is None else image.transpose(turn)).astype(np.int32)
+            label = np.asarray(image if turn is None else image.transpose(turn)).astype(np.int32)
     except InputError as error:
         raise InputError(f"{path}: label: {error}") from None
-
-
-def label_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of a label file as displayed, from the header only; raises what `load_label` raises."""
-    try:
-        body = _bytes(path, max_pixels)
-        with _opened(body, max_pixels, LABEL_SIZE) as image:
-            _check_label_mode(image)
-            return _shown(image, body)
-    except InputError as error:
-        raise InputError(f"{path}: label: {error}") from None
+    return label, hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
 def _check_label_mode(image: Image.Image) -> None:

@@ -6,8 +6,10 @@ import glob
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import lru_cache, partial
 
 from maskmill.images.stems import walk
+from maskmill.images.tables import is_table, named_files
 
 
 def is_glob(images: str) -> bool:
@@ -23,8 +25,8 @@ def glob_files(pattern: str) -> list[str]:
 def listing_fingerprint(images: str, labels: str | None) -> str:
     """16 hex digits over names, sizes and times of what `images` and `labels` name.
 
-    Changes when files come, go or change. Of a table or video only the file itself is looked at; what does not exist
-    or cannot be listed gives a fingerprint too: the stage itself says what is wrong.
+    Changes when files come, go or change, those that a table names among them. Of a video only the file itself is
+    looked at; what does not exist or cannot be listed gives a fingerprint too: the stage itself says what is wrong.
     """
     digest = hashlib.blake2b(digest_size=8)
     for source in (images, labels):
@@ -34,6 +36,8 @@ def listing_fingerprint(images: str, labels: str | None) -> str:
                 digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode() if stat else b"\0\n")
         except OSError as error:
             digest.update(f"\0{error.errno}".encode())
+        except ValueError as error:  # a damaged table
+            digest.update(f"\0{error}".encode())
         digest.update(b"\0")
     return digest.hexdigest()
 
@@ -41,8 +45,37 @@ def listing_fingerprint(images: str, labels: str | None) -> str:
 def _files(source: str) -> Iterator[tuple[str, os.stat_result | None]]:
     if is_glob(source):
         for path in glob_files(source):
-            yield path, os.stat(path) if os.path.exists(path) else None
+            yield path, _stat(path)
     elif os.path.isdir(source):
         yield from walk(source)
     elif os.path.exists(source):
         yield source, os.stat(source)
+        if is_table(source):
+            yield from ((file, _stat(file)) for file in named_files(source))
+
+
+def _stat(path: str) -> os.stat_result | None:
+    """None of a link to nothing, or of a file that a table names and that is not there."""
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):
+        return None
+
+
+def content_fingerprint(path: str) -> str:
+    """16 hex digits over the bytes of one file; nothing where it cannot be read: the stage itself says why.
+
+    For files whose time may change without their content, and of which much depends. Each version is read once a
+    process.
+    """
+    try:
+        stat = os.stat(path)
+        return _content(path, stat.st_size, stat.st_mtime_ns)
+    except OSError:
+        return ""
+
+
+@lru_cache
+def _content(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=8)).hexdigest()

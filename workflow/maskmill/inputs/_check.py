@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 from maskmill.errors import InputError
 from maskmill.images.decode import MAX_PIXELS, displayed_size, read_file, verify
 
+A = TypeVar("A")
+B = TypeVar("B")
 Checked = tuple[str, int, int, int] | str  # digest, height, width, bytes; or the reason of a rejection
 _CHUNK = 32  # files a task
 _FEW = 64  # below this a pool costs more than it saves
@@ -20,15 +23,23 @@ _FEW = 64  # below this a pool costs more than it saves
 
 def check_all(paths: Sequence[str], full: bool, threads: int, max_pixels: int = MAX_PIXELS) -> Iterator[Checked]:
     """`check_file` of every path, in order, by `threads` processes (1: in this one)."""
-    check = partial(check_file, full=full, max_pixels=max_pixels)
-    if threads <= 1 or len(paths) < _FEW:
-        yield from map(check, paths)
+    return in_processes(partial(check_file, full=full, max_pixels=max_pixels), paths, threads)
+
+
+def in_processes(work: Callable[[A], B], given: Sequence[A], threads: int) -> Iterator[B]:
+    """`work` of everything given, in order, by `threads` processes (1: in this one).
+
+    Raises:
+        InputError: the system killed a process.
+    """
+    if threads <= 1 or len(given) < _FEW:
+        yield from map(work, given)
         return
     try:
         with ProcessPoolExecutor(threads, mp_context=multiprocessing.get_context("spawn")) as pool:
-            files = iter(paths)  # by the hundred thousand: a queue of millions of tasks would only fill memory
+            files = iter(given)  # by the hundred thousand: a queue of millions of tasks would only fill memory
             while block := list(islice(files, 100_000)):
-                yield from pool.map(check, block, chunksize=_CHUNK)
+                yield from pool.map(work, block, chunksize=_CHUNK)
     except BrokenProcessPool:
         raise InputError(
             f"a process that decoded images was killed, most likely for want of memory; run with less than "

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from maskmill.errors import InputError
-from maskmill.images.decode import MAX_PIXELS, label_size
+from maskmill.images.labels import LabelFacts
 from maskmill.images.stems import match_stems
-from maskmill.inputs._sources import Candidate
+from maskmill.images.tables import is_table
+from maskmill.inputs._sources import Candidate, labels_of_table
+from maskmill.store.artefact import Provenance, write_json
 
 
 def match_labels(candidates: Sequence[Candidate], labels: str | None) -> dict[str, str]:
-    """Image id -> label file: the table's own column, or a folder with the same relative paths but for the suffix.
+    """Image id -> label file.
 
-    Where the relative path has no label, a bare stem that only one image and only one label have will do.
+    In this order: the table's own column; a table of labels, by id or path; a folder with the same relative paths but
+    for the suffix. Where the relative path has no label in a folder, a bare stem that only one image and only one
+    label have will do.
 
     Raises:
         InputError: no such folder; no label fits any image; two labels fit one; a label that is itself an image.
     """
     found = {c.id: c.label for c in candidates if c.label}
-    if labels:
+    if labels and is_table(labels):
+        found = labels_of_table(Path(labels), candidates) | found
+    elif labels:
         found = match_stems({c.id: c.stem for c in candidates}, Path(labels), "labels") | found
     images = {c.path for c in candidates}
     for image_id, label in found.items():
@@ -31,11 +39,10 @@ def match_labels(candidates: Sequence[Candidate], labels: str | None) -> dict[st
     return found
 
 
-def check_label_size(image: str, label: str, height: int, width: int) -> None:
-    """A label is readable, has one class number a pixel, and is as large as its image; else an InputError."""
-    size = label_size(label, max(MAX_PIXELS, height * width))
-    if size != (height, width):
-        raise InputError(
-            f"{label}: label of {size[1]}x{size[0]} pixels for {image} of {width}x{height}; "
-            "a label is as large as its image is displayed"
-        )
+def write_classes(out: Path, facts: Iterable[LabelFacts], params: Mapping[str, Any]) -> None:
+    """Write how many labels there are, and how many pixels of all of them have which id."""
+    found, pixels = list(facts), Counter[int]()
+    for each in found:
+        pixels.update(each.pixels)
+    body = {"labels": len(found), "pixels": {str(i): pixels[i] for i in sorted(pixels)}}
+    write_json(out, body, Provenance.of("inputs", params, sorted(each.digest for each in found)))

@@ -14,12 +14,12 @@ from maskmill.errors import InputError, nearest
 from maskmill.images.decode import SUFFIXES
 from maskmill.images.listing import glob_files, is_glob
 from maskmill.images.stems import walk
+from maskmill.images.tables import TABLE_SUFFIXES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,40 @@ def _from_table(path: Path) -> list[Candidate]:
     return _sorted(Candidate(i, os.path.abspath(folder / g), _stem(n), label) for i, g, n, label in rows)
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def labels_of_table(path: Path, candidates: Sequence[Candidate]) -> dict[str, str]:
+    """{image id: absolute path of its label} of a table with the columns `label` and `id` or `path`.
+
+    A path is relative to the table's folder, or as the images' folder has it; a label is relative to the table's
+    folder. Rows of other images are passed over.
+
+    Raises:
+        InputError: the columns are missing, no row is of any image, or two rows give one image different labels.
+    """
+    table, folder = _read_table(path, "labels"), path.resolve().parent
+    if "label" not in table:
+        columns = [str(column) for column in table.columns]
+        raise InputError(f"{path}: no column 'label'{nearest('label', columns)}; found: {', '.join(columns)}")
+    known = {c.id: c.id for c in candidates}
+    if "id" not in table:
+        known = {_stem(c.path): c.id for c in candidates} | {c.stem: c.id for c in candidates}
+    found: dict[str, str] = {}
+    for name, label in zip(_column(table, "id" if "id" in table else "path", path), table["label"], strict=True):
+        places = (name,) if "id" in table else (_stem(os.path.abspath(folder / name)), _stem(_inside(name)))
+        image = next((known[place] for place in places if place in known), None)
+        if image is None or _absent(label):
+            continue
+        file = os.path.abspath(folder / str(label))
+        if found.setdefault(image, file) != file:
+            raise InputError(f"{path}: two labels for {image!r}: {found[image]} and {file}; keep one")
+    if not found:
+        raise InputError(
+            f"labels: no row of {str(path)!r} is of an image of this run, such as {candidates[0].id!r}; give the "
+            "column 'id' or 'path' as the images have it"
+        )
+    return found
+
+
+def _read_table(path: Path, key: str = "images") -> pd.DataFrame:
     import pandas as pd
 
     try:
@@ -172,7 +205,7 @@ def _read_table(path: Path) -> pd.DataFrame:
             table = pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except Exception as error:  # pandas and pyarrow raise many kinds; all mean an unreadable table
         raise InputError(f"{path}: not a readable table ({' '.join(str(error).split())})") from None
-    if "path" not in table:
+    if "path" not in table and (key == "images" or "id" not in table):
         columns = [str(column) for column in table.columns]
         raise InputError(f"{path}: no column 'path'{nearest('path', columns)}; found: {', '.join(columns)}")
     if table.empty:

@@ -16,7 +16,13 @@ def _demo(graph: Graph, wildcards: Wildcards) -> Sources:
     return {}
 
 
-@job("inputs", _section, manifest="results/inputs/manifest.parquet", rejected="results/inputs/rejected.csv")
+@job(
+    "inputs",
+    _section,
+    manifest="results/inputs/manifest.parquet",
+    rejected="results/inputs/rejected.csv",
+    classes="results/inputs/classes.json",
+)
 def _inputs(graph: Graph, wildcards: Wildcards) -> Sources:
     """The demo's video. Other images are watched through their listing (see the rule): they may have any name."""
     return {"video": Source((path("demo"),), "no")} if graph.run.config.images == "demo" else {}

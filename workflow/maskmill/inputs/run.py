@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from maskmill.errors import InputError
-from maskmill.inputs._check import check_all
-from maskmill.inputs._labels import check_label_size, match_labels
+from maskmill.images.labels import LabelFacts, label_facts
+from maskmill.inputs._check import check_all, in_processes
+from maskmill.inputs._labels import match_labels, write_classes
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import Candidate, Listing, counted, find
 from maskmill.progress import track
@@ -33,21 +35,32 @@ _SCHEMA = pa.schema(
         ("digest", pa.string()),
         ("shard", pa.string()),
         ("label", pa.string()),
+        ("label_digest", pa.string()),
     ]
 )
 Rejected = tuple[str, str, str]  # id, path, reason
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files to write: the manifest, sorted by id; the rejected list (id, path, reason) as CSV; and, as JSON, how many
+    labels there are and how many of their pixels have which id.
+    """
+
+    manifest: Path
+    rejected: Path
+    classes: Path
 
 
 def run(
     images: str,
     labels: str | None,
     params: Mapping[str, Any],
-    out_manifest: Path,
-    out_rejected: Path,
+    out: Outputs,
     threads: int,
     frames: Path,
 ) -> None:
-    """Check every image, write the manifest (sorted by id) and the rejected list (id, path, reason).
+    """Check every image and every label, and write the outputs.
 
     `params` is the `inputs` section; the frames of a video go to a folder below `frames`.
 
@@ -55,28 +68,46 @@ def run(
         InputError: nothing to read; more rejected than `inputs.max_rejected`; labels that do not fit.
     """
     settings: Inputs = Stage.of("inputs", params).settings
-    _check_place(images, Path(out_manifest))
+    _check_place(images, out.manifest)
     found = find(images, labels, Path(frames), settings.frame_step, settings.max_pixels)
     chosen = _spread(found.candidates, settings.max_images)
     checks = check_all([c.path for c in chosen], settings.verify == "full", threads, settings.max_pixels)
     checked = list(track(checks, len(chosen), "inputs: checked"))
     rejected = [(c.id, c.path, r) for c, r in zip(chosen, checked, strict=True) if isinstance(r, str)]
-    _write_rejected(Path(out_rejected), rejected)
-    _enforce_budget(rejected, len(chosen), settings.max_rejected, Path(out_rejected))
+    _write_rejected(out.rejected, rejected)
+    _enforce_budget(rejected, len(chosen), settings.max_rejected, out.rejected)
     good = [(c, *r) for c, r in zip(chosen, checked, strict=True) if not isinstance(r, str)]
     label_of = match_labels([c for c, *_ in good], labels)
-    for c, _, height, width, _ in good:
-        if c.id in label_of:
-            check_label_size(c.path, label_of[c.id], height, width)
+    facts = _read_labels(good, label_of, threads)
+    seen = {image_id: each.digest for image_id, each in facts.items()}
     shards = shard_names([c.id for c, *_ in good], [digest for _, digest, *_ in good], settings.shard_size)
     rows = [
-        (c.id, c.path, width, height, size, digest, shard, label_of.get(c.id))
+        (c.id, c.path, width, height, size, digest, shard, label_of.get(c.id), seen.get(c.id))
         for (c, digest, height, width, size), shard in zip(good, shards, strict=True)
     ]
     table = pa.table(dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True)), schema=_SCHEMA)
     unique = list(dict.fromkeys(shards))
-    write_table(out_manifest, table, Provenance.of("inputs", params, [json_hash(unique)]), ROW_GROUP)
+    write_classes(out.classes, facts.values(), params)
+    write_table(out.manifest, table, Provenance.of("inputs", params, [json_hash(unique)]), ROW_GROUP)
     _summary(found, len(rows), len(rejected), len(label_of), len(unique), settings.shard_size)
+
+
+def _read_labels(
+    good: Sequence[tuple[Candidate, str, int, int, int]], label_of: Mapping[str, str], threads: int
+) -> dict[str, LabelFacts]:
+    """{image id: facts of its label}, each label decoded once; the first that cannot be used is an InputError."""
+    tasks = {c.id: (label_of[c.id], c.path, height, width) for c, _, height, width, _ in good if c.id in label_of}
+    found = track(in_processes(_facts, list(tasks.values()), threads), len(tasks), "inputs: labels")
+    facts: dict[str, LabelFacts] = {}
+    for image_id, each in zip(tasks, found, strict=True):
+        if isinstance(each, str):
+            raise InputError(each)
+        facts[image_id] = each
+    return facts
+
+
+def _facts(task: tuple[str, str, int, int]) -> LabelFacts | str:
+    return label_facts(*task)
 
 
 def _check_place(images: str, out: Path) -> None:

@@ -23,7 +23,7 @@ of the clusters that win somewhere in the image, twice the cosine as in STEGO.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,20 +31,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from maskmill.errors import StoreError
-from maskmill.images.interpolate import best_scores, majority, one_hots, resize_labels, resize_maps
+from maskmill.images.interpolate import majority, one_hots, resize_labels, resize_maps
 from maskmill.images.masks import ignore_value, mask_dtype
 from maskmill.images.photos import ManifestPhotos
+from maskmill.painting.tokens import paint_tokens
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Paint, Refine
-from maskmill.refine import refine, refine_scores, refine_step
+from maskmill.refine import refine, refine_step
 from maskmill.store.artefact import Provenance, read_table, read_tensors, write_tensors
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 if TYPE_CHECKING:
-    from maskmill.store.codebook import Codebook
-
-COSINES = 2.0  # logits a unit of cosine (STEGO)
+    pass
 
 
 def settings_of(params: Mapping[str, Any]) -> Paint:
@@ -178,55 +177,6 @@ def run_tokens(
             writer.append(image_id, paint_tokens(store[i], book, settings.upsample, settings.refine, see, ground))
 
 
-def paint_tokens(
-    tokens: np.ndarray,
-    book: Codebook,
-    upsample: int,
-    settings: Refine,
-    see: Callable[[tuple[int, int]], np.ndarray] | None = None,
-    ground: Codebook | None = None,
-) -> np.ndarray:
-    """Mask [h * upsample, w * upsample] of the token vectors [h, w, d] of one image.
-
-    Args:
-        book: of the clusters. ground: of background and foreground. see: gives the photo uint8 [H, W, 3] on a grid
-            (H, W); without it nothing is refined.
-    """
-    tokens, clusters = tokens.astype(np.float32), len(book)
-    size, step = (tokens.shape[0] * upsample, tokens.shape[1] * upsample), refine_step(upsample)
-    photo = see((size[0] * step, size[1] * step)) if see else None
-    outside = None if ground is None else best_labels(tokens, ground, size, photo, settings) == 0
-    best = best_labels(tokens, book, size, photo, settings, outside)
-    mask = (best + 1).astype(mask_dtype(clusters))
-    mask[best == clusters] = ignore_value(mask.dtype)  # the score of noise comes after those of the clusters
-    if outside is not None:
-        mask[outside] = 0
-    return mask
-
-
-def best_labels(
-    tokens: np.ndarray,
-    book: Codebook,
-    size: tuple[int, int],
-    photo: np.ndarray | None,
-    settings: Refine,
-    void: np.ndarray | None = None,
-) -> np.ndarray:
-    """Cluster of every mask cell [H, W] int64 (k is noise) by interpolated scores of tokens [h, w, d].
-
-    Args:
-        photo: uint8 [H * step, W * step, 3] to refine with. void: bool [H, W], cells that are not refined.
-    """
-    from maskmill.store.codebook import scores
-
-    h, w, d = tokens.shape
-    maps = np.moveaxis(np.asarray(scores(tokens.reshape(h * w, d), book)).reshape(h, w, -1), 2, 0)
-    best = best_scores(maps, size)
-    if photo is None:
-        return best
-    return refine_scores(COSINES * maps if book.spherical else in_spreads(maps), best, photo, settings, void)
-
-
 def distance_limits(assignments: Sequence[str | Path], clusters: int, keep_closest: float) -> np.ndarray:
     """Largest kept distance of each cluster [k] float64 over all shards; -inf for an empty cluster.
 
@@ -289,15 +239,6 @@ def refine_mask(
     fine_void = void.repeat(step, axis=0).repeat(step, axis=1)
     best = refine(resize_maps(maps[known], photo.shape[:2]), photo, settings, fine_void)
     return np.where(void, mask, present[known][majority(best, step)]).astype(mask.dtype)
-
-
-def in_spreads(maps: np.ndarray) -> np.ndarray:
-    """Negative squared distances [k, h, w] in units of the image's mean one to the nearest centre.
-
-    Distances have no scale of their own; this makes a cluster that is as far again as the nearest one unlikely by e.
-    """
-    nearest = float(-maps.max(axis=0).mean(dtype=np.float64))
-    return maps / max(nearest, 1e-12)
 
 
 def _shard_rows(segments: Path, assignments: Path) -> dict[str, list[tuple[int, int, float]]]:

@@ -35,6 +35,7 @@ MEASURED: dict[str, tuple[float, int]] = {
     "reduce_fit/pca": (1.3e-5, 0),
     "reduce_map/pca": (1e-3, 0),
     "cluster_fit/kmeans": (7.8e-6, 0),
+    "cluster_candidate/kmeans": (7.8e-6, 0),
     "cluster_map/kmeans": (1e-3, 0),
     "paint/tokens": (4e-3, 196),
     "paint/regions": (2e-3, 1024),

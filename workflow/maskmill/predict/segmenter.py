@@ -186,7 +186,7 @@ class ClusterSegmenter:
     def mask(self, image: np.ndarray) -> np.ndarray:
         """See `Segmenter`."""
         from maskmill.numerics.blocks import one_thread
-        from maskmill.paint.run import paint_tokens
+        from maskmill.painting.tokens import paint_tokens
 
         view = self._view(image)
         see = None if self.refine.method == "none" else partial(resize, image)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from maskmill.errors import ConfigError, nearest
+from maskmill.errors import ConfigError, InputError, nearest
 from maskmill.recipe import backbones
 from maskmill.recipe.model import CODES, Recipe, Stage
+from maskmill.recipe.sections import Evaluate
 
 
 def check(recipe: Recipe, path: Path) -> None:
@@ -25,6 +27,43 @@ def check(recipe: Recipe, path: Path) -> None:
     _check_flip(recipe, path)
     if recipe.cut is not None and recipe.tokens:
         raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
+
+
+def check_labels(settings: Evaluate, pixels: Mapping[int, int]) -> None:
+    """A score of these labels can be wrong: at least two classes are left after `ignore` and `classes`.
+
+    With one class, whatever cluster takes it scores 100.
+
+    Args:
+        pixels: {label id: its pixels in all labels}; nothing is checked without labels.
+
+    Raises:
+        InputError: names the ids found, their share of the pixels, and the keys.
+    """
+    there = {label: count for label, count in sorted(pixels.items()) if count}
+    scored = [i for i in there if i not in settings.ignore and (settings.classes is None or i in settings.classes)]
+    if not there:
+        return
+    if len(scored) > 1:
+        if "hungarian_iou_background" in settings.protocols and settings.background not in scored:
+            raise InputError(
+                f"evaluate.background: {settings.background}: no label has this id, to which protocol "
+                f"hungarian_iou_background sends surplus clusters; name one of {scored[:12]}, or drop the protocol"
+            )
+        return
+    total, many = sum(there.values()), sorted(there, key=lambda i: (-there[i], i))[:8]
+    shares = ", ".join(f"{label} ({100 * there[label] / total:.3g} %)" for label in sorted(many))
+    found = f"{len(there)} label {'id' if len(there) == 1 else 'ids'}, {shares}{', ...' if len(there) > 8 else ''}"
+    left = "none of them is scored"
+    if scored:
+        left = f"{scored[0]} alone is scored, and a single class scores 100 whatever the masks are"
+    keys = f"evaluate.ignore: {settings.ignore}"
+    if settings.classes is not None:
+        keys += f" and evaluate.classes: {settings.classes}"
+    raise InputError(
+        f"labels: found {found}; with {keys} {left}; change them so that two of these ids are scored, "
+        "or leave labels out"
+    )
 
 
 def _check_sets(recipe: Recipe, path: Path) -> None:

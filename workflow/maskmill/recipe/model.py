@@ -25,6 +25,7 @@ from maskmill.recipe.sections import (
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 
 CODES = "codes"  # the feature set that the stage adapt makes
+CANDIDATES = ("prototypes", "kmeans", "online")  # ways to cluster the same tokens, as files are named
 S = TypeVar("S", bound=Model, covariant=True)
 
 
@@ -90,6 +91,11 @@ class Stage(Generic[S]):
         if self.method is not None:
             body |= {str(BY_NAME[self.name].method_key): self.method} | self.params.model_dump(mode="json")
         return body
+
+
+def chosen_from(readout: str) -> tuple[str, ...]:
+    """The candidates that `cluster.readout` of a head's prototypes leaves to choose from."""
+    return ("prototypes", "kmeans") if readout == "auto" else (readout,)
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,31 @@ class Recipe:
     def global_codes(self) -> bool:
         """True with a head whose codes mean the same in every image, so that they can be clustered and probed."""
         return self.adapt is not None and not self.adapt.module.TRAITS.per_image
+
+    @property
+    def candidates(self) -> dict[str, dict[str, Any]]:
+        """Ways to cluster the tokens of the recipe into as many classes: name -> section `cluster`.
+
+        A head's own prototypes and k-means of its codes; k-means of tokens and prototypes that are trained on them as
+        a head trains its own. Where there is no choice to compare, none.
+        """
+        own = self.cluster
+        if not self.tokens:
+            return {}
+        body, settings = own.as_dict(), {"max_fit_points": own.settings.max_fit_points}
+        if own.method == "prototypes":
+            k_means = {"method": "kmeans", "clusters": own.params.clusters, "restarts": own.params.restarts}
+            return {"prototypes": body | {"readout": "prototypes"}, "kmeans": settings | k_means}
+        if own.method == "kmeans" and own.params.spherical:
+            return {"kmeans": body, "online": settings | {"method": "online", "clusters": own.params.clusters}}
+        return {}
+
+    @property
+    def chosen_from(self) -> tuple[str, ...]:
+        """Names of the candidates among which the clustering of the recipe is chosen; none where it is one method's."""
+        if self.cluster.method != "prototypes" or not self.candidates:
+            return ()
+        return chosen_from(self.cluster.params.readout)
 
     @property
     def tokens(self) -> bool:

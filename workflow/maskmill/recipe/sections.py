@@ -288,7 +288,14 @@ def _original(value: Any) -> Any:
     return None if value == "original" else value
 
 
-ProtocolName = Literal["hungarian_counts", "hungarian_iou", "many_to_one"]
+ProtocolName = Literal[
+    "hungarian_counts",
+    "hungarian_iou",
+    "many_to_one",
+    "many_to_one_iou",
+    "hungarian_iou_background",
+    "oracle_per_image",
+]
 ObjectMetric = Literal["corloc", "ap", "mbo", "fg_ari", "saliency"]
 
 
@@ -308,6 +315,15 @@ class Objects(Model):
 def _switch(value: Any) -> Any:
     """`objects: true` asks for all defaults, `false` for nothing."""
     return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+def check_background(background: int, ignore: Sequence[int], classes: Sequence[int] | None) -> None:
+    """Raises ValueError where the background is no scored class, so that no cluster can be sent there."""
+    if background in ignore or (classes is not None and background not in classes):
+        raise ValueError(
+            f"protocol hungarian_iou_background sends surplus clusters to label {background} (background), which is "
+            "not scored; set evaluate.background to a scored id, or drop the protocol"
+        )
 
 
 class Retrieval(Model):
@@ -335,8 +351,14 @@ class Evaluate(Model):
     classes: list[int] | None = Field(None, description="label ids that are scored; others are void. Default: all")
     class_names: dict[int, str] = Field(default_factory=dict, description="label id -> name")
     ignore: list[int] = Field(default_factory=lambda: [255], description="label ids that are void")
+    background: int = Field(
+        0, ge=0, description="label id that surplus clusters predict in protocol hungarian_iou_background"
+    )
     size: Annotated[ScoreSize | None, BeforeValidator(_original)] = Field(
         None, description="where labels and masks meet: original (the label's own size, default) or {short_side: 320}"
+    )
+    candidates: bool = Field(
+        True, description="also score the other ways to cluster the same tokens (cluster.readout); recipes of tokens"
     )
     linear_probe: bool = Field(False, description="also fit linear probes on each feature set and each head's codes")
     linear_probe_online: Annotated[
@@ -359,6 +381,8 @@ class Evaluate(Model):
         both = sorted(set(self.classes or ()) & set(self.ignore))
         if both:
             raise ValueError(f"label {both[0]} is in classes and in ignore; keep it in one of them")
+        if "hungarian_iou_background" in self.protocols:
+            check_background(self.background, self.ignore, self.classes)
         if self.classes is not None and not self.classes:
             raise ValueError("classes is empty; name label ids, or leave it out to score all of them")
         return self

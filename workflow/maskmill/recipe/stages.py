@@ -141,6 +141,7 @@ STAGES: tuple[StageSpec, ...] = (
         rules=(
             # The profile for SLURM gives the fit a GPU.
             Rule("cluster_fit", Needs(2, 6000, 120), unit="points", whole=True, network=True),
+            Rule("cluster_candidate", Needs(2, 6000, 120), unit="points", whole=True, network=True),
             Rule("cluster_map", Needs(1, 3000, 60), per_shard=True),
         ),
     ),
@@ -168,6 +169,7 @@ STAGES: tuple[StageSpec, ...] = (
             Rule("evaluate", Needs(1, 3000, 120)),
             Rule("evaluate_objects", Needs(1, 3000, 120)),
             Rule("evaluate_probe", Needs(2, 6000, 120), whole=True),
+            Rule("evaluate_candidates", Needs(2, 4000, 120), whole=True),
             Rule("evaluate_codes", Needs(2, 6000, 120)),
         ),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ HEADS = {
     "hungarian_iou": "Hungarian matching on IoU",
     "hungarian_counts": "Hungarian matching on pixel counts",
     "many_to_one": "Many to one",
+    "many_to_one_iou": "Many to one by IoU",
+    "hungarian_iou_background": "Hungarian matching on IoU, surplus clusters to the background",
+    "oracle_per_image": "Matched anew in each image (an oracle, no clustering of the set)",
     "linear_probe": "Linear probe",
     "linear_probe_online": "Linear probe, STEGO's training",
     "retrieval": "Nearest labelled tokens",
@@ -30,7 +33,8 @@ READINGS = {
     "retrieval": "Nearest labelled tokens: what a vote of the most similar tokens of the labelled half says; nothing is"
     " trained.",
 }
-MASKS = {"recipe": "Recipe", "round": "Round", "clusters": "Clusters"}
+MASKS = {"recipe": "Recipe", "round": "Round", "readout": "Read-out", "clusters": "Clusters"}
+CENTRES = {"prototypes": "prototypes of the head", "kmeans": "k-means", "online": "prototypes trained on the tokens"}
 PROBES = {"features": "Features", "learnt_on": "Learnt on", "dimensions": "Length"}
 NOT_METRICS = ("images", "pixels", "unmatched", "clusters")
 
@@ -92,12 +96,37 @@ def read_scores(results: Path, recipes: Mapping[str, int], seeds: Sequence[int])
     """Every scores.json that exists of recipe -> number of rounds and the seeds, in that order."""
     found = []
     for recipe, rounds in recipes.items():
+        exported = _exported(results, recipe, seeds)
         for r in range(rounds + 1):
             for seed in seeds:
                 path = results / f"recipes/{recipe}/seed{seed}/round{r}/scores.json"
                 if path.is_file():
-                    found.append(read_json(path) | {"recipe": recipe, "seed": seed, "round": r})
+                    more = {"recipe": recipe, "seed": seed, "round": r, "readout": exported if r == 0 else None}
+                    found.append(read_json(path) | more)
     return found
+
+
+def read_candidates(results: Path, recipes: Iterable[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """What candidates.json has of masks that are not exported, as files of scores of round 0."""
+    found = []
+    for recipe, seed in itertools.product(recipes, seeds):
+        path = results / f"recipes/{recipe}/seed{seed}/candidates.json"
+        body = read_json(path) if path.is_file() else {"candidates": []}
+        for each in body["candidates"]:
+            if each["name"] != body["exported"]:
+                readout = f"{CENTRES[each['name']]}, not exported"
+                found.append(body | {"recipe": recipe, "seed": seed, "readout": readout, "scores": each["scores"]})
+    return found
+
+
+def _exported(results: Path, recipe: str, seeds: Sequence[int]) -> str | None:
+    """Whose centres the exported masks of round 0 are, where they were chosen or compared; seeds may differ."""
+    paths = [results / f"recipes/{recipe}/seed{seed}/candidates.json" for seed in seeds]
+    names = [read_json(path)["exported"] for path in paths if path.is_file()]
+    if not names:
+        return None
+    several = [f"{CENTRES[n]} ({names.count(n)} seeds)" for n in dict.fromkeys(names)]
+    return CENTRES[names[0]] if len(several) == 1 else ", ".join(several)
 
 
 def read_readouts(
@@ -125,8 +154,10 @@ def boards(files: Sequence[Mapping[str, Any]], leads: Mapping[str, str] = MASKS)
     """Group scores by their whole protocol: numbers of different protocols never share a column.
 
     Args:
-        leads: key of a file -> its column's head. The first two name a row, the third may vary over the row's seeds.
+        leads: key of a file -> its column's head. The last may vary over the row's seeds, the others name a row;
+            one that no file has is left out.
     """
+    leads = {key: head for key, head in leads.items() if any(file.get(key) is not None for file in files)}
     groups: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
     for file in files:
         for score in file.get("scores", []):
@@ -136,14 +167,15 @@ def boards(files: Sequence[Mapping[str, Any]], leads: Mapping[str, str] = MASKS)
 
 
 def _board(group: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], leads: Mapping[str, str]) -> ScoreBoard:
-    first, (one, two, varying) = group[0][1], leads
+    first, varying = group[0][1], list(leads)[-1]
+    names = list(leads)[:-1]
     metrics = [m for m in TITLES if m in first]
     metrics += sorted(m for m, v in first.items() if m not in (*metrics, *NOT_METRICS) and isinstance(v, int | float))
     classes = list(dict.fromkeys(name for _, score in group for name in score.get("per_class") or {}))
-    keys = list(dict.fromkeys((file[one], file[two]) for file, _ in group))
+    keys = list(dict.fromkeys(tuple(file.get(name) for name in names) for file, _ in group))
     rows = []
     for key in keys:
-        mine = [(file, score) for file, score in group if (file[one], file[two]) == key]
+        mine = [(file, score) for file, score in group if tuple(file.get(name) for name in names) == key]
         cells = [_cell([score.get(m) for _, score in mine], m in SHARES) for m in metrics]
         each = [_cell([(score.get("per_class") or {}).get(c) for _, score in mine], True) for c in classes]
         counts = list(dict.fromkeys(file.get(varying) for file, _ in mine))
@@ -151,7 +183,8 @@ def _board(group: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], leads: 
         rows.append(ScoreRow((*key, count), tuple(file["seed"] for file, _ in mine), tuple(cells), tuple(each)))
     protocol = dict(first["protocol"])
     name = str(protocol.pop("name", "scores"))
-    comparable = name != "many_to_one" or len({row.leads[-1] for row in rows}) == 1  # more clusters can only help there
+    sizes = {row.leads[-1] for row in rows}  # more clusters can only help where several may have one class
+    comparable = not name.startswith("many_to_one") or len(sizes) == 1
     ranked = _mark_best(rows) if comparable else tuple(rows)
     heads = tuple(leads.values())
     return ScoreBoard(name, heads, protocol, first.get("images"), tuple(metrics), tuple(map(str, classes)), ranked)

@@ -26,7 +26,8 @@ def _plan(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
         }
         for name, recipe in graph.run.recipes.items()
     }
-    plan = config.report.model_dump(mode="json") | {"images": config.images, "labels": config.labels}
+    plan = config.report.model_dump(mode="json") | {"images": config.images}
+    plan["labels"] = config.labels or (config.images if graph.labelled else None)
     if graph.scores_objects:
         plan["objects"] = True
     if graph.probes:
@@ -51,10 +52,12 @@ def _report(graph: Graph, wildcards: Wildcards) -> Sources:
             for round in range(recipe.round_count + 1):
                 for shard in shards:
                     add("masks", masks_rule(round), recipe=name, seed=seed, round=round, shard=shard)
-                if run.config.labels:
+                if graph.labelled:
                     add("scores", "evaluate", recipe=name, seed=seed, round=round)
             for shard in () if recipe.tokens else shards:
                 add("regions", "cluster_map", recipe=name, seed=seed, shard=shard)
+            if graph.compares(name):
+                add("scores", "evaluate_candidates", recipe=name, seed=seed)
         if graph.scores_objects and not recipe.tokens:
             add("objects", "evaluate_objects", recipe=name)
     for readout, (features, probed) in itertools.product(run.config.evaluate.readouts, graph.probes.items()):

@@ -43,6 +43,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
     recipes: dict[str, Mapping[str, Any]] = dict(plan["recipes"])
     sample = _sample.read(results / "inputs/manifest.parquet", int(plan["gallery"]))
     scores = _scores.read_scores(results, {name: int(body["rounds"]) for name, body in recipes.items()}, seeds)
+    others = _scores.read_candidates(results, recipes, seeds)
     readouts = [str(name) for name in plan.get("readouts") or ()]
     probes = _scores.read_readouts(results, plan.get("probes") or {}, seeds, readouts)
     cuts = _objects.read(results, recipes) if plan.get("objects") else []
@@ -59,7 +60,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
         gallery=photos.gallery(),
         broken=photos.broken,
         recipes=views,
-        boards=[*_scores.boards(scores), *_scores.boards(probes, _scores.PROBES)],
+        boards=[*_scores.boards([*scores, *others]), *_scores.boards(probes, _scores.PROBES)],
         readings=[_scores.READINGS[name] for name in readouts] if probes else [],
         object_boards=_objects.boards(cuts, scores if plan.get("objects") else []),
         heads=_heads.read(results, recipes, seeds),

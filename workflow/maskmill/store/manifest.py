@@ -10,7 +10,7 @@ from maskmill.errors import StoreError
 from maskmill.store.artefact import read_table
 
 ROW_GROUP = 16384  # rows of the file that are read or left together; shards lie in the order of the rows
-_COLUMNS = ["id", "path", "width", "height", "shard", "label"]
+_COLUMNS = ["id", "path", "width", "height", "shard", "label"]  # `label_digest` makes the file change with a label
 
 
 @dataclass(frozen=True, slots=True)

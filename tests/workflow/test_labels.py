@@ -1,0 +1,84 @@
+"""Scores follow the labels that they are of: a real run whose labels are rewritten, given by a table, or void."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from small_run import snakemake
+
+from maskmill.dag.files import Graph
+from maskmill.dag.jobs import jobs as graph_jobs
+from maskmill.recipe.resolve import SHIPPED, load
+
+COLOUR = {
+    "features": {"semantic": {"backbone": "colour", "stride": 8, "size": {"square": 64}}},
+    "regions": {"features": "semantic", "pool": "token"},
+    "cluster": {"method": "kmeans", "clusters": 2},
+}
+LEFT_RIGHT = np.repeat([[0, 1]], 64, axis=0).repeat(32, axis=1).astype(np.uint8)
+
+
+def prepare(work: Path, label: np.ndarray) -> dict[str, Any]:
+    """Two photos, left black and right white, with the same label; the configuration that scores them."""
+    (work / "photos").mkdir(parents=True)
+    (work / "labels").mkdir()
+    (work / "colours.yaml").write_text(yaml.safe_dump(COLOUR))
+    for name in "ab":
+        Image.fromarray(255 * LEFT_RIGHT).convert("RGB").save(work / f"photos/{name}.png")
+        Image.fromarray(label).save(work / f"labels/{name}.png")
+    return {"images": str(work / "photos"), "recipes": [str(work / "colours.yaml")], "report": {"gallery": 0}}
+
+
+def accuracies(work: Path) -> list[float]:
+    body = json.loads((work / "results/recipes/colours/seed0/round0/scores.json").read_text())
+    return [entry["accuracy"] for entry in body["scores"]]
+
+
+@pytest.mark.slow
+def test_rewritten_labels_are_scored_again_and_nothing_else_is_made_again(tmp_path: Path) -> None:
+    config = prepare(tmp_path, LEFT_RIGHT) | {"labels": str(tmp_path / "labels")}
+    done = snakemake(tmp_path, config)
+    assert done.returncode == 0, done.stderr
+    assert accuracies(tmp_path)[0] > 0.99
+    for name in "ab":
+        Image.fromarray(np.ascontiguousarray(LEFT_RIGHT.T)).save(tmp_path / f"labels/{name}.png")
+    done = snakemake(tmp_path, config)
+    assert done.returncode == 0, done.stderr
+    assert accuracies(tmp_path)[0] == pytest.approx(0.5, abs=0.02)
+    ran = set(re.findall(r"(?:rule|checkpoint) (\w+):", done.stderr + done.stdout))
+    assert {"inputs", "evaluate"} <= ran <= {"inputs", "evaluate", "evaluate_readouts", "export", "report", "all"}
+
+
+@pytest.mark.slow
+def test_labels_that_leave_one_class_stop_the_run_before_anything_is_computed(tmp_path: Path) -> None:
+    config = prepare(tmp_path, 255 * LEFT_RIGHT)
+    table = "path,label\n" + "".join(f"photos/{name}.png,labels/{name}.png\n" for name in "ab")
+    (tmp_path / "t.csv").write_text(table)
+    config["images"] = str(tmp_path / "t.csv")
+    done = snakemake(tmp_path, config)
+    said = "found 2 label ids, 0 (50 %), 255 (50 %); with evaluate.ignore: [255] 0 alone is scored"
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr
+    assert not (tmp_path / "results/features").exists()
+    done = snakemake(tmp_path, config | {"evaluate": {"ignore": []}})
+    assert done.returncode == 0, done.stderr
+    assert accuracies(tmp_path)[0] > 0.99
+
+
+def test_labels_of_a_table_of_images_mean_evaluate(tmp_path: Path) -> None:
+    config = prepare(tmp_path, LEFT_RIGHT) | {"images": str(tmp_path / "t.csv")}
+
+    def rules(table: str) -> set[str]:
+        (tmp_path / "t.csv").write_text(table)
+        return {job.rule for job in graph_jobs(Graph(load(config, SHIPPED), lambda: ["s0000000000"])).values()}
+
+    assert "evaluate" in rules("path,label\nphotos/a.png,\nphotos/b.png,labels/b.png\n")
+    assert "evaluate" not in rules("path,label\nphotos/a.png,\n")
+    assert "evaluate" not in rules("path\nphotos/a.png\n")
