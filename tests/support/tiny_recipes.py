@@ -43,8 +43,8 @@ TINY: dict[str, dict[str, Any]] = {
     "lost": CUT,
     "maskcut": CUT,
     "maskdistill": THREE | {"rounds": {"count": 2, **INSTANCES, "paint_score": 0.1, "from_round": {
-        2: {"student": "deeplabv3plus", "encoder": "semantic", "steps": 2, "batch_size": 2, "crop": 64, "width": 32,
-            "unfrozen": 0, "refine": "none"}}}},
+        2: {"student": "deeplabv3plus", "encoder": "semantic", "steps": 12, "batch_size": 4, "crop": 64, "width": 32,
+            "unfrozen": 0, "learning_rate": 5e-3, "balance": 1.0, "refine": "none"}}}},
     "mdc": THREE | {"adapt": {"steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5}},
     "ncut_color": THREE | {"features": {"colour": {"size": {"long_side": 96}}}, "rounds": ROUND},
     "nuclei": {},
