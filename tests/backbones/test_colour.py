@@ -79,5 +79,5 @@ def test_its_weights_file_says_what_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keys", [{"facet": "key"}, {"layer": 3}, {"checkpoint": "w.pth"}])
 def test_keys_of_a_network_are_errors(keys: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"features\.c.*backbone colour has no facet, layer or checkpoint"):
+    with pytest.raises(ConfigError, match=r"features\.c.*backbone colour has no facet, layer, checkpoint or flip"):
         validate(FeatureSet, {"backbone": "colour", **keys}, "r.yaml", "features.c")
