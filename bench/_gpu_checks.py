@@ -318,7 +318,7 @@ class Check:
     def retrieval(self) -> list[Row]:
         """Votes of the nearest labelled tokens, all pairs in blocks."""
         from maskmill.evaluate.retrieval import Memory, directions
-        from maskmill.recipe.sections import Retrieval
+        from maskmill.recipe.scoring import Retrieval
 
         s, draws = self.sizes, np.random.default_rng(0)
         keys = directions(draws.standard_normal((s.bank, s.depth), dtype=np.float32))

@@ -31,7 +31,7 @@ from maskmill.images.instances import InstanceWriter
 from maskmill.paint.instances import instances_of
 from maskmill.recipe.model import Stage
 from maskmill.recipe.resolve import load
-from maskmill.recipe.sections import Evaluate
+from maskmill.recipe.scoring import Evaluate
 from maskmill.rounds.instance.teaching import teach
 from maskmill.rounds.run import Detected, History, MaskFiles, Round, Sources, StudentFiles, detect, predict, train
 from maskmill.store.artefact import read_json

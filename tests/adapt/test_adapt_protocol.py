@@ -9,7 +9,7 @@ import pytest
 
 from maskmill.adapt import BackboneMethod, Method, Traits
 from maskmill.recipe import registry
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 METHODS = registry.available("adapt")
 KEYS = {"neighbours": {"crops", "neighbours"}, "crops": {"crops"}, "trains_backbone": {"unfreeze"}}  # trait -> Params

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_run import configuration, draw, jobs, planned, predicted_otherwise, snakemake
 
-from maskmill.recipe.sections import READOUTS
+from maskmill.recipe.scoring import READOUTS
 from maskmill.store.artefact import read_json
 from maskmill.store.codebook import read
 from maskmill.store.ragged import Ragged

@@ -17,7 +17,8 @@ from maskmill.device import Compute
 from maskmill.errors import ConfigError
 from maskmill.features.run import run
 from maskmill.images.decode import decode, resize, target_size
-from maskmill.recipe.sections import FeatureSet, Size, validate
+from maskmill.recipe.base import validate
+from maskmill.recipe.sections import FeatureSet, Size
 from maskmill.store.artefact import write_table
 from maskmill.store.ragged import Ragged
 

@@ -21,8 +21,9 @@ from maskmill.features.run import run
 from maskmill.plan.images import of_one_size
 from maskmill.plan.jobs import jobs
 from maskmill.plan.rates import Rates
+from maskmill.recipe.base import validate
 from maskmill.recipe.resolve import load as resolve
-from maskmill.recipe.sections import FeatureSet, Size, validate
+from maskmill.recipe.sections import FeatureSet, Size
 from maskmill.store.artefact import write_table
 from maskmill.store.ragged import Ragged
 

@@ -26,8 +26,8 @@ from maskmill.cluster._nodes import NodeParams, Nodes, codebook_of, summarise
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.numerics.sampling import rng
 from maskmill.recipe import registry
+from maskmill.recipe.base import validate
 from maskmill.recipe.resolve import load
-from maskmill.recipe.sections import validate
 from maskmill.report._selection import stability
 from maskmill.store import codebook as books
 from maskmill.store.artefact import read_json

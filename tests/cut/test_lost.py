@@ -13,7 +13,7 @@ from scipy import ndimage
 from maskmill.cut import lost
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.recipe import registry
-from maskmill.recipe.sections import validate
+from maskmill.recipe.base import validate
 
 PARAMS = lost.Params()
 

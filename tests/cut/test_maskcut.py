@@ -16,7 +16,7 @@ from maskmill.cut._object import object_of
 from maskmill.cut._painting import ENDINGS, Painter
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.recipe import registry
-from maskmill.recipe.sections import validate
+from maskmill.recipe.base import validate
 
 CUTLER = maskcut.Params(compat="cutler")
 RETURNING = 41  # a scene of 16 x 16 tokens where the published rules reject the second mask and take it as the third

@@ -15,7 +15,7 @@ from maskmill.cut import grid, kmeans, lost, maskcut, ncut
 from maskmill.cut._object import PLATEAU, object_of
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.recipe import registry
-from maskmill.recipe.sections import validate
+from maskmill.recipe.base import validate
 
 OBJECTS = [(ncut, ncut.Params()), (maskcut, maskcut.Params()), (lost, lost.Params())]
 METHODS = [*OBJECTS, (kmeans, kmeans.Params()), (grid, grid.Params())]

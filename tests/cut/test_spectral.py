@@ -23,7 +23,7 @@ from maskmill.cut._partition import (
 )
 from maskmill.cut._weighted import WeightedAffinity, add_sparse, neighbour_colours, positive_cosines
 from maskmill.errors import ConfigError, NumericsError
-from maskmill.recipe.sections import validate
+from maskmill.recipe.base import validate
 
 FIEDLER = spectral.Params(mode="fiedler")
 QR = spectral.Params(partition="qr", vectors=4, segments=4, background="none")

@@ -24,7 +24,8 @@ from maskmill.evaluate.run import run
 from maskmill.evaluate.score import score_clusters
 from maskmill.evaluate.summary import leaderboard, tables
 from maskmill.images.masks import MaskSet
-from maskmill.recipe.sections import Evaluate, ScoreSize, validate
+from maskmill.recipe.base import validate
+from maskmill.recipe.scoring import Evaluate, ScoreSize
 from maskmill.store.artefact import read_json
 from maskmill.store.ragged import RaggedWriter
 

@@ -31,7 +31,8 @@ from maskmill.evaluate.run_objects import run
 from maskmill.evaluate.saliency import Saliency, f_curve, levels
 from maskmill.evaluate.truth import Truth, components, truth_of
 from maskmill.images.masks import ignore_value
-from maskmill.recipe.sections import Evaluate, validate
+from maskmill.recipe.base import validate
+from maskmill.recipe.scoring import Evaluate
 from maskmill.store.artefact import read_json, write_table
 from maskmill.store.ragged import RaggedWriter
 

@@ -14,7 +14,8 @@ from maskmill.errors import ConfigError, NumericsError
 from maskmill.evaluate import linear_probe_online as online
 from maskmill.evaluate import readout
 from maskmill.numerics.sampling import batch_rows
-from maskmill.recipe.sections import Evaluate, OnlineProbe, validate
+from maskmill.recipe.base import validate
+from maskmill.recipe.scoring import Evaluate, OnlineProbe
 from maskmill.store.artefact import read_json
 from maskmill.store.ragged import RaggedWriter
 

@@ -16,8 +16,9 @@ from maskmill.dag.jobs import jobs, run_again
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.evaluate import readout, retrieval
 from maskmill.evaluate.retrieval import Memory, chosen, directions, rare_first
+from maskmill.recipe.base import validate
 from maskmill.recipe.resolve import load
-from maskmill.recipe.sections import Evaluate, Retrieval, validate
+from maskmill.recipe.scoring import Evaluate, Retrieval
 from maskmill.report import _scores
 from maskmill.store.artefact import read_json, write_json
 from maskmill.store.ragged import RaggedWriter

@@ -11,7 +11,7 @@ import pytest
 
 from maskmill.cut import Need
 from maskmill.recipe import registry
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 STAGES = ("cut", "regions", "reduce", "foreground", "cluster", "refine")
 METHODS = [(stage, name) for stage in STAGES for name in registry.available(stage)]

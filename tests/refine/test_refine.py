@@ -10,7 +10,8 @@ from scipy.ndimage import binary_fill_holes, correlate1d, label
 
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.images.interpolate import one_hots
-from maskmill.recipe.sections import Paint, Refine, validate
+from maskmill.recipe.base import validate
+from maskmill.recipe.sections import Paint, Refine
 from maskmill.refine import bilateral, crf, filled, guided, refine, refine_segments
 from maskmill.refine._gauss import smooth, taps
 from maskmill.refine._lattice import Lattice

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from maskmill.recipe import registry
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 from maskmill.rounds import InstancePredictor, Method, Predictor, Traits
 
 STUDENTS = registry.available("rounds")

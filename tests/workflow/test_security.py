@@ -30,8 +30,9 @@ from maskmill.export import run as export
 from maskmill.images.decode import decode, displayed_size, load_label, verify
 from maskmill.images.photos import read_photo
 from maskmill.inputs._check import check_file
+from maskmill.recipe.base import validate
 from maskmill.recipe.resolve import load
-from maskmill.recipe.sections import Config, FeatureSet, validate
+from maskmill.recipe.sections import Config, FeatureSet
 from maskmill.redact import redact
 from maskmill.store.artefact import atomic, write_json
 from maskmill.store.manifest import Row

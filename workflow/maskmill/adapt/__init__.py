@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from maskmill.adapt._encoder import Encoder
     from maskmill.adapt._training import HeadTraining
-    from maskmill.recipe.sections import Model
+    from maskmill.recipe.base import Model
 
 
 @dataclass(frozen=True, kw_only=True)

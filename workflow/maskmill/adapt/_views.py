@@ -18,7 +18,7 @@ from pydantic import Field
 
 from maskmill.adapt._data import order, stack
 from maskmill.numerics.sampling import rng
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 if TYPE_CHECKING:
     import torch

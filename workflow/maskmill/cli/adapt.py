@@ -46,7 +46,8 @@ def adapt_fit(
 ) -> None:
     """Learn a head on the stored tokens of all shards, or on the photos together with its backbone."""
     from maskmill.adapt.run import HeadFiles, PhotoSource, fit
-    from maskmill.recipe.sections import FeatureSet, validate
+    from maskmill.recipe.base import validate
+    from maskmill.recipe.sections import FeatureSet
     from maskmill.training.resources import Resources
 
     own = section(params)

@@ -9,7 +9,7 @@ import typer
 
 from maskmill.cli.options import Foreground, ManifestFile, Out, Params, Seed, Threads, section, shard_files
 from maskmill.errors import ConfigError, nearest
-from maskmill.recipe.sections import READOUTS
+from maskmill.recipe.scoring import READOUTS
 
 app = typer.Typer(help="evaluate: masks, segments or features + labels -> scores.", no_args_is_help=True)
 

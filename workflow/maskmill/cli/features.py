@@ -13,7 +13,8 @@ from maskmill.cli.options import Device, ManifestFile, Out, Params, Threads, sec
 def weights(params: Params, out: Out) -> None:
     """features: fetch or convert the weights of one backbone into one safetensors file."""
     from maskmill.backbones.weights import prepare
-    from maskmill.recipe.sections import FeatureSet, validate
+    from maskmill.recipe.base import validate
+    from maskmill.recipe.sections import FeatureSet
 
     prepare(validate(FeatureSet, section(params), "--params"), out)
 

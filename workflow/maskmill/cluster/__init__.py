@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from maskmill.numerics.points import Source
-    from maskmill.recipe.sections import Model
+    from maskmill.recipe.base import Model
     from maskmill.store.codebook import Codebook
 
 
@@ -32,7 +32,7 @@ class Method(Protocol):
     """A clustering.
 
     Attributes:
-        Params: the method's parameters, a frozen `maskmill.recipe.sections.Model`. TRAITS: facts about the method.
+        Params: the method's parameters, a frozen `maskmill.recipe.base.Model`. TRAITS: facts about the method.
     """
 
     Params: type[Model]

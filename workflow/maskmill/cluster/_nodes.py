@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from maskmill.errors import NumericsError
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 from maskmill.store.codebook import Codebook, assign
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from maskmill.cluster import Traits
 from maskmill.errors import NumericsError
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from pydantic import Field
 from maskmill.cluster import Traits
 from maskmill.cluster._directions import codebook_of_directions
 from maskmill.errors import ConfigError, NumericsError, StoreError
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 if TYPE_CHECKING:
     from maskmill.numerics.points import Source

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-    from maskmill.recipe.sections import Model
+    from maskmill.recipe.base import Model
 
 Need = Literal["colour", "cls_query", "backbone"]
 """What a method may ask for besides the tokens of an image; it is passed as a keyword argument of this name.
@@ -46,7 +46,7 @@ class Method(Protocol):
     """A cut.
 
     Attributes:
-        Params: the method's parameters, a frozen `maskmill.recipe.sections.Model`. TRAITS: facts about the method.
+        Params: the method's parameters, a frozen `maskmill.recipe.base.Model`. TRAITS: facts about the method.
     """
 
     Params: type[Model]

@@ -9,7 +9,7 @@ import numpy as np
 from maskmill.cut import BatchedMethod
 from maskmill.errors import DeviceError
 from maskmill.progress import track
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 from maskmill.store.ragged import Ragged
 
 GRAPHS_BYTES = 1 << 30  # memory of the graphs of a batch; MaskCut copies those of the images that go on

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.cut import Need, Traits
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 TRAITS = Traits(reads_codes=True)
 MOST = 254  # segments are uint8

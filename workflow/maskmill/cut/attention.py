@@ -18,7 +18,7 @@ from pydantic import Field
 
 from maskmill.backbones.attention import EVEN, cls_logits, softmax
 from maskmill.cut import Need, Traits
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 TRAITS = Traits(outcomes={"cut": 0, "one token": 1, "even attention": 2, "no object": 3})
 

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.cut import Need, Traits
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 TRAITS = Traits()
 

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.cut import Need, Traits
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 if TYPE_CHECKING:
     import torch

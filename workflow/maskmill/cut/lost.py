@@ -15,7 +15,7 @@ from pydantic import Field
 from maskmill.cut import Need, Traits
 from maskmill.cut._structure import OUTCOMES as SHARED
 from maskmill.cut._structure import density_factor, without_solving
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 if TYPE_CHECKING:
     import torch

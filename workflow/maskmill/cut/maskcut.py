@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from maskmill.cut import Need, Traits
 from maskmill.cut._painting import OUTCOMES, Painter
 from maskmill.errors import ConfigError
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 TRAITS = Traits(batched=True, outcomes=OUTCOMES)
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from maskmill.cut import Need, Traits
 from maskmill.cut._structure import OUTCOMES, diagnostics, no_structure, without_solving
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 if TYPE_CHECKING:
     from maskmill.cut._engine import Spectrum

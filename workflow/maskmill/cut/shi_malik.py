@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.cut import Need, Traits
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

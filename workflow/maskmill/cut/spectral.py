@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from maskmill.cut import Need, Traits
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 if TYPE_CHECKING:
     from maskmill.cut._engine import Spectrum

@@ -13,7 +13,7 @@ from functools import cache
 
 from maskmill.dag.files import Graph, Sources, jobs_of_rules, path
 from maskmill.recipe.model import CANDIDATES
-from maskmill.recipe.sections import READOUTS
+from maskmill.recipe.scoring import READOUTS
 from maskmill.recipe.stages import RULES
 
 # Wildcards as regular expressions, as in the rules. Round 0 is what the stage paint writes.

@@ -21,8 +21,10 @@ from maskmill.images.masks import MaskSet, ignore_value
 from maskmill.images.photos import ManifestPhotos
 from maskmill.painting.tokens import paint_tokens
 from maskmill.progress import track
+from maskmill.recipe.base import validate
 from maskmill.recipe.model import CANDIDATES
-from maskmill.recipe.sections import Evaluate, Paint, validate
+from maskmill.recipe.scoring import Evaluate
+from maskmill.recipe.sections import Paint
 from maskmill.store import codebook as books
 from maskmill.store.artefact import Provenance, write_json
 from maskmill.store.codebook import Codebook

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from maskmill.images.masks import to_size
-from maskmill.recipe.sections import ScoreSize
+from maskmill.recipe.scoring import ScoreSize
 
 STRIP = 1 << 22  # pixels compared at once, so that a huge label does not need many times its own memory
 LABELS = 1 << 16  # label ids are 0..65535

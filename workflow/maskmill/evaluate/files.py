@@ -18,7 +18,7 @@ from maskmill.dag.files import (
     one,
 )
 from maskmill.recipe.model import Recipe
-from maskmill.recipe.sections import READOUTS
+from maskmill.recipe.scoring import READOUTS
 
 
 def _section(graph: Graph, *without: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from maskmill.evaluate.readout import Half, Reading, no_pixel
 from maskmill.numerics.blocks import ordered
 from maskmill.numerics.sampling import rng
 from maskmill.progress import track
-from maskmill.recipe.sections import Evaluate
+from maskmill.recipe.scoring import Evaluate
 
 MAX_TOKENS = 200_000  # training tokens in memory
 PENALTY = 1e-4  # on the squared weights, per standardised feature, against the mean cross-entropy

@@ -24,7 +24,7 @@ from maskmill.evaluate.readout import Half, Reading
 from maskmill.numerics.blocks import one_thread
 from maskmill.numerics.sampling import batch_rows, rng
 from maskmill.progress import track
-from maskmill.recipe.sections import Evaluate, OnlineProbe
+from maskmill.recipe.scoring import Evaluate, OnlineProbe
 
 if TYPE_CHECKING:
     import torch

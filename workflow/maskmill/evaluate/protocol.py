@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from maskmill.recipe.sections import READOUTS, Evaluate, ProtocolName, ScoreSize
+from maskmill.recipe.scoring import READOUTS, Evaluate, ProtocolName, ScoreSize
 from maskmill.store.artefact import json_hash
 
 MATCHING = {

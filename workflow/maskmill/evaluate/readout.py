@@ -29,8 +29,9 @@ from maskmill.evaluate.score import drop_absent, score
 from maskmill.images.interpolate import resize_maps
 from maskmill.numerics.blocks import one_thread
 from maskmill.progress import track
+from maskmill.recipe.base import validate
 from maskmill.recipe.checks import check_labels
-from maskmill.recipe.sections import Evaluate, validate
+from maskmill.recipe.scoring import Evaluate
 from maskmill.store.artefact import Provenance, write_json
 from maskmill.store.manifest import Row, read_manifest
 from maskmill.store.ragged import Ragged

@@ -27,7 +27,7 @@ from maskmill.numerics.blocks import one_thread, ordered
 from maskmill.numerics.neighbours import unit_rows
 from maskmill.numerics.sampling import rng
 from maskmill.progress import track
-from maskmill.recipe.sections import Evaluate, Retrieval
+from maskmill.recipe.scoring import Evaluate, Retrieval
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,8 @@ from maskmill.evaluate.run_objects import MaskSaliency, score_instances
 from maskmill.evaluate.tally import Tally
 from maskmill.images.masks import MaskSet
 from maskmill.progress import track
-from maskmill.recipe.sections import Evaluate, validate
+from maskmill.recipe.base import validate
+from maskmill.recipe.scoring import Evaluate
 from maskmill.store.artefact import Provenance, write_json
 from maskmill.store.manifest import read_manifest
 from maskmill.store.ragged import Ragged

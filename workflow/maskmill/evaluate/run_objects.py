@@ -23,7 +23,8 @@ from maskmill.evaluate.saliency import Saliency
 from maskmill.evaluate.truth import TruthReader
 from maskmill.images.instances import InstanceStore
 from maskmill.progress import track
-from maskmill.recipe.sections import Evaluate, validate
+from maskmill.recipe.base import validate
+from maskmill.recipe.scoring import Evaluate
 from maskmill.store.artefact import Provenance, write_json
 from maskmill.store.manifest import Manifest, Row, read_manifest
 from maskmill.store.ragged import Ragged

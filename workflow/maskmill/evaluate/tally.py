@@ -12,7 +12,7 @@ from maskmill.evaluate.matching import PerImage
 from maskmill.evaluate.protocol import Protocol, protocol
 from maskmill.evaluate.score import score_clusters
 from maskmill.recipe.checks import check_labels
-from maskmill.recipe.sections import Evaluate
+from maskmill.recipe.scoring import Evaluate
 
 
 class Tally:

@@ -13,7 +13,7 @@ from maskmill.evaluate.confusion import LABELS, at_frame, frame
 from maskmill.evaluate.labelled import digest, read_label
 from maskmill.images.decode import MAX_PIXELS, load_label
 from maskmill.images.stems import match_stems
-from maskmill.recipe.sections import Evaluate
+from maskmill.recipe.scoring import Evaluate
 from maskmill.store.manifest import Row
 
 EIGHT = np.ones((3, 3), bool)  # neighbours of a pixel: sides and corners

@@ -23,7 +23,8 @@ from maskmill.export.segmenter import SegmenterParts
 from maskmill.images.masks import MaskSet, to_size
 from maskmill.images.palette import palette, png_palette
 from maskmill.progress import track
-from maskmill.recipe.sections import Export, validate
+from maskmill.recipe.base import validate
+from maskmill.recipe.sections import Export
 from maskmill.store.artefact import Provenance, atomic, json_hash, read_json, write_json
 from maskmill.store.manifest import Row
 from maskmill.store.rle import encode_all, encode_layers

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from maskmill.errors import StoreError
-from maskmill.recipe.sections import FeatureSet, validate
+from maskmill.recipe.base import validate
+from maskmill.recipe.sections import FeatureSet
 from maskmill.store.artefact import read_tensors, write_json
 from maskmill.store.codebook import read
 

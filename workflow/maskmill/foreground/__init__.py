@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-    from maskmill.recipe.sections import Model
+    from maskmill.recipe.base import Model
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Method(Protocol):
     """Evidence of what is foreground.
 
     Attributes:
-        Params: the method's parameters, a frozen `maskmill.recipe.sections.Model`. TRAITS: facts about the method.
+        Params: the method's parameters, a frozen `maskmill.recipe.base.Model`. TRAITS: facts about the method.
     """
 
     Params: type[Model]

@@ -12,7 +12,7 @@ from pydantic import Field
 from maskmill.backbones.attention import EVEN, cls_logits, softmax
 from maskmill.errors import NumericsError
 from maskmill.foreground import Traits
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 TRAITS = Traits(reads_query=True)
 RADIUS = 3  # the Gaussian is cut off to 7x7 tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 
 class Settings(Model):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 ALIKE = 1e-6  # variance of the tokens, as a share of their mean square, without structure
 DENSE = 64  # side of a matrix up to which all its eigenvectors cost nothing

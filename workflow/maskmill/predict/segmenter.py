@@ -21,7 +21,8 @@ import numpy as np
 from maskmill.errors import StoreError
 from maskmill.images.decode import resize, to_target
 from maskmill.images.masks import to_size
-from maskmill.recipe.sections import STORING, FeatureSet, Refine, validate
+from maskmill.recipe.base import validate
+from maskmill.recipe.sections import STORING, FeatureSet, Refine
 from maskmill.store.artefact import read_json
 from maskmill.store.ragged import as_stored
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from maskmill.errors import ConfigError, InputError, nearest
 from maskmill.recipe import backbones
 from maskmill.recipe.model import CODES, Recipe, Stage
-from maskmill.recipe.sections import Evaluate
+from maskmill.recipe.scoring import Evaluate
 
 
 def check(recipe: Recipe, path: Path) -> None:

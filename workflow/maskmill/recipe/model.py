@@ -8,20 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from maskmill.errors import ConfigError
 from maskmill.recipe import registry
-from maskmill.recipe.sections import (
-    Adapt,
-    Cluster,
-    Config,
-    Cut,
-    FeatureSet,
-    Foreground,
-    Model,
-    Paint,
-    Reduce,
-    Regions,
-    Rounds,
-    validate,
-)
+from maskmill.recipe.base import Model, validate
+from maskmill.recipe.sections import Adapt, Cluster, Config, Cut, FeatureSet, Foreground, Paint, Reduce, Regions, Rounds
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 
 CODES = "codes"  # the feature set that the stage adapt makes

@@ -1,6 +1,6 @@
 """Methods by name: a method of a stage is a file `maskmill/<stage>/<name>.py`, or a folder `maskmill/<stage>/<name>/`.
 
-The module defines `Params` (a frozen `maskmill.recipe.sections.Model` whose fields are the paper's symbols) and what
+The module defines `Params` (a frozen `maskmill.recipe.base.Model` whose fields are the paper's symbols) and what
 else the Protocol of its stage asks for (see the `__init__.py` of the stage). Files and folders that start with an
 underscore, `run.py`, `files.py` and `infer.py` are not methods. Listing names imports nothing; methods import torch and
 friends inside their functions, so that loading a config stays fast.

@@ -13,10 +13,11 @@ import yaml
 from pydantic import Field, create_model
 
 from maskmill.errors import ConfigError, nearest
+from maskmill.recipe.base import Model, check_name, validate
 from maskmill.recipe.checks import check
 from maskmill.recipe.model import Recipe, Run, Stage
 from maskmill.recipe.origin import Origin, place
-from maskmill.recipe.sections import Config, FeatureSet, Model, Rounds, check_name, validate
+from maskmill.recipe.sections import Config, FeatureSet, Rounds
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 
 SHIPPED = (

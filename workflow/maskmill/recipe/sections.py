@@ -7,16 +7,14 @@ every job.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
     model_validator,
 )
@@ -24,36 +22,9 @@ from pydantic import (
 from maskmill.access import Readers
 from maskmill.errors import ConfigError, nearest
 from maskmill.recipe import backbones, registry
-from maskmill.recipe.origin import Origin, place
-from maskmill.redact import redact
+from maskmill.recipe.base import LocalPath, Model, split_list, validate
+from maskmill.recipe.scoring import Evaluate
 from maskmill.store.artefact import json_hash
-
-T = TypeVar("T", bound=BaseModel)
-
-
-class Model(BaseModel):
-    """A frozen section of the configuration; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-def _split(value: Any) -> Any:
-    """`--config seeds=0,1,2` arrives as one string or one number, `--config preset=` as None."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return [value] if isinstance(value, int) else value
-
-
-def _local(value: str | None) -> str | None:
-    """Files only: a URL would be no file, and may carry a password into logs."""
-    if isinstance(value, str) and re.match(r"[A-Za-z][\w+.-]*://", value):
-        raise ValueError("is a URL, but only files of this machine are read; fetch it first")
-    return value
-
-
-LocalPath = Annotated[str, BeforeValidator(_local)]
 
 
 class Size(Model):
@@ -282,142 +253,6 @@ class Rounds(Model):
         return self
 
 
-class ScoreSize(Model):
-    """The size at which labels and masks are compared, when it is not the label's own."""
-
-    short_side: int = Field(ge=16, le=8192, description="labels are resized to this short side, nearest neighbour")
-    centre_crop: bool = Field(False, description="then cut to the square in the middle")
-
-
-def _original(value: Any) -> Any:
-    """`size: original` is the default written out."""
-    return None if value == "original" else value
-
-
-ProtocolName = Literal[
-    "hungarian_counts",
-    "hungarian_iou",
-    "many_to_one",
-    "many_to_one_iou",
-    "hungarian_iou_background",
-    "oracle_per_image",
-]
-ObjectMetric = Literal["corloc", "ap", "mbo", "fg_ari", "saliency"]
-
-
-class Objects(Model):
-    """evaluate.objects: the cut's segments against labelled objects, without classes."""
-
-    metrics: Annotated[list[ObjectMetric], BeforeValidator(_split)] = Field(
-        default=["corloc", "ap", "mbo", "fg_ari", "saliency"], min_length=1
-    )
-    instances: LocalPath | None = Field(
-        None, description="folder of instance id images (0 = none); default: connected parts of each foreground class"
-    )
-    foreground: list[int] | None = Field(None, description="label ids of objects. Default: every id above 0")
-    min_area: float = Field(0.0, ge=0, lt=1, description="objects below this share of the image are void")
-
-
-def _switch(value: Any) -> Any:
-    """`objects: true` asks for all defaults, `false` for nothing."""
-    return {True: {}, False: None}[value] if isinstance(value, bool) else value
-
-
-class Candidates(Model):
-    """evaluate.candidates: prototypes and k-means of the same tokens side by side."""
-
-    steps: int = Field(5000, ge=1, description="of prototypes that are trained on tokens, without a head")
-
-
-def check_background(background: int, ignore: Sequence[int], classes: Sequence[int] | None) -> None:
-    """Raises ValueError where the background is no scored class, so that no cluster can be sent there."""
-    if background in ignore or (classes is not None and background not in classes):
-        raise ValueError(
-            f"protocol hungarian_iou_background sends surplus clusters to label {background} (background), which is "
-            "not scored; set evaluate.background to a scored id, or drop the protocol"
-        )
-
-
-class Retrieval(Model):
-    """evaluate.retrieval: dense nearest-neighbour retrieval."""
-
-    bank: int = Field(100_000, ge=1, le=20_000_000, description="most labelled tokens in memory, even over images")
-    neighbours: int = Field(30, ge=1, le=1000, description="nearest labelled tokens that vote")
-    temperature: float = Field(0.02, gt=0, description="of the softmax over their cosines")
-
-
-class OnlineProbe(Model):
-    """evaluate.linear_probe_online: a linear classifier trained as STEGO's linear probe is, with batches and Adam."""
-
-    steps: int = Field(5000, ge=1, description="optimiser steps")
-    batch_size: int = Field(16, ge=1, description="images a step")
-    learning_rate: float = Field(5e-3, gt=0, description="Adam")
-
-
-class Evaluate(Model):
-    """evaluate: only where labels exist. Every score is stored with its whole protocol."""
-
-    protocols: Annotated[list[ProtocolName], BeforeValidator(_split)] = Field(
-        default=["hungarian_iou", "hungarian_counts", "many_to_one"], min_length=1
-    )
-    classes: list[int] | None = Field(None, description="label ids that are scored; others are void. Default: all")
-    class_names: dict[int, str] = Field(default_factory=dict, description="label id -> name")
-    ignore: list[int] = Field(default_factory=lambda: [255], description="label ids that are void")
-    background: int = Field(
-        0, ge=0, description="label id that surplus clusters predict in protocol hungarian_iou_background"
-    )
-    size: Annotated[ScoreSize | None, BeforeValidator(_original)] = Field(
-        None, description="where labels and masks meet: original (the label's own size, default) or {short_side: 320}"
-    )
-    candidates: Annotated[
-        Candidates | None, BeforeValidator(_switch, json_schema_input_type=bool | Candidates | None)
-    ] = Field(
-        default_factory=lambda: Candidates(),
-        description="also score the other ways to cluster the same tokens (cluster.readout); recipes of tokens",
-    )
-    linear_probe: bool = Field(False, description="also fit linear probes on each feature set and each head's codes")
-    linear_probe_online: Annotated[
-        OnlineProbe | None, BeforeValidator(_switch, json_schema_input_type=bool | OnlineProbe | None)
-    ] = Field(None, description="also train STEGO's linear probe on each of them: true, or a mapping")
-    retrieval: Annotated[Retrieval | None, BeforeValidator(_switch, json_schema_input_type=bool | Retrieval | None)] = (
-        Field(None, description="also score what the nearest labelled tokens say: true, or a mapping")
-    )
-    objects: Annotated[Objects | None, BeforeValidator(_switch, json_schema_input_type=bool | Objects | None)] = Field(
-        None, description="class-agnostic object metrics of the cut: true, or a mapping"
-    )
-
-    @property
-    def readouts(self) -> tuple[str, ...]:
-        """Names of the read-outs of features and codes that are asked for, in the order of `READOUTS`."""
-        return tuple(name for name in READOUTS if getattr(self, name))
-
-    @model_validator(mode="after")
-    def _scored(self) -> Evaluate:
-        both = sorted(set(self.classes or ()) & set(self.ignore))
-        if both:
-            raise ValueError(f"label {both[0]} is in classes and in ignore; keep it in one of them")
-        if "hungarian_iou_background" in self.protocols:
-            check_background(self.background, self.ignore, self.classes)
-        if self.classes is not None and not self.classes:
-            raise ValueError("classes is empty; name label ids, or leave it out to score all of them")
-        return self
-
-    @model_validator(mode="after")
-    def _foreground(self) -> Evaluate:
-        wanted = self.objects.foreground if self.objects else None
-        if wanted is not None and not wanted:
-            raise ValueError("objects.foreground is empty; name label ids, or leave it out for every id above 0")
-        for label in wanted or ():
-            if label in self.ignore:
-                raise ValueError(f"label {label} is in objects.foreground and in ignore; keep it in one of them")
-            if self.classes is not None and label not in self.classes:
-                raise ValueError(f"label {label} of objects.foreground is not in classes, so it is void; add it there")
-        return self
-
-
-READOUTS = ("linear_probe", "linear_probe_online", "retrieval")  # keys of the section, whose names are in paths
-
-
 class Export(Model):
     """export: files for other tools."""
 
@@ -438,14 +273,14 @@ class Config(Model):
 
     images: LocalPath = Field("demo", description="folder, glob, CSV/Parquet manifest, video, or demo")
     labels: LocalPath | None = Field(None, description="folder of label PNGs with the same stems; optional everywhere")
-    recipes: Annotated[list[str], BeforeValidator(_split)] = Field(default_factory=lambda: ["kmeans", "comus"])
-    preset: Annotated[list[str], BeforeValidator(_split)] = Field(
+    recipes: Annotated[list[str], BeforeValidator(split_list)] = Field(default_factory=lambda: ["kmeans", "comus"])
+    preset: Annotated[list[str], BeforeValidator(split_list)] = Field(
         default_factory=list, description="names of presets of the recipes, for example small; later ones lie on top"
     )
     readers: Readers = Field(
         "owner", description="who may read what is written: owner, group, or as the umask of the shell says"
     )
-    seeds: Annotated[list[int], BeforeValidator(_split)] = Field(default_factory=lambda: [0], min_length=1)
+    seeds: Annotated[list[int], BeforeValidator(split_list)] = Field(default_factory=lambda: [0], min_length=1)
     inputs: Inputs = Field(default_factory=Inputs)
     features: dict[str, dict[str, Any] | bool] = Field(
         default_factory=dict, description="overrides by feature set name; keep: true or false for all of them"
@@ -461,47 +296,3 @@ class Config(Model):
                 wanted = "true or false" if name == "keep" else "key: value pairs"
                 raise ValueError(f"features.{name}: expected {wanted}, found {section!r}")
         return self
-
-
-def check_name(name: str, where: str) -> None:
-    """Names of recipes and feature sets become folders and words of command lines; others are a ConfigError."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise ConfigError(f"{where}: {name!r} is no name; use letters, digits, _, - and . only, and begin with no mark")
-
-
-def validate(
-    model: type[T], body: Any, origin: str | Origin, prefix: str = "", known: Sequence[str] | None = None
-) -> T:
-    """Validate `body`; the first problem becomes one line: origin, key, value, reason, nearest key."""
-    around = prefix.split(".") if prefix else []
-    if not isinstance(body, Mapping):
-        where = place(origin, around)
-        raise ConfigError(redact(f"{where}: {prefix or 'top level'}: expected key: value pairs, found {body!r}"))
-    try:
-        return model.model_validate(dict(body))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        parts = [str(part) for part in problem["loc"]]
-        key = ".".join([prefix, *parts] if prefix else parts)
-        if problem["type"] == "extra_forbidden":
-            fields = known if known is not None and len(parts) == 1 else _fields_at(model, parts[:-1])
-            options = f"; known: {', '.join(fields)}" if not nearest(parts[-1], fields) else ""
-            reason = f"unknown key{nearest(parts[-1], fields)}{options}"
-        elif problem["type"] == "missing":
-            reason = "is required"
-        else:
-            reason = f"{problem['msg'].removeprefix('Value error, ')}, found {problem['input']!r}"
-        where = place(origin, [*around, *parts])
-        raise ConfigError(redact(f"{where}: {key}: {reason}")) from None
-
-
-def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """Field names of the (nested) model at a key path."""
-    for part in path:
-        field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
-        models = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not models:
-            return []
-        model = models[0]  # of `Size | None` as well
-    return list(model.model_fields)

@@ -10,16 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from maskmill.recipe.base import Model
+from maskmill.recipe.scoring import Evaluate
 from maskmill.recipe.sections import (
     Adapt,
     Cluster,
     Cut,
-    Evaluate,
     Export,
     FeatureSet,
     Foreground,
     Inputs,
-    Model,
     Paint,
     Reduce,
     Regions,

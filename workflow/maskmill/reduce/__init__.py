@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
-    from maskmill.recipe.sections import Model
+    from maskmill.recipe.base import Model
 
 Blocks = Callable[[], "Iterator[np.ndarray]"]
 """A function that returns an iterator over blocks of vectors [m, d] of floats."""
@@ -38,7 +38,7 @@ class Method(Protocol):
     """A reduction.
 
     Attributes:
-        Params: the method's parameters, a frozen `maskmill.recipe.sections.Model`. TRAITS: facts about the method.
+        Params: the method's parameters, a frozen `maskmill.recipe.base.Model`. TRAITS: facts about the method.
     """
 
     Params: type[Model]

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.numerics.neighbours import NeighbourIndex, unit_rows
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 from maskmill.reduce import Traits
 
 TRAITS = Traits(max_fit_points=100_000, bounded_memory=True)

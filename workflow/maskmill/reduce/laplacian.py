@@ -22,7 +22,7 @@ from pydantic import Field
 
 from maskmill.errors import NumericsError
 from maskmill.numerics.neighbours import EXACT_POINTS, NeighbourIndex, unit_rows
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 from maskmill.reduce import Traits
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 from maskmill.reduce import Traits
 
 TRAITS = Traits(fitted=False)

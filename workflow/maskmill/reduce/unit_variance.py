@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.errors import NumericsError
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 from maskmill.reduce import Traits
 
 TRAITS = Traits(max_fit_points=1_000_000)

@@ -14,7 +14,8 @@ import numpy as np
 from maskmill.recipe import registry
 
 if TYPE_CHECKING:
-    from maskmill.recipe.sections import Model, Refine
+    from maskmill.recipe.base import Model
+    from maskmill.recipe.sections import Refine
 
 FINE = 8  # cells a token side to refine on (docs/refine.md)
 KEEP_IOU = 0.5  # a segment that keeps less than this of itself is not refined (CutLER, TokenCut)
@@ -35,7 +36,7 @@ class Method(Protocol):
     """A refinement.
 
     Attributes:
-        Params: the method's parameters, a frozen `maskmill.recipe.sections.Model`. TRAITS: facts about the method.
+        Params: the method's parameters, a frozen `maskmill.recipe.base.Model`. TRAITS: facts about the method.
     """
 
     Params: type[Model]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 from maskmill.refine import Traits
 
 if TYPE_CHECKING:

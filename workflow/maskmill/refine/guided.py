@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 from maskmill.refine import Traits
 
 TRAITS = Traits()

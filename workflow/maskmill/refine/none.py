@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 from maskmill.refine import Traits
 
 TRAITS = Traits(reads_photo=False)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from maskmill.recipe.sections import Model
+    from maskmill.recipe.base import Model
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Method(Protocol):
     """A pooling, or the choice of none.
 
     Attributes:
-        Params: the method's parameters, a frozen `maskmill.recipe.sections.Model`. TRAITS: facts about the method.
+        Params: the method's parameters, a frozen `maskmill.recipe.base.Model`. TRAITS: facts about the method.
     """
 
     Params: type[Model]

@@ -15,7 +15,8 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from maskmill.images.decode import resize, target_size
-from maskmill.recipe.sections import Model, Size
+from maskmill.recipe.base import Model
+from maskmill.recipe.sections import Size
 from maskmill.regions import Traits
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.images.interpolate import overlap
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 from maskmill.regions import Traits
 
 TRAITS = Traits()

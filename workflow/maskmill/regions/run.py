@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskmill.errors import ConfigError, StoreError
+from maskmill.recipe.base import validate
 from maskmill.recipe.model import Stage
-from maskmill.recipe.sections import FeatureSet, Regions, validate
+from maskmill.recipe.sections import FeatureSet, Regions
 from maskmill.regions import TokenPooling
 from maskmill.store.artefact import Provenance, write_table
 from maskmill.store.manifest import read_manifest

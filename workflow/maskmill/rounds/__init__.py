@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from maskmill.images.instances import Instances
-    from maskmill.recipe.sections import Model
+    from maskmill.recipe.base import Model
     from maskmill.rounds._masks import Masks
     from maskmill.rounds._training import Sources, StudentTraining
 

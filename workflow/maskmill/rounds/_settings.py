@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 
 class Training(Model):

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field
 
 from maskmill.adapt import Traits
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from maskmill.adapt import Traits
 from maskmill.adapt._data import Crops
-from maskmill.recipe.sections import Model
+from maskmill.recipe.base import Model
 
 if TYPE_CHECKING:
     import torch

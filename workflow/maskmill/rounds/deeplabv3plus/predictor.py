@@ -10,7 +10,7 @@ import torch
 
 from maskmill.device import autocast
 from maskmill.images.decode import resize, target_size
-from maskmill.recipe.sections import validate
+from maskmill.recipe.base import validate
 from maskmill.rounds._photo_training import normalise, state_of
 from maskmill.rounds.deeplabv3plus.network import build
 from maskmill.rounds.deeplabv3plus.params import Params

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from maskmill.recipe.sections import Model, Size
+from maskmill.recipe.base import Model
+from maskmill.recipe.sections import Size
 
 
 class Params(Model):

@@ -13,7 +13,7 @@ from maskmill.images.decode import resize, target_size
 from maskmill.images.instances import Instances, mask_iou, paint, ranked
 from maskmill.images.interpolate import resize_maps
 from maskmill.images.masks import mask_dtype
-from maskmill.recipe.sections import validate
+from maskmill.recipe.base import validate
 from maskmill.rounds._photo_training import normalise, state_of
 from maskmill.rounds.instance.network import InstanceNet, build, masks_of
 from maskmill.rounds.instance.params import Params

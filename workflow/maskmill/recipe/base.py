@@ -1,0 +1,97 @@
+"""What all sections of the configuration are made of: the model, kinds of values, and validation with messages.
+
+Nothing here knows a stage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+)
+
+from maskmill.errors import ConfigError, nearest
+from maskmill.recipe.origin import Origin, place
+from maskmill.redact import redact
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Model(BaseModel):
+    """A frozen section of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def split_list(value: Any) -> Any:
+    """`--config seeds=0,1,2` arrives as one string or one number, `--config preset=` as None."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) else value
+
+
+def _local(value: str | None) -> str | None:
+    """Files only: a URL would be no file, and may carry a password into logs."""
+    if isinstance(value, str) and re.match(r"[A-Za-z][\w+.-]*://", value):
+        raise ValueError("is a URL, but only files of this machine are read; fetch it first")
+    return value
+
+
+LocalPath = Annotated[str, BeforeValidator(_local)]
+
+
+def switch(value: Any) -> Any:
+    """`objects: true` asks for all defaults, `false` for nothing."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+def check_name(name: str, where: str) -> None:
+    """Names of recipes and feature sets become folders and words of command lines; others are a ConfigError."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(f"{where}: {name!r} is no name; use letters, digits, _, - and . only, and begin with no mark")
+
+
+def validate(
+    model: type[T], body: Any, origin: str | Origin, prefix: str = "", known: Sequence[str] | None = None
+) -> T:
+    """Validate `body`; the first problem becomes one line: origin, key, value, reason, nearest key."""
+    around = prefix.split(".") if prefix else []
+    if not isinstance(body, Mapping):
+        where = place(origin, around)
+        raise ConfigError(redact(f"{where}: {prefix or 'top level'}: expected key: value pairs, found {body!r}"))
+    try:
+        return model.model_validate(dict(body))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        parts = [str(part) for part in problem["loc"]]
+        key = ".".join([prefix, *parts] if prefix else parts)
+        if problem["type"] == "extra_forbidden":
+            fields = known if known is not None and len(parts) == 1 else _fields_at(model, parts[:-1])
+            options = f"; known: {', '.join(fields)}" if not nearest(parts[-1], fields) else ""
+            reason = f"unknown key{nearest(parts[-1], fields)}{options}"
+        elif problem["type"] == "missing":
+            reason = "is required"
+        else:
+            reason = f"{problem['msg'].removeprefix('Value error, ')}, found {problem['input']!r}"
+        where = place(origin, [*around, *parts])
+        raise ConfigError(redact(f"{where}: {key}: {reason}")) from None
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Field names of the (nested) model at a key path."""
+    for part in path:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        models = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if not models:
+            return []
+        model = models[0]  # of `Size | None` as well
+    return list(model.model_fields)
