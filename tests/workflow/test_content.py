@@ -1,4 +1,4 @@
-"""Scores follow the labels that they are of: a real run whose labels are rewritten, given by a table, or void."""
+"""What a result depends on is known by its content: labels that are rewritten, void, or in a table; a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 from small_run import snakemake
 
+from maskmill.backbones.network import import_timm
 from maskmill.dag.files import Graph
 from maskmill.dag.jobs import jobs as graph_jobs
 from maskmill.recipe.resolve import SHIPPED, load
@@ -82,3 +83,29 @@ def test_labels_of_a_table_of_images_mean_evaluate(tmp_path: Path) -> None:
     assert "evaluate" in rules("path,label\nphotos/a.png,\nphotos/b.png,labels/b.png\n")
     assert "evaluate" not in rules("path,label\nphotos/a.png,\n")
     assert "evaluate" not in rules("path\nphotos/a.png\n")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_known_by_its_content_and_not_by_its_time(tmp_path: Path) -> None:
+    import torch
+
+    timm = import_timm()
+    config = prepare(tmp_path, LEFT_RIGHT)
+    network = {"backbone": "test_vit", "checkpoint": str(tmp_path / "own.pth"), "size": {"square": 64}}
+    body = COLOUR | {"features": {"semantic": network}}
+    (tmp_path / "colours.yaml").write_text(yaml.safe_dump(body))
+    target = next(iter(load(config, SHIPPED).feature_sets.values())).weights_slug
+    file = f"resources/weights/{target}.safetensors"
+
+    def save(seed: int) -> None:
+        torch.manual_seed(seed)
+        torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "own.pth")
+
+    save(0)
+    done = snakemake(tmp_path, config, file)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "own.pth").touch()
+    assert "Nothing to be done" in (again := snakemake(tmp_path, config, "--dry-run", file)).stdout + again.stderr
+    save(1)
+    planned = snakemake(tmp_path, config, "--dry-run", file)
+    assert "Params have changed" in planned.stdout + planned.stderr
