@@ -14,7 +14,7 @@ In token recipes every cell gets the cluster of the highest score. They have no 
 knows it: then a cell is 0 where the score of the background is the highest of both sides, and else of its best cluster.
 Two steps, because among many clusters of nearly equal scores a single background would win too often in a refinement.
 Where a clustering knows noise (label -1), a noisy region is one that is not kept, and a cell whose best score is that
-of noise is ignore.
+of noise is ignore, or background where the clustering has found it to be that (`unlinked: background`).
 
 With `refine` the mask is then fitted to the photo, on a grid of at least 8 cells a token side; a mask cell takes the
 label that most of it got. Cells that are ignore neither vote nor change. Token recipes refine the interpolated scores

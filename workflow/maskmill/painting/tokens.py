@@ -35,7 +35,8 @@ def paint_tokens(
     outside = None if ground is None else best_labels(tokens, ground, size, photo, settings) == 0
     best = best_labels(tokens, book, size, photo, settings, outside)
     mask = (best + 1).astype(mask_dtype(clusters))
-    mask[best == clusters] = ignore_value(mask.dtype)  # the score of noise comes after those of the clusters
+    noise = 0 if book.noise_is_background else ignore_value(mask.dtype)
+    mask[best == clusters] = noise  # its score comes after those of the clusters
     if outside is not None:
         mask[outside] = 0
     return mask

@@ -54,6 +54,11 @@ class Codebook:
         """True when some centroids stand for noise."""
         return self.group is not None and bool(len(self.group)) and int(self.group[-1]) < 0
 
+    @property
+    def noise_is_background(self) -> bool:
+        """True when noise is what a method has found to be background: it counts such centroids as `unlinked`."""
+        return self.noise and "unlinked" in self.diagnostics
+
 
 def write(path: str | Path, codebook: Codebook, provenance: Provenance | None = None) -> None:
     """Write a codebook as safetensors."""
