@@ -11,11 +11,13 @@ from maskmill.cluster import kmeans
 from maskmill.cluster._candidates import choose, read_candidates
 from maskmill.cluster.prototypes import Params
 from maskmill.cluster.prototypes import fit as prototypes
-from maskmill.errors import StoreError
+from maskmill.cluster.run import OptionalFiles, fit
+from maskmill.errors import NumericsError, StoreError
 from maskmill.recipe.model import CANDIDATES, chosen_from
 from maskmill.store import codebook as books
 from maskmill.store.artefact import write_tensors
 from maskmill.store.codebook import Codebook
+from maskmill.store.ragged import RaggedWriter
 
 
 def points() -> np.ndarray:
@@ -63,8 +65,30 @@ def test_prototypes_that_have_converged_are_kept(tmp_path: Path) -> None:
     assert CANDIDATES[int(choose({"prototypes": exact, "kmeans": poor}).diagnostics["candidate"])] == "prototypes"
 
 
+def test_a_candidate_that_cannot_be_made_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prototypes that lie where no vector is: one of them takes all; k-means of the same vectors is fine."""
+    x = np.abs(points())
+    collapsed = np.array([[1, 1, 1], [-1, -1, 0], [0, -1, -1.0]])
+    with RaggedWriter(tmp_path / "s0.zarr", "features", dtype="float32", depth=3) as out:
+        out.append("a", x.reshape(12, 10, 3).astype(np.float32))
+    parts = tmp_path / "candidates"
+    own = {"method": "prototypes", "clusters": 3}
+    with pytest.raises(NumericsError, match="one prototype takes every token"):
+        fit([tmp_path / "s0.zarr"], own, 0, tmp_path / "o", 1, "cpu", OptionalFiles(head=head(tmp_path, collapsed)))
+    asked = OptionalFiles(head=head(tmp_path, collapsed), candidate=True)
+    fit([tmp_path / "s0.zarr"], own, 0, parts / "prototypes.safetensors", 1, "cpu", asked)
+    assert "no candidate: cluster: one prototype takes every token" in capsys.readouterr().err
+    k_means = {"method": "kmeans", "clusters": 3}
+    fit([tmp_path / "s0.zarr"], k_means, 0, parts / "kmeans.safetensors", 1, "cpu", OptionalFiles(candidate=True))
+    fit([tmp_path / "s0.zarr"], own, 0, tmp_path / "chosen.safetensors", 1, "cpu", OptionalFiles(candidates=parts))
+    chosen = books.read(tmp_path / "chosen.safetensors")
+    assert CANDIDATES[int(chosen.diagnostics["candidate"])] == "kmeans"
+    with pytest.raises(NumericsError, match="neither of prototypes makes two clusters of the codes"):
+        choose(read_candidates(parts, ("prototypes",)))
+
+
 def test_candidates_of_other_vectors_are_refused() -> None:
     rows, counts = np.eye(3, dtype=np.float32), np.array([5, 3, 2])
     whole, less = Codebook(rows, counts, 1.0, True), Codebook(rows, counts - 1, 1.0, True)
-    with pytest.raises(StoreError, match="candidates prototypes, kmeans are of different vectors"):
+    with pytest.raises(StoreError, match="prototypes, kmeans are of different vectors"):
         choose({"prototypes": whole, "kmeans": less})

@@ -453,6 +453,22 @@ def test_labels_may_be_a_table(tmp_path: Path, out: Path, suffix: str) -> None:
     assert {row.id: row.label for row in manifest.rows if row.label} == {i: str(file) for i, file in mine.items()}
 
 
+def test_labels_of_a_table_where_names_differ_in_their_suffix(tmp_path: Path, out: Path) -> None:
+    for name in ("a.jpg", "a.png", "b.png"):
+        picture(tmp_path / f"images/{name}")
+    for name in ("1", "2", "3"):
+        label(tmp_path / f"labels/{name}.png")
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\nimages/a.jpg,labels/1.png\na.png,labels/2.png\nb.tif,labels/3.png\n")
+    found = {row.id: Path(row.label).stem for row in read(out, tmp_path / "images", table).rows if row.label}
+    assert found == {"a.jpg": "1", "a.png": "2", "b": "3"}
+    table.write_text("path,label\nimages/a.jpg,labels/1.png\n")
+    found = {row.id: Path(row.label).stem for row in read(out, tmp_path / "images", table).rows if row.label}
+    assert found == {"a.jpg": "1"}
+    table.write_text("path,label\na,labels/1.png\n")
+    fails(out, tmp_path / "images", r"t.csv: 'a' may be a.jpg or a.png; give its suffix, or a column 'id'", table)
+
+
 @pytest.mark.parametrize(
     ("body", "match"),
     [

@@ -229,7 +229,10 @@ def test_noise_is_ignored_in_tokens_and_not_kept_in_regions(tmp_path: Path) -> N
     assert Ragged(tmp_path / "m.zarr", "masks")["a"].squeeze().tolist() == [[1, 2], [255, 255]]
     limits = np.array([0.5, 0.5])
     assert region_labels([(1, 0, 0.1), (2, -1, 0.1)], limits, 2, 255)[:3].tolist() == [0, 1, 255]
-    unlinked = replace(book, diagnostics={"unlinked": np.ones(1)})  # communities: what has no link is background
+    unlinked = replace(
+        book, diagnostics={"noise_is_background": np.ones(1)}
+    )  # communities: what has no link is background
     codebook.write(tmp_path / "u.safetensors", unlinked)
     run_tokens(tmp_path / "s0.zarr", tmp_path / "u.safetensors", PARAMS | {"upsample": 1}, tmp_path / "n.zarr")
     assert Ragged(tmp_path / "n.zarr", "masks")["a"].squeeze().tolist() == [[1, 2], [0, 0]]
+    assert region_labels([(1, 0, 0.1), (2, -1, 0.1), (3, 0, 0.9)], limits, 2, 255, 0)[:4].tolist() == [0, 1, 0, 255]

@@ -54,7 +54,7 @@ def test_rewritten_labels_are_scored_again_and_nothing_else_is_made_again(tmp_pa
     assert done.returncode == 0, done.stderr
     assert accuracies(tmp_path)[0] == pytest.approx(0.5, abs=0.02)
     ran = set(re.findall(r"(?:rule|checkpoint) (\w+):", done.stderr + done.stdout))
-    assert {"inputs", "evaluate"} <= ran <= {"inputs", "evaluate", "evaluate_readouts", "export", "report", "all"}
+    assert {"inputs", "evaluate"} <= ran <= {"inputs", "evaluate", "evaluate_candidates", "export", "report", "all"}
 
 
 @pytest.mark.slow
@@ -71,6 +71,11 @@ def test_labels_that_leave_one_class_stop_the_run_before_anything_is_computed(tm
     done = snakemake(tmp_path, config | {"evaluate": {"ignore": []}})
     assert done.returncode == 0, done.stderr
     assert accuracies(tmp_path)[0] > 0.99
+    (tmp_path / "t.csv").write_text("path,label\nphotos/a.png,\nphotos/b.png,labels/b.png\n")
+    done = snakemake(tmp_path / "few", config | {"evaluate": {"ignore": []}, "inputs": {"max_images": 1}})
+    said = done.stdout + done.stderr
+    assert "t.csv: none of the images of this run has a label; inputs.max_images may leave" in said
+    assert not (tmp_path / "few/results/features").exists()
 
 
 def test_labels_of_a_table_of_images_mean_evaluate(tmp_path: Path) -> None:

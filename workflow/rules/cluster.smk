@@ -44,7 +44,7 @@ rule cluster_candidate:
         depends=depends("cluster_candidate"),
         files=options("cluster_candidate"),
     shell:
-        "{params.run} cluster fit {params.files} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
+        "{params.run} cluster fit --candidate {params.files} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
 
 
 rule cluster_map:

@@ -18,9 +18,8 @@ rule weights:
         runtime=minutes("weights"),
     params:
         run=command,
-        depends=depends("weights"),
+        depends=ASK.depends_on_weights,
         files=options("weights"),
-        checkpoint=lambda wc: ASK.checkpoint(wc.weights),
     shell:
         "{params.run} weights {params.files} --params {params.depends:q} &> {log}"
 

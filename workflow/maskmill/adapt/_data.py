@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from maskmill.device import pinned
 from maskmill.errors import NumericsError, StoreError
-from maskmill.numerics.sampling import rng
+from maskmill.numerics.sampling import batch_rows
 from maskmill.store.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -114,16 +113,7 @@ class TokenImages(Images):
 
 def order(step: int, size: int, count: int, seed: int) -> list[int]:
     """The items of a step's batch: every item once an epoch, in an order of its own; a function of the step alone."""
-    found = []
-    for place in range(step * size, (step + 1) * size):
-        epoch, at = divmod(place, count)
-        found.append(int(_epoch(count, epoch, seed)[at]))
-    return found
-
-
-@lru_cache(maxsize=4)  # a batch may span two epochs
-def _epoch(count: int, epoch: int, seed: int) -> np.ndarray:
-    return rng(seed, "epoch", str(epoch)).permutation(count)
+    return [int(i) for i in batch_rows(step, size, count, seed, "epoch")]
 
 
 def stack(grids: Sequence[np.ndarray], side: tuple[int, int] | None = None) -> np.ndarray:

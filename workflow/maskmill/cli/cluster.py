@@ -25,11 +25,12 @@ def cluster_fit(
     foreground: Foreground = None,
     head: Annotated[Path | None, typer.Option(help="method prototypes: the head of the stage adapt")] = None,
     candidates: Annotated[Path | None, typer.Option(help="method prototypes: folder of what to choose from")] = None,
+    candidate: Annotated[bool, typer.Option("--candidate", help="one of several, which need not exist")] = False,
 ) -> None:
-    """Fit a codebook on the vectors of all shards."""
+    """Fit a codebook on the vectors of all shards, or choose among several."""
     from maskmill.cluster.run import OptionalFiles, fit
 
-    optional = OptionalFiles(selection, foreground, head, candidates)
+    optional = OptionalFiles(selection, foreground, head, candidates, candidate)
     fit(shard_files(vectors, manifest), section(params), seed, out, threads, device, optional)
 
 

@@ -16,7 +16,9 @@ def weights(params: Params, out: Out) -> None:
     from maskmill.recipe.base import validate
     from maskmill.recipe.sections import FeatureSet
 
-    prepare(validate(FeatureSet, section(params), "--params"), out)
+    body = section(params)
+    body.pop("content", None)  # of a checkpoint: a reason to run again
+    prepare(validate(FeatureSet, body, "--params"), out)
 
 
 def features(

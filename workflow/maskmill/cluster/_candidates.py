@@ -8,13 +8,14 @@ labels. It need not have the better score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from maskmill.errors import StoreError
+from maskmill.errors import NumericsError, StoreError
 from maskmill.recipe.model import CANDIDATES
 from maskmill.store import codebook as books
 from maskmill.store.codebook import Codebook
@@ -27,17 +28,36 @@ def read_candidates(folder: str | Path, names: tuple[str, ...]) -> dict[str, Cod
     return {name: books.read(Path(folder) / f"{name}.safetensors") for name in names}
 
 
+def fit_candidate(fit: Callable[[], Codebook]) -> Codebook:
+    """What a method finds, or a codebook without centroids where it cannot make clusters of the vectors.
+
+    A candidate is one of several: prototypes that have collapsed are no reason to stop a run that k-means can serve.
+    """
+    try:
+        return fit()
+    except NumericsError as error:
+        print(f"cluster: no candidate: {error}", file=sys.stderr)
+        return Codebook(np.zeros((0, 0), np.float32), np.zeros(0, np.int64), 0.0, True)
+
+
 def choose(candidates: Mapping[str, Codebook]) -> Codebook:
     """The candidate with the smallest mean distance from its vectors, 1 - cosine; the first among equals.
 
     Its diagnostics say which one it is (`candidate`, a place in `CANDIDATES`), and the mean distance of each.
 
     Raises:
+        NumericsError: none of them could be made.
         StoreError: they are not of the same number of vectors and clusters, or not spherical.
     """
+    names = ", ".join(candidates)
+    candidates = {name: book for name, book in candidates.items() if len(book)}
+    if not candidates:
+        raise NumericsError(
+            f"cluster: neither of {names} makes two clusters of the codes: the head has collapsed; see docs/adapt.md"
+        )
     shapes = {(len(book), int(book.counts.sum()), book.spherical) for book in candidates.values()}
     if len(shapes) != 1 or not next(iter(shapes))[2]:
-        raise StoreError(f"candidates {', '.join(candidates)} are of different vectors; delete them and run again")
+        raise StoreError(f"cluster/candidates: {names} are of different vectors; delete the files and run again")
     means = {name: book.inertia / max(int(book.counts.sum()), 1) for name, book in candidates.items()}
     best = min(means, key=means.__getitem__)
     told = {f"{CHOSEN}_{name}": np.array(value) for name, value in means.items()}

@@ -132,7 +132,7 @@ def fit(
     scale = scale if params.algorithm == "leiden" else 1 / scale
     about = {
         "nodes": m, "links": links.nnz // 2, "threshold": threshold, "communities": found, "scale": scale,
-        "unlinked": int((labels < 0).sum()),
+        "unlinked": int((labels < 0).sum()), "noise_is_background": int(params.unlinked == "background"),
     }  # fmt: skip
     return codebook_of(nodes, np.asarray(labels), about)
 

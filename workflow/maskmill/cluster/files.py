@@ -34,9 +34,9 @@ def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
 def _candidate_section(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     asked, name = graph.run.config.evaluate.candidates, wildcards["candidate"]
     steps = {"steps": asked.steps} if asked is not None and name == "online" else {}
-    return {
-        key: value for key, value in (graph.recipe(wildcards).candidates[name] | steps).items() if key != "distance"
-    }
+    unused = ("distance", "restarts") if name == "prototypes" else ("distance",)
+    body = graph.recipe(wildcards).candidates[name] | steps
+    return {key: value for key, value in body.items() if key not in unused}
 
 
 @job("cluster_candidate", _candidate_section, out=f"{SEED}/cluster/candidates/{{candidate}}.safetensors")

@@ -59,9 +59,7 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
         weight, value = train(_held(points, seed), params, seed, pick(device))
         book, unused = codebook_of_directions(unit_rows(weight), source, loss=value)
     if len(book) - unused < 2:
-        raise NumericsError(
-            "cluster: one prototype takes every vector; use more cluster.clusters, another seed, or method: kmeans"
-        )
+        raise NumericsError("cluster: one prototype takes every vector; use another seed, or cluster.method: kmeans")
     return book, {"loss": value, "unused": unused}
 
 
@@ -92,10 +90,10 @@ def train(x: np.ndarray, params: Params, seed: int, place: torch.device) -> tupl
     weight = torch.from_numpy(start(params.clusters, x.shape[1], seed)).to(place).requires_grad_()
     optimiser = torch.optim.Adam([weight], lr=params.learning_rate)
     value = torch.zeros(())
-    size = min(params.batch_size, len(x))
+    size, points = min(params.batch_size, len(x)), torch.from_numpy(x).to(place)  # once: at most 8 GiB
     for step in range(params.steps):
-        rows = batch_rows(step, size, len(x), seed, "online")
-        value = loss(torch.from_numpy(x[rows]).to(place), weight)
+        rows = torch.from_numpy(batch_rows(step, size, len(x), seed, "online"))
+        value = loss(points[rows.to(place)], weight)
         optimiser.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.cluster import Method
-from maskmill.cluster._candidates import choose, read_candidates
+from maskmill.cluster._candidates import choose, fit_candidate, read_candidates
 from maskmill.cluster._foreground import ForegroundTokens
 from maskmill.cluster._selection import measure
 from maskmill.errors import NumericsError, StoreError
@@ -31,12 +31,14 @@ class OptionalFiles:
             clustered.
         head: of the stage adapt, for the method that takes its prototypes.
         candidates: folder of the clusterings to choose from, for the same method: nothing is fitted then.
+        candidate: what is fitted is one of several, and need not exist.
     """
 
     selection: str | Path | None = None
     foreground: str | Path | None = None
     head: str | Path | None = None
     candidates: str | Path | None = None
+    candidate: bool = False
 
 
 def fit(
@@ -73,7 +75,11 @@ def fit(
         found = choose(ready)
         made_of += [book.hash for book in ready.values()]
     else:
-        found, _ = method.fit(points_of(stores, limit, seed), stage.params, seed, device, **more)
+
+        def fitted() -> books.Codebook:
+            return method.fit(points_of(stores, limit, seed), stage.params, seed, device, **more)[0]
+
+        found = fit_candidate(fitted) if optional.candidate else fitted()
     provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, made_of)
     if optional.selection is not None:
         write_json(optional.selection, measure(stores, found), provenance)

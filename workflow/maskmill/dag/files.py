@@ -7,7 +7,8 @@ options of a command cannot disagree; `depends`, what makes it run again; `needs
 rules, `maskmill plan` and `maskmill.dag.jobs` ask this module; none of them names a file by itself.
 
 Wildcards are those of the rules, all strings: `recipe`, `features` (the folder of a feature set), `weights` (the stem
-of a backbone's weights), `shard`, `seed`, `round` and `readout` (of features or codes, in the stage evaluate).
+of a backbone's weights), `shard`, `seed`, `round`, `readout` (of features or codes, in the stage evaluate) and
+`candidate` (a way to cluster the same tokens).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ changes; each reading has its own `Rules`, since the functions are called after 
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ import maskmill
 from maskmill import access
 from maskmill.dag import slurm
 from maskmill.dag.files import Graph, Source, path
-from maskmill.errors import UserError
+from maskmill.errors import InputError, UserError
 from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.recipe.checks import check_labels
 from maskmill.recipe.origin import Origin
@@ -101,8 +102,14 @@ class Rules:
 
     def _check_labels(self, classes: Path) -> None:
         """The labels can be scored: known before the first job that costs anything."""
-        pixels = read_json(classes)["pixels"]
-        check_labels(self.run.config.evaluate, {int(label): count for label, count in pixels.items()})
+        found = read_json(classes)
+        if not found["labels"]:
+            source = self.run.config.labels or f"column 'label' of {self.run.config.images}"
+            raise InputError(
+                f"labels: {source}: none of the images of this run has a label; inputs.max_images may leave the "
+                f"labelled ones out, or they are in {classes.with_name('rejected.csv')}"
+            )
+        check_labels(self.run.config.evaluate, {int(label): count for label, count in found["pixels"].items()})
 
     @property
     def _manifest(self) -> Any:
@@ -174,14 +181,16 @@ class Rules:
         allowed = self._workflow.dag_settings.allowed_rules
         return bool(self._workflow.is_main_process or self._named(rule) in allowed)
 
-    def checkpoint(self, weights: str) -> str:
-        """What a local checkpoint holds, where the weights of a backbone come from one.
+    def depends_on_weights(self, wildcards: Any) -> str:
+        """Param: what the weights of a backbone depend on, with the content of a local checkpoint.
 
         Its content and not its time: all features of the run depend on it.
         """
-        sets = (each for each in self.run.feature_sets.values() if each.weights_slug == weights)
-        file = next(sets).checkpoint
-        return content_fingerprint(file) if file is not None and self._mine("weights") else ""
+        told = self.graph.depends("weights", dict(wildcards))
+        file = json.loads(told)["checkpoint"]
+        if file is None or not self._mine("weights"):
+            return told
+        return json.dumps(json.loads(told) | {"content": content_fingerprint(file)}, sort_keys=True)
 
     def watched_instances(self, rule: str) -> Callable[..., str]:
         """Param: changes with the images of labelled instances, where a recipe is scored against any."""

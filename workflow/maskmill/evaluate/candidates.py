@@ -65,6 +65,7 @@ def run(
     rows, stores = labelled_rows(read_manifest(manifest)), [Ragged(path) for path in vector_stores]
     found = {name: books.read(path) for name, path in codebooks.items()}
     exported = _exported(found.pop("chosen"), str(params["own"]), found)
+    found = {name: book for name, book in found.items() if len(book)}  # others could not be made
     ground = books.read(foreground) if foreground is not None else None
     photos = ManifestPhotos.needed(painting.refine, manifest, "paint")
     tallies = {name: Tally(len(book), settings) for name, book in found.items()}

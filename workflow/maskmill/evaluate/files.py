@@ -33,14 +33,13 @@ def _of_masks(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
 
 
 def _of_objects(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
-    return _section(graph, "candidates", *READOUTS)
+    return _section(graph, "candidates", "protocols", "background", *READOUTS)
 
 
 def _of_readout(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     """What the scores of features and codes depend on: no matching of clusters, and of the read-outs its own."""
-    return _section(
-        graph, "candidates", "objects", "protocols", *(name for name in READOUTS if name != wildcards["readout"])
-    )
+    others = (name for name in READOUTS if name != wildcards["readout"])
+    return _section(graph, "candidates", "objects", "protocols", "background", *others)
 
 
 def _of_candidates(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:

@@ -160,6 +160,39 @@ def _from_table(path: Path) -> list[Candidate]:
     return _sorted(Candidate(i, os.path.abspath(folder / g), _stem(n), label) for i, g, n, label in rows)
 
 
+class _Named:
+    """Images by id, by path, and by path without suffix."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self._ids = {c.id for c in candidates}
+        self._paths = {c.path: c.id for c in candidates}
+        self._stems: dict[str, set[str]] = {}
+        for c in candidates:
+            for stem in (_stem(c.path), c.stem):
+                self._stems.setdefault(stem, set()).add(c.id)
+        self._suffixed = {f"{c.stem}{PurePosixPath(c.path).suffix}": c.id for c in candidates}
+
+    def by_id(self, name: str) -> str | None:
+        return name if name in self._ids else None
+
+    def by_path(self, name: str, folder: Path, table: Path) -> str | None:
+        """The image of a path that is relative to `folder` or to the images; of another suffix where that is one image.
+
+        Raises:
+            InputError: the path without its suffix is that of two images.
+        """
+        absolute, inside = os.path.abspath(folder / name), _inside(name)
+        exact = self._paths.get(absolute) or self._suffixed.get(inside)
+        if exact is not None:
+            return exact
+        alike = self._stems.get(_stem(absolute)) or self._stems.get(_stem(inside)) or set()
+        if len(alike) > 1:
+            raise InputError(
+                f"{table}: {name!r} may be {' or '.join(sorted(alike))}; give its suffix, or a column 'id'"
+            )
+        return next(iter(alike), None)
+
+
 def labels_of_table(path: Path, candidates: Sequence[Candidate]) -> dict[str, str]:
     """{image id: absolute path of its label} of a table with the columns `label` and `id` or `path`.
 
@@ -173,13 +206,10 @@ def labels_of_table(path: Path, candidates: Sequence[Candidate]) -> dict[str, st
     if "label" not in table:
         columns = [str(column) for column in table.columns]
         raise InputError(f"{path}: no column 'label'{nearest('label', columns)}; found: {', '.join(columns)}")
-    known = {c.id: c.id for c in candidates}
-    if "id" not in table:
-        known = {_stem(c.path): c.id for c in candidates} | {c.stem: c.id for c in candidates}
+    known = _Named(candidates)
     found: dict[str, str] = {}
     for name, label in zip(_column(table, "id" if "id" in table else "path", path), table["label"], strict=True):
-        places = (name,) if "id" in table else (_stem(os.path.abspath(folder / name)), _stem(_inside(name)))
-        image = next((known[place] for place in places if place in known), None)
+        image = known.by_id(name) if "id" in table else known.by_path(name, folder, path)
         if image is None or _absent(label):
             continue
         file = os.path.abspath(folder / str(label))

@@ -27,7 +27,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -42,9 +42,6 @@ from maskmill.recipe.sections import Paint, Refine
 from maskmill.refine import refine, refine_step
 from maskmill.store.artefact import Provenance, read_table, read_tensors, write_tensors
 from maskmill.store.ragged import Ragged, RaggedWriter
-
-if TYPE_CHECKING:
-    pass
 
 
 def settings_of(params: Mapping[str, Any]) -> Paint:
@@ -139,11 +136,13 @@ class ShardLabels:
         self._rows = _shard_rows(Path(segments), Path(assignments))
         self.cells = int(self.store.attrs.get("cells", 1))
         self.hashes = [self.store.hash, book.hash, limits_hash]
-        self._dropped = 0 if settings.dropped == "background" else ignore_value(mask_dtype(self.clusters))
+        ignore = ignore_value(mask_dtype(self.clusters))
+        self._dropped = 0 if settings.dropped == "background" else ignore
+        self._noise = 0 if book.noise_is_background else self._dropped
 
     def labels(self, image_id: str) -> np.ndarray:
         """`region_labels` of an image."""
-        return region_labels(self._rows.get(image_id, []), self._limits, self.clusters, self._dropped)
+        return region_labels(self._rows.get(image_id, []), self._limits, self.clusters, self._dropped, self._noise)
 
 
 def run_tokens(
@@ -208,14 +207,19 @@ def read_limits(path: str | Path, clusters: int) -> tuple[np.ndarray, str]:
 
 
 def region_labels(
-    rows: Sequence[tuple[int, int, float]], limits: np.ndarray, clusters: int, dropped: int
+    rows: Sequence[tuple[int, int, float]], limits: np.ndarray, clusters: int, dropped: int, noise: int | None = None
 ) -> np.ndarray:
-    """Mask value of every segment id of an image [256]: 0 for no segment, cluster + 1 if kept, else `dropped`."""
+    """Mask value of every segment id of an image [256]: 0 for no segment, cluster + 1 if kept, else `dropped`.
+
+    A region that the clustering calls noise has the value `noise`, by default that of dropped ones.
+    """
     table = np.full(256, dropped, dtype=mask_dtype(clusters))
     table[0] = 0
     for region, cluster, distance in rows:
         if cluster >= 0 and distance <= limits[cluster]:
             table[region] = cluster + 1
+        elif cluster < 0 and noise is not None:
+            table[region] = noise
     return table
 
 

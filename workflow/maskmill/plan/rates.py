@@ -35,7 +35,8 @@ MEASURED: dict[str, tuple[float, int]] = {
     "reduce_fit/pca": (1.3e-5, 0),
     "reduce_map/pca": (1e-3, 0),
     "cluster_fit/kmeans": (7.8e-6, 0),
-    "cluster_candidate/kmeans": (7.8e-6, 0),
+    "cluster_candidate/kmeans": (60.0, 0),  # a job: prototypes trained for 1000 steps
+    "cluster_candidate/prototypes": (15.0, 0),  # half of the jobs only copy a head's prototypes
     "cluster_map/kmeans": (1e-3, 0),
     "paint/tokens": (4e-3, 196),
     "paint/regions": (2e-3, 1024),

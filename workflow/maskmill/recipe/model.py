@@ -197,7 +197,12 @@ class Recipe:
     @property
     def background(self) -> bool:
         """True when the masks of round 0 have a background."""
-        return not self.tokens or self.foreground is not None
+        return not self.tokens or self.foreground is not None or self._unlinked
+
+    @property
+    def _unlinked(self) -> bool:
+        """True when the clustering itself finds a background: parts that communities do not link to any other."""
+        return self.cluster.method == "communities" and self.cluster.params.unlinked == "background"
 
     @property
     def crops(self) -> bool:

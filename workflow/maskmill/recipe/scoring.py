@@ -55,7 +55,9 @@ class Objects(Model):
 class Candidates(Model):
     """evaluate.candidates: prototypes and k-means of the same tokens side by side."""
 
-    steps: int = Field(5000, ge=1, description="of prototypes that are trained on tokens, without a head")
+    steps: int = Field(
+        1000, ge=1, description="of prototypes that are trained on tokens, without a head; STEGO's have 5000"
+    )
 
 
 def check_background(background: int, ignore: Sequence[int], classes: Sequence[int] | None) -> None:

@@ -272,7 +272,7 @@ class Config(Model):
     """The keys of config.yaml. Stage sections given here override every recipe."""
 
     images: LocalPath = Field("demo", description="folder, glob, CSV/Parquet manifest, video, or demo")
-    labels: LocalPath | None = Field(None, description="folder of label PNGs with the same stems; optional everywhere")
+    labels: LocalPath | None = Field(None, description="folder of label PNGs with the same stems, or a table; optional")
     recipes: Annotated[list[str], BeforeValidator(split_list)] = Field(default_factory=lambda: ["kmeans", "comus"])
     preset: Annotated[list[str], BeforeValidator(split_list)] = Field(
         default_factory=list, description="names of presets of the recipes, for example small; later ones lie on top"

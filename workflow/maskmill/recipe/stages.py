@@ -141,7 +141,7 @@ STAGES: tuple[StageSpec, ...] = (
         rules=(
             # The profile for SLURM gives the fit a GPU.
             Rule("cluster_fit", Needs(2, 6000, 120), unit="points", whole=True, network=True),
-            Rule("cluster_candidate", Needs(2, 6000, 120), unit="points", whole=True, network=True),
+            Rule("cluster_candidate", Needs(2, 6000, 120), unit="jobs", whole=True, network=True),
             Rule("cluster_map", Needs(1, 3000, 60), per_shard=True),
         ),
     ),

@@ -56,8 +56,8 @@ class Codebook:
 
     @property
     def noise_is_background(self) -> bool:
-        """True when noise is what a method has found to be background: it counts such centroids as `unlinked`."""
-        return self.noise and "unlinked" in self.diagnostics
+        """True when noise is what a method has found to be background (its diagnostic of this name)."""
+        return self.noise and bool(np.any(self.diagnostics.get("noise_is_background", 0)))
 
 
 def write(path: str | Path, codebook: Codebook, provenance: Provenance | None = None) -> None:

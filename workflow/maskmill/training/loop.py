@@ -171,8 +171,11 @@ def _clip(task: Task) -> torch.Tensor:
     if task.clipped is None:
         return nn.utils.clip_grad_norm_(learning, task.clip)
     own = {id(p) for p in task.clipped}
-    rest = nn.utils.clip_grad_norm_([p for p in learning if id(p) not in own], math.inf)
-    return torch.stack([nn.utils.clip_grad_norm_(task.clipped, task.clip), rest]).norm()
+    rest = [p for p in learning if id(p) not in own]
+    norms = [nn.utils.clip_grad_norm_(task.clipped, task.clip)]
+    if rest:
+        norms.append(nn.utils.clip_grad_norm_(rest, math.inf))
+    return torch.stack(norms).norm()
 
 
 def _read(task: Task, course: Course, keeper: Keeper) -> None:
