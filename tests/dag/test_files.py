@@ -139,7 +139,7 @@ def test_names_of_one_file_are_told_apart() -> None:
 
 
 def test_without_labels_nothing_is_scored() -> None:
-    made = {STAGE_OF[job.rule] for job in jobs(graph("comus", labelled=False)).values()}
+    made = {STAGE_OF[job.rule] for job in jobs(graph("comus", preset="", labelled=False)).values()}
     assert made == {spec.name for spec in STAGES} - {"evaluate", "adapt", "foreground"}
 
 

@@ -53,12 +53,18 @@ def test_nothing_runs_again_without_a_change() -> None:
             AFTER_CLUSTERS - {"cluster_fit", "cluster_map", "paint_limits"} | {"evaluate_candidates"},
         ),
         ({"paint": {"keep_closest": 0.5}}, AFTER_CLUSTERS - {"cluster_fit", "cluster_map"}),
-        ({"cut": {"tau": 0.3}}, AFTER_CLUSTERS | {"cut", "regions", "reduce_fit", "reduce_map"}),
+        ({"cut": {"tau": 0.3}}, AFTER_CLUSTERS | {"cut", "regions"}),
         ({"readers": "group"}, set()),
     ],
 )
 def test_what_runs_again(change: dict[str, Any], expected: set[str]) -> None:
     assert rules(again(change)) == expected
+
+
+def test_another_cut_is_reduced_again() -> None:
+    reduced = BASE | {"recipes": ["comus"], "reduce": {"method": "pca", "dimensions": 16}}
+    found = rules(again({"cut": {"tau": 0.3}}, reduced))
+    assert found == AFTER_CLUSTERS | {"cut", "regions", "reduce_fit", "reduce_map"}
 
 
 def test_a_recipe_runs_again_alone() -> None:
