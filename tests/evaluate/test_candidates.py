@@ -86,5 +86,12 @@ def test_the_report_shows_both_in_one_table_and_says_which_is_exported(scene: Pa
         ("stego", 0, "k-means", 3),
         ("stego", 0, "prototypes of the head, not exported", 3),
     ]
+    assert board.texts == (True, False, True, False)
+    later = [{**files[0], "recipe": "hp", "readout": "k-means"}, *files]
+    (both,) = _scores.boards([*later, *_scores.read_candidates(scene / "results", ["stego"], [0])])
+    assert [row.leads[0] for row in both.rows] == ["hp", "stego", "stego"]
+    later.append({**files[0], "recipe": "hp", "readout": "prototypes of the head, not exported"})
+    (both,) = _scores.boards(later)
+    assert [row.leads[0] for row in both.rows] == ["hp", "hp", "stego"]
     (plain,) = _scores.boards([{**files[0], "readout": None}])
     assert plain.leads == ("Recipe", "Round", "Clusters")

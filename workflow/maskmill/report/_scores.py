@@ -82,6 +82,11 @@ class ScoreBoard:
     rows: tuple[ScoreRow, ...]
 
     @property
+    def texts(self) -> tuple[bool, ...]:
+        """Which leads are words: these columns are not set as numbers."""
+        return tuple(any(isinstance(row.leads[i], str) for row in self.rows) for i in range(len(self.leads)))
+
+    @property
     def title(self) -> str:
         """Head of the table."""
         return HEADS.get(self.name, self.name.replace("_", " "))
@@ -173,6 +178,8 @@ def _board(group: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], leads: 
     metrics += sorted(m for m, v in first.items() if m not in (*metrics, *NOT_METRICS) and isinstance(v, int | float))
     classes = list(dict.fromkeys(name for _, score in group for name in score.get("per_class") or {}))
     keys = list(dict.fromkeys(tuple(file.get(name) for name in names) for file, _ in group))
+    order = list(dict.fromkeys(key[:2] for key in keys))
+    keys.sort(key=lambda key: order.index(key[:2]))  # the read-outs of one recipe and round below one another
     rows = []
     for key in keys:
         mine = [(file, score) for file, score in group if tuple(file.get(name) for name in names) == key]
