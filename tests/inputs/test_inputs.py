@@ -394,7 +394,12 @@ def test_labels_that_fit_nothing(tmp_path: Path, out: Path) -> None:
     picture(tmp_path / "images/a.png")
     label(tmp_path / "labels/b.png")
     fails(out, tmp_path / "images", r"none of the 1 label files .* such as 'b.png' for 'a'", tmp_path / "labels")
-    fails(out, tmp_path / "images", "labels: '.*absent' is not a folder", tmp_path / "absent")
+    fails(
+        out,
+        tmp_path / "images",
+        "labels: '.*absent' is neither a folder nor a table; .* columns label, and id",
+        tmp_path / "absent",
+    )
     label(tmp_path / "labels/a.png")
     label(tmp_path / "labels/a.tif")
     fails(out, tmp_path / "images", "2 files of .* fit 'a'; keep one", tmp_path / "labels")
