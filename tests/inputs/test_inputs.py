@@ -397,7 +397,7 @@ def test_labels_that_fit_nothing(tmp_path: Path, out: Path) -> None:
     fails(
         out,
         tmp_path / "images",
-        "labels: '.*absent' is neither a folder nor a table; .* columns label, and id",
+        "labels: '.*absent' is neither a folder nor a table; .* label, and id",
         tmp_path / "absent",
     )
     label(tmp_path / "labels/a.png")

@@ -30,8 +30,8 @@ def match_labels(candidates: Sequence[Candidate], labels: str | None) -> dict[st
         found = labels_of_table(Path(labels), candidates) | found
     elif labels and not Path(labels).is_dir():
         raise InputError(
-            f"labels: {labels!r} is neither a folder nor a table; give a folder of label images named as the images, or "
-            "a table (.csv, .tsv, .parquet) with the columns label, and id or path"
+            f"labels: {labels!r} is neither a folder nor a table; give a folder of label images named as the images, "
+            "or a table (.csv, .tsv, .parquet) with the columns label, and id or path"
         )
     elif labels:
         found = match_stems({c.id: c.stem for c in candidates}, Path(labels), "labels") | found
