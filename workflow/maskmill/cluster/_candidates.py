@@ -53,7 +53,8 @@ def choose(candidates: Mapping[str, Codebook]) -> Codebook:
     candidates = {name: book for name, book in candidates.items() if len(book)}
     if not candidates:
         raise NumericsError(
-            f"cluster: neither of {names} makes two clusters of the codes: the head has collapsed; see docs/adapt.md"
+            f"cluster: neither of {names} makes two clusters of the codes: the logs of cluster_candidate say why; most "
+            "likely the head has collapsed (docs/adapt.md)"
         )
     shapes = {(len(book), int(book.counts.sum()), book.spherical) for book in candidates.values()}
     if len(shapes) != 1 or not next(iter(shapes))[2]:
