@@ -281,7 +281,7 @@ class Check:
 
     def _tokens(self, out: Path, count: int) -> None:
         """A store of images of two materials each."""
-        from maskmill.store.artefact import Provenance
+        from maskmill.store.provenance import Provenance
         from maskmill.store.ragged import RaggedWriter
 
         s, draws = self.sizes, np.random.default_rng(0)

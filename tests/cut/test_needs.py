@@ -10,7 +10,7 @@ import pytest
 from maskmill.cut import attention, spectral
 from maskmill.cut.run import OptionalFiles, run
 from maskmill.errors import NumericsError, StoreError
-from maskmill.store.artefact import Provenance
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 GRIDS = {"im/0": (9, 12), "im/1": (14, 7), "im/2": (1, 1)}

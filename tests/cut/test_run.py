@@ -11,7 +11,7 @@ import torch
 from maskmill.cut import maskcut, ncut
 from maskmill.cut.run import run
 from maskmill.errors import ConfigError, NumericsError, StoreError
-from maskmill.store.artefact import Provenance
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 DEPTH = 12

@@ -25,9 +25,10 @@ from maskmill.export.run import run
 from maskmill.export.segmenter import SegmenterParts
 from maskmill.images.masks import to_size
 from maskmill.images.palette import BACKGROUND, IGNORE, hexadecimal, palette
-from maskmill.store.artefact import Provenance, read_json, write_json, write_table, write_tensors
+from maskmill.store.artefact import read_json, write_json, write_table, write_tensors
 from maskmill.store.codebook import Codebook
 from maskmill.store.codebook import write as write_codebook
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import RaggedWriter
 from maskmill.store.rle import encode_all
 

@@ -20,7 +20,8 @@ from maskmill.foreground import attention, run
 from maskmill.foreground._votes import UNIT, Votes, lay, otsu
 from maskmill.paint.run import run_tokens
 from maskmill.store import codebook as books
-from maskmill.store.artefact import Provenance, read_tensors
+from maskmill.store.artefact import read_tensors
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 Params = attention.Params

@@ -18,16 +18,9 @@ from hypothesis import strategies as st
 
 from maskmill.errors import NumericsError, StoreError, UserError
 from maskmill.store import ragged as store_module
-from maskmill.store.artefact import (
-    Provenance,
-    atomic,
-    read_json,
-    read_table,
-    read_tensors,
-    write_json,
-    write_table,
-    write_tensors,
-)
+from maskmill.store.artefact import read_json, read_table, read_tensors, write_json, write_table, write_tensors
+from maskmill.store.atomic import atomic
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 GRIDS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=0, max_size=12)

@@ -16,7 +16,8 @@ import pyarrow as pa
 from PIL import Image
 
 from maskmill.images.masks import ignore_value, mask_dtype
-from maskmill.store.artefact import Provenance, write_json, write_table
+from maskmill.store.artefact import write_json, write_table
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import RaggedWriter
 
 TOKENS, UPSAMPLE = 16, 4

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from maskmill.store.artefact import Provenance
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import RaggedWriter
 
 DEPTH = 16

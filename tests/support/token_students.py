@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.rounds.run import Round, Sources, StudentFiles, train
-from maskmill.store.artefact import Provenance
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import RaggedWriter
 from maskmill.training.resources import Resources
 

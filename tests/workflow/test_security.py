@@ -34,7 +34,8 @@ from maskmill.recipe.base import validate
 from maskmill.recipe.resolve import load
 from maskmill.recipe.sections import Config, FeatureSet
 from maskmill.redact import redact
-from maskmill.store.artefact import atomic, write_json
+from maskmill.store.artefact import write_json
+from maskmill.store.atomic import atomic
 from maskmill.store.manifest import Row
 from maskmill.store.ragged import RaggedWriter
 

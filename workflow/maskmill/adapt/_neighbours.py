@@ -17,7 +17,8 @@ from maskmill.adapt._data import CROPS, Crops, crop
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.numerics.blocks import one_thread
 from maskmill.numerics.neighbours import EXACT_POINTS, NeighbourIndex
-from maskmill.store.artefact import Provenance, read_table, write_table
+from maskmill.store.artefact import read_table, write_table
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
 
 

@@ -23,7 +23,7 @@ from maskmill.backbones.network import import_timm
 from maskmill.errors import WeightsError
 from maskmill.recipe import backbones
 from maskmill.redact import redact
-from maskmill.store.artefact import atomic
+from maskmill.store.atomic import atomic
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from maskmill.errors import WeightsError, nearest
 from maskmill.recipe import backbones
 from maskmill.recipe.sections import FeatureSet
 from maskmill.redact import redact
-from maskmill.store.artefact import atomic
+from maskmill.store.atomic import atomic
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,8 @@ from maskmill.errors import NumericsError, StoreError
 from maskmill.numerics.points import points_of
 from maskmill.recipe.model import Stage, chosen_from
 from maskmill.store import codebook as books
-from maskmill.store.artefact import Provenance, read_table, write_json, write_table
+from maskmill.store.artefact import read_table, write_json, write_table
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
 
 

@@ -18,7 +18,7 @@ from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Cut
 from maskmill.refine import refine_segments
-from maskmill.store.artefact import Provenance
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 

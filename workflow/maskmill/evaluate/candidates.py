@@ -26,9 +26,10 @@ from maskmill.recipe.model import CANDIDATES
 from maskmill.recipe.scoring import Evaluate
 from maskmill.recipe.sections import Paint
 from maskmill.store import codebook as books
-from maskmill.store.artefact import Provenance, write_json
+from maskmill.store.artefact import write_json
 from maskmill.store.codebook import Codebook
 from maskmill.store.manifest import read_manifest
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
 
 

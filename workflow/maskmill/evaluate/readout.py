@@ -32,8 +32,9 @@ from maskmill.progress import track
 from maskmill.recipe.base import validate
 from maskmill.recipe.checks import check_labels
 from maskmill.recipe.scoring import Evaluate
-from maskmill.store.artefact import Provenance, write_json
+from maskmill.store.artefact import write_json
 from maskmill.store.manifest import Row, read_manifest
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
 
 KEPT_BYTES = 1 << 30  # of compressed labels in memory

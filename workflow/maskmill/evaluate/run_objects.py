@@ -25,8 +25,9 @@ from maskmill.images.instances import InstanceStore
 from maskmill.progress import track
 from maskmill.recipe.base import validate
 from maskmill.recipe.scoring import Evaluate
-from maskmill.store.artefact import Provenance, write_json
+from maskmill.store.artefact import write_json
 from maskmill.store.manifest import Manifest, Row, read_manifest
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
 
 

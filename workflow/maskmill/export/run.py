@@ -25,8 +25,10 @@ from maskmill.images.palette import palette, png_palette
 from maskmill.progress import track
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import Export
-from maskmill.store.artefact import Provenance, atomic, json_hash, read_json, write_json
+from maskmill.store.artefact import read_json, write_json
+from maskmill.store.atomic import atomic
 from maskmill.store.manifest import Row
+from maskmill.store.provenance import Provenance, json_hash
 from maskmill.store.rle import encode_all, encode_layers
 
 

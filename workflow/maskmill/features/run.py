@@ -16,8 +16,8 @@ from maskmill.images.photos import read_ahead, read_photo, reader_count
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import FeatureSet
-from maskmill.store.artefact import Provenance
 from maskmill.store.manifest import Row, read_shard
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import RaggedWriter
 
 if TYPE_CHECKING:

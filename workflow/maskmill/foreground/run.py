@@ -25,7 +25,8 @@ from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Foreground
 from maskmill.store import codebook as books
-from maskmill.store.artefact import Provenance, read_tensors, write_tensors
+from maskmill.store.artefact import read_tensors, write_tensors
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
 
 OWN = ("precision", "images", "tokens")

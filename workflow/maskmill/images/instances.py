@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import StoreError
-from maskmill.store.artefact import Provenance
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 VOID = 0  # class of a mask that says: what lies here is not known

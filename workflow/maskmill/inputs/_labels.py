@@ -12,7 +12,8 @@ from maskmill.images.labels import LabelFacts
 from maskmill.images.stems import match_stems
 from maskmill.images.tables import is_table
 from maskmill.inputs._sources import Candidate, labels_of_table
-from maskmill.store.artefact import Provenance, write_json
+from maskmill.store.artefact import write_json
+from maskmill.store.provenance import Provenance
 
 
 def match_labels(candidates: Sequence[Candidate], labels: str | None) -> dict[str, str]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from maskmill.errors import InputError
 from maskmill.progress import track
-from maskmill.store.artefact import atomic, json_hash
+from maskmill.store.atomic import atomic
+from maskmill.store.provenance import json_hash
 
 if TYPE_CHECKING:
     import av

@@ -21,8 +21,10 @@ from maskmill.inputs._sources import Candidate, Listing, counted, find
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Inputs
-from maskmill.store.artefact import Provenance, atomic, json_hash, write_table
+from maskmill.store.artefact import write_table
+from maskmill.store.atomic import atomic
 from maskmill.store.manifest import ROW_GROUP
+from maskmill.store.provenance import Provenance, json_hash
 
 MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes
 _SCHEMA = pa.schema(

@@ -12,7 +12,7 @@ from maskmill.images.instances import VOID, Instances, InstanceWriter
 from maskmill.images.interpolate import resize_labels
 from maskmill.images.masks import ignore_value
 from maskmill.paint.run import ShardLabels, settings_of
-from maskmill.store.artefact import Provenance
+from maskmill.store.provenance import Provenance
 
 
 def run_instances(

@@ -40,7 +40,8 @@ from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Paint, Refine
 from maskmill.refine import refine, refine_step
-from maskmill.store.artefact import Provenance, read_table, read_tensors, write_tensors
+from maskmill.store.artefact import read_table, read_tensors, write_tensors
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 

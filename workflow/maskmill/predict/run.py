@@ -13,7 +13,7 @@ from maskmill.images.decode import MAX_PIXELS, SUFFIXES, decode
 from maskmill.images.palette import overlay, png_palette
 from maskmill.predict.segmenter import load
 from maskmill.progress import track
-from maskmill.store.artefact import atomic
+from maskmill.store.atomic import atomic
 
 
 def predict(

@@ -11,7 +11,8 @@ import numpy as np
 from maskmill.errors import StoreError, UserError
 from maskmill.recipe.model import Stage
 from maskmill.reduce import FittedMethod
-from maskmill.store.artefact import Provenance, read_tensors, write_tensors
+from maskmill.store.artefact import read_tensors, write_tensors
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 BLOCK = 8192  # rows a block of the fit

@@ -13,8 +13,9 @@ from maskmill.recipe.base import validate
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import FeatureSet, Regions
 from maskmill.regions import TokenPooling
-from maskmill.store.artefact import Provenance, write_table
+from maskmill.store.artefact import write_table
 from maskmill.store.manifest import read_manifest
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 COLUMNS = ("image", "region", "area", "y0", "x0", "y1", "x1", "score")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from maskmill.report._scores import Cell
-from maskmill.store.artefact import json_hash, read_json
+from maskmill.store.artefact import read_json
+from maskmill.store.provenance import json_hash
 
 HEADS = {"objects": "Objects, without classes", "saliency": "Foreground, without classes"}
 TITLES = {

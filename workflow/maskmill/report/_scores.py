@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.store.artefact import json_hash, read_json
+from maskmill.store.artefact import read_json
+from maskmill.store.provenance import json_hash
 
 SHARES = ("miou", "accuracy")  # printed in percent; other numbers as they are
 TITLES = {"miou": "mIoU", "accuracy": "Accuracy", "discovered": "Classes found"}

@@ -1,108 +1,22 @@
-"""Writing and reading artefacts: complete or absent, and each with the hash of what made it.
+"""Reading and writing artefacts of one file: JSON, Parquet and safetensors, each with what made it.
 
-Every writer here writes to a temporary name beside the target and renames it when complete, so that a
-killed job leaves no half-written artefact under its final name.
+Every writer writes to a temporary name and renames (`maskmill.store.atomic`); every reader says plainly what is wrong
+with a truncated, damaged or foreign file.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskmill import __version__
-from maskmill.errors import StoreError, UserError
-from maskmill.versions import STAGE_VERSION
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What made an artefact: stage, its code version, its parameters, the hashes of its inputs."""
-
-    stage: str
-    params: Mapping[str, Any]
-    inputs: Sequence[str] = ()
-    version: int = 0
-    maskmill: str = __version__
-    hash: str = field(default="")
-
-    @classmethod
-    def of(cls, stage: str, params: Mapping[str, Any], inputs: Sequence[str] = ()) -> Provenance:
-        """Provenance with its hash filled in; `inputs` are the hashes of the artefacts that were read."""
-        version = STAGE_VERSION[stage]
-        digest = json_hash([stage, version, params, list(inputs)])
-        return cls(stage, dict(params), tuple(inputs), version, __version__, digest)
-
-    def as_dict(self) -> dict[str, Any]:
-        """A JSON-ready dictionary."""
-        return json.loads(json.dumps(asdict(self)))
-
-
-def json_hash(value: Any) -> str:
-    """16 hex digits of BLAKE2b over the canonical JSON of `value`."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-@contextlib.contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path (file or folder, the body makes it) that becomes `path` when the body succeeds.
-
-    Files and folders may be read by whom the umask allows, whatever their writer thinks (maskmill.access). A full disk
-    or too long a name becomes a UserError that names the target and the way out.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{_short(path.name)}.tmp-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove(temporary)
-        yield temporary
-        if temporary.is_dir():
-            remove(path)
-        else:
-            temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"{path}: the name is too long for the file system; shorten it") from None
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(path.parent).free / 2**30
-        raise UserError(
-            f"{path}: the disk is full ({free:.1f} GiB free); free some space and run the same command again, "
-            "finished results are kept"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # a folder that could not be made; what the body raised matters
-            remove(temporary)
-
-
-def _short(name: str) -> str:
-    """A name that leaves room for what is put around it: file systems end at 255 bytes."""
-    return name if len(os.fsencode(name)) <= 200 else json_hash(name)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a folder tree; absent is fine."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+from maskmill.errors import StoreError
+from maskmill.store.atomic import atomic
+from maskmill.store.provenance import Provenance
 
 
 def write_json(path: str | Path, value: Mapping[str, Any], provenance: Provenance | None = None) -> None:

@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 
 from maskmill.errors import NumericsError, StoreError
-from maskmill.store.artefact import Provenance, read_tensors, write_tensors
+from maskmill.store.artefact import read_tensors, write_tensors
+from maskmill.store.provenance import Provenance
 
 BLOCK_BYTES = 32 << 20  # scores held at once by `assign`
 ROUNDING = 1e-6  # of a cosine

@@ -25,7 +25,8 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from maskmill.errors import NumericsError, StoreError
-from maskmill.store.artefact import Provenance, atomic
+from maskmill.store.atomic import atomic
+from maskmill.store.provenance import Provenance
 
 FORMAT = "maskmill-ragged-1"
 CHUNK_BYTES = 4 << 20  # inner chunk, the unit of a random read: about five images of ViT-S tokens (docs/store.md)

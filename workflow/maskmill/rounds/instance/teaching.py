@@ -9,7 +9,7 @@ import numpy as np
 from maskmill.errors import StoreError
 from maskmill.images.instances import Instances, InstanceStore, InstanceWriter, mask_iou
 from maskmill.rounds.instance.params import Params
-from maskmill.store.artefact import Provenance
+from maskmill.store.provenance import Provenance
 
 
 def teach(taught: str | Path, predicted: str | Path, params: Params, round: int, out: str | Path) -> None:
