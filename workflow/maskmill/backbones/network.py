@@ -17,6 +17,7 @@ from maskmill.device import has_bfloat16
 from maskmill.errors import ConfigError, WeightsError
 from maskmill.recipe import backbones
 from maskmill.recipe.sections import FeatureSet
+from maskmill.store import expected
 
 if TYPE_CHECKING:
     import torch
@@ -375,6 +376,7 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> 
         raise WeightsError(f"{weights}: no such file; run snakemake, its rule `weights` makes it") from None
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise WeightsError(f"{weights}: not a weights file of maskmill ({error}); delete it and run again") from None
+    expected.check(weights, facts)
     spec = backbones.of(str(facts["architecture"]))  # without a network, the file has the backbone's own name
     if not spec.network:
         found: Colour = spec.build(feature_set, device, facts.get("sha256", ""))

@@ -19,6 +19,7 @@ from maskmill.errors import WeightsError, nearest
 from maskmill.recipe import backbones
 from maskmill.recipe.sections import FeatureSet
 from maskmill.redact import redact
+from maskmill.store import expected
 from maskmill.store.atomic import atomic
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _write(out: Path, state: Mapping[str, torch.Tensor], architecture: str, fact
     from safetensors.torch import save_file
 
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(state.items())}
-    metadata = {"architecture": architecture, **facts, "sha256": _digest(tensors)}
+    metadata = {"architecture": architecture, **facts, "sha256": _digest(tensors), "asked": expected.asked()}
     with atomic(out) as temporary:
         save_file(tensors, str(temporary), metadata={"maskmill": json.dumps(metadata)})
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import StoreError
+from maskmill.store import expected
 from maskmill.store.atomic import atomic
 from maskmill.store.provenance import Provenance
 
@@ -36,6 +37,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise StoreError(f"{path}: not valid JSON ({error}); delete it and run snakemake again") from None
     if not isinstance(value, dict):
         raise StoreError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    expected.check(path, value.get("provenance") or {})
     return value
 
 
@@ -66,6 +68,7 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None, where: tu
     try:
         # Not pq.read_table: that is a dataset of one file, and imports pandas for it.
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            expected.check(path, json.loads((file.metadata.metadata or {}).get(b"maskmill", b"{}")))
             wanted = list(columns) if columns else None
             if where is None:
                 return file.read(columns=wanted)
@@ -143,4 +146,5 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     checksum = provenance.pop("blake2b", None)
     if checksum is not None and checksum != _tensors_hash(tensors):
         raise StoreError(f"{path}: damaged (its checksum does not fit its content); delete it and run snakemake again")
+    expected.check(path, provenance)
     return tensors, provenance

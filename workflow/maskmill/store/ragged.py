@@ -25,6 +25,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from maskmill.errors import NumericsError, StoreError
+from maskmill.store import expected
 from maskmill.store.atomic import atomic
 from maskmill.store.provenance import Provenance
 
@@ -254,6 +255,7 @@ class Ragged:
         wanted = -(-self.values.shape[0] // (self.values.shards or self.values.chunks)[0])
         if files < wanted:  # Zarr reads an absent file as zeros
             raise self._broken(f"{files} of {wanted} value files")
+        expected.check(self.path, self.provenance)
         if kind is not None and kind != self.kind:
             raise StoreError(f"{path}: holds {self.kind!r}, expected {kind!r}; check the path")
         self._index = {image_id: i for i, image_id in enumerate(self.ids)}
