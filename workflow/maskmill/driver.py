@@ -16,6 +16,7 @@ import time
 from maskmill.store.writer import Writer
 
 VARIABLE = "MASKMILL_DRIVER"
+_ENDED = "error: the snakemake process that started this job has ended; so does the job"
 _GRACE = 60.0  # seconds between SIGTERM, on which trainings write a checkpoint, and the end
 _STEP = 1.0  # seconds between two looks where the system cannot wait for a process
 
@@ -28,13 +29,16 @@ def announce() -> None:
 def end_with_driver() -> None:
     """From now on this process ends when its driver does; nothing happens where no driver of this host is known."""
     driver = Writer.parse(os.environ.get(VARIABLE, ""))
-    if driver is not None and driver.alive() is not None:
+    alive = None if driver is None else driver.alive()
+    if alive is False:
+        raise SystemExit(_ENDED)
+    if driver is not None and alive:
         threading.Thread(target=_follow, args=(driver,), daemon=True, name="driver").start()
 
 
 def _follow(driver: Writer) -> None:
     _wait(driver)
-    print("error: the snakemake process that started this job has ended; so does the job", file=sys.stderr, flush=True)
+    print(_ENDED, file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_GRACE)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,8 @@ from maskmill import access, driver
 from maskmill.dag import slurm
 from maskmill.dag.asked import Asked
 from maskmill.dag.files import Graph, Source, path
+from maskmill.dag.jobs import targets
+from maskmill.dag.restore import Deleted, deleted
 from maskmill.errors import InputError, UserError
 from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.recipe.checks import check_labels
@@ -86,6 +89,31 @@ class Rules:
         """The shards of the manifest; waits for the checkpoint."""
         file = str(self._manifest.get().output.manifest)
         return self._read_shards(file, os.stat(file).st_mtime_ns)
+
+    def targets(self, wildcards: Any) -> list[str]:
+        """What a run is asked for: its targets, or what was deleted from it when it had finished."""
+        self.shards()  # waits for the checkpoint
+        found = self._deleted
+        return targets(self.graph) if found is None else found.files()
+
+    @cached_property
+    def _deleted(self) -> Deleted | None:
+        """Judged once, before the first job that it asks for."""
+        chosen = self._workflow.dag_settings
+        told = (chosen.forceall, chosen.forcerun, chosen.until, chosen.omit_from)
+        if self.module or not self._workflow.is_main_process or any(told):
+            return None
+        found = guarded(deleted, self.graph, self.asked)
+        if found is not None:
+            print(found.message(), file=sys.stderr)
+        return found
+
+    def restored(self) -> bool:
+        """After the run: whether it made deleted files again, whose times are set to what they were."""
+        found: Deleted | None = self.__dict__.get("_deleted")
+        if found is not None and found.later:
+            print("More files of this run are gone; run the same command again.", file=sys.stderr)
+        return found is not None and bool(found.set_times())
 
     @cached_property
     def asked(self) -> Asked:
