@@ -32,7 +32,6 @@ NOT_TRIED = {  # why
     r"snakedeploy .*": "needs an address of the repository: tests/workflow/test_reuse.py",
     r"cd study": "of snakedeploy",
     r"podman .*": "needs a builder of images: tests/workflow/test_reuse.py reads the Containerfile",
-    r"conda .*": "needs channels of conda: tests/workflow/test_envs.py compares the environment",
     r"python3 -m venv .*|\. \.venv/bin/activate": "this test runs in such an environment",
     r"(sbatch|squeue|sinfo|scontrol) .*": "SLURM: tests/workflow/test_slurm.py",
     r"python -P \.\.\./maskmill/__main__\.py .*": "has a path left out: tests/workflow/test_reuse.py",
