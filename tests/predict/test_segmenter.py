@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from backbone_photos import CNN, COMMON, SETS, VIT, write_photos, write_weights
 from PIL import Image
+from typer.testing import CliRunner
 
 from maskmill.adapt import run as adapt
+from maskmill.cli.app import app
 from maskmill.cluster.run import OptionalFiles
 from maskmill.cluster.run import fit as cluster
 from maskmill.device import Compute
@@ -23,7 +26,7 @@ from maskmill.export.segmenter import SegmenterParts
 from maskmill.features.run import run as extract
 from maskmill.images.masks import MaskSet
 from maskmill.paint.run import run_tokens
-from maskmill.predict.run import predict
+from maskmill.predict.run import Predicted, predict
 from maskmill.predict.segmenter import load
 from maskmill.recipe.sections import FeatureSet
 from maskmill.reduce import run as reduce
@@ -158,7 +161,9 @@ def predicted(
     recipe: Recipe, world: tuple[dict[str, Path], Path], out: Path, threads: int = 1
 ) -> dict[str, Image.Image]:
     photos = sorted(world[1].parent.glob("*.png"))
-    assert predict(photos, recipe.segmenter, out, overlays=False, threads=threads, device="cpu") == len(photos)
+    assert predict(photos, recipe.segmenter, out, overlays=False, threads=threads, device="cpu") == Predicted(
+        len(photos)
+    )
     return {file.stem: Image.open(file) for file in sorted(out.glob("*.png"))}
 
 
@@ -282,5 +287,33 @@ def test_no_photo_is_overwritten(tmp_path: Path) -> None:
 def test_images_that_are_too_large_name_the_option(finish: Finish, tmp_path: Path) -> None:
     recipe = finish()
     Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "big.png")
-    with pytest.raises(InputError, match=r"big\.png: 9x8 pixels.*raise --max-pixels"):
-        predict([tmp_path / "big.png"], recipe.segmenter, tmp_path / "o", overlays=False, threads=1, max_pixels=71)
+    made = predict([tmp_path / "big.png"], recipe.segmenter, tmp_path / "o", overlays=False, threads=1, max_pixels=71)
+    assert made.masks == 0
+    assert re.fullmatch(r"9x8 pixels.*raise --max-pixels", made.failed[tmp_path / "big.png"])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_broken_image_stops_no_other(
+    threads: int, world: tuple[dict[str, Path], Path], finish: Finish, tmp_path: Path
+) -> None:
+    recipe = finish()
+    photos = tmp_path / "photos"
+    (photos / "b").mkdir(parents=True)
+    whole = sorted(world[1].parent.glob("*.png"))[0]
+    for name in ("a.png", "c.png"):
+        (photos / name).write_bytes(whole.read_bytes())
+    Image.open(whole).convert("RGB").resize((300, 200)).save(photos / "b/cut short.jpg")
+    body = (photos / "b/cut short.jpg").read_bytes()
+    (photos / "b/cut short.jpg").write_bytes(body[: len(body) // 2])
+    done = CliRunner().invoke(
+        app, ["predict", str(photos), "--segmenter", str(recipe.segmenter), "--out", str(tmp_path / "out"),
+              "--device", "cpu", "--threads", str(threads)]
+    )  # fmt: skip
+    assert done.exit_code == 1
+    assert sorted(file.name for file in (tmp_path / "out").rglob("*.*")) == [
+        "a.overlay.jpg", "a.png", "c.overlay.jpg", "c.png",
+    ]  # fmt: skip
+    assert "2 masks in" in done.stdout
+    last = done.stderr.splitlines()[-2:]
+    assert last[0] == "maskmill predict: 1 of 3 images have no mask:"
+    assert last[1].startswith(f"{photos}/b/cut short.jpg: does not decode (image file is truncated")

@@ -143,10 +143,10 @@ def masks(folder: Path) -> dict[str, str]:
 def predicted_otherwise(run: Path, images: Path, recipe: str, out: Path) -> float:
     """Mean share of the pixels that `maskmill predict` sees otherwise than the run that has exported the recipe."""
     export = run / f"results/recipes/{recipe}/seed0/export"
-    count = predict([images], export / "segmenter", out, overlays=False, threads=1, device="cpu")
+    made = predict([images], export / "segmenter", out, overlays=False, threads=1, device="cpu")
     shares = []
     for path in sorted((export / "masks").rglob("*.png")):
         new = out / path.relative_to(export / "masks")
         shares.append((np.asarray(Image.open(new)) != np.asarray(Image.open(path))).mean())
-    assert len(shares) == count
+    assert (len(shares), made.failed) == (made.masks, {})
     return float(np.mean(shares))

@@ -1,39 +1,46 @@
-"""Checkpoints as people publish them: read without unpickling, taken out of their wrappers, loaded into a network."""
+"""Checkpoints as people publish them: read without unpickling, and loaded into a network.
+
+`layouts` finds the tensors.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskmill.backbones.layouts import backbone_of
 from maskmill.backbones.network import resample_positions
 from maskmill.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
 
-WRAPPERS = ("state_dict", "model", "teacher", "student", "model_state", "model_ema")
 HEADS = ("head", "fc", "classifier", "pre_logits", "mask_token")  # of a classifier or of pretraining; not needed
-PREFIXES = ("module.", "_orig_mod.", "teacher.", "student.", "model.", "backbone.", "encoder.")
-BODY = ("blocks.", "patch_embed.", "conv", "stem", "layer1.", "stages.")  # how a backbone's own tensors begin
+UNKNOWN = 0.7  # share of missing tensors from which on the file is of another network, or of an unknown layout
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Tensors of a .safetensors or a torch file, never unpickling objects; wrappers and prefixes removed."""
+def read_checkpoint(path: Path, wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    """The backbone's tensors of a .safetensors or a torch file, without wrappers and prefixes, by `wanted` names.
+
+    Objects are never unpickled; the one exception is `argparse.Namespace`, a record of options that training code saves
+    beside its tensors, whose values must be plain ones too. What was chosen among several networks goes to stderr.
+    """
     import torch
     from safetensors.torch import load_file
 
     if not path.is_file():
         raise WeightsError(f"features.<name>.checkpoint: {str(path)!r} does not exist")
     try:
-        body = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        if path.suffix == ".safetensors":
+            body = load_file(path)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                body = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling errors, truncated files, foreign formats
         reason = " ".join(str(error).split())[:160]
         raise WeightsError(
@@ -41,30 +48,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "code. If you trust it, convert it where it came from: "
             "safetensors.torch.save_file(model.state_dict(), 'checkpoint.safetensors')"
         ) from None
-    state = _unwrapped(body)
-    if not state:
-        raise WeightsError(f"{path}: holds no tensors by name; save model.state_dict()")
-    return state
-
-
-def _unwrapped(body: Any) -> dict[str, torch.Tensor]:
-    """The tensors of the backbone: out of their wrappers, without prefixes, without a projection head beside them."""
-    import torch
-
-    while isinstance(body, Mapping):
-        inner = next((body[key] for key in WRAPPERS if isinstance(body.get(key), Mapping)), None)
-        if inner is None:
-            break
-        body = inner
-    state = {k: v for k, v in body.items() if isinstance(v, torch.Tensor)} if isinstance(body, Mapping) else {}
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in PREFIXES:
-            inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            # What stands beside the prefix is a head of pretraining, unless it looks like a backbone itself.
-            if inside and (len(inside) == len(state) or not any(key.startswith(BODY) for key in state)):
-                state, stripped = inside, True
+    state, choice = backbone_of(body, wanted, str(path))
+    if choice:
+        print(f"weights: {choice}", file=sys.stderr)
     return state
 
 
@@ -72,8 +58,10 @@ def load_state(model: Any, state: dict[str, torch.Tensor], origin: str) -> None:
     """Load a state dict; ViT position embeddings of another grid are resampled, classifier weights left out.
 
     Raises:
-        WeightsError: tensors are missing or of another shape; names the first three.
+        WeightsError: tensors are missing or of another shape; names the first three, or, where nearly all are missing,
+            the first three that the file has.
     """
+    given = list(state)
     patch = "patch_embed.proj.weight"
     fits = patch not in state or state[patch].shape == getattr(model.state_dict().get(patch), "shape", None)
     state = _resampled(state, model)
@@ -85,6 +73,8 @@ def load_state(model: Any, state: dict[str, torch.Tensor], origin: str) -> None:
     wrong = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
     parts = {key.split(".")[0] for key in wanted} | {"reg_token", "register_tokens", "cls_token", "dist_token"}
     surplus = [k for k in state if k not in wanted and k.split(".")[0] in parts and not k.startswith(HEADS)]
+    if len([k for k in wanted if k not in state]) > UNKNOWN * len(wanted):
+        raise _unknown(origin, list(wanted), given)
     if wrong or surplus:
         what = "are missing or of another shape" if wrong else "are in the file, but not in this architecture"
         raise WeightsError(
@@ -92,6 +82,16 @@ def load_state(model: Any, state: dict[str, torch.Tensor], origin: str) -> None:
             "check that features.<name>.backbone is the architecture of the checkpoint"
         )
     model.load_state_dict({k: state[k] for k in wanted})
+
+
+def _unknown(origin: str, wanted: Sequence[str], given: Sequence[str]) -> WeightsError:
+    """For a file with hardly a name of the architecture."""
+    found, sought = ", ".join(given[:3]), ", ".join(wanted[:3])
+    return WeightsError(
+        f"{origin}: no tensors of this architecture by name: found {found}, wanted {sought} "
+        "below any prefix (timm's names, those of transformers, or those of DINOv2's training); check that "
+        "features.<name>.backbone is the architecture of the checkpoint, or rename the tensors (docs/backbones.md)"
+    )
 
 
 def _resampled(state: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:

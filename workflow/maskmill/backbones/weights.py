@@ -47,7 +47,7 @@ def prepare(feature_set: FeatureSet, out: Path) -> None:
         return
     model = _create(architecture, pretrained=checkpoint is None)
     if checkpoint is not None:
-        load_state(model, read_checkpoint(Path(checkpoint)), checkpoint)
+        load_state(model, read_checkpoint(Path(checkpoint), model.state_dict().keys()), checkpoint)
     cfg = model.pretrained_cfg
     mean, std = (EMBEDDED[name].mean, EMBEDDED[name].std) if name in EMBEDDED else (cfg["mean"], cfg["std"])
     source = redact(checkpoint or str(cfg.get("hf_hub_id") or cfg.get("url") or "timm"))

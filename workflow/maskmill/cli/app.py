@@ -16,9 +16,10 @@ from typing import Annotated
 import typer
 
 from maskmill import __version__, driver
-from maskmill.cli.options import Device, Threads
+from maskmill.cli.options import ConfigFile, Device, RecipeFolder, Threads
 from maskmill.cli.plan import plan
 from maskmill.errors import UserError
+from maskmill.recipe.resolve import SHIPPED
 from maskmill.recipe.stages import STAGES
 from maskmill.redact import redact
 from maskmill.store import expected
@@ -50,16 +51,24 @@ def predict(
     threads: Threads = CORES,
     device: Device = "auto",
 ) -> None:
-    """Segment new images as an exported recipe did its own: indexed PNG masks and overlays."""
+    """Segment new images as an exported recipe did its own: indexed PNG masks and overlays.
+
+    Images that cannot be read are listed at the end; the exit code is then 1.
+    """
     from maskmill.predict.run import predict as run
 
-    count = run(images, segmenter, out, overlays=overlays, threads=threads, device=device, max_pixels=max_pixels)
-    typer.echo(f"{count} masks in {out}")
+    made = run(images, segmenter, out, overlays=overlays, threads=threads, device=device, max_pixels=max_pixels)
+    typer.echo(f"{made.masks} masks in {out}")
+    if made.failed:
+        lines = [redact(" ".join(f"{path}: {reason}".split())) for path, reason in made.failed.items()]
+        left = f"{len(lines)} of {made.masks + len(lines)} images have no mask"
+        typer.echo("\n".join([f"maskmill predict: {left}:", *lines]), err=True)
+        raise typer.Exit(1)
 
 
 @app.command()
 def stages(
-    recipes: Annotated[Path, typer.Option(help="folder of recipes, for the arrows of the picture")] = Path("recipes"),
+    recipes: RecipeFolder = SHIPPED,
 ) -> None:
     """Print the stages as a Markdown table and as a Mermaid picture, as docs/architecture.md has them."""
     from maskmill.dag.picture import picture, table
@@ -80,8 +89,8 @@ def schema(
 
 @app.command()
 def doctor(
-    config: Annotated[Path, typer.Option(help="the configuration to check")] = Path("config.yaml"),
-    recipes: Annotated[Path, typer.Option(help="folder of recipes")] = Path("recipes"),
+    config: ConfigFile = None,
+    recipes: RecipeFolder = SHIPPED,
 ) -> None:
     """Check versions, device, disk, weights and configuration."""
     from maskmill.cli.doctor import examine

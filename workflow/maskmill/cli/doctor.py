@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import yaml
-
 from maskmill.errors import UserError
+from maskmill.recipe.configuration import read_configuration
 from maskmill.recipe.model import Run
 from maskmill.recipe.resolve import load
 from maskmill.redact import redact
@@ -20,8 +19,8 @@ PACKAGES = ("snakemake", "torch", "timm", "zarr", "dask", "numpy", "scipy", "pyd
 LOW_DISK_GIB = 5.0
 
 
-def examine(config: Path, recipes: Path) -> bool:
-    """Print one line a check; False when something would stop a run."""
+def examine(config: Path | None, recipes: Path) -> bool:
+    """Print one line a check; False when something would stop a run. `config`: None for that of this folder."""
     checks: dict[str, Callable[[], Iterator[str]]] = {
         "versions": _versions,
         "device": _device,
@@ -70,14 +69,13 @@ def _disk() -> Iterator[str]:
     yield f"{free:.0f} GiB free in {Path.cwd()}"
 
 
-def _config(config: Path, recipes: Path) -> Iterator[str]:
-    if not config.is_file():
-        raise UserError(f"{config}: no such file; run this where config.yaml is, or give --config")
-    run: Run = load(yaml.safe_load(config.read_text()) or {}, recipes, str(config))
+def _config(config: Path | None, recipes: Path) -> Iterator[str]:
+    body, origin = read_configuration(config)
+    run: Run = load(body, recipes, origin)
     images = run.config.images
     if images != "demo" and not any(mark in images for mark in "*?[") and not Path(images).exists():
-        raise UserError(f"{config}: images: {images!r} does not exist")
-    yield f"{config}: recipes {', '.join(run.recipes)}; {len(run.feature_sets)} feature sets; images {images}"
+        raise UserError(f"{origin}: images: {images!r} does not exist")
+    yield f"{origin}: recipes {', '.join(run.recipes)}; {len(run.feature_sets)} feature sets; images {images}"
     for feature_set in run.feature_sets.values():
         file = Path(f"resources/weights/{feature_set.weights_slug}.safetensors")
         yield f"weights of {feature_set.backbone}: {'ready' if file.is_file() else 'fetched by the first run'}"

@@ -16,6 +16,13 @@ ManifestFile = Annotated[Path, typer.Option("--manifest", help="results/inputs/m
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads")]
 Device = Annotated[str, typer.Option("--device", envvar="MASKMILL_DEVICE", help="auto, cpu, cuda or cuda:0")]
 Seed = Annotated[int, typer.Option("--seed", min=0)]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="the configuration; default: that of this folder, else the one that comes along"),
+]
+RecipeFolder = Annotated[
+    Path, typer.Option("--recipes", show_default=False, help="folder of recipes; default: those that come along")
+]
 Foreground = Annotated[Path | None, typer.Option("--foreground", help="codebook of background and foreground")]
 Named = Annotated[
     list[str], typer.Option("--features", help="NAME=FOLDER, once a feature set; none: the student sees photos")

@@ -9,14 +9,17 @@ from typing import Annotated
 
 import typer
 
+from maskmill.cli.options import ConfigFile, RecipeFolder
+from maskmill.recipe.resolve import SHIPPED
+
 
 def plan(
     images: Annotated[str | None, typer.Option(help="number of images, such as 1e8")] = None,
     manifest: Annotated[
         Path | None, typer.Option(help="instead: results/inputs/manifest.parquet, for its shards")
     ] = None,
-    config: Annotated[Path, typer.Option(help="the configuration to plan")] = Path("config.yaml"),
-    recipes: Annotated[Path, typer.Option(help="folder of recipes")] = Path("recipes"),
+    config: ConfigFile = None,
+    recipes: RecipeFolder = SHIPPED,
     recipe: Annotated[list[str], typer.Option(help="instead of the config's recipes; may be repeated")] = [],  # noqa: B006
     size: Annotated[int | None, typer.Option(min=16, help="side of every feature set, by its own size rule")] = None,
     photo: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the images in pixels [default: 500x375]")] = None,

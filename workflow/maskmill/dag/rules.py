@@ -25,7 +25,7 @@ import maskmill
 from maskmill import access, driver
 from maskmill.dag import slurm
 from maskmill.dag.asked import Asked
-from maskmill.dag.files import Graph, Source, path
+from maskmill.dag.files import Graph, Source, path, weights_of
 from maskmill.dag.jobs import targets
 from maskmill.dag.restore import Deleted, deleted
 from maskmill.errors import InputError, UserError
@@ -33,10 +33,12 @@ from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.recipe.checks import check_labels
 from maskmill.recipe.origin import Origin
 from maskmill.recipe.resolve import SHIPPED, load
+from maskmill.recipe.stages import RULES
 from maskmill.store.artefact import read_json
 from maskmill.store.manifest import read_shards
 
 T = TypeVar("T")
+KNOWN_AT_START = ("demo", "inputs", "weights", "export", "report")  # rules at which `--until` can stop
 
 
 def guarded(function: Callable[..., T], *arguments: Any) -> T:
@@ -207,6 +209,36 @@ class Rules:
     def setting(self, stage: str, key: str) -> Callable[..., Any]:
         """Resource: a setting of a recipe's stage that changes no result, so that no job runs again for it."""
         return lambda wildcards: getattr(self.graph.recipe(dict(wildcards)).stage(stage).settings, key)
+
+    def until_weights(self, wildcards: Any) -> list[str]:
+        """Input function: the weights of all backbones where `--until weights` asks for them, else nothing.
+
+        They need no image, but what reads them is known only once the images are listed: without this, Snakemake would
+        find nothing to do.
+
+        Raises:
+            WorkflowError: `--until` names another rule whose jobs are not known at start. Snakemake forgets the whole
+                graph then, and would say that nothing is to be done.
+        """
+        until = self._workflow.dag_settings.until
+        late = [rule for rule in RULES if rule not in KNOWN_AT_START and self._named(rule) in until]
+        if late:
+            known = ", ".join(self._named(rule) for rule in KNOWN_AT_START)
+            raise WorkflowError(
+                f"--until {self._named(late[0])}: its jobs are known only once the images are listed, and Snakemake "
+                f"stops at rules that it knows before: {known}; leave --until out, or name the files that you want"
+            )
+        if self._named("weights") not in until:
+            return []
+        return list(weights_of(self.run.feature_sets.values()).files)
+
+    def last_words(self) -> str:
+        """What is printed after a run without failure: where the report is, or where `--until` stopped."""
+        until = sorted(map(str, self._workflow.dag_settings.until))
+        report = Path(f"{self.prefix}{path('report')}").absolute()
+        if until:
+            return f"Done until {', '.join(until)}."
+        return f"Report: {report}" if report.is_file() else "Done."
 
     def watched(self, rule: str, images: str, labels: str | None) -> str:
         """The fingerprint of the files that a rule watches.

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maskmill.errors import ConfigError
 from maskmill.plan.build import Machines, Measured, Plan, build
 from maskmill.plan.images import PlannedImages, mixture, of_manifest, of_one_size
 from maskmill.plan.rates import Rates, of_run, read_benchmarks, too_short
+from maskmill.recipe.configuration import read_configuration
 from maskmill.recipe.model import Run
 from maskmill.recipe.resolve import load
 
@@ -31,24 +30,26 @@ class Earlier:
 
 
 def configured(
-    config: Path, folder: Path, recipes: Sequence[str] = (), size: int | None = None, shard_size: int | None = None
+    config: Path | None,
+    folder: Path,
+    recipes: Sequence[str] = (),
+    size: int | None = None,
+    shard_size: int | None = None,
 ) -> Run:
-    """The run of config.yaml, with other recipes, another size of every feature set, another shard size.
+    """The run of a configuration, with other recipes, another size of every feature set, another shard size.
+
+    Args:
+        config: None for that of this folder. folder: of recipes.
 
     Raises:
-        ConfigError: see maskmill.recipe.resolve.load; or no such file.
+        ConfigError: see `maskmill.recipe.resolve.load` and `read_configuration`.
     """
-    if not config.is_file():
-        raise ConfigError(f"{config}: no such file; run this where config.yaml is, or give --config")
-    try:
-        body: dict[str, Any] = yaml.safe_load(config.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{config}: not valid YAML: {' '.join(str(error).split())}") from None
+    body, origin = read_configuration(config)
     if recipes:
         body |= {"recipes": list(recipes)}
     if shard_size is not None:
         body |= {"inputs": dict(body.get("inputs") or {}) | {"shard_size": shard_size}}
-    run = load(body, folder, str(config))
+    run = load(body, folder, origin)
     if size is None:
         return run
     own = dict(body.get("features") or {})

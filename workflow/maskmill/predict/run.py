@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from maskmill.errors import InputError, UserError
+from maskmill.errors import InputError, NumericsError, UserError
 from maskmill.images.decode import MAX_PIXELS, SUFFIXES, decode
 from maskmill.images.palette import overlay, png_palette
 from maskmill.predict.segmenter import load
 from maskmill.progress import track
 from maskmill.store.atomic import atomic
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The number of masks that were written, and why there is none of the other images, by file."""
+
+    masks: int
+    failed: dict[Path, str] = field(default_factory=dict)
 
 
 def predict(
@@ -25,14 +34,15 @@ def predict(
     threads: int,
     device: str = "auto",
     max_pixels: int | None = None,
-) -> int:
-    """Write `<out>/<name>.png` (indexed mask at image size) and `<name>.overlay.jpg`; the number of images.
+) -> Predicted:
+    """Write `<out>/<name>.png` (indexed mask at image size) and `<name>.overlay.jpg`.
 
-    Images below a folder keep their relative names. A few images are in memory at a time.
+    Images below a folder keep their relative names. A few images are in memory at a time. An image that cannot be read
+    or segmented is left out, with its reason; the others get their masks.
 
     Raises:
-        InputError: nothing to read, a mask would lie where a photo lies, or a file does not decode; what was written
-            before stays.
+        InputError: nothing to read, or a mask would lie where a photo lies. UserError: what is wrong with all images,
+            such as the segmenter or the disk; what was written before stays.
     """
     import torch
 
@@ -45,18 +55,24 @@ def predict(
     workers = threads if loaded.side_by_side else 1
     torch.set_num_threads(threads // workers)
 
-    def one(item: tuple[str, Path]) -> None:
+    def one(item: tuple[str, Path]) -> str:
+        """Why there is no mask of this image; nothing where there is one."""
         name, path = item
         try:
             image = decode(path, max_pixels or MAX_PIXELS, advice="cut it into tiles, or raise --max-pixels")
             mask = loaded.mask(image)
+        except (InputError, NumericsError) as error:
+            return str(error)
         except UserError as error:
             raise type(error)(f"{path}: {error}") from None
         _save(out / f"{name}.png", _indexed(mask, loaded.clusters))
         if overlays:
             _save(out / f"{name}.overlay.jpg", Image.fromarray(overlay(image, mask)))
+        return ""
 
-    return sum(1 for _ in track(ordered(one, found.items(), workers), len(found), "predict"))
+    reasons = list(track(ordered(one, found.items(), workers), len(found), "predict"))
+    failed = {path: reason for path, reason in zip(found.values(), reasons, strict=True) if reason}
+    return Predicted(len(found) - len(failed), failed)
 
 
 def _find(images: Iterable[Path]) -> dict[str, Path]:
