@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from maskmill import __version__
-from maskmill.cli.options import Device, Threads
+from maskmill.cli.options import Device, Threads, refuse_urls
 from maskmill.cli.plan import plan
 from maskmill.errors import UserError
 from maskmill.recipe.stages import STAGES
@@ -108,6 +108,7 @@ def _main() -> None:
     # Idle OpenMP threads sleep instead of spinning: on shared cores a waiting job must not slow its neighbours down.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        refuse_urls(sys.argv[1:])
         app()
     except UserError as error:
         verb = " ".join(arg for arg in sys.argv[1:3] if not arg.startswith("-"))

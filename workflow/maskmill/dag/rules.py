@@ -29,6 +29,7 @@ from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.recipe.checks import check_labels
 from maskmill.recipe.origin import Origin
 from maskmill.recipe.resolve import SHIPPED, load
+from maskmill.redact import redact
 from maskmill.store.artefact import read_json
 from maskmill.store.manifest import read_shards
 
@@ -40,7 +41,7 @@ def guarded(function: Callable[..., T], *arguments: Any) -> T:
     try:
         return function(*arguments)
     except UserError as error:
-        raise WorkflowError(str(error)) from None
+        raise WorkflowError(redact(str(error))) from None
 
 
 class Rules:

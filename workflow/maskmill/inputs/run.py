@@ -21,6 +21,7 @@ from maskmill.inputs._sources import Candidate, Listing, counted, find
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Inputs
+from maskmill.redact import redact
 from maskmill.store.artefact import write_table
 from maskmill.store.atomic import atomic
 from maskmill.store.manifest import ROW_GROUP
@@ -133,7 +134,7 @@ def _write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
         atomic(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        csv.writer(file).writerows([("id", "path", "reason"), *rejected])
+        csv.writer(file).writerows([("id", "path", "reason"), *([redact(cell) for cell in row] for row in rejected)])
 
 
 def _enforce_budget(rejected: list[Rejected], total: int, budget: float, listing: Path) -> None:
@@ -143,7 +144,7 @@ def _enforce_budget(rejected: list[Rejected], total: int, budget: float, listing
     kept = listing.with_name("rejected.last.csv")
     _write_rejected(kept, rejected)
     share = "none is left" if len(rejected) == total else f"more than inputs.max_rejected={budget:g}"
-    first = "; ".join(" ".join(f"{path}: {reason}".split()) for _, path, reason in rejected[:10])
+    first = "; ".join(" ".join(redact(f"{path}: {reason}").split()) for _, path, reason in rejected[:10])
     raise InputError(
         f"images: {len(rejected)} of {total} are unreadable, {share}; mend or remove them, or raise "
         f"inputs.max_rejected; all are listed in {kept}; the first: {first}"
