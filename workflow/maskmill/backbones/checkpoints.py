@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskmill.backbones.network import resample_positions
 from maskmill.errors import WeightsError
+from maskmill.reading import SPECIAL, is_special
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
+    if is_special(path):
+        raise WeightsError(f"features.<name>.checkpoint: {str(path)!r} is {SPECIAL}; give a file")
     if not path.is_file():
         raise WeightsError(f"features.<name>.checkpoint: {str(path)!r} does not exist")
     try:

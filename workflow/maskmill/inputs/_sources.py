@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from maskmill.errors import InputError, nearest
 from maskmill.images.decode import SUFFIXES
 from maskmill.images.listing import glob_files, is_glob
-from maskmill.images.stems import walk
-from maskmill.images.tables import TABLE_SUFFIXES
+from maskmill.images.stems import names
+from maskmill.images.tables import TABLE_SUFFIXES, check_lines
+from maskmill.reading import SPECIAL, is_special
 from maskmill.redact import redact
 from maskmill.urls import is_url, refusal
 
@@ -36,10 +37,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Listing:
-    """Candidates sorted by id, and how many other files there were, by suffix."""
+    """Candidates sorted by id, how many other files there were, by suffix, and links that were not followed."""
 
     candidates: list[Candidate]
     skipped: Counter[str] = field(default_factory=Counter)
+    links: Sequence[str] = ()
 
 
 def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pixels: int) -> Listing:
@@ -56,6 +58,8 @@ def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pix
         return _from_glob(images)
     if not path.exists():
         raise InputError(f"images: {images!r} does not exist; give a folder, a glob, a CSV/Parquet manifest or a video")
+    if is_special(path):
+        raise InputError(f"images: {images!r} is {SPECIAL}; give a folder, a glob, a table or a video")
     if path.is_dir():
         return _from_folder(path, leave_out=labels)
     if suffix in TABLE_SUFFIXES:
@@ -72,29 +76,24 @@ def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pix
 
 
 def _from_folder(folder: Path, prefix: str = "", leave_out: str | None = None) -> Listing:
+    links: list[str] = []
     try:
-        names = [name for name, _ in walk(folder)]
+        found = names(folder, links, leave_out)
     except OSError as error:
         raise InputError(f"images: {error.filename!r} cannot be listed ({error.strerror}); mend its rights") from None
-    inside = _relative(leave_out, folder) if leave_out else None
-    kept = [name for name in names if not (inside and name.startswith(inside))]
-    known, skipped = _by_suffix(kept, f"below {str(folder)!r}")
-    return Listing(_candidates([prefix + name for name in known], [str(folder / name) for name in known]), skipped)
-
-
-def _relative(inner: str, folder: Path) -> str | None:
-    """`inner` as a prefix of paths below `folder`, or None when it lies elsewhere."""
-    relative = os.path.relpath(os.path.realpath(inner), os.path.realpath(folder))
-    return None if relative == "." or relative.startswith("..") else Path(relative).as_posix() + "/"
+    known, skipped = _by_suffix(found, f"below {str(folder)!r}")
+    files = [str(folder / name) for name in known]
+    return Listing(_candidates([prefix + name for name in known], files), skipped, links)
 
 
 def _from_glob(pattern: str) -> Listing:
-    matched = {os.path.normpath(file): file for file in glob_files(pattern)}  # a/../x and b/../x are one file
+    links: list[str] = []
+    matched = {os.path.normpath(file): file for file in glob_files(pattern, links)}  # a/../x and b/../x are one file
     known, skipped = _by_suffix(list(matched.values()), f"matches {pattern!r}")
     fixed = pattern[: min(pattern.index(mark) for mark in "*?[" if mark in pattern)]
     root = os.path.dirname(fixed) or "."
     return Listing(
-        _candidates([_inside(Path(os.path.relpath(file, root)).as_posix()) for file in known], known), skipped
+        _candidates([_inside(Path(os.path.relpath(file, root)).as_posix()) for file in known], known), skipped, links
     )
 
 
@@ -246,6 +245,7 @@ def _read_table(path: Path, key: str = "images") -> pd.DataFrame:
         else:
             # "NA" and "null" are names like any other; only an empty cell is empty
             mark = "\t" if path.suffix.lower() == ".tsv" else ","
+            check_lines(path)
             table = pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except Exception as error:  # pandas and pyarrow raise many kinds; all mean an unreadable table
         raise InputError(f"{path}: not a readable table ({redact(' '.join(str(error).split()))})") from None

@@ -27,6 +27,7 @@ from maskmill.store.atomic import atomic
 from maskmill.store.manifest import ROW_GROUP
 from maskmill.store.provenance import Provenance, json_hash
 
+LINKS_NAMED = 20
 MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes
 _SCHEMA = pa.schema(
     [
@@ -154,6 +155,13 @@ def _enforce_budget(rejected: list[Rejected], total: int, budget: float, listing
 def _summary(found: Listing, images: int, rejected: int, labels: int, shards: int, shard_size: int) -> None:
     skipped = f"; {counted(found.skipped)} skipped: no image suffix" if found.skipped else ""
     print(f"inputs: {images} images, {shards} shards, {rejected} rejected, {labels} labels{skipped}", file=sys.stderr)
+    if found.links:
+        first = ", ".join(found.links[:LINKS_NAMED]) + (", ..." if len(found.links) > LINKS_NAMED else "")
+        print(
+            f"inputs: {len(found.links)} {'link' if len(found.links) == 1 else 'links'} not followed, as the folder is "
+            f"read under another path or lies around the images: {first}",
+            file=sys.stderr,
+        )
     if shards > MANY_SHARDS:
         wanted = -(-images // MANY_SHARDS)
         print(
