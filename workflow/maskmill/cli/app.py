@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from maskmill import __version__, driver
-from maskmill.cli.options import ConfigFile, Device, RecipeFolder, Threads
+from maskmill.cli.options import ConfigFile, Device, RecipeFolder, Threads, refuse_urls
 from maskmill.cli.plan import plan
 from maskmill.errors import UserError
 from maskmill.recipe.resolve import SHIPPED
@@ -136,6 +136,7 @@ def _main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _end)  # what is half-written is removed
     try:
+        refuse_urls(sys.argv[1:])
         app()
     except UserError as error:
         verb = " ".join(word for word in _verb(sys.argv[1:])[:2] if not word.startswith("-"))

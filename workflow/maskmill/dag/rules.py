@@ -34,6 +34,7 @@ from maskmill.recipe.checks import check_labels
 from maskmill.recipe.origin import Origin
 from maskmill.recipe.resolve import SHIPPED, load
 from maskmill.recipe.stages import RULES
+from maskmill.redact import redact
 from maskmill.store.artefact import read_json
 from maskmill.store.manifest import read_shards
 
@@ -46,7 +47,7 @@ def guarded(function: Callable[..., T], *arguments: Any) -> T:
     try:
         return function(*arguments)
     except UserError as error:
-        raise WorkflowError(str(error)) from None
+        raise WorkflowError(redact(str(error))) from None
 
 
 class Rules:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from maskmill.errors import InputError
+from maskmill.reading import read_bounded
 from maskmill.recipe.sections import Size
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
@@ -100,16 +100,11 @@ def read_file(path: str | Path, max_pixels: int = MAX_PIXELS) -> bytes:
     Raises:
         OSError: it cannot be read. InputError: a pipe or a device, or larger than `max_pixels` can be uncompressed.
     """
-    try:
-        facts = os.stat(path)
-    except ValueError:  # a NUL in the name
-        raise InputError("the name of the file holds a NUL") from None
-    if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
-        raise InputError("not a file, but a pipe or a device")  # which may have no end
-    if facts.st_size > FILE_BYTES[0] + FILE_BYTES[1] * max_pixels:
-        raise InputError(f"{facts.st_size / 2**30:.1f} GiB are too many for an image; {TILES}")
-    with open(path, "rb") as file:
-        return file.read()
+    most = FILE_BYTES[0] + FILE_BYTES[1] * max_pixels
+    body = read_bounded(path, most)
+    if body is None:
+        raise InputError(f"{os.stat(path).st_size / 2**30:.1f} GiB are too many for an image; {TILES}")
+    return body
 
 
 def _bytes(source: str | Path | bytes, max_pixels: int) -> bytes:

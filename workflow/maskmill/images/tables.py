@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 
+LONGEST_LINE = 1 << 20  # bytes; a file of one line may be endless
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
@@ -36,7 +37,7 @@ def cells(table: str, column: str) -> Iterator[str]:
     mark = "\t" if table.lower().endswith(".tsv") else ","
     with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         try:
-            rows = csv.reader(file, delimiter=mark)
+            rows = csv.reader(iter(partial(file.readline, LONGEST_LINE), ""), delimiter=mark)
             header = next(rows, [])
             if column not in header:
                 return
@@ -44,6 +45,13 @@ def cells(table: str, column: str) -> Iterator[str]:
             yield from (row[place] for row in rows if len(row) > place and row[place])
         except csv.Error as error:
             raise ValueError(str(error)) from None
+
+
+def check_lines(table: str | os.PathLike[str]) -> None:
+    """Raises ValueError where the first line of a CSV or TSV has no end: such a file may not fit into memory."""
+    with open(table, "rb") as file:
+        if len(file.readline(LONGEST_LINE)) == LONGEST_LINE:
+            raise ValueError(f"its first line has more than {LONGEST_LINE} bytes")
 
 
 def named_files(table: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from maskmill.errors import InputError
 from maskmill.images.decode import MAX_PIXELS, displayed_size, read_file, verify
+from maskmill.urls import REFUSED, is_url
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -53,6 +54,8 @@ def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
         path.encode()
     except UnicodeEncodeError:
         return "the file name is not valid UTF-8; rename it"
+    if is_url(path):
+        return REFUSED
     try:
         body = read_file(path, max_pixels)
         height, width = (verify if full else displayed_size)(body, max_pixels)

@@ -21,12 +21,14 @@ from maskmill.inputs._sources import Candidate, Listing, counted, find
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Inputs
+from maskmill.redact import redact
 from maskmill.store.artefact import write_table
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import ROW_GROUP
 from maskmill.store.provenance import Provenance
 
+LINKS_NAMED = 20
 MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes
 _SCHEMA = pa.schema(
     [
@@ -134,7 +136,7 @@ def _write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
         atomic(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        csv.writer(file).writerows([("id", "path", "reason"), *rejected])
+        csv.writer(file).writerows([("id", "path", "reason"), *([redact(cell) for cell in row] for row in rejected)])
 
 
 def _enforce_budget(rejected: list[Rejected], total: int, budget: float, listing: Path) -> None:
@@ -144,7 +146,7 @@ def _enforce_budget(rejected: list[Rejected], total: int, budget: float, listing
     kept = listing.with_name("rejected.last.csv")
     _write_rejected(kept, rejected)
     share = "none is left" if len(rejected) == total else f"more than inputs.max_rejected={budget:g}"
-    first = "; ".join(" ".join(f"{path}: {reason}".split()) for _, path, reason in rejected[:10])
+    first = "; ".join(" ".join(redact(f"{path}: {reason}").split()) for _, path, reason in rejected[:10])
     raise InputError(
         f"images: {len(rejected)} of {total} are unreadable, {share}; mend or remove them, or raise "
         f"inputs.max_rejected; all are listed in {kept}; the first: {first}"
@@ -154,6 +156,13 @@ def _enforce_budget(rejected: list[Rejected], total: int, budget: float, listing
 def _summary(found: Listing, images: int, rejected: int, labels: int, shards: int, shard_size: int) -> None:
     skipped = f"; {counted(found.skipped)} skipped: no image suffix" if found.skipped else ""
     print(f"inputs: {images} images, {shards} shards, {rejected} rejected, {labels} labels{skipped}", file=sys.stderr)
+    if found.links:
+        first = ", ".join(found.links[:LINKS_NAMED]) + (", ..." if len(found.links) > LINKS_NAMED else "")
+        print(
+            f"inputs: {len(found.links)} {'link' if len(found.links) == 1 else 'links'} not followed, as the folder is "
+            f"read under another path or lies around the images: {first}",
+            file=sys.stderr,
+        )
     if shards > MANY_SHARDS:
         wanted = -(-images // MANY_SHARDS)
         print(

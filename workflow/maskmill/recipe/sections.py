@@ -47,7 +47,7 @@ STORING = {"dtype", "key_bias"}  # keys of a feature set that mean nothing to a 
 class FeatureSet(Model):
     """One set of dense features, stored once and shared by every recipe that asks for the same."""
 
-    backbone: str = Field(description="a timm name, vit_small_focus, efficientnet_lite0, or colour")
+    backbone: LocalPath = Field(description="a timm name, vit_small_focus, efficientnet_lite0, or colour")
     checkpoint: LocalPath | None = Field(
         None, description="local weights for a timm architecture instead of the pretrained"
     )
