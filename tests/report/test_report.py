@@ -18,6 +18,7 @@ from maskmill.progress import duration
 from maskmill.report import _facts, _objects, _pictures, _sample, _scores, _timing, _typical
 from maskmill.report.run import run
 from maskmill.store.artefact import write_json
+from maskmill.store.provenance import Provenance
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -200,7 +201,7 @@ def test_scores_of_the_clustering_are_shown_over_the_seeds(tmp_path: Path) -> No
     for seed, silhouette in ((0, 0.5), (1, 0.25)):
         body = {"silhouette": silhouette, "labels": [0, 0, 1, 1, 2, 2] if seed else [2, 2, 0, 0, 1, 1]}
         folder = tmp_path / f"results/recipes/comus/seed{seed}/cluster"
-        write_json(folder / "selection.json", body)
+        write_json(folder / "selection.json", body, Provenance.of("cluster", {}))
     html = report(tmp_path, plan)
     check(html)
     assert '<td class="n">0.38 ± 0.18</td><td class="n">1.00</td>' in html

@@ -25,10 +25,12 @@ OLDER = "has no checksum: made by an older maskmill or by another program"
 
 
 def write_json(path: str | Path, value: Mapping[str, Any], provenance: Provenance | None = None) -> None:
-    """Write a JSON object. With a provenance it is an artefact for `read_json`: it gets the keys `provenance` and
-    `checksum`. Without one it is a plain file for other programs.
+    """Write a JSON object. With a provenance, given or in it, it is an artefact for `read_json` and has a `checksum`.
+    Without one it is a plain file for other programs.
     """
-    body = with_checksum(dict(value) | {"provenance": provenance.as_dict()}) if provenance else dict(value)
+    body = dict(value) | ({"provenance": provenance.as_dict()} if provenance else {})
+    if "provenance" in body:
+        body = with_checksum(body)
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(body, indent=1) + "\n")
 

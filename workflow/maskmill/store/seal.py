@@ -23,6 +23,7 @@ import numpy as np
 
 METADATA = "zarr.json"
 CHECKSUM = "checksum"  # key of the digest over the rest of a JSON object
+_BLOCK = 16 << 20  # bytes read at once
 _CRC = 4  # bytes of a CRC32C, behind what it checks
 _ABSENT = np.iinfo(np.uint64).max  # offset of an inner chunk that a Zarr shard does not hold
 
@@ -47,6 +48,24 @@ def with_checksum(body: Mapping[str, Any]) -> dict[str, Any]:
 def fits_checksum(body: Mapping[str, Any]) -> bool:
     """Whether an object that was read has the digest that `with_checksum` gave it."""
     return body.get(CHECKSUM) == json_digest({key: value for key, value in body.items() if key != CHECKSUM})
+
+
+def file_crc32c(path: str | Path) -> int:
+    """CRC32C of a file's bytes, read in blocks."""
+    import google_crc32c
+
+    total = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            total = int(google_crc32c.extend(total, block))
+    return total
+
+
+def bytes_crc32c(body: bytes) -> int:
+    """CRC32C of some bytes."""
+    import google_crc32c
+
+    return int(google_crc32c.value(body))
 
 
 def seal_array(folder: Path) -> Seal:
