@@ -16,9 +16,10 @@ from maskmill.errors import StoreError
 from maskmill.images.masks import to_size
 from maskmill.progress import duration
 from maskmill.report import _facts, _objects, _pictures, _sample, _scores, _timing, _typical
-from maskmill.report.run import run
+from maskmill.report.run import _rejected, run
 from maskmill.store.artefact import write_json
 from maskmill.store.provenance import Provenance
+from maskmill.store.seal import file_crc32c
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -214,6 +215,16 @@ def test_photo_that_has_moved_is_grey_and_named(tmp_path: Path) -> None:
     html = report(tmp_path, plan)
     check(html)
     assert "1 photo could not be read again" in text_of(html)
+
+
+def test_the_list_of_rejected_files_is_the_one_of_the_manifest(tmp_path: Path) -> None:
+    file = tmp_path / "rejected.csv"
+    file.write_text("id,path,reason\na,a.png,not an image\n")
+    crc32c = file_crc32c(file)
+    assert _rejected(file, crc32c) == ([{"id": "a", "path": "a.png", "reason": "not an image"}], 1)
+    file.write_text("id,path,reason\n")
+    with pytest.raises(StoreError, match=r"rejected\.csv: damaged, or of other inputs than the manifest; delete it"):
+        _rejected(file, crc32c)
 
 
 def test_missing_masks_are_named(tmp_path: Path) -> None:
