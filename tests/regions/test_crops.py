@@ -326,7 +326,8 @@ def test_each_photo_is_decoded_once(shard: Path, weights: dict[str, Path], monke
     from maskmill.images import photos
 
     seen: list[str] = []
-    monkeypatch.setattr(photos, "decode", lambda path, **more: seen.append(Path(path).stem) or decode(path, **more))
+    read = photos.image_bytes
+    monkeypatch.setattr(photos, "image_bytes", lambda path, most: seen.append(Path(path).stem) or read(path, most))
     pooled(shard, weights[VIT], section(FeatureSet(backbone=VIT, layer=0)))
     assert seen == ["e", "d", "c", "a"]
 
