@@ -4,8 +4,9 @@
 
 prints the table of docs/security.md. All artefacts are made by the project's own writers on small drawn data, in two
 runs that differ in what was asked of their jobs. A trial damages one artefact of the first run and reads it as the next
-job would. There are two right outcomes: a UserError that names the artefact ("refused"), and a reader that gives exactly
-what it gave before ("no effect"). Anything else is a fault, and the exit status is 1.
+job would. There are three right outcomes: a UserError that names the artefact ("refused"), a reader that gives exactly
+what it gave before ("no effect"), and one that starts anew and says so ("made again"). Anything else is a fault, and
+the exit status is 1.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class Kind:
         name: row of the table. path: file or folder in a run. read: what the next job gets from it, in a run.
         only: of a folder, the files below this one count as the artefact. data, metadata: which bytes are which.
         again: its reader makes it again instead of refusing it; then it must say so by returning None.
+        expected: whether the workflow tells its reader what it asks for; what a manifest or a segmenter's features.json
+            binds is known without, and what the planner reads is not a job's. theirs: its path in the other run.
     """
 
     name: str
@@ -85,6 +88,8 @@ class Kind:
     only: str = ""
     parts: Callable[[Path], tuple[list[Place], list[Place]]] = field(default=lambda file: whole(file))
     again: bool = False
+    expected: bool = True
+    theirs: str = ""
 
     def files(self, run: Path) -> list[Path]:
         """The files of the artefact in a run."""
@@ -206,7 +211,9 @@ def _models(run: Path, seed: int) -> None:
     adapt.fit(features, section, files, seed=seed, clusters=3, resources=Resources(1, "cpu"))
     world = token_students.write_world(run / "students", [token_students.IDS[:4]])
     token_students.fit(world, run / "student.safetensors", seed=seed, steps=4)
-    Keeper(run / "checkpoint.safetensors").save(Checkpoint(7, {"x": rng.standard_normal(64)}, {"seed": seed}))
+    Keeper(run / f"checkpoint/key{seed}.safetensors").save(
+        Checkpoint(7, {"x": rng.standard_normal(64)}, {"seed": seed})
+    )
     (run / "weights").mkdir()
     write_weights(run / f"weights/{SET.weights_slug}.safetensors")
     if seed:  # other numbers
@@ -255,7 +262,7 @@ def _table(name: str, *columns: str) -> Callable[[Path], Any]:
 
 
 def _checkpoint(run: Path) -> Any:
-    return Keeper(run / "checkpoint.safetensors").load()
+    return Keeper(run / "checkpoint/key0.safetensors").load()
 
 
 def _model(name: str, reader: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -279,6 +286,14 @@ def _predicted(run: Path) -> Any:
     return load_segmenter(run / "segmenter", "cpu").mask(image)
 
 
+def _photo(run: Path) -> Any:
+    return read_photo(read_manifest(run / "manifest.parquet").row("1"))
+
+
+def _label(run: Path) -> Any:
+    return read_label(read_manifest(run / "manifest.parquet").row("0"))
+
+
 def _list_of_rejected(run: Path) -> Any:
     metadata = read_table(run / "manifest.parquet", ["id"]).schema.metadata
     return _rejected(run / "rejected.csv", int(metadata[REJECTED_CRC32C]))
@@ -294,8 +309,8 @@ def _tensors(title: str, name: str, reader: Callable[[Path], Any]) -> Kind:
     return Kind(title, name, _model(name, reader), parts=_of_tensors)
 
 
-def _json(title: str, name: str) -> Kind:
-    return Kind(title, name, lambda run: read_json(run / name), parts=_of_json)
+def _json(title: str, name: str, expected: bool = True) -> Kind:
+    return Kind(title, name, lambda run: read_json(run / name), parts=_of_json, expected=expected)
 
 
 WEIGHTS = f"weights/{SET.weights_slug}.safetensors"
@@ -320,22 +335,26 @@ KINDS = [
     _tensors("reduction", "pca.safetensors", reduce.Reduction),
     _tensors("head", "head.safetensors", lambda file: Head.load(file, "cpu")),
     _tensors("student", "student.safetensors", Student.load),
-    Kind("checkpoint of a training", "checkpoint.safetensors", _checkpoint, parts=_of_tensors, again=True),
+    Kind(
+        "checkpoint of a training",
+        "checkpoint/key0.safetensors",
+        _checkpoint,
+        parts=_of_tensors,
+        again=True,
+        expected=False,
+        theirs="checkpoint/key1.safetensors",
+    ),
     Kind("weights", WEIGHTS, _weights, parts=_of_tensors),
     _json("scores", "scores.json"),
     _json("choice of clusters", "selection.json"),
     _json("monitor of a head", "monitor.json"),
-    _json("label counts", "classes.json"),
-    Kind("list of rejected files", "rejected.csv", _list_of_rejected),
-    Kind(
-        "photo", "images/1.png", lambda run: read_photo(read_manifest(run / "manifest.parquet").row("1")), parts=_of_png
-    ),
-    Kind(
-        "label", "labels/0.png", lambda run: read_label(read_manifest(run / "manifest.parquet").row("0")), parts=_of_png
-    ),
-    Kind("segmenter: codebook", "segmenter/codebook.safetensors", _predicted, parts=_of_tensors),
-    Kind("segmenter: weights", f"segmenter/{WEIGHTS}", _predicted, parts=_of_tensors),
-    Kind("segmenter: features.json", "segmenter/features.json", _predicted, parts=_of_json),
+    _json("label counts", "classes.json", expected=False),
+    Kind("list of rejected files", "rejected.csv", _list_of_rejected, expected=False),
+    Kind("photo", "images/1.png", _photo, parts=_of_png, expected=False),
+    Kind("label", "labels/0.png", _label, parts=_of_png, expected=False),
+    Kind("segmenter: codebook", "segmenter/codebook.safetensors", _predicted, parts=_of_tensors, expected=False),
+    Kind("segmenter: weights", f"segmenter/{WEIGHTS}", _predicted, parts=_of_tensors, expected=False),
+    Kind("segmenter: features.json", "segmenter/features.json", _predicted, parts=_of_json, expected=False),
 ]
 
 
@@ -372,6 +391,11 @@ def damage(kind: Kind, how: str, run: Path, other: Path, rng: np.random.Generato
 def _foreign(kind: Kind, run: Path, other: Path, rng: np.random.Generator) -> bool:
     """Put what another run has in this place: one file of it or all."""
     root = run / kind.path
+    if kind.theirs:
+        shutil.copyfile(other / kind.theirs, root)
+        return True
+    if kind.name == "label counts":  # only the planner reads it, and only whether there are labels
+        return False
     files = [f for f in kind.files(run) if (other / f.relative_to(run)).is_file()]
     files = [f for f in files if f.read_bytes() != (other / f.relative_to(run)).read_bytes()]
     if root.is_dir() and (rng.integers(2) or not files):
@@ -418,7 +442,7 @@ def outcome(kind: Kind, run: Path, sound: str) -> str:
 
 def reading(kind: Kind, run: Path) -> Any:
     """What the next job gets, which expects that the artefact is of this run."""
-    with commissioned("reader", {str(run / kind.path): f"run {run.name[-1]}"}):
+    with commissioned("reader", {str(run / kind.path): f"run {run.name[-1]}"} if kind.expected else {}):
         return kind.read(run)
 
 

@@ -1,8 +1,9 @@
 """The file of a backbone's weights: safetensors, with facts about them and checksums of both.
 
 The facts are those that `maskmill.backbones.weights` finds: architecture, mean, std, about, source, embedded. `sha256`
-is that of the tensors and says what the weights are, wherever they came from; `checksum` covers all facts. Both are
-compared whenever the file is read, so a changed bit is an error and no other result.
+is that of the tensors and says what the weights are, wherever they came from; `asked` is what the configuration asked
+of the job that wrote them; `checksum` covers all facts. Both checksums are compared whenever the file is read, so a
+changed bit is an error and no other result.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskmill.errors import WeightsError
+from maskmill.store import expected
 from maskmill.store.atomic import atomic
-from maskmill.store.seal import CHECKSUM, disk_errors, fits_checksum, with_checksum
+from maskmill.store.seal import CHECKSUM, fits_checksum, system_errors, with_checksum
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +30,8 @@ def write(out: Path, state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     from safetensors.torch import save_file
 
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(state.items())}
-    about = with_checksum({**facts, "sha256": _digest(tensors)})
-    with atomic(out) as temporary, disk_errors():
+    about = with_checksum({**facts, "sha256": _digest(tensors), "asked": expected.asked()})
+    with atomic(out) as temporary, system_errors():
         save_file(tensors, str(temporary), metadata={"maskmill": json.dumps(about)})
 
 
@@ -37,7 +39,8 @@ def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors of a file of `write`, by name, and the facts.
 
     Raises:
-        WeightsError: absent, truncated, damaged, or not a file of `write`; names the file and the way out.
+        WeightsError: absent, truncated, damaged, or not a file of `write`; names the file and the way out. StoreError:
+            not the weights that the configuration asks for.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -53,6 +56,7 @@ def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise WeightsError(f"{path}: has no checksum: made by an older maskmill or by another program; {AGAIN}")
     if not fits_checksum(facts) or facts["sha256"] != _digest(state):
         raise WeightsError(f"{path}: damaged (its checksum does not fit its content); {AGAIN}")
+    expected.check(path, facts)
     return state, facts
 
 

@@ -21,8 +21,9 @@ from snakemake.io import ancient
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 import maskmill
-from maskmill import access
+from maskmill import access, driver
 from maskmill.dag import slurm
+from maskmill.dag.asked import Asked
 from maskmill.dag.files import Graph, Source, path
 from maskmill.errors import InputError, UserError
 from maskmill.images.listing import content_fingerprint, listing_fingerprint
@@ -70,6 +71,7 @@ class Rules:
         if not self.module:  # before the first file is written; a module leaves its caller's files alone (`command`)
             access.restrict(self.run.config.readers, ".snakemake")
         self.graph = Graph(self.run, self.shards)
+        driver.announce()
         self.reader_priority = 1 if self.run.temporary else 0
 
     def _origin(self) -> Origin:
@@ -84,6 +86,11 @@ class Rules:
         """The shards of the manifest; waits for the checkpoint."""
         file = str(self._manifest.get().output.manifest)
         return self._read_shards(file, os.stat(file).st_mtime_ns)
+
+    @cached_property
+    def asked(self) -> Asked:
+        """What is asked of every job."""
+        return Asked(self.graph)
 
     @cached_property
     def _known(self) -> dict[tuple[str, int], Sequence[str]]:
@@ -139,8 +146,8 @@ class Rules:
         """Param: what a job runs again for, besides its files."""
         return lambda wildcards: self.graph.depends(rule, dict(wildcards))
 
-    def command(self, wildcards: Any, output: Any) -> str:
-        """Param: how a job starts maskmill; nothing that a job runs again for, as it asks for the output.
+    def command(self, rule: str) -> Callable[..., str]:
+        """Param: how a job starts maskmill; nothing that a job runs again for, as it asks for input and output.
 
         An environment of conda has the libraries only; the package is always the one that Snakemake has imported.
         Snakemake formats the commands of a module with the names of its caller, so it can be no global name.
@@ -150,7 +157,12 @@ class Rules:
             program = Path(maskmill.__file__).with_name("__main__.py")
             start = f"python -P {shlex.quote(str(program))}"
         mask = access.umask(self.run.config.readers) if self.module else None
-        return start if mask is None else f"umask {mask:03o} && {start}"
+        start = start if mask is None else f"umask {mask:03o} && {start}"
+
+        def told(wildcards: Any, input: Any, output: Any) -> str:
+            return f"{start} --job {shlex.quote(self.asked.job(rule, dict(wildcards), input, output))}"
+
+        return told
 
     def cores(self, rule: str) -> Callable[..., int]:
         """Threads of a job."""

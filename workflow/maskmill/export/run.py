@@ -27,8 +27,9 @@ from maskmill.recipe.base import validate
 from maskmill.recipe.sections import Export
 from maskmill.store.artefact import read_json, write_json
 from maskmill.store.atomic import atomic
+from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import Row
-from maskmill.store.provenance import Provenance, json_hash
+from maskmill.store.provenance import Provenance
 from maskmill.store.rle import encode_all, encode_layers
 
 

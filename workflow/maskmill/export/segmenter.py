@@ -91,15 +91,15 @@ class SegmenterParts:
 def _copied_tensors(source: Path, target: Path) -> int:
     """Copy a file of `write_tensors`, which must be whole; its CRC32C."""
     _copy(source, target, "file", "make it")
-    read_tensors(target)
-    return file_crc32c(target)
+    read_tensors(source)
+    return file_crc32c(source)
 
 
 def _copied_weights(source: Path, target: Path) -> int:
     """Copy a file of weights, which must be whole; its CRC32C."""
     _copy(source, target, "weights", "fetch them")
-    weights_file.read(target)
-    return file_crc32c(target)
+    weights_file.read(source)
+    return file_crc32c(source)
 
 
 def _copy(source: Path, target: Path, what: str, advice: str) -> None:

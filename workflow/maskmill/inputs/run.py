@@ -23,8 +23,9 @@ from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Inputs
 from maskmill.store.artefact import write_table
 from maskmill.store.atomic import atomic
+from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import REJECTED_CRC32C, ROW_GROUP
-from maskmill.store.provenance import Provenance, json_hash
+from maskmill.store.provenance import Provenance
 from maskmill.store.seal import file_crc32c
 
 MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes

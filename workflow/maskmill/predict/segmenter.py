@@ -83,7 +83,9 @@ def _check_files(folder: Path, about: Mapping[str, Any]) -> None:
         file = folder / f"{part}.safetensors"
         if part not in crcs or file_crc32c(file) != crcs[part]:
             kind = WeightsError if part.startswith("weights/") else StoreError
-            raise kind(f"{file}: damaged, or of another export; copy the whole folder {folder} again")
+            raise kind(
+                f"{file}: damaged, or not of the same export as features.json; copy the whole folder {folder} again"
+            )
 
 
 def _lost(name: str) -> str:

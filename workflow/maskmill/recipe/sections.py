@@ -24,7 +24,7 @@ from maskmill.errors import ConfigError, nearest
 from maskmill.recipe import backbones, registry
 from maskmill.recipe.base import LocalPath, Model, split_list, validate
 from maskmill.recipe.scoring import Evaluate
-from maskmill.store.provenance import json_hash
+from maskmill.store.hashing import json_hash
 
 
 class Size(Model):

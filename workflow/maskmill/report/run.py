@@ -19,7 +19,7 @@ from maskmill.errors import StoreError
 from maskmill.redact import redact
 from maskmill.report import _heads, _objects, _page, _recipe, _sample, _scores, _timing
 from maskmill.store.atomic import atomic
-from maskmill.store.provenance import json_hash
+from maskmill.store.hashing import json_hash
 from maskmill.store.seal import file_crc32c
 
 REJECTED_SHOWN = 200

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import StoreError
+from maskmill.store import expected
 from maskmill.store._parquet import Trailer, add_trailer
 from maskmill.store.atomic import atomic
 from maskmill.store.provenance import Provenance
-from maskmill.store.seal import CHECKSUM, disk_errors, fits_checksum, json_digest, with_checksum
+from maskmill.store.seal import CHECKSUM, fits_checksum, json_digest, system_errors, with_checksum
 
 AGAIN = "delete it and run snakemake again (in a copied folder: copy it again)"
 OLDER = "has no checksum: made by an older maskmill or by another program"
@@ -50,6 +51,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not fits_checksum(value):
         raise StoreError(f"{path}: damaged (its checksum does not fit its content); {AGAIN}")
     del value[CHECKSUM]
+    expected.check(path, value.get("provenance") or {})
     return value
 
 
@@ -94,6 +96,7 @@ def read_table(
         with open(path, "rb") as raw:
             trailer = Trailer(raw)
             with pq.ParquetFile(path) as file:
+                expected.check(path, json.loads((file.metadata.metadata or {}).get(b"maskmill", b"{}")))
                 wanted = _wanted(path, file.schema_arrow.names, columns, optional)
                 groups: Sequence[int] = range(file.num_row_groups)
                 if where is not None:
@@ -170,7 +173,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], provenanc
     arrays = {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in tensors.items()}  # keeps scalars scalar
     about: dict[str, Any] = provenance.as_dict() if provenance else {}
     body = about | {CHECKSUM: _tensors_hash(arrays, about)}
-    with atomic(path) as temporary, disk_errors():
+    with atomic(path) as temporary, system_errors():
         save_file(arrays, str(temporary), metadata={"maskmill": json.dumps(body)})  # one key: several have no order
 
 
@@ -204,4 +207,5 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     checksum = about.pop(CHECKSUM)
     if checksum != _tensors_hash(tensors, about):
         raise StoreError(f"{path}: damaged (its checksum does not fit its content); {AGAIN}")
+    expected.check(path, about)
     return tensors, about

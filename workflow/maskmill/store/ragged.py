@@ -28,6 +28,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from maskmill.errors import NumericsError, StoreError
+from maskmill.store import expected
 from maskmill.store.atomic import atomic
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import METADATA, check_array, fits_checksum, seal_array, with_checksum
@@ -272,6 +273,7 @@ class Ragged:
             raise self._broken(error) from error
         if len(self.ids) != len(self.grid) or self.values.shape[0] != self.offsets[-1]:
             raise self._broken(f"{self.values.shape[0]} rows, {self.offsets[-1]} expected")
+        expected.check(self.path, self.provenance)
         if kind is not None and kind != self.kind:
             raise StoreError(f"{path}: holds {self.kind!r}, expected {kind!r}; check the path")
         self._index = {image_id: i for i, image_id in enumerate(self.ids)}

@@ -147,7 +147,7 @@ def _trailers(file: int, size: int, inner: int) -> Iterator[bytes]:
 
 
 @contextmanager
-def disk_errors() -> Iterator[None]:
+def system_errors() -> Iterator[None]:
     """Within: an error of the operating system that safetensors wraps in its own becomes an OSError again."""
     from safetensors import SafetensorError
 
