@@ -64,7 +64,8 @@ def of_json(path: Path) -> str:
     body = json.loads(path.read_text())
     for key in ("provenance", "checksum", "crc32c"):  # the files of `crc32c` hold their own provenance
         body.pop(key, None)
-    return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+    text = json.dumps(body, indent=1) + "\n" if path.name == "features.json" else json.dumps(body)  # as recorded
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def of_tensors(path: Path) -> str:
