@@ -26,6 +26,7 @@ from maskmill.inputs._check import check_file
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import unique_ids
 from maskmill.store.manifest import read_manifest, read_shard, read_shards
+from maskmill.store.seal import bytes_crc32c
 
 
 @pytest.fixture
@@ -74,6 +75,7 @@ def test_manifest_columns(tmp_path: Path, out: Path) -> None:
             "shard": manifest.shards[0],
             "label": None,
             "label_digest": None,
+            "crc32c": bytes_crc32c(body),
         }
     ]
     assert read_shards(out / "manifest.parquet") == manifest.shards
@@ -656,8 +658,10 @@ def test_walk_gives_the_same_order(tmp_path: Path) -> None:
 
 def test_check_file_reports_the_reason(tmp_path: Path) -> None:
     assert check_file(str(tmp_path), full=True) == "Is a directory"
-    digest, height, width, size = check_file(str(picture(tmp_path / "a.png")), full=False)
-    assert (height, width, size, len(digest)) == (8, 12, (tmp_path / "a.png").stat().st_size, 16)
+    digest, height, width, size, crc32c = check_file(str(picture(tmp_path / "a.png")), full=False)
+    body = (tmp_path / "a.png").read_bytes()
+    assert (height, width, size, len(digest)) == (8, 12, len(body), 16)
+    assert crc32c == bytes_crc32c(body)
 
 
 def test_rows_of_one_shard_are_read_without_the_others(tmp_path: Path) -> None:

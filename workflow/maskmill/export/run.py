@@ -66,9 +66,9 @@ def run(
         if out.renamed:
             _write_renamed(folder / "renamed.csv", out.renamed)
         kind = segmenter.kind if segmenter is not None else None
-        if segmenter is not None and kind is not None:
-            segmenter.write(folder / "segmenter", about)
         made = Provenance.of("export", dict(params) | about, sources.hashes)
+        if segmenter is not None and kind is not None:
+            segmenter.write(folder / "segmenter", about, made)
         write_json(folder / "export.json", about | {"segmenter": kind}, made)
 
 

@@ -64,7 +64,7 @@ def decode(
             path.
     """
     most = max_pixels if size is None else max(max_pixels, size[0] * size[1])
-    with _opened(_bytes(source, most), most, advice) as image, _reasons():
+    with _opened(image_bytes(source, most), most, advice) as image, _reasons():
         if size is not None and image.width * image.height != size[0] * size[1]:
             raise InputError(f"{image.width}x{image.height} px, was {size[1]}x{size[0]}")
         image.load()
@@ -74,7 +74,7 @@ def decode(
 
 def displayed_size(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) as displayed, from the header only; raises InputError like `decode`."""
-    body = _bytes(source, max_pixels)
+    body = image_bytes(source, max_pixels)
     with _opened(body, max_pixels) as image:
         return _shown(image, body)
 
@@ -84,7 +84,7 @@ def verify(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[in
 
     JPEGs are decoded at an eighth of their size: every byte is still read, most of the arithmetic is saved.
     """
-    body = _bytes(source, max_pixels)
+    body = image_bytes(source, max_pixels)
     with _opened(body, max_pixels) as image:
         size = _shown(image, body)
         with _reasons():
@@ -107,7 +107,8 @@ def read_file(path: str | Path, max_pixels: int = MAX_PIXELS) -> bytes:
     return body
 
 
-def _bytes(source: str | Path | bytes, max_pixels: int) -> bytes:
+def image_bytes(source: str | Path | bytes, max_pixels: int) -> bytes:
+    """The whole file as `read_file` gives it; what goes wrong is an InputError with the reason."""
     with _reasons():
         return source if isinstance(source, bytes) else read_file(source, max_pixels)
 
@@ -229,7 +230,7 @@ def load_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def label_and_digest(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str]:
     """What `load_label` gives, and 16 hex digits over the bytes of the file, which is read once."""
     try:
-        body = _bytes(path, max_pixels)
+        body = image_bytes(path, max_pixels)
         with _opened(body, max_pixels, LABEL_SIZE) as image, _reasons():
             image.load()
             turn = None if image.format == "TIFF" else _TURN.get(_orientation(image))

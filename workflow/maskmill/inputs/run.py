@@ -25,8 +25,9 @@ from maskmill.redact import redact
 from maskmill.store.artefact import write_table
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
-from maskmill.store.manifest import ROW_GROUP
+from maskmill.store.manifest import REJECTED_CRC32C, ROW_GROUP
 from maskmill.store.provenance import Provenance
+from maskmill.store.seal import file_crc32c
 
 LINKS_NAMED = 20
 MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes
@@ -41,6 +42,7 @@ _SCHEMA = pa.schema(
         ("shard", pa.string()),
         ("label", pa.string()),
         ("label_digest", pa.string()),
+        ("crc32c", pa.int64()),
     ]
 )
 Rejected = tuple[str, str, str]  # id, path, reason
@@ -87,10 +89,11 @@ def run(
     seen = {image_id: each.digest for image_id, each in facts.items()}
     shards = shard_names([c.id for c, *_ in good], [digest for _, digest, *_ in good], settings.shard_size)
     rows = [
-        (c.id, c.path, width, height, size, digest, shard, label_of.get(c.id), seen.get(c.id))
-        for (c, digest, height, width, size), shard in zip(good, shards, strict=True)
+        (c.id, c.path, width, height, size, digest, shard, label_of.get(c.id), seen.get(c.id), crc32c)
+        for (c, digest, height, width, size, crc32c), shard in zip(good, shards, strict=True)
     ]
     table = pa.table(dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True)), schema=_SCHEMA)
+    table = table.replace_schema_metadata({REJECTED_CRC32C: str(file_crc32c(out.rejected))})
     unique = list(dict.fromkeys(shards))
     write_classes(out.classes, facts.values(), params)
     write_table(out.manifest, table, Provenance.of("inputs", params, [json_hash(unique)]), ROW_GROUP)
@@ -98,10 +101,10 @@ def run(
 
 
 def _read_labels(
-    good: Sequence[tuple[Candidate, str, int, int, int]], label_of: Mapping[str, str], threads: int
+    good: Sequence[tuple[Candidate, str, int, int, int, int]], label_of: Mapping[str, str], threads: int
 ) -> dict[str, LabelFacts]:
     """{image id: facts of its label}, each label decoded once; the first that cannot be used is an InputError."""
-    tasks = {c.id: (label_of[c.id], c.path, height, width) for c, _, height, width, _ in good if c.id in label_of}
+    tasks = {c.id: (label_of[c.id], c.path, height, width) for c, _, height, width, *_ in good if c.id in label_of}
     found = track(in_processes(_facts, list(tasks.values()), threads), len(tasks), "inputs: labels")
     facts: dict[str, LabelFacts] = {}
     for image_id, each in zip(tasks, found, strict=True):
