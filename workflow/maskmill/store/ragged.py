@@ -263,17 +263,16 @@ class Ragged:
             raise StoreError(f"{path}: no such store; run snakemake to make it")
         try:
             meta = _attributes(self.path)
-            self._seals: dict[str, Any] = meta["arrays"]
-            self._check_seals(meta)
+            self._seals: dict[str, Any] = self._checked_seals(meta)
             self.kind: str = str(meta["kind"])
             self.ids: list[str] = list(meta["ids"])
             self.attrs: dict[str, Any] = dict(meta["attrs"])
             self.provenance: dict[str, Any] = dict(meta["provenance"])
             self.per_image_names: list[str] = list(meta["per_image"])
             self.values: zarr.Array = self._array("values")
-            self.offsets: np.ndarray = np.asarray(self._array("offsets")[...])
-            self.grid: np.ndarray = np.asarray(self._array("grid")[...])
-            self._scale = np.asarray(self._array("scale")[...]) if "scale" in self._seals else None
+            self.offsets: np.ndarray = self._whole("offsets")
+            self.grid: np.ndarray = self._whole("grid")
+            self._scale = self._whole("scale") if "scale" in self._seals else None
         except StoreError:
             raise
         except Exception as error:  # zarr raises many kinds for broken files; all mean the same to a reader
@@ -285,17 +284,29 @@ class Ragged:
             raise StoreError(f"{path}: holds {self.kind!r}, expected {kind!r}; check the path")
         self._index = {image_id: i for i, image_id in enumerate(self.ids)}
 
-    def _check_seals(self, meta: dict[str, Any]) -> None:
+    def _checked_seals(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """The seals of the attributes, which are whole; all arrays fit theirs."""
         if not fits_checksum(meta):
             raise self._broken("the checksum of its attributes does not fit")
-        for name, seal in self._seals.items():
+        for name, seal in meta["arrays"].items():
             check_array(self.path / name, seal)
+        return dict(meta["arrays"])
 
     def _array(self, name: str) -> zarr.Array:
         return zarr.open_array(str(self.path / name), mode="r", zarr_format=3)
 
+    def _whole(self, name: str) -> np.ndarray:
+        """All of an array; any error is a StoreError that names it."""
+        try:
+            found = np.asarray(self._array(name)[...])
+            check_array(self.path / name, self._seals[name])  # a file deleted since it was opened reads as zeros
+        except Exception as error:
+            raise self._broken(f"{name}: {error}") from error
+        return found
+
     def _broken(self, reason: object) -> StoreError:
-        return StoreError(f"{self.path}: truncated or damaged store ({reason}); delete it and run snakemake again")
+        said = " ".join(str(reason).split())
+        return StoreError(f"{self.path}: truncated or damaged store ({said}); delete it and run snakemake again")
 
     @property
     def hash(self) -> str:
@@ -325,7 +336,7 @@ class Ragged:
         try:
             raw = np.asarray(self.values[start:stop])
         except Exception as error:  # checksum, missing chunk, truncated file
-            raise self._broken(error) from error
+            raise self._broken(f"values: {error}") from error
         self._check_present(start, stop)
         return _decoded(raw, None if self._scale is None else self._scale[start:stop])
 
@@ -366,12 +377,7 @@ class Ragged:
         """A field stored once an image, [n, ...]."""
         if name not in self.per_image_names:
             raise StoreError(f"{self.path}: has no per-image field {name!r}")
-        try:
-            found = np.asarray(self._array(name)[...])
-            check_array(self.path / name, self._seals[name])  # a file deleted since then would read as zeros
-        except Exception as error:
-            raise self._broken(error) from error
-        return found
+        return self._whole(name)
 
     def chunks(self, rows: int = 65536) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, values) in blocks of about `rows` rows, aligned to whole zarr chunks."""
