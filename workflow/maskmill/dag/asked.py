@@ -3,7 +3,7 @@
 An artefact carries the hash of the job that wrote it, and every job is told the hashes of what it reads
 (`maskmill.store.expected`). The hash changes exactly where Snakemake runs a job again for another reason than the
 time of a file, and with it that of every job that follows, so that what another configuration has made is never taken
-for what this one asks for. Files whose time means nothing to a job (`Source.timeless`) do not count.
+for what this one asks for. Files whose time means nothing to a job (`Source.timeless`) do not count, but are compared.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ class Asked:
         """
         reads: dict[str, str] = {}
         for name, source in self.graph.inputs(rule, wildcards).items():
-            if not source.timeless:
-                reads |= self._reads(source, listed(given[name]))
+            reads |= self._reads(source, listed(given[name]))
         return render(Expected(self.of(rule, wildcards), reads, tuple(made)))
 
     def _reads(self, source: Source, given: list[str]) -> dict[str, str]:
