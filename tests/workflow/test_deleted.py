@@ -14,6 +14,8 @@ import yaml
 from fault_run import files
 from PIL import Image
 
+from maskmill.store.writer import Writer
+
 pytestmark = pytest.mark.slow
 
 RECIPE = {
@@ -24,6 +26,7 @@ RECIPE = {
     "rounds": {"count": 1, "steps": 4, "features": ["semantic"]},
 }
 SEED = "results/recipes/own/seed0"
+DEAD = Writer(Writer.current().host, 2**22 + 1, 1)  # no process has such a number
 BETWEEN = {"cluster_map", "paint_limits", "paint"}
 
 
@@ -90,8 +93,13 @@ def test_a_setting_that_changed_meanwhile_counts_first(work: Path, programs: Pat
 def test_no_training_runs_again_for_what_lies_around_it(work: Path, programs: Path) -> None:
     """What comes before it waits for the next start of the same command."""
     gone = [next(work.glob("results/features/*/*.zarr")), work / SEED / "round1/scores.json"]
+    dead, alive = (work / SEED / f".half.zarr.tmp-{tag}" for tag in (DEAD.tag, Writer.current().tag))
+    for path in (dead, alive):
+        path.mkdir()
     shutil.rmtree(gone[0])
     gone[1].unlink()
     assert run(work, programs) == {"evaluate"}
+    assert not dead.exists()  # what a killed job left, and of a living one nothing
+    assert alive.exists()
     assert run(work, programs) == {"features"}
     assert run(work, programs) == set()

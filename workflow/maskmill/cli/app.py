@@ -91,11 +91,12 @@ def schema(
 def doctor(
     config: ConfigFile = None,
     recipes: RecipeFolder = SHIPPED,
+    clean: Annotated[bool, typer.Option("--clean", help="remove what no run in this folder needs any more")] = False,
 ) -> None:
-    """Check versions, device, disk, weights and configuration."""
+    """Check versions, device, disk, weights, configuration, and what killed jobs and old shards left in results/."""
     from maskmill.cli.doctor import examine
 
-    if not examine(config, recipes):
+    if not examine(config, recipes, clean):
         raise typer.Exit(1)
 
 

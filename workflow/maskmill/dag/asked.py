@@ -3,22 +3,24 @@
 An artefact carries the hash of the job that wrote it, and every job is told the hashes of what it reads
 (`maskmill.store.expected`). The hash changes exactly where Snakemake runs a job again for another reason than the
 time of a file, and with it that of every job that follows, so that what another configuration has made is never taken
-for what this one asks for. Files whose time means nothing to a job (`Source.timeless`) do not count.
+for what this one asks for. Files whose time means nothing to a job (`Source.timeless`) do not count, but are compared.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from maskmill.dag.files import Graph, Source, Wildcards, jobs_of_rules, listed
-from maskmill.dag.jobs import ONE_SHARD, producer
+from maskmill.dag.jobs import CONSTRAINTS, ONE_SHARD, producer
 from maskmill.store.expected import Expected, of_shard, render
 from maskmill.store.hashing import json_hash
 
+_SHARD = re.compile(CONSTRAINTS["shard"])
 Key = tuple[str, tuple[tuple[str, str], ...]]  # rule, wildcards but for the shard
 
 
@@ -28,6 +30,7 @@ class Asked:
 
     graph: Graph
     _known: dict[Key, str] = field(default_factory=dict)
+    _makers: dict[tuple[str, str], Key] = field(default_factory=dict)
 
     def of(self, rule: str, wildcards: Wildcards) -> str:
         """16 hex digits of what is asked of a job."""
@@ -48,21 +51,35 @@ class Asked:
         """
         reads: dict[str, str] = {}
         for name, source in self.graph.inputs(rule, wildcards).items():
-            if not source.timeless:
-                reads |= self._reads(source, listed(given[name]))
+            reads |= self._reads(source, listed(given[name]))
         return render(Expected(self.of(rule, wildcards), reads, tuple(made)))
 
     def _reads(self, source: Source, given: list[str]) -> dict[str, str]:
         """What is asked of the files of a source; files of the shards of one folder are told together."""
         found: dict[str, str] = {}
         for file, moved in zip(source.files, given, strict=True):
-            above, name = f"{os.path.dirname(moved)}/", os.path.basename(file)
+            above = f"{os.path.dirname(moved)}/"
             if above in found:
                 continue
-            rule, wildcards = producer(file)
-            alone = source.passed == "file" or "shard" not in wildcards or not name.startswith(wildcards["shard"])
-            found[moved if alone else above] = self.of(rule, wildcards) if alone else self._base(_key(rule, wildcards))
+            key, shard = self._maker(file)
+            if source.passed == "file" or not shard:
+                found[moved] = of_shard(self._base(key), shard) if shard else self._base(key)
+            else:
+                found[above] = self._base(key)
         return found
+
+    def _maker(self, file: str) -> tuple[Key, str]:
+        """The job that writes a file, but for its shard, and the shard; nothing where the file is of no shard.
+
+        Files of shards in one folder have one rule, which is looked up once: a run has many of them.
+        """
+        folder, name = os.path.split(file)
+        shard = name[: len(ONE_SHARD)] if _SHARD.match(name) else ""
+        place = folder, name[len(shard) :]
+        if place not in self._makers:
+            rule, wildcards = producer(file)
+            self._makers[place] = _key(rule, wildcards)
+        return self._makers[place], shard
 
     def _base(self, key: Key) -> str:
         """What is asked of the jobs of all shards."""
@@ -87,8 +104,8 @@ class Asked:
         """What is asked of the jobs that write a source, and of which shards."""
         makers: dict[Key, list[str]] = {}
         for file in source.files:
-            rule, wildcards = producer(file)
-            makers.setdefault(_key(rule, wildcards), []).append(wildcards.get("shard", ""))
+            key, shard = self._maker(file)
+            makers.setdefault(key, []).append(shard)
         return [[self._base(key), shards] for key, shards in makers.items()]
 
 

@@ -36,7 +36,9 @@ from maskmill.recipe.resolve import SHIPPED, load
 from maskmill.recipe.stages import RULES
 from maskmill.redact import redact
 from maskmill.store.artefact import read_json
+from maskmill.store.disk import check_writable
 from maskmill.store.manifest import read_shards
+from maskmill.store.names import sweep
 
 T = TypeVar("T")
 KNOWN_AT_START = ("demo", "inputs", "weights", "export", "report")  # rules at which `--until` can stop
@@ -110,6 +112,17 @@ class Rules:
         if found is not None:
             print(found.message(), file=sys.stderr)
         return found
+
+    def before_first_job(self) -> None:
+        """What a driver does first: see that it may write, end what earlier drivers left behind, and tidy up."""
+        places = [Path(self.prefix + name) for name in ("results", "resources", "logs", "benchmarks")]
+        guarded(check_writable, places)
+        guarded(slurm.before_first_job, Path.cwd(), self._workflow.executor_settings)
+        if self._workflow.is_main_process:
+            found = sweep(*places[:2])
+            if found:
+                size = sum(leftover.bytes for leftover in found) / 2**20
+                print(f"{len(found)} unfinished files of killed jobs removed ({size:.1f} MiB)", file=sys.stderr)
 
     def restored(self) -> bool:
         """After the run: whether it made deleted files again, whose times are set to what they were."""

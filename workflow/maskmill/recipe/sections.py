@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -78,7 +79,7 @@ class FeatureSet(Model):
             del body["flip"]
         return body
 
-    @property
+    @cached_property
     def slug(self) -> str:
         """Folder name under results/features: readable, and unique by a hash of all parameters."""
         side = next(f"{k[:2]}{v}" for k, v in self.size.model_dump().items() if v is not None)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from maskmill.errors import StoreError
 from maskmill.store import expected
 from maskmill.store.disk import disk_errors
-from maskmill.store.names import beside
+from maskmill.store.names import beside, remove
 from maskmill.store.writer import Writer
 
 
@@ -52,11 +51,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a folder tree; absent is fine."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

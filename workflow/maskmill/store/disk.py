@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from maskmill.errors import UserError
@@ -25,6 +25,21 @@ def disk_errors(path: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise UserError(f"{path}: {reason}") from error
+
+
+def check_writable(folders: Iterable[Path]) -> None:
+    """Every folder that is there may be written.
+
+    Raises:
+        UserError: names the first that may not, and the way out.
+    """
+    for folder in folders:
+        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
+            owner = folder.stat().st_uid
+            raise UserError(
+                f"{folder}: you may not write there (it belongs to user {owner}, you are {os.geteuid()}, or its file "
+                "system is read-only); mend its rights, or run in a folder of your own"
+            )
 
 
 def _reason(path: Path, error: OSError) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from maskmill.store.writer import Writer
 
 LONGEST = 170  # bytes of a name that leave room for what is put around it: file systems end at 255
 _OURS = re.compile(r"\.(?P<target>.+)\.(?:tmp-(?P<writer>[0-9a-f-]+)|claim(?:~[0-9a-f-]+)?)")
+_SHARD = re.compile(r"s[0-9a-f]{10}\.(zarr|parquet)")
 _ABANDONED = 24 * 3600  # seconds; a writer on another host that has written nothing for so long is gone
 
 
@@ -25,6 +28,11 @@ class Leftover:
     bytes: int
     gone: bool
 
+    @classmethod
+    def of(cls, path: Path) -> Leftover:
+        """Of something that no writer will finish."""
+        return cls(path, _bytes(path), True)
+
 
 def beside(path: Path, ending: str) -> Path:
     """The hidden path in the same folder that belongs to `path`."""
@@ -33,18 +41,47 @@ def beside(path: Path, ending: str) -> Path:
 
 
 def leftovers(folder: Path) -> Iterator[Leftover]:
-    """What writers left in a folder of results and below; finished stores and exports are not looked into."""
+    """What writers left in a folder of results and below."""
+    for path in _walk(folder):
+        found = _OURS.fullmatch(path.name)
+        if found:
+            yield Leftover(path, _bytes(path), _gone(path, found["writer"]))
+
+
+def shard_files(folder: Path) -> Iterator[Path]:
+    """The stores and tables of shards in a folder of results and below."""
+    return (path for path in _walk(folder) if _SHARD.fullmatch(path.name))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files and folders in the order of their names; what artefacts and leftovers consist of is not looked at."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
         return
     for entry in entries:
-        found = _OURS.fullmatch(entry.name)
         path = Path(entry.path)
-        if found:
-            yield Leftover(path, _bytes(path), _gone(path, found["writer"]))
-        elif entry.is_dir(follow_symlinks=False) and not entry.name.endswith(".zarr") and entry.name != "export":
-            yield from leftovers(path)
+        yield path
+        whole = entry.name.endswith(".zarr") or entry.name == "export" or entry.name.startswith(".")
+        if entry.is_dir(follow_symlinks=False) and not whole:
+            yield from _walk(path)
+
+
+def sweep(*folders: Path) -> list[Leftover]:
+    """Remove what writers that are gone left in folders; what was removed."""
+    found = [leftover for folder in folders for leftover in leftovers(folder) if leftover.gone]
+    for leftover in found:
+        with contextlib.suppress(OSError):  # another's, or removed meanwhile
+            remove(leftover.path)
+    return found
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder tree; absent is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _gone(path: Path, tag: str | None) -> bool:

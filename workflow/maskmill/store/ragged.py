@@ -79,7 +79,15 @@ class RaggedWriter:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> RaggedWriter:
-        self._root = self._stack.enter_context(atomic(self.path))
+        with self._stack:  # closed again where the disk refuses the first file
+            root = self._stack.enter_context(atomic(self.path))
+            self._create(root)
+            self._stack = self._stack.pop_all()
+        return self
+
+    def _create(self, root: Path) -> None:
+        """A group with an empty array of values in a new folder."""
+        self._root = root
         self._group = zarr.open_group(str(self._root), mode="w", zarr_format=3)
         shape = (0,) if self.depth is None else (0, self.depth)
         tail = () if self.depth is None else (self.depth,)
@@ -93,7 +101,6 @@ class RaggedWriter:
             fill_value=0,
             config={"write_empty_chunks": True},
         )
-        return self
 
     def append(self, image_id: str, values: np.ndarray, **per_image: Any) -> None:
         """Add one image: values [h, w] or [h, w, d]; keywords are stored once an image, same names for all.

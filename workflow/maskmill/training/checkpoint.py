@@ -21,7 +21,7 @@ import numpy as np
 
 from maskmill.errors import StoreError
 from maskmill.store.artefact import read_tensors, write_tensors
-from maskmill.store.atomic import remove
+from maskmill.store.names import remove
 from maskmill.store.provenance import Provenance
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what SLURM sends before it takes a node back
