@@ -72,10 +72,11 @@ def _disk() -> Iterator[str]:
 def _config(config: Path | None, recipes: Path) -> Iterator[str]:
     body, origin = read_configuration(config)
     run: Run = load(body, recipes, origin)
-    images = run.config.images
-    if images != "demo" and not any(mark in images for mark in "*?[") and not Path(images).exists():
-        raise UserError(f"{origin}: images: {images!r} does not exist")
-    yield f"{origin}: recipes {', '.join(run.recipes)}; {len(run.feature_sets)} feature sets; images {images}"
+    for images in run.config.sources:
+        if images != "demo" and not any(mark in images for mark in "*?[") and not Path(images).exists():
+            raise UserError(f"{origin}: images: {images!r} does not exist")
+    named = ", ".join(run.config.sources)
+    yield f"{origin}: recipes {', '.join(run.recipes)}; {len(run.feature_sets)} feature sets; images {named}"
     for feature_set in run.feature_sets.values():
         file = Path(f"resources/weights/{feature_set.weights_slug}.safetensors")
         yield f"weights of {feature_set.backbone}: {'ready' if file.is_file() else 'fetched by the first run'}"

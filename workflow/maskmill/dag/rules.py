@@ -106,7 +106,7 @@ class Rules:
         """The labels can be scored: known before the first job that costs anything."""
         found = read_json(classes)
         if not found["labels"]:
-            source = self.run.config.labels or f"column 'label' of {self.run.config.images}"
+            source = self.run.config.labels or f"column 'label' of {', '.join(self.run.config.sources)}"
             raise InputError(
                 f"labels: {source}: none of the images of this run has a label; inputs.max_images may leave the "
                 f"labelled ones out, or they are in {classes.with_name('rejected.csv')}"
@@ -200,7 +200,7 @@ class Rules:
             return f"Done until {', '.join(until)}."
         return f"Report: {report}" if report.is_file() else "Done."
 
-    def watched(self, rule: str, images: str, labels: str | None) -> str:
+    def watched(self, rule: str, images: str | Sequence[str], labels: str | None) -> str:
         """The fingerprint of the files that a rule watches.
 
         A job that runs in a process of its own (SLURM) plans only itself, but evaluates the params of what it follows:

@@ -33,10 +33,9 @@ def cells(table: str, column: str) -> Iterator[str]:
         for batch in file.iter_batches(columns=[column]):
             yield from (str(value) for value in batch.column(0).to_pylist() if value is not None and value != "")
         return
-    mark = "\t" if table.lower().endswith(".tsv") else ","
     with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         try:
-            rows = csv.reader(file, delimiter=mark)
+            rows = csv.reader(file, delimiter=_mark(table))
             header = next(rows, [])
             if column not in header:
                 return
@@ -44,6 +43,23 @@ def cells(table: str, column: str) -> Iterator[str]:
             yield from (row[place] for row in rows if len(row) > place and row[place])
         except csv.Error as error:
             raise ValueError(str(error)) from None
+
+
+def has_column(table: str, column: str) -> bool:
+    """True when a table has a column; a table that cannot be read has none (`inputs` says why)."""
+    try:
+        if table.lower().endswith(".parquet"):
+            import pyarrow.parquet as pq
+
+            return column in pq.ParquetFile(table).schema_arrow.names
+        with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            return column in next(csv.reader(file, delimiter=_mark(table)), [])
+    except (OSError, ValueError, csv.Error):
+        return False
+
+
+def _mark(table: str) -> str:
+    return "\t" if table.lower().endswith(".tsv") else ","
 
 
 def named_files(table: str) -> Iterator[str]:

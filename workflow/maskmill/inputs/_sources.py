@@ -34,10 +34,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Listing:
-    """Candidates sorted by id, and how many other files there were, by suffix."""
+    """Candidates sorted by id, how many other files there were, by suffix, and how many files were named again."""
 
     candidates: list[Candidate]
     skipped: Counter[str] = field(default_factory=Counter)
+    again: int = 0
 
 
 def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pixels: int) -> Listing:
@@ -87,11 +88,16 @@ def _relative(inner: str, folder: Path) -> str | None:
 def _from_glob(pattern: str) -> Listing:
     matched = {os.path.normpath(file): file for file in glob_files(pattern)}  # a/../x and b/../x are one file
     known, skipped = _by_suffix(list(matched.values()), f"matches {pattern!r}")
-    fixed = pattern[: min(pattern.index(mark) for mark in "*?[" if mark in pattern)]
-    root = os.path.dirname(fixed) or "."
+    root = glob_root(pattern)
     return Listing(
         _candidates([_inside(Path(os.path.relpath(file, root)).as_posix()) for file in known], known), skipped
     )
+
+
+def glob_root(pattern: str) -> str:
+    """The folder at which the ids of a glob start."""
+    fixed = pattern[: min(pattern.index(mark) for mark in "*?[" if mark in pattern)]
+    return os.path.dirname(fixed) or "."
 
 
 def _by_suffix(names: list[str], where: str) -> tuple[list[str], Counter[str]]:

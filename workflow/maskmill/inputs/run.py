@@ -16,6 +16,7 @@ from maskmill.errors import InputError
 from maskmill.images.labels import LabelFacts, label_facts
 from maskmill.inputs._check import check_all, in_processes
 from maskmill.inputs._labels import match_labels, write_classes
+from maskmill.inputs._several import find_all
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import Candidate, Listing, counted, find
 from maskmill.progress import track
@@ -55,7 +56,7 @@ class Outputs:
 
 
 def run(
-    images: str,
+    images: str | Sequence[str],
     labels: str | None,
     params: Mapping[str, Any],
     out: Outputs,
@@ -64,14 +65,21 @@ def run(
 ) -> None:
     """Check every image and every label, and write the outputs.
 
-    `params` is the `inputs` section; the frames of a video go to a folder below `frames`.
+    `images` is one source or several (see `find` and `find_all`). `params` is the `inputs` section; the frames of a
+    video go to a folder below `frames`.
 
     Raises:
         InputError: nothing to read; more rejected than `inputs.max_rejected`; labels that do not fit.
     """
     settings: Inputs = Stage.of("inputs", params).settings
-    _check_place(images, out.manifest)
-    found = find(images, labels, Path(frames), settings.frame_step, settings.max_pixels)
+    sources = [images] if isinstance(images, str) else list(images)
+    for source in sources:
+        _check_place(source, out.manifest)
+    limits = settings.frame_step, settings.max_pixels
+    if len(sources) == 1:
+        found = find(sources[0], labels, Path(frames), *limits)
+    else:
+        found = find_all(sources, labels, Path(frames), *limits)
     chosen = _spread(found.candidates, settings.max_images)
     checks = check_all([c.path for c in chosen], settings.verify == "full", threads, settings.max_pixels)
     checked = list(track(checks, len(chosen), "inputs: checked"))
@@ -152,7 +160,11 @@ def _enforce_budget(rejected: list[Rejected], total: int, budget: float, listing
 
 def _summary(found: Listing, images: int, rejected: int, labels: int, shards: int, shard_size: int) -> None:
     skipped = f"; {counted(found.skipped)} skipped: no image suffix" if found.skipped else ""
-    print(f"inputs: {images} images, {shards} shards, {rejected} rejected, {labels} labels{skipped}", file=sys.stderr)
+    again = f"; {found.again} named by two sources and taken once" if found.again else ""
+    print(
+        f"inputs: {images} images, {shards} shards, {rejected} rejected, {labels} labels{skipped}{again}",
+        file=sys.stderr,
+    )
     if shards > MANY_SHARDS:
         wanted = -(-images // MANY_SHARDS)
         print(

@@ -22,7 +22,7 @@ from pydantic import (
 from maskmill.access import Readers
 from maskmill.errors import ConfigError, nearest
 from maskmill.recipe import backbones, registry
-from maskmill.recipe.base import LocalPath, Model, split_list, validate
+from maskmill.recipe.base import Images, LocalPath, Model, split_list, validate
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.provenance import json_hash
 
@@ -271,7 +271,7 @@ class Report(Model):
 class Config(Model):
     """The keys of config.yaml. Stage sections given here override every recipe."""
 
-    images: LocalPath = Field("demo", description="folder, glob, CSV/Parquet manifest, video, or demo")
+    images: Images = Field("demo", description="folder, glob, CSV/Parquet manifest, video, or a list of such; or demo")
     labels: LocalPath | None = Field(None, description="folder of label PNGs with the same stems, or a table; optional")
     recipes: Annotated[list[str], BeforeValidator(split_list)] = Field(default_factory=lambda: ["kmeans", "comus"])
     preset: Annotated[list[str], BeforeValidator(split_list)] = Field(
@@ -288,6 +288,11 @@ class Config(Model):
     evaluate: Evaluate = Field(default_factory=Evaluate)
     export: Export = Field(default_factory=Export)
     report: Report = Field(default_factory=Report)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What `images` names, one or several."""
+        return (self.images,) if isinstance(self.images, str) else tuple(self.images)
 
     @model_validator(mode="after")
     def _keep_is_no_set(self) -> Config:
