@@ -17,14 +17,13 @@ from maskmill.backbones.embedded import EMBEDDED, state_of
 from maskmill.backbones.network import import_timm
 from maskmill.errors import WeightsError, nearest
 from maskmill.recipe import backbones
+from maskmill.recipe.architectures import HUB
 from maskmill.recipe.sections import FeatureSet
 from maskmill.redact import redact
 from maskmill.store.atomic import atomic
 
 if TYPE_CHECKING:
     import torch
-
-HUB = ("hf-hub:", "hf_hub:", "timm/")
 
 
 def prepare(feature_set: FeatureSet, out: Path) -> None:

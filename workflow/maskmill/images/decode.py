@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from maskmill.errors import InputError
-from maskmill.recipe.sections import Size
+from maskmill.recipe.sections import LONGEST, Size
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")  # whatever the suffix: of the
@@ -24,7 +24,6 @@ MAX_PIXELS = 178_956_970  # of a file: Pillow's own bound; as RGB half a gigabyt
 FILE_BYTES = 64 << 20, 16  # largest file: this much, and this much a pixel (four channels of 32 bits)
 LABEL_SIZE = "a label is as large as its image"
 TILES = "cut it into tiles, or raise inputs.max_pixels"
-LONGEST = 8  # with size.short_side the long side is at most this many times the short side
 
 _FIELD = 0x0112  # EXIF orientation
 _TURN = {

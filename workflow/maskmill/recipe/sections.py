@@ -26,6 +26,8 @@ from maskmill.recipe.base import Images, LocalPath, Model, split_list, validate
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.provenance import json_hash
 
+LONGEST = 8  # with size.short_side the long side is at most this many times the short side
+
 
 class Size(Model):
     """How an image is resized before the backbone; sides are rounded to whole patches. Exactly one key."""
