@@ -19,6 +19,7 @@ from maskmill.images.tables import TABLE_SUFFIXES
 if TYPE_CHECKING:
     import pandas as pd
 
+MARKS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
@@ -241,12 +242,28 @@ def _read_table(path: Path, key: str = "images") -> pd.DataFrame:
             table = pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except Exception as error:  # pandas and pyarrow raise many kinds; all mean an unreadable table
         raise InputError(f"{path}: not a readable table ({' '.join(str(error).split())})") from None
+    _check_separator([str(column) for column in table.columns], path)
     if "path" not in table and (key == "images" or "id" not in table):
         columns = [str(column) for column in table.columns]
         raise InputError(f"{path}: no column 'path'{nearest('path', columns)}; found: {', '.join(columns)}")
     if table.empty:
         raise InputError(f"{path}: no rows; give one row an image")
     return table
+
+
+def _check_separator(columns: list[str], path: Path) -> None:
+    """The header was not read as a single column because another mark separates the columns."""
+    expected = "\t" if path.suffix.lower() == ".tsv" else ","
+    if len(columns) != 1 or path.suffix.lower() == ".parquet":
+        return
+    for mark in ";\t|,":
+        names = [name.strip().strip('"') for name in columns[0].split(mark)]
+        if mark != expected and len(names) > 1 and {"path", "id", "label"}.intersection(names):
+            advice = "save it with tabs" if expected == "\t" else "save it with commas, or with tabs as .tsv"
+            raise InputError(
+                f"{path}: its first line {columns[0]!r} was read as one column, since {path.suffix} is separated by "
+                f"{MARKS[expected]} and this file by {MARKS[mark]}; {advice}"
+            )
 
 
 def _absent(value: object) -> bool:

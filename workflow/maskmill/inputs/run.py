@@ -69,7 +69,7 @@ def run(
     video go to a folder below `frames`.
 
     Raises:
-        InputError: nothing to read; more rejected than `inputs.max_rejected`; labels that do not fit.
+        InputError: nothing to read; more rejected than `tolerated`; labels that do not fit.
     """
     settings: Inputs = Stage.of("inputs", params).settings
     sources = [images] if isinstance(images, str) else list(images)
@@ -85,7 +85,7 @@ def run(
     checked = list(track(checks, len(chosen), "inputs: checked"))
     rejected = [(c.id, c.path, r) for c, r in zip(chosen, checked, strict=True) if isinstance(r, str)]
     _write_rejected(out.rejected, rejected)
-    _enforce_budget(rejected, len(chosen), settings.max_rejected, out.rejected)
+    _enforce_budget(rejected, len(chosen), settings, out.rejected)
     good = [(c, *r) for c, r in zip(chosen, checked, strict=True) if not isinstance(r, str)]
     label_of = match_labels([c for c, *_ in good], labels)
     facts = _read_labels(good, label_of, threads)
@@ -144,13 +144,24 @@ def _write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
         csv.writer(file).writerows([("id", "path", "reason"), *rejected])
 
 
-def _enforce_budget(rejected: list[Rejected], total: int, budget: float, listing: Path) -> None:
-    if len(rejected) <= budget * total and len(rejected) < total:
+def tolerated(total: int, settings: Inputs) -> int:
+    """How many of `total` images may be unreadable: a share of many, a few of few, never all."""
+    if settings.max_rejected == 0:
+        return 0
+    few = min(settings.max_rejected_count, total // 2)
+    return min(max(int(settings.max_rejected * total), few), total - 1)
+
+
+def _enforce_budget(rejected: list[Rejected], total: int, settings: Inputs, listing: Path) -> None:
+    if len(rejected) <= tolerated(total, settings):
         return
     # Snakemake deletes the outputs of a failed job: keep the list under a name that it does not know.
     kept = listing.with_name("rejected.last.csv")
     _write_rejected(kept, rejected)
-    share = "none is left" if len(rejected) == total else f"more than inputs.max_rejected={budget:g}"
+    limits = f"inputs.max_rejected={settings.max_rejected:g}"
+    if settings.max_rejected > 0:
+        limits += f" and inputs.max_rejected_count={settings.max_rejected_count} (up to half of them) allow"
+    share = "none is left" if len(rejected) == total else f"more than {limits}"
     first = "; ".join(" ".join(f"{path}: {reason}".split()) for _, path, reason in rejected[:10])
     raise InputError(
         f"images: {len(rejected)} of {total} are unreadable, {share}; mend or remove them, or raise "

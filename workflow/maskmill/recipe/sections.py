@@ -97,7 +97,12 @@ class Inputs(Model):
     """Which images, how they are checked, and how they are cut into shards."""
 
     shard_size: int = Field(256, ge=1, le=100_000, description="images a shard (a job); keep shards below ~2000")
-    max_rejected: float = Field(0.01, ge=0, le=1, description="stop when a larger share of the images is unreadable")
+    max_rejected: float = Field(
+        0.01, ge=0, le=1, description="stop when a larger share of the images is unreadable; 0: stop at the first"
+    )
+    max_rejected_count: int = Field(
+        10, ge=0, description="but not for this many or fewer, up to half of the images, whatever their share"
+    )
     verify: Literal["full", "header"] = Field("full", description="full decodes every image once")
     max_pixels: int = Field(
         178_956_970, ge=1, description="images of more pixels are rejected, by their header, before they are decoded"
