@@ -280,10 +280,8 @@ def test_budget(tmp_path: Path, out: Path) -> None:
     (out / "rejected.csv").unlink()
     (out / "manifest.parquet").unlink()
     limits = {"max_rejected": 0.1, "max_rejected_count": 2}
-    said = fails(
-        out, images,
-        r"3 of 17 are unreadable, more than inputs.max_rejected=0.1 and inputs.max_rejected_count=2 \(up to half", **limits
-    )  # fmt: skip
+    why = r"3 of 17 are unreadable, more than inputs.max_rejected=0.1 and inputs.max_rejected_count=2 \(up to half"
+    said = fails(out, images, why, **limits)
     assert said.count(": not an image") == 1
     assert str(images / "03.png") in said
     assert [row["id"] for row in rejected(out)] == ["03", "07", "text"]
@@ -340,10 +338,9 @@ def test_labels_as_jpeg_say_what_to_do(tmp_path: Path, out: Path) -> None:
     """Their class numbers are not what they were; a folder of them was "none of the 0 label files" before."""
     picture(tmp_path / "images/a.png")
     label(tmp_path / "labels/a.jpg")
-    said = fails(
-        out, tmp_path / "images", r"labels: 1 files in '.*labels' are \.jpg, such as 'a\.jpg'", tmp_path / "labels"
-    )
-    assert "their compression changes class numbers; save them anew from their source as PNG" in said
+    why = r"labels: '.*labels' holds no label file \(.png, .*\), but 1 such as 'a\.jpg', whose compression changes"
+    said = fails(out, tmp_path / "images", why, tmp_path / "labels")
+    assert "save them anew from their source as PNG" in said
     (tmp_path / "t.csv").write_text("path,label\nimages/a.png,labels/a.jpg\n")
     fails(out, tmp_path / "t.csv", r"labels/a\.jpg: label: a JPEG file, whose compression changes class numbers; save")
     (tmp_path / "labels/a.jpg").rename(tmp_path / "labels/a.png")  # by its content

@@ -64,8 +64,8 @@ def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "l
     if lossy and not files:
         raise InputError(
             f"{key}: {str(folder)!r} holds no {what} file ({', '.join(LABEL_SUFFIXES)}), but {len(lossy)} such as "
-            f"{lossy[0]!r}, whose compression changes class numbers; save them anew from their source as PNG, one class "
-            "number a pixel"
+            f"{lossy[0]!r}, whose compression changes class numbers; save them anew from their source as PNG, one "
+            "class number a pixel"
         )
     paths = [str(PurePosixPath(name).with_suffix("")) for name in files]
     stems = _composed(stems, paths)
