@@ -25,6 +25,8 @@ from maskmill.images.stems import walk
 from maskmill.inputs._check import check_file
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import unique_ids
+from maskmill.inputs.run import tolerated
+from maskmill.recipe.sections import Inputs
 from maskmill.store.manifest import read_manifest, read_shard, read_shards
 from maskmill.store.seal import bytes_crc32c
 
@@ -279,12 +281,72 @@ def test_budget(tmp_path: Path, out: Path) -> None:
     assert rejected(out)[2]["reason"] == "not an image, or of an unknown format"
     (out / "rejected.csv").unlink()
     (out / "manifest.parquet").unlink()
-    said = fails(out, images, r"3 of 17 are unreadable, more than inputs.max_rejected=0.1;", max_rejected=0.1)
+    limits = {"max_rejected": 0.1, "max_rejected_count": 2}
+    why = r"3 of 17 are unreadable, more than inputs.max_rejected=0.1 and inputs.max_rejected_count=2 \(up to half"
+    said = fails(out, images, why, **limits)
     assert said.count(": not an image") == 1
     assert str(images / "03.png") in said
     assert [row["id"] for row in rejected(out)] == ["03", "07", "text"]
     assert (out / "rejected.last.csv").read_text() == (out / "rejected.csv").read_text()
     assert not (out / "manifest.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("total", "share", "count", "most"),
+    [
+        (50, 0.01, 10, 10),  # one bad file in fifty is 2 %
+        (1000, 0.01, 10, 10), (5000, 0.01, 10, 50), (10**6, 0.01, 10, 10**4),
+        (12, 0.01, 10, 6), (3, 0.01, 10, 1), (2, 0.01, 10, 1), (1, 0.01, 10, 0),  # more than half is no few
+        (1, 1.0, 10, 0), (12, 1.0, 10, 11), (12, 0.9, 0, 10),  # never all
+        (50, 0.0, 10, 0), (50, 0.01, 0, 0), (200, 0.01, 0, 2),
+    ],
+)  # fmt: skip
+def test_how_many_images_may_be_unreadable(total: int, share: float, count: int, most: int) -> None:
+    assert tolerated(total, Inputs(max_rejected=share, max_rejected_count=count)) == most
+
+
+def test_one_bad_file_stops_no_small_set(tmp_path: Path, out: Path) -> None:
+    for i in range(4):
+        picture(tmp_path / f"images/{i}.png", i)
+    (tmp_path / "images/bad.png").write_bytes(b"x")
+    assert read(out, tmp_path / "images").ids == ["0", "1", "2", "3"]
+    assert [row["id"] for row in rejected(out)] == ["bad"]
+    fails(out, tmp_path / "images", r"1 of 5 are unreadable, more than inputs.max_rejected=0; mend", max_rejected=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("t.csv", "path;label\na.png;b.png\n", r"'path;label' was read as one column, .* and this file by semicolons"),
+        (
+            "t.csv",
+            '"id";"path"\n1;a.png\n',
+            r"by commas and this file by semicolons; save it with commas, or with tabs",
+        ),
+        ("t.csv", "path\tlabel\na.png\tb.png\n", r"is separated by commas and this file by tabs"),
+        ("t.tsv", "path,id\na.png,1\n", r"'path,id' was read as one column, since .tsv is separated by tabs .* commas"),
+        ("t.csv", "file;name\na.png;b\n", r"no column 'path'.*found: file;name"),
+    ],
+)
+def test_a_table_with_another_separator(name: str, text: str, said: str, tmp_path: Path, out: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / name).write_text(text)
+    fails(out, tmp_path / name, said)
+    if "label" in text:
+        fails(out, tmp_path / "a.png", said, tmp_path / name)
+
+
+def test_labels_as_jpeg_say_what_to_do(tmp_path: Path, out: Path) -> None:
+    """Their class numbers are not what they were; a folder of them was "none of the 0 label files" before."""
+    picture(tmp_path / "images/a.png")
+    label(tmp_path / "labels/a.jpg")
+    why = r"labels: '.*labels' holds no label file \(.png, .*\), but 1 such as 'a\.jpg', whose compression changes"
+    said = fails(out, tmp_path / "images", why, tmp_path / "labels")
+    assert "save them anew from their source as PNG" in said
+    (tmp_path / "t.csv").write_text("path,label\nimages/a.png,labels/a.jpg\n")
+    fails(out, tmp_path / "t.csv", r"labels/a\.jpg: label: a JPEG file, whose compression changes class numbers; save")
+    (tmp_path / "labels/a.jpg").rename(tmp_path / "labels/a.png")  # by its content
+    fails(out, tmp_path / "images", r"labels/a\.png: label: a JPEG file", tmp_path / "labels")
 
 
 def test_no_image_left_stops_whatever_the_budget(tmp_path: Path, out: Path) -> None:

@@ -34,7 +34,9 @@ def prepare(root: Path, shards: int, **config: Any) -> dict[str, Any]:
         folder = images / f"{i // 1000:03d}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{i:06d}.png")
-    config = {"images": str(images), "preset": "small", "inputs": {"shard_size": 1}} | config
+    config = {
+        "images": str(images), "preset": "small", "inputs": {"shard_size": 1}, "cluster": {"clusters": 2},
+    } | config  # fmt: skip
     done = snakemake(root / "work", config, "results/inputs/manifest.parquet")
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)

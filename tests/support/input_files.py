@@ -32,7 +32,8 @@ def read(out: Path, images: object, labels: object = None, threads: int = 1, **k
     """Run the stage; the manifest that it wrote."""
     settings_ = Inputs(**keys).model_dump()
     names = Outputs(out / "manifest.parquet", out / "rejected.csv", out / "classes.json")
-    run(str(images), str(labels) if labels else None, settings_, names, threads, out / "frames")
+    sources = [str(image) for image in images] if isinstance(images, list) else str(images)
+    run(sources, str(labels) if labels else None, settings_, names, threads, out / "frames")
     return read_manifest(names.manifest)
 
 

@@ -212,7 +212,7 @@ def test_unreadable_image_over_the_budget_stops_and_is_listed(photos: Path, tmp_
     images = tmp_path / "images"
     shutil.copytree(photos / "images", images)
     (images / "broken.png").write_bytes((images / "set 0" / "im00.png").read_bytes()[:2000])
-    config = BASELINE | {"images": str(images)}
+    config = BASELINE | {"images": str(images), "inputs": {"max_rejected": 0}}
     done = snakemake(tmp_path / "w", config)
     assert done.returncode != 0
     assert "inputs.max_rejected" in done.stdout + done.stderr

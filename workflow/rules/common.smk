@@ -18,6 +18,7 @@ from maskmill.dag import slurm
 from maskmill.dag.files import path
 from maskmill.dag.jobs import CONSTRAINTS, SCORED, TRAINED, either
 from maskmill.export.files import segmenter_section
+from maskmill.inputs.files import named_sources
 from maskmill.recipe.stages import STAGES
 
 ASK = Rules(workflow, config, checkpoints)

@@ -46,10 +46,12 @@ checkpoint inputs:
         images=lambda wc: RUN.config.images,
         labels=lambda wc: RUN.config.labels or "",
         listing=lambda wc: watched("inputs", RUN.config.images, RUN.config.labels),
-        source=lambda wc, input: input.get("video", RUN.config.images),
+        sources=lambda wc, input: named_sources(
+            [input.video] if input.get("video") else RUN.config.sources
+        ),
         frames=lambda wc, output: os.path.join(
             os.path.dirname(output.manifest), "frames"
         ),
     shell:
-        "{params.run} inputs --images {params.source:q} --labels={params.labels:q} --params {params.depends:q} {params.files}"
+        "{params.run} inputs {params.sources} --labels={params.labels:q} --params {params.depends:q} {params.files}"
         " --frames {params.frames:q} --threads {threads} &> {log}"

@@ -15,10 +15,9 @@ from maskmill.backbones.network import import_timm
 from maskmill.backbones.weights_file import write
 from maskmill.errors import WeightsError, nearest
 from maskmill.recipe import backbones
+from maskmill.recipe.architectures import HUB
 from maskmill.recipe.sections import FeatureSet
 from maskmill.redact import redact
-
-HUB = ("hf-hub:", "hf_hub:", "timm/")
 
 
 def prepare(feature_set: FeatureSet, out: Path) -> None:

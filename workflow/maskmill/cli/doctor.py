@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from maskmill.errors import UserError
+from maskmill.images.presence import check_presence
+from maskmill.recipe.architectures import check_backbones
 from maskmill.recipe.configuration import read_configuration
 from maskmill.recipe.model import Run
+from maskmill.recipe.packages import check_packages
 from maskmill.recipe.resolve import load
 from maskmill.redact import redact
 from maskmill.store.disk import check_writable
@@ -80,10 +83,11 @@ def _disk() -> Iterator[str]:
 def _config(config: Path | None, recipes: Path) -> Iterator[str]:
     body, origin = read_configuration(config)
     run: Run = load(body, recipes, origin)
-    images = run.config.images
-    if images != "demo" and not any(mark in images for mark in "*?[") and not Path(images).exists():
-        raise UserError(f"{origin}: images: {images!r} does not exist")
-    yield f"{origin}: recipes {', '.join(run.recipes)}; {len(run.feature_sets)} feature sets; images {images}"
+    check_packages(run)
+    check_backbones(run)
+    check_presence(run, origin)
+    named = ", ".join(run.config.sources)
+    yield f"{origin}: recipes {', '.join(run.recipes)}; {len(run.feature_sets)} feature sets; images {named}"
     for feature_set in run.feature_sets.values():
         file = Path(f"resources/weights/{feature_set.weights_slug}.safetensors")
         yield f"weights of {feature_set.backbone}: {'ready' if file.is_file() else 'fetched by the first run'}"

@@ -18,7 +18,7 @@ def demo(out: Out) -> None:
 
 
 def inputs(
-    images: Annotated[str, typer.Option(help="folder, glob, CSV/Parquet manifest, or video")],
+    images: Annotated[list[str], typer.Option(help="folder, glob, CSV/Parquet manifest, or video; may be repeated")],
     params: Params,
     manifest: Annotated[Path, typer.Option(help="manifest to write")],
     rejected: Annotated[Path, typer.Option(help="CSV of unreadable files to write")],

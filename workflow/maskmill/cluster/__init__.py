@@ -22,10 +22,12 @@ class Traits:
     Attributes:
         reads_images: `fit` is also given the vectors image by image, and the codebook of background and foreground.
         reads_head: `fit` is also given the file of the head that the stage adapt has learnt.
+        finds_number: the method finds the number of clusters; its parameter `clusters`, if any, is a limit or a wish.
     """
 
     reads_images: bool = False
     reads_head: bool = False
+    finds_number: bool = False
 
 
 class Method(Protocol):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Images = Callable[[], "Iterator[tuple[np.ndarray, bool]]"]
 Partition = Callable[[float], "np.ndarray"]
 
-TRAITS = Traits(reads_images=True)
+TRAITS = Traits(reads_images=True, finds_number=True)
 
 
 class Params(NodeParams):

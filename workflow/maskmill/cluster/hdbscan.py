@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from maskmill.numerics.points import Source
 
 
-TRAITS = Traits()
+TRAITS = Traits(finds_number=True)
 
 
 class Params(NodeParams):

@@ -226,7 +226,7 @@ class Graph:
     def labelled(self) -> bool:
         """True when images have labels, in a folder or table of labels, or in the table that names the images."""
         config = self.run.config
-        return bool(config.labels) or (is_table(config.images) and has_labels(config.images))
+        return bool(config.labels) or any(is_table(source) and has_labels(source) for source in config.sources)
 
     @property
     def scores_objects(self) -> bool:

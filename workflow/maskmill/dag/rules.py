@@ -30,14 +30,17 @@ from maskmill.dag.jobs import targets
 from maskmill.dag.restore import Deleted, deleted
 from maskmill.errors import InputError, UserError
 from maskmill.images.listing import content_fingerprint, listing_fingerprint
-from maskmill.recipe.checks import check_labels
+from maskmill.images.presence import check_presence
+from maskmill.recipe.architectures import check_backbones
+from maskmill.recipe.checks import check_counts, check_labels
 from maskmill.recipe.origin import Origin
+from maskmill.recipe.packages import check_packages
 from maskmill.recipe.resolve import SHIPPED, load
 from maskmill.recipe.stages import RULES
 from maskmill.redact import redact
 from maskmill.store.artefact import read_json
 from maskmill.store.disk import check_writable
-from maskmill.store.manifest import read_shards
+from maskmill.store.manifest import count_images, read_shards
 from maskmill.store.names import sweep
 
 T = TypeVar("T")
@@ -76,11 +79,22 @@ class Rules:
         # The recipes come with the package: beside the Snakefile lies nothing where the workflow comes from Git, and
         # `workflow.basedir` is the folder of whoever uses it as a module.
         self.run = guarded(load, config, SHIPPED, self._origin())
+        self._check_machine()
         if not self.module:  # before the first file is written; a module leaves its caller's files alone (`command`)
             access.restrict(self.run.config.readers, ".snakemake")
         self.graph = Graph(self.run, self.shards)
         driver.announce()
         self.reader_priority = 1 if self.run.temporary else 0
+
+    def _check_machine(self) -> None:
+        """Packages and backbones that the run names are installed; asked by the driver and not again by every job.
+
+        Where conda makes an environment for the jobs, that of the driver does not say what they have.
+        """
+        conda = DeploymentMethod.CONDA in self._workflow.deployment_settings.deployment_method
+        if self._workflow.is_main_process and not conda:
+            guarded(check_packages, self.run)
+            guarded(check_backbones, self.run)
 
     def _origin(self) -> Origin:
         """Where the configuration came from, for messages."""
@@ -146,6 +160,7 @@ class Rules:
             sets = max(len(self.run.feature_sets), len(self.run.recipes) * len(self.run.config.seeds))
             nodes = self._workflow.nodes
             guarded(slurm.arrays_fit, self._workflow.executor_settings, nodes, len(found), sets)
+            guarded(check_counts, self.run.recipes, guarded(count_images, file))
             if self.graph.labelled:
                 guarded(self._check_labels, Path(file).with_name("classes.json"))
             self._known[file, mtime_ns] = found
@@ -155,7 +170,7 @@ class Rules:
         """The labels can be scored: known before the first job that costs anything."""
         found = read_json(classes)
         if not found["labels"]:
-            source = self.run.config.labels or f"column 'label' of {self.run.config.images}"
+            source = self.run.config.labels or f"column 'label' of {', '.join(self.run.config.sources)}"
             raise InputError(
                 f"labels: {source}: none of the images of this run has a label; inputs.max_images may leave the "
                 f"labelled ones out, or they are in {classes.with_name('rejected.csv')}"
@@ -254,13 +269,21 @@ class Rules:
             return f"Done until {', '.join(until)}."
         return f"Report: {report}" if report.is_file() else "Done."
 
-    def watched(self, rule: str, images: str, labels: str | None) -> str:
+    def watched(self, rule: str, images: str | Sequence[str], labels: str | None) -> str:
         """The fingerprint of the files that a rule watches.
 
         A job that runs in a process of its own (SLURM) plans only itself, but evaluates the params of what it follows:
         it does not list a million images, each time, for a rule that it cannot run.
+
+        Raises:
+            WorkflowError: files that the stage inputs would read are not there. In a module a rule of the caller may
+                make them.
         """
-        return listing_fingerprint(images, labels) if self._mine(rule) else ""
+        if not self._mine(rule):
+            return ""
+        if rule == "inputs" and not self.module:
+            guarded(check_presence, self.run, self._origin())
+        return listing_fingerprint(images, labels)
 
     def _mine(self, rule: str) -> bool:
         """True unless this process was started for a job of another rule."""

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from maskmill.errors import InputError
 from maskmill.reading import read_bounded
-from maskmill.recipe.sections import Size
+from maskmill.recipe.sections import LONGEST, Size
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")  # whatever the suffix: of the
@@ -24,7 +24,6 @@ MAX_PIXELS = 178_956_970  # of a file: Pillow's own bound; as RGB half a gigabyt
 FILE_BYTES = 64 << 20, 16  # largest file: this much, and this much a pixel (four channels of 32 bits)
 LABEL_SIZE = "a label is as large as its image"
 TILES = "cut it into tiles, or raise inputs.max_pixels"
-LONGEST = 8  # with size.short_side the long side is at most this many times the short side
 
 _FIELD = 0x0112  # EXIF orientation
 _TURN = {
@@ -37,6 +36,7 @@ _TURN = {
     8: Image.Transpose.ROTATE_90,
 }
 _PNG_ORIENTATION = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+_LABEL_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # without loss: a class number stays what it is
 _LABEL_MODES = ("1", "P", "L", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 # Pillow warns from half of what it refuses on; `_opened` says what is refused.
@@ -222,7 +222,7 @@ def load_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Label ids int32 [H, W] of a palette, 8-bit or 16-bit greyscale image: the index, never the colour.
 
     Raises:
-        InputError: unreadable, too many pixels, or a colour image.
+        InputError: unreadable, too many pixels, a colour image, or of a format with loss.
     """
     return label_and_digest(path, max_pixels)[0]
 
@@ -232,9 +232,9 @@ def label_and_digest(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np
     try:
         body = image_bytes(path, max_pixels)
         with _opened(body, max_pixels, LABEL_SIZE) as image, _reasons():
+            _check_label_mode(image)
             image.load()
             turn = None if image.format == "TIFF" else _TURN.get(_orientation(image))
-            _check_label_mode(image)
             label = np.asarray(image if turn is None else image.transpose(turn)).astype(np.int32)
     except InputError as error:
         raise InputError(f"{path}: label: {error}") from None
@@ -242,5 +242,10 @@ def label_and_digest(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np
 
 
 def _check_label_mode(image: Image.Image) -> None:
+    if image.format not in _LABEL_FORMATS:
+        raise InputError(
+            f"a {image.format} file, whose compression changes class numbers; save it anew from its source as PNG, one "
+            "class number a pixel, grey or indexed"
+        )
     if image.mode not in _LABEL_MODES:
         raise InputError(f"colours or transparency (mode {image.mode}); save one class number a pixel, grey or indexed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 
 from maskmill.images.stems import folders, walk
@@ -45,14 +45,14 @@ def _matches(pattern: str, skipped: list[str]) -> Iterator[str]:
         skipped += [top + link for link in again]
 
 
-def listing_fingerprint(images: str, labels: str | None) -> str:
-    """16 hex digits over names, sizes and times of what `images` and `labels` name.
+def listing_fingerprint(images: str | Sequence[str], labels: str | None) -> str:
+    """16 hex digits over names, sizes and times of what `images` (one source or several) and `labels` name.
 
     Changes when files come, go or change, those that a table names among them. Of a video only the file itself is
     looked at; what does not exist or cannot be listed gives a fingerprint too: the stage itself says what is wrong.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for source in (images, labels):
+    for source in (*([images] if isinstance(images, str) else images), labels):
         try:
             for name, stat in _files(source) if source else ():
                 digest.update(os.fsencode(name))

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from maskmill.errors import InputError
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+LOSSY = (".jpg", ".jpeg", ".webp", ".jp2", ".avif")  # change class numbers
 
 
 Identity = tuple[int, int]  # device and inode: a folder, whatever path leads to it
@@ -157,9 +158,17 @@ def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "l
     if not folder.is_dir():
         raise InputError(f"{key}: {str(folder)!r} is not a folder; give a folder of {what} images named as the images")
     try:
-        files = [name for name in names(folder, []) if name.lower().endswith(LABEL_SUFFIXES)]
+        listed = names(folder, [])
     except OSError as error:
         raise InputError(f"{key}: {error.filename!r} cannot be listed ({error.strerror}); mend its rights") from None
+    files = [name for name in listed if name.lower().endswith(LABEL_SUFFIXES)]
+    lossy = [name for name in listed if name.lower().endswith(LOSSY)]
+    if lossy and not files:
+        raise InputError(
+            f"{key}: {str(folder)!r} holds no {what} file ({', '.join(LABEL_SUFFIXES)}), but {len(lossy)} such as "
+            f"{lossy[0]!r}, whose compression changes class numbers; save them anew from their source as PNG, one "
+            "class number a pixel"
+        )
     paths = [str(PurePosixPath(name).with_suffix("")) for name in files]
     stems = _composed(stems, paths)
     by_path, times = dict(zip(paths, files, strict=True)), Counter(paths)

@@ -34,10 +34,9 @@ def cells(table: str, column: str) -> Iterator[str]:
         for batch in file.iter_batches(columns=[column]):
             yield from (str(value) for value in batch.column(0).to_pylist() if value is not None and value != "")
         return
-    mark = "\t" if table.lower().endswith(".tsv") else ","
     with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         try:
-            rows = csv.reader(iter(partial(file.readline, LONGEST_LINE), ""), delimiter=mark)
+            rows = csv.reader(iter(partial(file.readline, LONGEST_LINE), ""), delimiter=_mark(table))
             header = next(rows, [])
             if column not in header:
                 return
@@ -52,6 +51,23 @@ def check_lines(table: str | os.PathLike[str]) -> None:
     with open(table, "rb") as file:
         if len(file.readline(LONGEST_LINE)) == LONGEST_LINE:
             raise ValueError(f"its first line has more than {LONGEST_LINE} bytes")
+
+
+def has_column(table: str, column: str) -> bool:
+    """True when a table has a column; a table that cannot be read has none (`inputs` says why)."""
+    try:
+        if table.lower().endswith(".parquet"):
+            import pyarrow.parquet as pq
+
+            return column in pq.ParquetFile(table).schema_arrow.names
+        with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            return column in next(csv.reader(file, delimiter=_mark(table)), [])
+    except (OSError, ValueError, csv.Error):
+        return False
+
+
+def _mark(table: str) -> str:
+    return "\t" if table.lower().endswith(".tsv") else ","
 
 
 def named_files(table: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ from maskmill.urls import is_url, refusal
 if TYPE_CHECKING:
     import pandas as pd
 
+MARKS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
@@ -37,11 +38,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Listing:
-    """Candidates sorted by id, how many other files there were, by suffix, and links that were not followed."""
+    """What `images` names.
+
+    Attributes:
+        candidates: sorted by id. skipped: how many other files there were, by suffix. links: those that were not
+            followed. again: how many files were named again.
+    """
 
     candidates: list[Candidate]
     skipped: Counter[str] = field(default_factory=Counter)
     links: Sequence[str] = ()
+    again: int = 0
 
 
 def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pixels: int) -> Listing:
@@ -90,11 +97,16 @@ def _from_glob(pattern: str) -> Listing:
     links: list[str] = []
     matched = {os.path.normpath(file): file for file in glob_files(pattern, links)}  # a/../x and b/../x are one file
     known, skipped = _by_suffix(list(matched.values()), f"matches {pattern!r}")
-    fixed = pattern[: min(pattern.index(mark) for mark in "*?[" if mark in pattern)]
-    root = os.path.dirname(fixed) or "."
+    root = glob_root(pattern)
     return Listing(
         _candidates([_inside(Path(os.path.relpath(file, root)).as_posix()) for file in known], known), skipped, links
     )
+
+
+def glob_root(pattern: str) -> str:
+    """The folder at which the ids of a glob start."""
+    fixed = pattern[: min(pattern.index(mark) for mark in "*?[" if mark in pattern)]
+    return os.path.dirname(fixed) or "."
 
 
 def _by_suffix(names: list[str], where: str) -> tuple[list[str], Counter[str]]:
@@ -249,12 +261,28 @@ def _read_table(path: Path, key: str = "images") -> pd.DataFrame:
             table = pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except Exception as error:  # pandas and pyarrow raise many kinds; all mean an unreadable table
         raise InputError(f"{path}: not a readable table ({redact(' '.join(str(error).split()))})") from None
+    _check_separator([str(column) for column in table.columns], path)
     if "path" not in table and (key == "images" or "id" not in table):
         columns = [str(column) for column in table.columns]
         raise InputError(f"{path}: no column 'path'{nearest('path', columns)}; found: {redact(', '.join(columns))}")
     if table.empty:
         raise InputError(f"{path}: no rows; give one row an image")
     return table
+
+
+def _check_separator(columns: list[str], path: Path) -> None:
+    """The header was not read as a single column because another mark separates the columns."""
+    expected = "\t" if path.suffix.lower() == ".tsv" else ","
+    if len(columns) != 1 or path.suffix.lower() == ".parquet":
+        return
+    for mark in ";\t|,":
+        names = [name.strip().strip('"') for name in columns[0].split(mark)]
+        if mark != expected and len(names) > 1 and {"path", "id", "label"}.intersection(names):
+            advice = "save it with tabs" if expected == "\t" else "save it with commas, or with tabs as .tsv"
+            raise InputError(
+                f"{path}: its first line {columns[0]!r} was read as one column, since {path.suffix} is separated by "
+                f"{MARKS[expected]} and this file by {MARKS[mark]}; {advice}"
+            )
 
 
 def _absent(value: object) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable
 from typing import Any
 
 from maskmill.dag.files import Graph, Source, Sources, Wildcards, job, path
@@ -9,6 +11,11 @@ from maskmill.dag.files import Graph, Source, Sources, Wildcards, job, path
 
 def _section(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     return graph.run.config.inputs.model_dump(mode="json")
+
+
+def named_sources(sources: Iterable[str]) -> str:
+    """The sources of images as options of the verb `inputs`."""
+    return " ".join(f"--images={shlex.quote(source)}" for source in sources)
 
 
 @job("demo", out="resources/demo/bikes.mp4")

@@ -16,6 +16,7 @@ from maskmill.errors import InputError
 from maskmill.images.labels import LabelFacts, label_facts
 from maskmill.inputs._check import check_all, in_processes
 from maskmill.inputs._labels import match_labels, write_classes
+from maskmill.inputs._several import find_all
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import Candidate, Listing, counted, find
 from maskmill.progress import track
@@ -60,7 +61,7 @@ class Outputs:
 
 
 def run(
-    images: str,
+    images: str | Sequence[str],
     labels: str | None,
     params: Mapping[str, Any],
     out: Outputs,
@@ -69,20 +70,27 @@ def run(
 ) -> None:
     """Check every image and every label, and write the outputs.
 
-    `params` is the `inputs` section; the frames of a video go to a folder below `frames`.
+    `images` is one source or several (see `find` and `find_all`). `params` is the `inputs` section; the frames of a
+    video go to a folder below `frames`.
 
     Raises:
-        InputError: nothing to read; more rejected than `inputs.max_rejected`; labels that do not fit.
+        InputError: nothing to read; more rejected than `tolerated`; labels that do not fit.
     """
     settings: Inputs = Stage.of("inputs", params).settings
-    _check_place(images, out.manifest)
-    found = find(images, labels, Path(frames), settings.frame_step, settings.max_pixels)
+    sources = [images] if isinstance(images, str) else list(images)
+    for source in sources:
+        _check_place(source, out.manifest)
+    limits = settings.frame_step, settings.max_pixels
+    if len(sources) == 1:
+        found = find(sources[0], labels, Path(frames), *limits)
+    else:
+        found = find_all(sources, labels, Path(frames), *limits)
     chosen = _spread(found.candidates, settings.max_images)
     checks = check_all([c.path for c in chosen], settings.verify == "full", threads, settings.max_pixels)
     checked = list(track(checks, len(chosen), "inputs: checked"))
     rejected = [(c.id, c.path, r) for c, r in zip(chosen, checked, strict=True) if isinstance(r, str)]
     _write_rejected(out.rejected, rejected)
-    _enforce_budget(rejected, len(chosen), settings.max_rejected, out.rejected)
+    _enforce_budget(rejected, len(chosen), settings, out.rejected)
     good = [(c, *r) for c, r in zip(chosen, checked, strict=True) if not isinstance(r, str)]
     label_of = match_labels([c for c, *_ in good], labels)
     facts = _read_labels(good, label_of, threads)
@@ -142,13 +150,24 @@ def _write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
         csv.writer(file).writerows([("id", "path", "reason"), *([redact(cell) for cell in row] for row in rejected)])
 
 
-def _enforce_budget(rejected: list[Rejected], total: int, budget: float, listing: Path) -> None:
-    if len(rejected) <= budget * total and len(rejected) < total:
+def tolerated(total: int, settings: Inputs) -> int:
+    """How many of `total` images may be unreadable: a share of many, a few of few, never all."""
+    if settings.max_rejected == 0:
+        return 0
+    few = min(settings.max_rejected_count, total // 2)
+    return min(max(int(settings.max_rejected * total), few), total - 1)
+
+
+def _enforce_budget(rejected: list[Rejected], total: int, settings: Inputs, listing: Path) -> None:
+    if len(rejected) <= tolerated(total, settings):
         return
     # Snakemake deletes the outputs of a failed job: keep the list under a name that it does not know.
     kept = listing.with_name("rejected.last.csv")
     _write_rejected(kept, rejected)
-    share = "none is left" if len(rejected) == total else f"more than inputs.max_rejected={budget:g}"
+    limits = f"inputs.max_rejected={settings.max_rejected:g}"
+    if settings.max_rejected > 0:
+        limits += f" and inputs.max_rejected_count={settings.max_rejected_count} (up to half of them) allow"
+    share = "none is left" if len(rejected) == total else f"more than {limits}"
     first = "; ".join(" ".join(redact(f"{path}: {reason}").split()) for _, path, reason in rejected[:10])
     raise InputError(
         f"images: {len(rejected)} of {total} are unreadable, {share}; mend or remove them, or raise "
@@ -158,7 +177,11 @@ def _enforce_budget(rejected: list[Rejected], total: int, budget: float, listing
 
 def _summary(found: Listing, images: int, rejected: int, labels: int, shards: int, shard_size: int) -> None:
     skipped = f"; {counted(found.skipped)} skipped: no image suffix" if found.skipped else ""
-    print(f"inputs: {images} images, {shards} shards, {rejected} rejected, {labels} labels{skipped}", file=sys.stderr)
+    again = f"; {found.again} named by two sources and taken once" if found.again else ""
+    print(
+        f"inputs: {images} images, {shards} shards, {rejected} rejected, {labels} labels{skipped}{again}",
+        file=sys.stderr,
+    )
     if found.links:
         first = ", ".join(found.links[:LINKS_NAMED]) + (", ..." if len(found.links) > LINKS_NAMED else "")
         print(

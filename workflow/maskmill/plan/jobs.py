@@ -45,8 +45,7 @@ class Work:
 
 def regions_an_image(recipe: Recipe) -> float:
     """The most regions that the recipe's cut finds in an image."""
-    cut = recipe.stage("cut")
-    return int(cut.module.regions_per_image(cut.params, 0 if recipe.adapt is None else recipe.code_length))
+    return recipe.regions_an_image
 
 
 def vectors_of(recipe: Recipe, images: PlannedImages, regions: float | None = None) -> tuple[int, int, int]:

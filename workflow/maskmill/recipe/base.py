@@ -49,6 +49,22 @@ def _local(value: str | None) -> str | None:
 LocalPath = Annotated[str, BeforeValidator(_local)]
 
 
+def _sources(value: Any) -> Any:
+    """One source of images, or a list of them; a list of one is that one."""
+    if isinstance(value, str):
+        return _local(value)
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(each, str) and each for each in value):
+        raise ValueError("give a path, or a list of paths (quote a path that YAML takes for a number)")
+    if "demo" in value:
+        raise ValueError("demo stands for the embedded footage alone; write ./demo for a folder of this name")
+    for each in value:
+        _local(each)
+    return value[0] if len(value) == 1 else list(value)
+
+
+Images = Annotated[str | list[str], BeforeValidator(_sources)]
+
+
 def switch(value: Any) -> Any:
     """`objects: true` asks for all defaults, `false` for nothing."""
     return {True: {}, False: None}[value] if isinstance(value, bool) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from maskmill.errors import ConfigError, InputError, nearest
 from maskmill.recipe import backbones
 from maskmill.recipe.model import CODES, Recipe, Stage
 from maskmill.recipe.scoring import Evaluate
+from maskmill.recipe.sections import LONGEST, FeatureSet
 
 
 def check(recipe: Recipe, path: Path) -> None:
@@ -25,8 +27,49 @@ def check(recipe: Recipe, path: Path) -> None:
     if recipe.foreground is not None:
         _check_foreground(recipe, path)
     _check_flip(recipe, path)
+    _check_fit(recipe, path)
     if recipe.cut is not None and recipe.tokens:
         raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
+
+
+def check_counts(recipes: Mapping[str, Recipe], images: int) -> None:
+    """No recipe wants more clusters than `images` images can have vectors to cluster.
+
+    Asked once the images are listed, and before that where `inputs.max_images` says how many there are at most. It is
+    an upper bound: fewer distinct vectors are an error of the clustering itself.
+
+    Raises:
+        ConfigError: names the recipe, the key, both numbers, and what limits them.
+    """
+    for name, recipe in recipes.items():
+        clusters = (
+            None if recipe.cluster.module.TRAITS.finds_number else getattr(recipe.cluster.params, "clusters", None)
+        )
+        if recipe.tokens:
+            each, what = _tokens_at_most(recipe.behind(recipe.regions.settings.features)), "tokens"
+        else:
+            each, what = recipe.regions_an_image, "regions"
+        if clusters is not None and clusters > images * each:
+            source = what if recipe.tokens else f"{what} (cut: {recipe.stage('cut').method})"
+            many = "1 image has" if images == 1 else f"{images} images have"
+            raise ConfigError(
+                f"recipe {name}: cluster.clusters: {clusters} clusters, but {many} at most {images * each} {source}, "
+                f"{each} an image; set cluster.clusters to {images * each} or less, or use more images"
+            )
+
+
+def _tokens_at_most(feature_set: FeatureSet) -> int:
+    """The most tokens of an image: exact for square sizes and networks that say their stride, else far above."""
+    spec = backbones.of(feature_set.backbone)
+    named = re.search(r"patch(\d+)", feature_set.backbone)  # as timm's ViTs are named
+    stride = feature_set.stride or spec.stride or (int(named.group(1)) if named else 1)
+    size = feature_set.size
+    if size.short_side is not None:
+        sides = size.short_side, LONGEST * size.short_side
+    else:
+        side = int(size.square or size.long_side or 0)
+        sides = side, side
+    return max(1, round(sides[0] / stride)) * max(1, round(sides[1] / stride))
 
 
 def check_labels(settings: Evaluate, pixels: Mapping[int, int]) -> None:
@@ -156,6 +199,16 @@ def _check_flip(recipe: Recipe, path: Path) -> None:
                 f"{path}: features.{name}.flip: {recipe.features[name].flip}, but {why} trains its network on photos "
                 "as they are; drop flip, or name another feature set"
             )
+
+
+def _check_fit(recipe: Recipe, path: Path) -> None:
+    """A clustering is fitted on more vectors than it has clusters."""
+    clusters, limit = getattr(recipe.cluster.params, "clusters", None), recipe.cluster.settings.max_fit_points
+    if clusters is not None and clusters > limit:
+        raise ConfigError(
+            f"{path}: cluster.max_fit_points: {limit}, but {clusters} clusters are fitted; set it to "
+            f"{100 * clusters} or more, or lower cluster.clusters"
+        )
 
 
 def _check_needs(recipe: Recipe, path: Path) -> None:

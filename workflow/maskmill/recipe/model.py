@@ -205,6 +205,12 @@ class Recipe:
         return self.cluster.method == "communities" and self.cluster.params.unlinked == "background"
 
     @property
+    def regions_an_image(self) -> int:
+        """The most regions that the recipe's cut finds in an image."""
+        cut = self.stage("cut")
+        return int(cut.module.regions_per_image(cut.params, 0 if self.adapt is None else self.code_length))
+
+    @property
     def crops(self) -> bool:
         """True when segments are described by crops of the photos instead of stored tokens."""
         return bool(self.regions.module.TRAITS.photos)

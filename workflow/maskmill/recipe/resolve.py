@@ -14,7 +14,7 @@ from pydantic import Field, create_model
 
 from maskmill.errors import ConfigError, nearest
 from maskmill.recipe.base import Model, check_name, validate
-from maskmill.recipe.checks import check
+from maskmill.recipe.checks import check, check_counts
 from maskmill.recipe.model import Recipe, Run, Stage
 from maskmill.recipe.origin import Origin, place
 from maskmill.recipe.sections import Config, FeatureSet, Rounds
@@ -69,6 +69,8 @@ def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str | Ori
         recipes[recipe.name] = recipe
     if not recipes:
         raise _wrong(origin, "recipes", "empty; name at least one, for example recipes: [kmeans]")
+    if checked.inputs.max_images is not None:
+        check_counts(recipes, checked.inputs.max_images)
     return Run(config=checked, recipes=recipes)
 
 

@@ -23,9 +23,11 @@ from pydantic import (
 from maskmill.access import Readers
 from maskmill.errors import ConfigError, nearest
 from maskmill.recipe import backbones, registry
-from maskmill.recipe.base import LocalPath, Model, split_list, validate
+from maskmill.recipe.base import Images, LocalPath, Model, split_list, validate
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.hashing import json_hash
+
+LONGEST = 8  # with size.short_side the long side is at most this many times the short side
 
 
 class Size(Model):
@@ -96,7 +98,12 @@ class Inputs(Model):
     """Which images, how they are checked, and how they are cut into shards."""
 
     shard_size: int = Field(256, ge=1, le=100_000, description="images a shard (a job); keep shards below ~2000")
-    max_rejected: float = Field(0.01, ge=0, le=1, description="stop when a larger share of the images is unreadable")
+    max_rejected: float = Field(
+        0.01, ge=0, le=1, description="stop when a larger share of the images is unreadable; 0: stop at the first"
+    )
+    max_rejected_count: int = Field(
+        10, ge=0, description="but not for this many or fewer, up to half of the images, whatever their share"
+    )
     verify: Literal["full", "header"] = Field("full", description="full decodes every image once")
     max_pixels: int = Field(
         178_956_970, ge=1, description="images of more pixels are rejected, by their header, before they are decoded"
@@ -272,7 +279,7 @@ class Report(Model):
 class Config(Model):
     """The keys of config.yaml. Stage sections given here override every recipe."""
 
-    images: LocalPath = Field("demo", description="folder, glob, CSV/Parquet manifest, video, or demo")
+    images: Images = Field("demo", description="folder, glob, CSV/Parquet manifest, video, or a list of such; or demo")
     labels: LocalPath | None = Field(None, description="folder of label PNGs with the same stems, or a table; optional")
     recipes: Annotated[list[str], BeforeValidator(split_list)] = Field(default_factory=lambda: ["kmeans", "comus"])
     preset: Annotated[list[str], BeforeValidator(split_list)] = Field(
@@ -289,6 +296,11 @@ class Config(Model):
     evaluate: Evaluate = Field(default_factory=Evaluate)
     export: Export = Field(default_factory=Export)
     report: Report = Field(default_factory=Report)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What `images` names, one or several."""
+        return (self.images,) if isinstance(self.images, str) else tuple(self.images)
 
     @model_validator(mode="after")
     def _keep_is_no_set(self) -> Config:

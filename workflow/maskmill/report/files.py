@@ -26,8 +26,9 @@ def _plan(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
         }
         for name, recipe in graph.run.recipes.items()
     }
-    plan = config.report.model_dump(mode="json") | {"images": config.images}
-    plan["labels"] = config.labels or (config.images if graph.labelled else None)
+    images = ", ".join(config.sources)
+    plan = config.report.model_dump(mode="json") | {"images": images}
+    plan["labels"] = config.labels or (images if graph.labelled else None)
     if graph.scores_objects:
         plan["objects"] = True
     if graph.probes:

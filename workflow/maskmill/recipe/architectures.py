@@ -1,0 +1,69 @@
+"""timm's names, read from its source: importing timm takes seconds, and every start of Snakemake would pay for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+from maskmill.errors import ConfigError, nearest
+from maskmill.recipe import backbones
+from maskmill.recipe.model import Run
+
+HUB = ("hf-hub:", "hf_hub:", "timm/")  # names that only the hub knows
+ENTRY = re.compile(r"@register_model\s*\n(?:@[^\n]*\n)*def (\w+)\(")
+PRETRAINED = re.compile(r"['\"](\w+)\.([\w.]+)['\"]\s*:")
+
+
+@cache
+def architectures() -> dict[str, frozenset[str]]:
+    """Architecture -> tags of its pretrained weights, where the source names them literally; empty without timm."""
+    spec = importlib.util.find_spec("timm")
+    if spec is None or spec.origin is None:
+        return {}
+    found: dict[str, set[str]] = {}
+    tags: list[tuple[str, str]] = []
+    for file in sorted((Path(spec.origin).parent / "models").glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        found |= {name: set() for name in ENTRY.findall(text)}
+        tags += PRETRAINED.findall(text)
+    for name, tag in tags:
+        if name in found:
+            found[name].add(tag)
+    return {name: frozenset(known) for name, known in found.items()}
+
+
+def check_backbones(run: Run) -> None:
+    """Raises ConfigError where a feature set names a backbone that neither maskmill nor the installed timm has."""
+    for recipe in run.recipes.values():
+        for key, feature_set in recipe.features.items():
+            name = feature_set.backbone
+            if not backbones.of(name).network:
+                continue
+            if not architectures():
+                raise ConfigError(
+                    f"recipe {recipe.name}: features.{key}.backbone: {name} needs the Python package timm, which is "
+                    f"not installed for {sys.executable}; pip install -c constraints.txt -e . (docs/reuse.md)"
+                )
+            if name in backbones.KNOWN or name.startswith(HUB):
+                continue
+            if problem := _problem(name, feature_set.checkpoint is None):
+                raise ConfigError(f"recipe {recipe.name}: features.{key}.backbone: {name!r} {problem}")
+
+
+def _problem(name: str, pretrained: bool) -> str:
+    """What is wrong with a timm name; nothing where all is well, or where timm alone can say it."""
+    architecture, _, tag = name.partition(".")
+    known = architectures()
+    if architecture not in known:
+        hint = nearest(architecture, [*known, *backbones.KNOWN])
+        return (
+            f"is not a timm model{hint}; embedded: {', '.join(backbones.KNOWN)}; "
+            "all names: python -c \"import timm; print(timm.list_models('*dino*', pretrained=True))\""
+        )
+    if pretrained and tag and known[architecture] and tag not in known[architecture]:
+        full = {f"{architecture}.{each}" for each in known[architecture]}
+        return f"has no such weights in timm{nearest(name, full)}; known: {', '.join(sorted(full))}"
+    return ""
