@@ -9,9 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import yaml
-
 from maskmill.errors import UserError
+from maskmill.recipe.documents import read_mapping
 from maskmill.recipe.model import Run
 from maskmill.recipe.resolve import load
 from maskmill.redact import redact
@@ -71,9 +70,9 @@ def _disk() -> Iterator[str]:
 
 
 def _config(config: Path, recipes: Path) -> Iterator[str]:
-    if not config.is_file():
+    if not config.exists():
         raise UserError(f"{config}: no such file; run this where config.yaml is, or give --config")
-    run: Run = load(yaml.safe_load(config.read_text()) or {}, recipes, str(config))
+    run: Run = load(read_mapping(config), recipes, str(config))
     images = run.config.images
     if images != "demo" and not any(mark in images for mark in "*?[") and not Path(images).exists():
         raise UserError(f"{config}: images: {images!r} does not exist")

@@ -27,6 +27,7 @@ from maskmill.dag.files import Graph, Source, path
 from maskmill.errors import InputError, UserError
 from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.recipe.checks import check_labels
+from maskmill.recipe.documents import read_mapping
 from maskmill.recipe.origin import Origin
 from maskmill.recipe.resolve import SHIPPED, load
 from maskmill.redact import redact
@@ -67,7 +68,10 @@ class Rules:
         self.prefix = str(modifier.modify_path("results")).removesuffix("results")
         # The recipes come with the package: beside the Snakefile lies nothing where the workflow comes from Git, and
         # `workflow.basedir` is the folder of whoever uses it as a module.
-        self.run = guarded(load, config, SHIPPED, self._origin())
+        origin = self._origin()
+        for file in origin.files:  # Snakemake takes the last of keys that are given twice
+            guarded(read_mapping, file)
+        self.run = guarded(load, config, SHIPPED, origin)
         if not self.module:  # before the first file is written; a module leaves its caller's files alone (`command`)
             access.restrict(self.run.config.readers, ".snakemake")
         self.graph = Graph(self.run, self.shards)

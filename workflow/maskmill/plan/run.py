@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maskmill.errors import ConfigError
 from maskmill.plan.build import Machines, Measured, Plan, build
 from maskmill.plan.images import PlannedImages, mixture, of_manifest, of_one_size
 from maskmill.plan.rates import Rates, of_run, read_benchmarks, too_short
+from maskmill.recipe.documents import read_mapping
 from maskmill.recipe.model import Run
 from maskmill.recipe.resolve import load
 
@@ -38,15 +37,13 @@ def configured(
     Raises:
         ConfigError: see maskmill.recipe.resolve.load; or no such file.
     """
-    if not config.is_file():
+    if not config.exists():
         raise ConfigError(f"{config}: no such file; run this where config.yaml is, or give --config")
-    try:
-        body: dict[str, Any] = yaml.safe_load(config.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{config}: not valid YAML: {' '.join(str(error).split())}") from None
+    body = read_mapping(config)
     if recipes:
         body |= {"recipes": list(recipes)}
     if shard_size is not None:
+        load(body, folder, str(config))  # what is wrong in the file is said before anything is laid over it
         body |= {"inputs": dict(body.get("inputs") or {}) | {"shard_size": shard_size}}
     run = load(body, folder, str(config))
     if size is None:
