@@ -112,6 +112,16 @@ def test_values_that_were_taken(config: Any, message: str) -> None:
     assert str(told.value).isprintable()
 
 
+def test_a_method_that_differs_from_itself(here: Path) -> None:
+    """NaN, where the layers of a section are laid over one another; it became the default method."""
+    body = (
+        "features: {semantic: {backbone: colour}}\nregions: {pool: token}\ncluster: {method: .nan, spherical: false}\n"
+    )
+    (here / "mine.yaml").write_text(body)
+    with pytest.raises(ConfigError, match=r"mine\.yaml: cluster\.method: nan is not a method name"):
+        load({"recipes": ["mine.yaml"]}, ROOT / "recipes")
+
+
 CYCLE: dict[str, Any] = {"recipes": ["kmeans"]}
 CYCLE["report"] = CYCLE
 

@@ -70,7 +70,8 @@ class Rules:
         # `workflow.basedir` is the folder of whoever uses it as a module.
         origin = self._origin()
         for file in origin.files:  # Snakemake takes the last of keys that are given twice
-            guarded(read_mapping, file)
+            if os.path.isfile(file) and not str(file).endswith(".json"):
+                guarded(read_mapping, file)
         self.run = guarded(load, config, SHIPPED, origin)
         if not self.module:  # before the first file is written; a module leaves its caller's files alone (`command`)
             access.restrict(self.run.config.readers, ".snakemake")

@@ -183,7 +183,7 @@ def _fold(name: str, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for layer in layers:
         if spec.method_key:
             current = merged.get(spec.method_key, spec.default)
-            if layer.get(spec.method_key, current) != current:
+            if spec.method_key in layer and layer[spec.method_key] != current:
                 merged = {k: v for k, v in merged.items() if k in spec.model.model_fields}
         merged |= layer
     return merged
