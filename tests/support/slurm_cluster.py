@@ -27,7 +27,7 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo")
 MARK = "MASKMILL_SLURM_CLUSTER"  # in the environment of all daemons and jobs: what to clean up
 ETC = Path("/etc/slurm")
-NODES = ("cpu1", "cpu2", "cpu3", "cpu4", "cpu5", "gpu1")
+NODES = ("cpu1", "cpu2", "cpu3", "cpu4", "cpu5", "cpu6", "cpu7", "gpu1")
 
 # config_overrides lets a node claim more CPUs and memory than the machine has. A lost node is noticed in about 15 s, a
 # requeued job starts again after cred_expire. OverMemoryKill measures once a second, as there are no cgroups.
@@ -65,11 +65,13 @@ PreemptMode=REQUEUE
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
 MaxArraySize=1001
-NodeName=cpu[1-5] NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]},{ports[2]},{ports[3]},{ports[4]},{ports[5]} \
+NodeName=cpu[1-7] NodeHostname={host} NodeAddr=127.0.0.1 \
+Port={ports[1]},{ports[2]},{ports[3]},{ports[4]},{ports[5]},{ports[7]},{ports[8]} \
 CPUs=4 RealMemory=32000 State=UNKNOWN
 NodeName=gpu1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[6]} CPUs=4 RealMemory=32000 Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes=cpu[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=OFF
 PartitionName=frail Nodes=cpu[3,5] MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=OFF
+PartitionName=remote Nodes=cpu[6-7] MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=OFF
 PartitionName=gpu Nodes=gpu1 MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=OFF
 PartitionName=spare Nodes=cpu4 MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=scavenge Nodes=cpu4 MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL
@@ -115,6 +117,10 @@ class Cluster:
         self.daemons.pop(name).kill()
         for pid in _marked(self.folder, name):
             _kill(pid)
+
+    def isolate_node(self, name: str) -> None:
+        """What a broken network does: SLURM sees the node no more, and what runs there goes on."""
+        self.daemons.pop(name).kill()
 
     def ask(self, *command: str) -> str:
         """Output of a SLURM command; empty where it fails."""

@@ -83,6 +83,21 @@ main()
 """
 
 
+LATE = """\
+import os, time
+from maskmill.cli import main
+from maskmill.paint import run
+from maskmill.store.ragged import RaggedWriter
+class Late(RaggedWriter):
+    def __exit__(self, *error):
+        while not os.path.exists("go"):
+            time.sleep(0.2)
+        return super().__exit__(*error)
+run.RaggedWriter = Late
+main()
+"""
+
+
 @pytest.fixture(scope="module")
 def runs(
     request: pytest.FixtureRequest,
@@ -100,12 +115,15 @@ def runs(
     hog = f"{sys.executable} -c 'import time; x = bytearray(b\"x\") * (2 << 30); time.sleep(100)'"
     (root / "slow.py").write_text(SLOW)
     slow = f'exec {sys.executable} {root / "slow.py"} "$@"'
+    (root / "late.py").write_text(LATE)
+    late = f'{sys.executable} {root / "late.py"} "$@" 2> said; touch ended; exit'
     spare = {"slurm_partition": "spare", "gpu": 0, "checkpoint_steps": 5}
     plans = {
         "pre-empted": (student, "rounds", slow, {"rounds_train": spare}),
         "cancelled": (mask, "paint", "exec sleep 500", {"paint": {"slurm_partition": "scavenge"}}),
         "time limit": (mask, "paint", "exec sleep 500", {"paint": {"runtime": "attempt"}}),
         "node": (mask, "paint", "exec sleep 500", {"paint": {"slurm_partition": "frail"}}),
+        "isolated": (mask, "paint", late, {"paint": {"slurm_partition": "remote"}}),
         "memory": (mask, "paint", hog, {"paint": {"mem_mb": "1500 * attempt"}}),
         "driver": (mask, "paint", "exec sleep 500", {}),
     }
@@ -134,11 +152,12 @@ def runs(
 
 def strike(cluster: Cluster, runs: dict[str, Fault]) -> None:
     """The faults that come from outside, as soon as the jobs that they hit run."""
-    for name in {"node", "driver", "cancelled"} & set(runs):
+    for name in {"node", "isolated", "driver", "cancelled"} & set(runs):
         runs[name].fault_began()
-    if "node" in runs:
-        job = runs["node"].calls("paint")[0][1]
-        cluster.crash_node(cluster.ask("squeue", "--noheader", "--format=%N", "--jobs", job).strip())
+    for name, lose in {"node": cluster.crash_node, "isolated": cluster.isolate_node}.items():
+        if name in runs:
+            job = runs[name].calls("paint")[0][1]
+            lose(cluster.ask("squeue", "--noheader", "--format=%N", "--jobs", job).strip())
     if "driver" in runs:
         os.kill(runs["driver"].driver.pid, signal.SIGKILL)
         runs["driver"].driver.wait()
@@ -205,6 +224,21 @@ def test_a_node_that_dies(runs: dict[str, Fault], finished: Path) -> None:
     run.only_the_missing_part_was_made(finished)
     (_, first), (_, second) = run.calls("paint")
     assert first == second  # requeued by SLURM
+
+
+@pytest.mark.faults
+@pytest.mark.scenario("isolated")
+def test_a_node_that_slurm_sees_no_more_while_its_job_goes_on(runs: dict[str, Fault], finished: Path) -> None:
+    """Requeued on another node, the job is made there; the first one ends later and leaves that file alone."""
+    run = runs["isolated"]
+    run.wait()
+    run.only_the_missing_part_was_made(finished)
+    assert len(run.calls("paint")) == 2
+    assert not (run.work / "ended").exists()
+    (run.work / "go").touch()
+    until((run.work / "ended").exists, run.log)
+    assert f"{run.target}: a later job writes it" in (run.work / "said").read_text()
+    run.only_the_missing_part_was_made(finished)
 
 
 @pytest.mark.faults
