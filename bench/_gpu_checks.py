@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -109,14 +108,13 @@ class Check:
         )]  # fmt: skip
 
     def _weights(self, file: Path) -> None:
-        from safetensors.torch import save_file
-
+        from maskmill.backbones import weights_file
         from maskmill.backbones.network import import_timm
 
         torch.manual_seed(0)
         model = import_timm().create_model(self.sizes.backbone, pretrained=False, num_classes=0)
-        facts = {"architecture": self.sizes.backbone, "mean": [0.5] * 3, "std": [0.5] * 3, "sha256": "0a"}
-        save_file(dict(model.state_dict()), file, metadata={"maskmill": json.dumps(facts)})
+        facts = {"architecture": self.sizes.backbone, "mean": [0.5] * 3, "std": [0.5] * 3}
+        weights_file.write(file, model.state_dict(), facts)
 
     def _photos(self, name: str, count: int) -> Path:
         """The manifest of drawn photos in one shard, s0."""

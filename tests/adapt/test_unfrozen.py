@@ -18,6 +18,7 @@ from maskmill.adapt import _encoder, _views, _warp, iic, infer, run
 from maskmill.adapt._encoder import BackboneWithHead, Encoder
 from maskmill.adapt._photos import PhotoImages
 from maskmill.adapt.picie import Params
+from maskmill.backbones import weights_file
 from maskmill.backbones.network import load
 from maskmill.errors import ConfigError, StoreError
 from maskmill.numerics.blocks import one_thread
@@ -46,7 +47,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tower(weights: Path, name: str = CNN, threads: int = 1) -> BackboneWithHead:
-    facts = read_tensors(weights)[1]
+    facts = weights_file.read(weights)[1]
     encoder = Encoder(load(weights, SETS[name], CPU), {k: facts[k] for k in ("architecture", "mean", "std")}, threads)  # type: ignore[arg-type]
     torch.manual_seed(1)
     return BackboneWithHead(encoder, torch.nn.Conv2d(encoder.backbone.depth, 5, 1)).train()
@@ -108,7 +109,7 @@ def test_the_backbone_learns_and_threads_change_nothing(
     two = read_tensors(fit(method, weights[CNN], manifest, tmp_path / "two", threads=2))[0]
     for name, value in one.items():
         np.testing.assert_array_equal(value, two[name], err_msg=name)
-    start = read_tensors(weights[CNN])[0]
+    start = {key: value.numpy() for key, value in weights_file.read(weights[CNN])[0].items()}
     stem = next(key for key in one if key.endswith("model.conv1.0.weight"))
     norm = next(key for key in one if key.endswith("model.bn1.running_mean"))
     assert 0 < np.abs(one[stem] - start["conv1.0.weight"]).max() < 0.01

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch.nn import functional
 
+from maskmill.backbones import weights_file
 from maskmill.backbones.network import Backbone, import_timm, load, resample_positions
 from maskmill.errors import ConfigError, WeightsError
 from maskmill.recipe.sections import FeatureSet
@@ -291,7 +290,7 @@ def test_a_batch_gives_what_single_images_give(facet: str) -> None:
 def saved(model: Any, architecture: str, folder: Path) -> Path:
     facts = {"architecture": architecture, "mean": HALF, "std": HALF}
     file = folder / "w.safetensors"
-    save_file(dict(model.state_dict()), file, metadata={"maskmill": json.dumps(facts)})
+    weights_file.write(file, model.state_dict(), facts)
     return file
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +10,9 @@ import pyarrow as pa
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
 from torch import nn
 
+from maskmill.backbones import weights_file
 from maskmill.backbones.network import Backbone, import_timm, load
 from maskmill.device import Compute
 from maskmill.errors import ConfigError
@@ -44,8 +43,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = import_timm().create_model(NAME, pretrained=False, num_classes=0)
     file = tmp_path_factory.mktemp("w") / "w.safetensors"
-    facts = {"architecture": NAME, "mean": [0.5] * 3, "std": [0.5] * 3, "sha256": "0a"}
-    save_file(dict(model.state_dict()), file, metadata={"maskmill": json.dumps(facts)})
+    facts = {"architecture": NAME, "mean": [0.5] * 3, "std": [0.5] * 3}
+    weights_file.write(file, model.state_dict(), facts)
     return file
 
 

@@ -91,6 +91,40 @@ def test_safetensors_checkpoint_and_metadata(state: dict[str, torch.Tensor], tmp
     assert load(again / "out.safetensors", FeatureSet(backbone=RESNET), CPU).digest != facts["sha256"]
 
 
+def test_weights_are_the_ones_that_were_written_or_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    """Sign bits of a tensor, a digit of a mean, the architecture: all would be used without a word."""
+    from_checkpoint(state, tmp_path)
+    file = tmp_path / "out.safetensors"
+    body, chosen = file.read_bytes(), FeatureSet(backbone=RESNET)
+    damage = {
+        "signs": body[:-400] + bytes(byte ^ 0x80 for byte in body[-400:]),
+        "mean": body.replace(b"0.485", b"0.495"),
+        "std": body.replace(b"0.229", b"0.329"),
+        "architecture": body.replace(b"resnet10t", b"resnet14t"),
+        "source": body.replace(b"c.pth", b"d.pth"),
+    }
+    load(file, chosen, CPU)
+    for name, damaged in damage.items():
+        assert damaged != body, name
+        file.write_bytes(damaged)
+        with pytest.raises(
+            WeightsError, match=r"out\.safetensors: damaged .*delete it and run snakemake again"
+        ) as told:
+            load(file, chosen, CPU)
+        assert "copy the folder again" in str(told.value)
+    for damaged in (body[:-1], body[:40], b""):
+        file.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=r"out\.safetensors: .*delete it and run snakemake again"):
+            load(file, chosen, CPU)
+
+
+def test_weights_without_checksums_are_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    facts = {"architecture": RESNET, "mean": [0.5] * 3, "std": [0.5] * 3, "sha256": "0a"}
+    save_file(state, tmp_path / "w.safetensors", {"maskmill": json.dumps(facts)})
+    with pytest.raises(WeightsError, match=r"w\.safetensors: has no checksum: made by an older maskmill"):
+        load(tmp_path / "w.safetensors", FeatureSet(backbone=RESNET), CPU)
+
+
 @pytest.mark.parametrize("side", [7, 20])
 def test_positions_of_another_grid(side: int) -> None:
     model = timm.create_model(TINY, pretrained=False, num_classes=0, depth=1)

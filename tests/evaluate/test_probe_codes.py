@@ -17,11 +17,13 @@ from maskmill.plan.jobs import jobs
 from maskmill.recipe.resolve import load
 from maskmill.report import _scores
 from maskmill.store.artefact import read_json, write_json
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import RaggedWriter
 
 PHOTO = {(375, 500): 1.0}
 RECIPES = Path(__file__).parents[2] / "recipes"
 IDS = [f"i{n}" for n in range(8)]
+MADE = Provenance.of("evaluate", {})
 
 
 def labels() -> dict[str, np.ndarray]:
@@ -113,11 +115,19 @@ def test_the_leaderboard_joins_the_seeds_of_codes_and_nothing_else() -> None:
 
 
 def test_the_report_puts_codes_below_the_features_that_they_were_learnt_on(tmp_path: Path) -> None:
-    write_json(tmp_path / "evaluate/linear_probe/one.json", file_of(0.25, 0, features="one", dimensions=384))
-    write_json(tmp_path / "evaluate/linear_probe/two.json", file_of(0.5, 0, features="two", dimensions=12))
+    write_json(
+        tmp_path / "evaluate/linear_probe/one.json",
+        file_of(0.25, 0, features="one", dimensions=384),
+        Provenance.of("evaluate", {}),
+    )
+    write_json(
+        tmp_path / "evaluate/linear_probe/two.json",
+        file_of(0.5, 0, features="two", dimensions=12),
+        Provenance.of("evaluate", {}),
+    )
     for seed, miou in enumerate((0.2, 0.4, 0.9)):
         body = file_of(miou, seed, recipe="stego", features="codes", dimensions=90)
-        write_json(tmp_path / f"recipes/stego/seed{seed}/adapt_linear_probe.json", body)
+        write_json(tmp_path / f"recipes/stego/seed{seed}/adapt_linear_probe.json", body, MADE)
     files = _scores.read_readouts(tmp_path, {"one": ["stego", "absent"], "two": []}, (0, 1), ["linear_probe"])
     (board,) = _scores.boards(files, _scores.PROBES)
     assert (board.title, board.leads) == ("Linear probe", ("Features", "Learnt on", "Length"))

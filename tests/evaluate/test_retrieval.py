@@ -21,6 +21,7 @@ from maskmill.recipe.resolve import load
 from maskmill.recipe.scoring import Evaluate, Retrieval
 from maskmill.report import _scores
 from maskmill.store.artefact import read_json, write_json
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import RaggedWriter
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -272,7 +273,8 @@ def test_the_report_has_a_table_for_each_read_out(tmp_path: Path) -> None:
         entry = {"accuracy": 0.5, "miou": 0.5, "discovered": 2, "images": 4, "per_class": {}}
         entry["protocol"] = {"name": name, "hash": name}
         for place in (f"evaluate/{name}/one.json", f"recipes/stego/seed0/adapt_{name}.json"):
-            write_json(tmp_path / place, {"features": "one", "seed": 0, "dimensions": 3, "scores": [entry]})
+            body = {"features": "one", "seed": 0, "dimensions": 3, "scores": [entry]}
+            write_json(tmp_path / place, body, Provenance.of("evaluate", {}))
     files = _scores.read_readouts(tmp_path, {"one": ["stego"]}, [0], ["linear_probe", "retrieval"])
     boards = _scores.boards(files, _scores.PROBES)
     assert [(board.title, len(board.rows)) for board in boards] == [("Linear probe", 2), ("Nearest labelled tokens", 2)]

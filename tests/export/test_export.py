@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from exported_run import REGIONS, SEGMENTS, SIZES, masks_of, table_of, write_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from PIL import Image
 from pycocotools import mask as codec
 from pycocotools.coco import COCO
 
+from maskmill.backbones import weights_file
 from maskmill.errors import StoreError
 from maskmill.export.run import run
 from maskmill.export.segmenter import SegmenterParts
@@ -128,7 +130,7 @@ def test_clusters_csv_counts(exported: Path) -> None:
 def test_scores_name_the_clusters(tmp_path: Path) -> None:
     entry = {"protocol": {"name": "hungarian_iou"}, "matching": {"2": "dog"}, "per_class": {"dog": 0.25, "cat": None}}
     many = {"protocol": {"name": "many_to_one"}, "matching": {"1": "dog", "2": "dog"}, "per_class": {"dog": 0.5}}
-    write_json(tmp_path / "scores.json", {"scores": [many, entry]})
+    write_json(tmp_path / "scores.json", {"scores": [many, entry]}, Provenance.of("evaluate", {}))
     run(**write_run(tmp_path), scores=tmp_path / "scores.json")
     rows = table_of(tmp_path / "export/clusters.csv")
     assert [(row["class"], row["class_iou"]) for row in rows] == [("", ""), ("", ""), ("dog", "0.2500"), ("", "")]
@@ -178,7 +180,8 @@ def test_the_result_does_not_depend_on_the_order_of_images(tmp_path: Path) -> No
 def test_the_student_travels_with_what_it_needs(tmp_path: Path) -> None:
     made = Provenance.of("rounds", {"features": {"semantic": {}}})
     write_tensors(tmp_path / "student.safetensors", {"x": np.zeros(3)}, made)
-    write_tensors(tmp_path / "weights/vit_small_patch8_224.dino.safetensors", {"w": np.ones(2)})
+    facts = {"architecture": "vit_small_patch8_224.dino"}
+    weights_file.write(tmp_path / "weights/vit_small_patch8_224.dino.safetensors", {"w": torch.ones(2)}, facts)
     keywords, files = write_run(tmp_path), {"student": tmp_path / "student.safetensors"}
     sets = {"semantic": FEATURES, "grouping": FEATURES}
     run(**keywords, segmenter=SegmenterParts(files, sets, tmp_path / "weights"))

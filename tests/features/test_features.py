@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
+from maskmill.backbones import weights_file
 from maskmill.backbones.network import import_timm, load
 from maskmill.device import Compute
 from maskmill.errors import DeviceError, InputError, NumericsError, StoreError, WeightsError
@@ -35,8 +34,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = import_timm().create_model(NAME, pretrained=False, num_classes=0)
     file = tmp_path_factory.mktemp("w") / "w.safetensors"
-    facts = {"architecture": NAME, "mean": [0.5] * 3, "std": [0.5] * 3, "sha256": "0a"}
-    save_file(dict(model.state_dict()), file, metadata={"maskmill": json.dumps(facts)})
+    facts = {"architecture": NAME, "mean": [0.5] * 3, "std": [0.5] * 3}
+    weights_file.write(file, model.state_dict(), facts)
     return file
 
 
@@ -162,13 +161,9 @@ def test_a_changed_image(
 
 def broken(weights: Path, folder: Path, change: Any) -> Path:
     """The weights with the value projection of block 1 changed."""
-    from safetensors import safe_open
-
-    with safe_open(weights, "pt") as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        metadata = file.metadata()
+    state, facts = weights_file.read(weights)
     change(state["blocks.1.attn.qkv.weight"])
-    save_file(state, folder / "broken.safetensors", metadata=metadata)
+    weights_file.write(folder / "broken.safetensors", state, facts)
     return folder / "broken.safetensors"
 
 
@@ -216,7 +211,7 @@ def test_saturated_keys_are_said(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_cnn(rows: list[Row], tmp_path: Path) -> None:
     model = import_timm().create_model("resnet10t", pretrained=False, num_classes=0)
     facts = {"architecture": "resnet10t", "mean": [0.5] * 3, "std": [0.5] * 3}
-    save_file(dict(model.state_dict()), tmp_path / "w.safetensors", metadata={"maskmill": json.dumps(facts)})
+    weights_file.write(tmp_path / "w.safetensors", model.state_dict(), facts)
     chosen = FeatureSet(backbone="resnet10t", stride=16, size=Size(square=64))
     store = extract(rows, tmp_path / "w.safetensors", tmp_path / "f.zarr", chosen)
     assert store.attrs["stride"] == 16

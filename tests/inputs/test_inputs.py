@@ -28,6 +28,7 @@ from maskmill.inputs._sources import unique_ids
 from maskmill.inputs.run import tolerated
 from maskmill.recipe.sections import Inputs
 from maskmill.store.manifest import read_manifest, read_shard, read_shards
+from maskmill.store.seal import bytes_crc32c
 
 
 @pytest.fixture
@@ -76,6 +77,7 @@ def test_manifest_columns(tmp_path: Path, out: Path) -> None:
             "shard": manifest.shards[0],
             "label": None,
             "label_digest": None,
+            "crc32c": bytes_crc32c(body),
         }
     ]
     assert read_shards(out / "manifest.parquet") == manifest.shards
@@ -322,7 +324,7 @@ def test_one_bad_file_stops_no_small_set(tmp_path: Path, out: Path) -> None:
             r"by commas and this file by semicolons; save it with commas, or with tabs",
         ),
         ("t.csv", "path\tlabel\na.png\tb.png\n", r"is separated by commas and this file by tabs"),
-        ("t.tsv", "path,id\na.png,1\n", r"'path,id' was read as one column, since .tsv is separated by tabs .* commas"),
+        ("t.tsv", "path,id\na.png,1\n", r"'path,id' was read as one column, as .tsv is separated by tabs .* commas"),
         ("t.csv", "file;name\na.png;b\n", r"no column 'path'.*found: file;name"),
     ],
 )
@@ -718,8 +720,10 @@ def test_walk_gives_the_same_order(tmp_path: Path) -> None:
 
 def test_check_file_reports_the_reason(tmp_path: Path) -> None:
     assert check_file(str(tmp_path), full=True) == "Is a directory"
-    digest, height, width, size = check_file(str(picture(tmp_path / "a.png")), full=False)
-    assert (height, width, size, len(digest)) == (8, 12, (tmp_path / "a.png").stat().st_size, 16)
+    digest, height, width, size, crc32c = check_file(str(picture(tmp_path / "a.png")), full=False)
+    body = (tmp_path / "a.png").read_bytes()
+    assert (height, width, size, len(digest)) == (8, 12, len(body), 16)
+    assert crc32c == bytes_crc32c(body)
 
 
 def test_rows_of_one_shard_are_read_without_the_others(tmp_path: Path) -> None:

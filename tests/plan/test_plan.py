@@ -32,6 +32,7 @@ from maskmill.plan.rates import START, Rates, of_run, read_benchmarks, read_give
 from maskmill.recipe.model import Run
 from maskmill.recipe.resolve import load
 from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.store.artefact import write_table
 from maskmill.store.ragged import RaggedWriter
 
 PHOTO = {(375, 500): 1.0}
@@ -344,10 +345,9 @@ def test_jobs_and_memory_are_those_of_a_dry_run(photos: Path, tmp_path: Path) ->
 
 def test_manifest_gives_shards_and_sizes(tmp_path: Path) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     rows = {"shard": ["a", "a", "b"], "height": [10, 20, 20], "width": [30, 30, 30]}
-    pq.write_table(pa.table(rows), tmp_path / "m.parquet")
+    write_table(tmp_path / "m.parquet", pa.table(rows))
     images = of_manifest(tmp_path / "m.parquet")
     assert (images.count, images.shard_count, images.largest) == (3, 2, 2)
     assert mixture(images) == {(10, 30): pytest.approx(1 / 3), (20, 30): pytest.approx(2 / 3)}

@@ -32,6 +32,7 @@ from maskmill.recipe.sections import FeatureSet
 from maskmill.reduce import run as reduce
 from maskmill.store import codebook as books
 from maskmill.store.artefact import read_json, write_json
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter, as_stored
 from maskmill.training.resources import Resources
 
@@ -226,17 +227,17 @@ def test_what_does_not_fit_is_named(finish: Finish, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_segments_nothing_says_the_way_out(tmp_path: Path) -> None:
-    folder = tmp_path / "export"
+    folder, made = tmp_path / "export", Provenance.of("export", {})
     with pytest.raises(StoreError, match=r"holds neither student\.safetensors nor codebook\.safetensors; expected"):
         load(tmp_path)
-    write_json(folder / "export.json", {"recipe": "dsm", "segmenter": None})
+    write_json(folder / "export.json", {"recipe": "dsm", "segmenter": None}, made)
     for given in (folder, folder / "segmenter"):
         with pytest.raises(StoreError, match=r"recipe dsm clusters the regions of a cut.*rounds: \{count: 1\}"):
             load(given)
-    write_json(folder / "export.json", {"recipe": "dsm", "segmenter": "student"})
+    write_json(folder / "export.json", {"recipe": "dsm", "segmenter": "student"}, made)
     with pytest.raises(StoreError, match=r"holds no segmenter; give .*export/segmenter"):
         load(folder / "student")
-    write_json(folder / "export.json", {"recipe": "dsm"})
+    write_json(folder / "export.json", {"recipe": "dsm"}, made)
     with pytest.raises(StoreError, match="an export of an older version"):
         load(folder)
 

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from maskmill.backbones import weights_file
 from maskmill.backbones.network import Backbone, import_timm, load
 from maskmill.cli.app import app
 from maskmill.errors import ConfigError, DeviceError, InputError, NumericsError, StoreError
@@ -170,9 +170,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in (VIT, "resnet10t"):
         torch.manual_seed(0)
         model = import_timm().create_model(name, pretrained=False, num_classes=0)
-        facts = {"architecture": name, "mean": [0.5, 0.4, 0.3], "std": [0.25] * 3, "sha256": "0a"}
+        facts = {"architecture": name, "mean": [0.5, 0.4, 0.3], "std": [0.25] * 3}
         files[name] = folder / f"{name}.safetensors"
-        save_file(dict(model.state_dict()), files[name], metadata={"maskmill": json.dumps(facts)})
+        weights_file.write(files[name], model.state_dict(), facts)
     return files
 
 
@@ -326,7 +326,8 @@ def test_each_photo_is_decoded_once(shard: Path, weights: dict[str, Path], monke
     from maskmill.images import photos
 
     seen: list[str] = []
-    monkeypatch.setattr(photos, "decode", lambda path, **more: seen.append(Path(path).stem) or decode(path, **more))
+    read = photos.image_bytes
+    monkeypatch.setattr(photos, "image_bytes", lambda path, most: seen.append(Path(path).stem) or read(path, most))
     pooled(shard, weights[VIT], section(FeatureSet(backbone=VIT, layer=0)))
     assert seen == ["e", "d", "c", "a"]
 

@@ -10,6 +10,7 @@ import pytest
 from maskmill.errors import StoreError
 from maskmill.report import _heads
 from maskmill.store.artefact import write_json
+from maskmill.store.provenance import Provenance
 
 
 def points(path: str) -> np.ndarray:
@@ -38,7 +39,7 @@ def test_heads_of_every_seed_are_read(tmp_path: Path) -> None:
         "shifts": {"self": 0.5}, "histograms": {"features self": [0.5, 0.5], "codes self": [1.0, 0.0]},
     }  # fmt: skip
     for seed in (0, 3):
-        write_json(tmp_path / f"recipes/stego/seed{seed}/adapt/monitor.json", body)
+        write_json(tmp_path / f"recipes/stego/seed{seed}/adapt/monitor.json", body, Provenance.of("adapt", {}))
     recipes = {"stego": {"sections": {"adapt": {"method": "stego"}}}, "kmeans": {"sections": {}}}
     heads = _heads.read(tmp_path, recipes, [0, 3])
     assert [(head.recipe, head.seed, head.steps, head.largest) for head in heads] == [

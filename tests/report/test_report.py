@@ -16,8 +16,10 @@ from maskmill.errors import StoreError
 from maskmill.images.masks import to_size
 from maskmill.progress import duration
 from maskmill.report import _facts, _objects, _pictures, _sample, _scores, _timing, _typical
-from maskmill.report.run import run
+from maskmill.report.run import _rejected, run
 from maskmill.store.artefact import write_json
+from maskmill.store.provenance import Provenance
+from maskmill.store.seal import file_crc32c
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -200,7 +202,7 @@ def test_scores_of_the_clustering_are_shown_over_the_seeds(tmp_path: Path) -> No
     for seed, silhouette in ((0, 0.5), (1, 0.25)):
         body = {"silhouette": silhouette, "labels": [0, 0, 1, 1, 2, 2] if seed else [2, 2, 0, 0, 1, 1]}
         folder = tmp_path / f"results/recipes/comus/seed{seed}/cluster"
-        write_json(folder / "selection.json", body)
+        write_json(folder / "selection.json", body, Provenance.of("cluster", {}))
     html = report(tmp_path, plan)
     check(html)
     assert '<td class="n">0.38 ± 0.18</td><td class="n">1.00</td>' in html
@@ -213,6 +215,16 @@ def test_photo_that_has_moved_is_grey_and_named(tmp_path: Path) -> None:
     html = report(tmp_path, plan)
     check(html)
     assert "1 photo could not be read again" in text_of(html)
+
+
+def test_the_list_of_rejected_files_is_the_one_of_the_manifest(tmp_path: Path) -> None:
+    file = tmp_path / "rejected.csv"
+    file.write_text("id,path,reason\na,a.png,not an image\n")
+    crc32c = file_crc32c(file)
+    assert _rejected(file, crc32c) == ([{"id": "a", "path": "a.png", "reason": "not an image"}], 1)
+    file.write_text("id,path,reason\n")
+    with pytest.raises(StoreError, match=r"rejected\.csv: damaged, or of other inputs than the manifest; delete it"):
+        _rejected(file, crc32c)
 
 
 def test_missing_masks_are_named(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupted import checkpoints, stop_at
 from PIL import Image
-from safetensors.torch import save_file
 from square_photos import ENCODER, IDS, picture, write_world
 
+from maskmill.backbones import weights_file
 from maskmill.errors import InputError, StoreError
 from maskmill.images.masks import to_size
 from maskmill.recipe.sections import ConfigError
@@ -32,6 +32,7 @@ from maskmill.rounds.infer import Student
 from maskmill.rounds.run import MaskFiles, Round, Sources, StudentFiles, predict, train
 from maskmill.store.artefact import read_json, read_tensors, write_table
 from maskmill.store.manifest import read_manifest
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
 from maskmill.training import loop
 from maskmill.training.resources import Resources
@@ -117,7 +118,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(
 
 
 def test_only_the_last_levels_of_the_encoder_learn(world: dict[str, Any], tmp_path: Path) -> None:
-    before = read_tensors(world["weights"])[0]
+    before = {k: v.numpy() for k, v in weights_file.read(world["weights"])[0].items()}
     after = read_tensors(fit(world, tmp_path / "s.safetensors", unfrozen=1, steps=2))[0]
     changed = {name for name, value in before.items() if not np.array_equal(value, after[f"network.encoder.{name}"])}
     assert changed
@@ -174,7 +175,7 @@ def test_networks_that_do_not_fit_are_named(world: dict[str, Any], tmp_path: Pat
     with pytest.raises(ConfigError, match=r"rounds\.encoder: 'semantic' is test_vit, which gives no levels"):
         build("test_vit", 3, Params())
     broken = world | {"weights": tmp_path / "w.safetensors"}
-    save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors", {"maskmill": json.dumps({"architecture": ENCODER})})
+    weights_file.write(tmp_path / "w.safetensors", {"x": torch.zeros(1)}, {"architecture": ENCODER})
     with pytest.raises(StoreError, match=r"w\.safetensors: lacks .* of test_efficientnet"):
         fit(broken, tmp_path / "s.safetensors")
     with pytest.raises(ConfigError, match="deeplabv3plus sees photos; give --manifest and --weights"):
@@ -332,7 +333,9 @@ def test_it_travels_through_export_and_predict(world: dict[str, Any], student: P
     from maskmill.export.segmenter import SegmenterParts
     from maskmill.predict.run import predict as apply
 
-    SegmenterParts({"student": student}, {}, tmp_path / "none").write(tmp_path / "segmenter", {})
+    SegmenterParts({"student": student}, {}, tmp_path / "none").write(
+        tmp_path / "segmenter", {}, Provenance.of("export", {})
+    )
     assert read_json(tmp_path / "segmenter/features.json")["features"] == {}
     where = {"segmenter": tmp_path / "segmenter", "out": tmp_path / "out", "device": "cpu"}
     assert apply([world["root"] / "im1.png"], overlays=False, threads=1, **where) == 1

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
+from maskmill.backbones import weights_file
 from maskmill.backbones.network import import_timm
 from maskmill.recipe.sections import FeatureSet, Size
 from maskmill.store.artefact import write_table
@@ -32,8 +31,8 @@ def write_weights(folder: Path) -> dict[str, Path]:
         model = import_timm().create_model(name, pretrained=False, num_classes=0).train()
         model(torch.randn(8, 3, 224, 224))
         found[name] = folder / f"{name}.safetensors"
-        facts = {"architecture": name, "mean": [0.5] * 3, "std": [0.25] * 3, "sha256": "0a"}
-        save_file(dict(model.state_dict()), found[name], metadata={"maskmill": json.dumps(facts)})
+        facts = {"architecture": name, "mean": [0.5] * 3, "std": [0.25] * 3}
+        weights_file.write(found[name], model.state_dict(), facts)
     return found
 
 

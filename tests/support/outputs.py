@@ -42,7 +42,7 @@ def exported(export: Path) -> dict[str, str]:
         if path.suffix == ".safetensors":
             found[name] = of_tensors(path)
         else:
-            found[name] = of_json(path) if path.name == "export.json" else of_text(path)
+            found[name] = of_json(path) if path.name in ("export.json", "features.json") else of_text(path)
     return found
 
 
@@ -60,10 +60,12 @@ def of_text(path: Path) -> str:
 
 
 def of_json(path: Path) -> str:
-    """Of the body without its provenance."""
+    """Of the body without its provenance and what depends on it."""
     body = json.loads(path.read_text())
-    body.pop("provenance", None)
-    return hashlib.sha256(json.dumps(body).encode()).hexdigest()
+    for key in ("provenance", "checksum", "crc32c"):  # the files of `crc32c` hold their own provenance
+        body.pop(key, None)
+    text = json.dumps(body, indent=1) + "\n" if path.name == "features.json" else json.dumps(body)  # as recorded
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def of_tensors(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
+from maskmill.backbones import weights_file
 from maskmill.backbones.network import import_timm
 from maskmill.store import codebook
 from maskmill.store.artefact import write_table
@@ -36,9 +35,9 @@ def write_weights(path: Path, architecture: str = ENCODER) -> Path:
     """A weights file as the rule `weights` makes it, of seeded random numbers."""
     torch.manual_seed(0)
     model = import_timm().create_model(architecture, pretrained=False, num_classes=0)
-    facts = {"architecture": architecture, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "sha256": "0"}
+    facts = {"architecture": architecture, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path, {"maskmill": json.dumps(facts)})
+    weights_file.write(path, model.state_dict(), facts)
     return path
 
 

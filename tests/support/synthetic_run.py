@@ -238,14 +238,16 @@ def _scores(results: Path, seeds: Sequence[int], clusters: int, images: int, obj
                 body = {"recipe": recipe, "seed": seed, "round": r, "clusters": clusters, "scores": scores}
                 if objects and recipe == "comus":
                     body["saliency"] = [_saliency(0.6 + 0.02 * r + 0.01 * seed, images)]
-                write_json(results / f"recipes/{recipe}/seed{seed}/round{r}/scores.json", body)
+                write_json(
+                    results / f"recipes/{recipe}/seed{seed}/round{r}/scores.json", body, Provenance.of("evaluate", {})
+                )
 
     if objects:
         entry = {"corloc": 0.7, "box_ap50": 0.31, "mask_ap50": 0.29, "mbo": 0.41, "fg_ari": 0.37}
         entry |= {"images": images, "objects": 17}
         entry["protocol"] = {"name": "objects", "rules": {"corloc": "in words"}, "min_area": 0.0}
         body = {"recipe": "comus", "ranking": "confidence", "scores": [entry, _saliency(0.55, images)]}
-        write_json(results / "recipes/comus/objects.json", body)
+        write_json(results / "recipes/comus/objects.json", body, Provenance.of("evaluate", {}))
 
 
 def _saliency(base: float, images: int) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_run import Fault, feature_sets, lacking, until
+import yaml
+from fault_run import Fault, feature_sets, files, lacking, until
 from small_run import command, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -118,7 +119,7 @@ def test_two_runs_in_one_folder(finished: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_driver_whose_job_runs_on(finished: Path, tmp_path: Path) -> None:
-    """On one machine nobody can cancel the orphan; ending after the next run's job, it leaves the same bytes."""
+    """On one machine nobody cancels the orphan, but it ends with its driver and writes nothing any more."""
     work, target = tmp_path / "orphan", one(finished, f"{MASK}/*.zarr")
     lacking(finished, work, target, "paint", f"{WAIT}; trap 'touch {work}/ended' EXIT; {real()} \"$@\"; exit")
     killed = Fault(work, target, start(work, target))
@@ -133,6 +134,59 @@ def test_a_killed_driver_whose_job_runs_on(finished: Path, tmp_path: Path) -> No
     until((work / "ended").exists, again.log)
     again.only_the_missing_part_was_made(finished)
     assert not list((work / target).parent.glob(".*"))
+
+
+LATE = """
+import os, time
+os.environ.pop("MASKMILL_DRIVER")  # as on another machine, where no job sees its driver
+from maskmill.cli import main
+from maskmill.cut import run
+from maskmill.store.ragged import RaggedWriter
+class Late(RaggedWriter):
+    def __exit__(self, *error):
+        open("late", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.1)
+        return super().__exit__(*error)
+run.RaggedWriter = Late
+main()
+"""
+
+
+def test_a_late_orphan_of_an_older_configuration_writes_nothing(finished: Path, tmp_path: Path) -> None:
+    """Its driver was killed, the configuration changed, and the new run has finished when it ends at last.
+
+    Were its store there all the same, it would be named and not used.
+    """
+    work, cut = tmp_path / "orphan", one(finished, "results/recipes/comus/cut/*.zarr")
+    masks = one(finished, f"{MASK}/{Path(cut).name}")
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    lacking(finished, work, cut, "cut", f'{sys.executable} {script} "$@" 2> {work}/said; touch {work}/ended; exit')
+    shutil.rmtree(work / masks)
+    killed = Fault(work, cut, start(work, masks))
+    until((work / "late").exists, killed.log)
+    os.kill(killed.driver.pid, signal.SIGKILL)
+    killed.driver.wait()
+    assert start(work, masks, "--unlock").wait(60) == 0
+    config = yaml.safe_load((work / "config.yaml").read_text())
+    (work / "config.yaml").write_text(yaml.safe_dump(config | {"cut": {"tau": 0.35}}))
+    Fault(work, masks, start(work, masks)).wait()
+    new = files(work / cut)
+    (work / "go").touch()
+    until((work / "ended").exists, killed.log)
+    assert f"{cut}: a later job writes it" in (work / "said").read_text()
+    assert files(work / cut) == new
+    planned = subprocess.run(command(work, masks, "-n"), capture_output=True, text=True, env=environment(), check=True)
+    assert "Nothing to be done" in planned.stdout + planned.stderr
+
+    shutil.rmtree(work / cut)
+    shutil.copytree(finished / cut, work / cut)
+    os.utime(work / cut / ".snakemake_timestamp")
+    foreign = Fault(work, masks, start(work, masks))
+    assert foreign.driver.wait(120) != 0
+    assert f"error: {cut}: not what the configuration asks for now" in foreign.log()
+    assert '"tau": 0.2' in foreign.log()
 
 
 def real() -> Path:

@@ -16,7 +16,7 @@ rule adapt_neighbours:
         mem_mb=memory("adapt_neighbours"),
         runtime=minutes("adapt_neighbours"),
     params:
-        run=command,
+        run=command("adapt_neighbours"),
         depends=depends("adapt_neighbours"),
         files=options("adapt_neighbours"),
     shell:
@@ -44,7 +44,7 @@ rule adapt_fit:
         checkpoint_steps=setting("adapt", "checkpoint_steps"),
         cache_mib=setting("adapt", "cache_mib"),
     params:
-        run=command,
+        run=command("adapt_fit"),
         depends=depends("adapt_fit"),
         files=options("adapt_fit"),
     shell:
@@ -69,7 +69,7 @@ rule adapt_map:
         mem_mb=memory("adapt_map"),
         runtime=minutes("adapt_map"),
     params:
-        run=command,
+        run=command("adapt_map"),
         depends=depends("adapt_map"),
         files=options("adapt_map"),
     shell:

@@ -16,7 +16,7 @@ rule cluster_fit:
         mem_mb=memory("cluster_fit"),
         runtime=minutes("cluster_fit"),
     params:
-        run=command,
+        run=command("cluster_fit"),
         depends=depends("cluster_fit"),
         files=options("cluster_fit"),
     shell:
@@ -40,7 +40,7 @@ rule cluster_candidate:
         mem_mb=memory("cluster_candidate"),
         runtime=minutes("cluster_candidate"),
     params:
-        run=command,
+        run=command("cluster_candidate"),
         depends=depends("cluster_candidate"),
         files=options("cluster_candidate"),
     shell:
@@ -63,7 +63,7 @@ rule cluster_map:
         mem_mb=memory("cluster_map"),
         runtime=minutes("cluster_map"),
     params:
-        run=command,
+        run=command("cluster_map"),
         depends=depends("cluster_map"),
         files=options("cluster_map"),
     shell:

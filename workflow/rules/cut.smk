@@ -16,7 +16,7 @@ rule cut:
         mem_mb=memory("cut"),
         runtime=minutes("cut"),
     params:
-        run=command,
+        run=command("cut"),
         depends=depends("cut"),
         files=options("cut"),
     shell:

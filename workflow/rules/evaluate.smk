@@ -21,7 +21,7 @@ rule evaluate:
         mem_mb=memory("evaluate"),
         runtime=minutes("evaluate"),
     params:
-        run=command,
+        run=command("evaluate"),
         depends=depends("evaluate"),
         files=options("evaluate"),
         listing=ASK.watched_instances("evaluate"),
@@ -47,7 +47,7 @@ rule evaluate_candidates:
         mem_mb=memory("evaluate_candidates"),
         runtime=minutes("evaluate_candidates"),
     params:
-        run=command,
+        run=command("evaluate_candidates"),
         depends=depends("evaluate_candidates"),
         files=options("evaluate_candidates"),
     shell:
@@ -76,7 +76,7 @@ rule evaluate_objects:
         mem_mb=memory("evaluate_objects"),
         runtime=minutes("evaluate_objects"),
     params:
-        run=command,
+        run=command("evaluate_objects"),
         depends=depends("evaluate_objects"),
         files=options("evaluate_objects"),
         listing=ASK.watched_instances("evaluate_objects"),
@@ -101,7 +101,7 @@ rule evaluate_probe:
         mem_mb=memory("evaluate_probe"),
         runtime=minutes("evaluate_probe"),
     params:
-        run=command,
+        run=command("evaluate_probe"),
         depends=depends("evaluate_probe"),
         files=options("evaluate_probe"),
     shell:
@@ -126,7 +126,7 @@ rule evaluate_codes:
         mem_mb=memory("evaluate_codes"),
         runtime=minutes("evaluate_codes"),
     params:
-        run=command,
+        run=command("evaluate_codes"),
         depends=depends("evaluate_codes"),
         files=options("evaluate_codes"),
     shell:

@@ -15,7 +15,7 @@ rule export:
         mem_mb=memory("export"),
         runtime=minutes("export"),
     params:
-        run=command,
+        run=command("export"),
         depends=depends("export"),
         files=options("export"),
         segmenter=lambda wc: json.dumps(segmenter_section(RUN.recipes[wc.recipe])),

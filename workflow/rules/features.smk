@@ -17,7 +17,7 @@ rule weights:
         mem_mb=memory("weights"),
         runtime=minutes("weights"),
     params:
-        run=command,
+        run=command("weights"),
         depends=ASK.depends_on_weights,
         files=options("weights"),
     shell:
@@ -43,7 +43,7 @@ rule features:
         runtime=minutes("features"),
         batch_size=8,
     params:
-        run=command,
+        run=command("features"),
         depends=depends("features"),
         files=options("features"),
     shell:

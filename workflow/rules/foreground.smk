@@ -16,7 +16,7 @@ rule foreground_fit:
         mem_mb=memory("foreground_fit"),
         runtime=minutes("foreground_fit"),
     params:
-        run=command,
+        run=command("foreground_fit"),
         depends=depends("foreground_fit"),
         files=options("foreground_fit"),
     shell:
@@ -40,7 +40,7 @@ rule foreground_count:
         mem_mb=memory("foreground_count"),
         runtime=minutes("foreground_count"),
     params:
-        run=command,
+        run=command("foreground_count"),
         depends=depends("foreground_count"),
         files=options("foreground_count"),
     shell:
@@ -63,7 +63,7 @@ rule foreground_choose:
         mem_mb=memory("foreground_choose"),
         runtime=minutes("foreground_choose"),
     params:
-        run=command,
+        run=command("foreground_choose"),
         depends=depends("foreground_choose"),
         files=options("foreground_choose"),
     shell:

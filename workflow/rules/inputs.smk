@@ -15,7 +15,7 @@ rule demo:
         mem_mb=memory("demo"),
         runtime=minutes("demo"),
     params:
-        run=command,
+        run=command("demo"),
         files=options("demo"),
     shell:
         "{params.run} demo {params.files} &> {log}"
@@ -39,7 +39,7 @@ checkpoint inputs:
         mem_mb=memory("inputs"),
         runtime=minutes("inputs"),
     params:
-        run=command,
+        run=command("inputs"),
         depends=depends("inputs"),
         files=options("inputs"),
         # Functions, as Snakemake takes {x} in a plain value for a wildcard.

@@ -16,7 +16,7 @@ rule paint_limits:
         mem_mb=memory("paint_limits"),
         runtime=minutes("paint_limits"),
     params:
-        run=command,
+        run=command("paint_limits"),
         depends=depends("paint_limits"),
         files=options("paint_limits"),
     shell:
@@ -40,7 +40,7 @@ rule paint:
         mem_mb=memory("paint"),
         runtime=minutes("paint"),
     params:
-        run=command,
+        run=command("paint"),
         depends=depends("paint"),
         files=options("paint"),
     shell:
@@ -63,7 +63,7 @@ rule paint_instances:
         mem_mb=memory("paint_instances"),
         runtime=minutes("paint_instances"),
     params:
-        run=command,
+        run=command("paint_instances"),
         depends=depends("paint_instances"),
         files=options("paint_instances"),
     shell:

@@ -15,7 +15,7 @@ rule reduce_fit:
         mem_mb=memory("reduce_fit"),
         runtime=minutes("reduce_fit"),
     params:
-        run=command,
+        run=command("reduce_fit"),
         depends=depends("reduce_fit"),
         files=options("reduce_fit"),
     shell:
@@ -39,7 +39,7 @@ rule reduce_map:
         mem_mb=memory("reduce_map"),
         runtime=minutes("reduce_map"),
     params:
-        run=command,
+        run=command("reduce_map"),
         depends=depends("reduce_map"),
         files=options("reduce_map"),
     shell:

@@ -19,7 +19,7 @@ rule regions:
         runtime=minutes("regions"),
         batch_size=8,
     params:
-        run=command,
+        run=command("regions"),
         depends=depends("regions"),
         files=options("regions"),
     shell:

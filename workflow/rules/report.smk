@@ -16,7 +16,7 @@ rule report:
         mem_mb=memory("report"),
         runtime=minutes("report"),
     params:
-        run=command,
+        run=command("report"),
         depends=depends("report"),
         files=options("report"),
         results=lambda wc, output: os.path.dirname(output.out),

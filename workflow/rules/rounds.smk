@@ -21,7 +21,7 @@ rule rounds_train:
         gpu=0,
         checkpoint_steps=setting("rounds", "checkpoint_steps"),
     params:
-        run=command,
+        run=command("rounds_train"),
         depends=depends("rounds_train"),
         files=options("rounds_train"),
     shell:
@@ -50,7 +50,7 @@ rule rounds_predict:
         mem_mb=memory("rounds_predict"),
         runtime=minutes("rounds_predict"),
     params:
-        run=command,
+        run=command("rounds_predict"),
         depends=depends("rounds_predict"),
         files=options("rounds_predict"),
     shell:
@@ -77,7 +77,7 @@ rule rounds_detect:
         mem_mb=memory("rounds_detect"),
         runtime=minutes("rounds_detect"),
     params:
-        run=command,
+        run=command("rounds_detect"),
         depends=depends("rounds_detect"),
         files=options("rounds_detect"),
     shell:
@@ -103,7 +103,7 @@ rule rounds_teach:
         mem_mb=memory("rounds_teach"),
         runtime=minutes("rounds_teach"),
     params:
-        run=command,
+        run=command("rounds_teach"),
         depends=depends("rounds_teach"),
         files=options("rounds_teach"),
     shell:

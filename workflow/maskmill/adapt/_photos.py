@@ -11,12 +11,12 @@ import torch
 
 from maskmill.adapt._data import Images
 from maskmill.adapt._encoder import Encoder
+from maskmill.backbones import weights_file
 from maskmill.backbones.network import Backbone, load
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.images.decode import target_size, to_target
 from maskmill.images.photos import read_photo
 from maskmill.recipe.sections import STORING, FeatureSet
-from maskmill.store.artefact import read_tensors
 from maskmill.store.manifest import Row, read_manifest
 
 
@@ -52,7 +52,7 @@ class PhotoImages(Images):
         if len(sizes) > 1:
             raise ConfigError(f"adapt.unfreeze: {feature_set.size} gives photos of {len(sizes)} sizes, but they are "
                               "learnt from in batches; set features.<name>.size: {square: ...}")  # fmt: skip
-        facts = read_tensors(weights)[1]
+        facts = weights_file.read(weights)[1]
         self.encoder = Encoder(backbone, {key: facts[key] for key in ("architecture", "mean", "std")}, threads)
         self.set, self.multiple, self.rows, self.threads = feature_set, backbone.multiple, found.rows, threads
         hashes = [*found.shards, backbone.digest]

@@ -7,7 +7,7 @@ from typing import Any
 from maskmill.dag.files import RECIPE, SEED, Graph, Source, Sources, Wildcards, job, manifest, one, section, weights_of
 from maskmill.recipe.model import CODES
 from maskmill.recipe.sections import FREEZING, STORING, UNFREEZING
-from maskmill.store.provenance import json_hash
+from maskmill.store.hashing import json_hash
 
 
 def _seen(graph: Graph, wildcards: Wildcards) -> Source:

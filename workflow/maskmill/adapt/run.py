@@ -20,8 +20,9 @@ from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import FeatureSet
 from maskmill.store.artefact import write_json, write_tensors
+from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import read_shard
-from maskmill.store.provenance import Provenance, json_hash
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.training.checkpoint import Keeper
 from maskmill.training.resources import Resources

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from maskmill.backbones.layouts import backbone_of
 from maskmill.backbones.network import resample_positions
 from maskmill.errors import WeightsError
+from maskmill.reading import SPECIAL, is_special
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,8 @@ def read_checkpoint(path: Path, wanted: Collection[str]) -> dict[str, torch.Tens
     import torch
     from safetensors.torch import load_file
 
+    if is_special(path):
+        raise WeightsError(f"features.<name>.checkpoint: {str(path)!r} is {SPECIAL}; give a file")
     if not path.is_file():
         raise WeightsError(f"features.<name>.checkpoint: {str(path)!r} does not exist")
     try:

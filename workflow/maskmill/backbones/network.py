@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
-import json
 import sys
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskmill.backbones import weights_file
 from maskmill.backbones._flip import averaged
 from maskmill.device import has_bfloat16
 from maskmill.errors import ConfigError, WeightsError
@@ -361,23 +361,14 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> 
     """A backbone from its weights file (see maskmill.backbones.weights).
 
     Raises:
-        WeightsError: the file is absent, truncated or of another architecture. ConfigError: facet, layer or stride
-            that the architecture does not have.
+        WeightsError: the file is absent, truncated, damaged or of another architecture. ConfigError: facet, layer or
+            stride that the architecture does not have.
     """
-    from safetensors import SafetensorError, safe_open
-
     timm = import_timm()
-    try:
-        with safe_open(str(weights), framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["maskmill"])
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise WeightsError(f"{weights}: no such file; run snakemake, its rule `weights` makes it") from None
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{weights}: not a weights file of maskmill ({error}); delete it and run again") from None
+    state, facts = weights_file.read(weights)
     spec = backbones.of(str(facts["architecture"]))  # without a network, the file has the backbone's own name
     if not spec.network:
-        found: Colour = spec.build(feature_set, device, facts.get("sha256", ""))
+        found: Colour = spec.build(feature_set, device, facts["sha256"])
         return found
     model = _create(timm, facts["architecture"], feature_set)
     wanted = model.state_dict()
@@ -388,7 +379,7 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> 
             f"({', '.join(unfit[:3])}); delete it and run again"
         )
     model.load_state_dict({key: state[key] for key in wanted})
-    return Backbone(model, feature_set, facts["mean"], facts["std"], device, facts.get("sha256", ""))
+    return Backbone(model, feature_set, facts["mean"], facts["std"], device, facts["sha256"])
 
 
 def untrained(facts: Mapping[str, Any], feature_set: FeatureSet, device: torch.device) -> Backbone:

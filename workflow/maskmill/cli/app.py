@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Annotated
 
 import typer
 
-from maskmill import __version__
-from maskmill.cli.options import ConfigFile, Device, RecipeFolder, Threads
+from maskmill import __version__, driver
+from maskmill.cli.options import ConfigFile, Device, RecipeFolder, Threads, refuse_urls
 from maskmill.cli.plan import plan
 from maskmill.errors import UserError
 from maskmill.recipe.resolve import SHIPPED
 from maskmill.recipe.stages import STAGES
 from maskmill.redact import redact
+from maskmill.store import expected
 
 CORES = max(1, os.cpu_count() or 1)
 
@@ -89,19 +91,27 @@ def schema(
 def doctor(
     config: ConfigFile = None,
     recipes: RecipeFolder = SHIPPED,
+    clean: Annotated[bool, typer.Option("--clean", help="remove what no run in this folder needs any more")] = False,
 ) -> None:
-    """Check versions, device, disk, weights and configuration."""
+    """Check versions, device, disk, weights, configuration, and what killed jobs and old shards left in results/."""
     from maskmill.cli.doctor import examine
 
-    if not examine(config, recipes):
+    if not examine(config, recipes, clean):
         raise typer.Exit(1)
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+def _common(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+    job: Annotated[str | None, typer.Option(help="what the workflow expects of the job; rules pass it")] = None,
+) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    if job is not None:
+        driver.end_with_driver()
+        context.with_resource(expected.commissioned(job))
 
 
 def main() -> None:
@@ -113,13 +123,24 @@ def main() -> None:
         sys.exit(1)
 
 
+def _end(_signal: int, _frame: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _verb(words: list[str]) -> list[str]:
+    """The command line without what the workflow puts before the verb."""
+    return words[2:] if words[:1] == ["--job"] else words
+
+
 def _main() -> None:
     # Idle OpenMP threads sleep instead of spinning: on shared cores a waiting job must not slow its neighbours down.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, _end)  # what is half-written is removed
     try:
+        refuse_urls(sys.argv[1:])
         app()
     except UserError as error:
-        verb = " ".join(arg for arg in sys.argv[1:3] if not arg.startswith("-"))
+        verb = " ".join(word for word in _verb(sys.argv[1:])[:2] if not word.startswith("-"))
         print(redact(f"maskmill {verb}: error: {error}"), file=sys.stderr)
         if os.environ.get("MASKMILL_DEBUG"):
             raise

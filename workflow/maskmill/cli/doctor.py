@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from maskmill.errors import UserError
@@ -17,19 +17,27 @@ from maskmill.recipe.model import Run
 from maskmill.recipe.packages import check_packages
 from maskmill.recipe.resolve import load
 from maskmill.redact import redact
+from maskmill.store.disk import check_writable
+from maskmill.store.manifest import read_shards
+from maskmill.store.names import Leftover, leftovers, remove, shard_files
 
 PACKAGES = ("snakemake", "torch", "timm", "zarr", "dask", "numpy", "scipy", "pydantic")
 LOW_DISK_GIB = 5.0
 
 
-def examine(config: Path | None, recipes: Path) -> bool:
-    """Print one line a check; False when something would stop a run. `config`: None for that of this folder."""
+def examine(config: Path | None, recipes: Path, clean: bool = False) -> bool:
+    """Print one line a check; False when something would stop a run.
+
+    Args:
+        config: None for that of this folder. clean: remove what no run needs any more.
+    """
     checks: dict[str, Callable[[], Iterator[str]]] = {
         "versions": _versions,
         "device": _device,
         "timm": _timm,
         "disk": _disk,
         "config": lambda: _config(config, recipes),
+        "results": lambda: _results(Path("results"), clean),
     }
     fine = True
     for name, check in checks.items():
@@ -83,3 +91,36 @@ def _config(config: Path | None, recipes: Path) -> Iterator[str]:
     for feature_set in run.feature_sets.values():
         file = Path(f"resources/weights/{feature_set.weights_slug}.safetensors")
         yield f"weights of {feature_set.backbone}: {'ready' if file.is_file() else 'fetched by the first run'}"
+
+
+def _results(folder: Path, clean: bool) -> Iterator[str]:
+    """What lies in the results that nobody will read: of killed writers, and of shards that no longer exist."""
+    check_writable([folder])
+    found = [*leftovers(folder), *_old_shards(folder)]
+    busy = [leftover for leftover in found if not leftover.gone]
+    gone = [leftover for leftover in found if leftover.gone]
+    for leftover in gone if clean else ():
+        remove(leftover.path)
+    if gone:
+        done = "removed" if clean else "no run needs them; `maskmill doctor --clean` removes them"
+        yield f"{_listed(gone)}: {done}"
+    if busy:
+        yield f"{_listed(busy)}: their writers run, or ran on another machine within the last day"
+    if not found:
+        yield "nothing half-written and no store of an old shard"
+
+
+def _listed(found: Sequence[Leftover]) -> str:
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    names = ", ".join(str(leftover.path) for leftover in found[:3])
+    return f"{names}{more} ({sum(leftover.bytes for leftover in found) / 2**30:.2f} GiB)"
+
+
+def _old_shards(folder: Path) -> Iterator[Leftover]:
+    """Stores and tables of shards that the manifest does not have; none without a manifest."""
+    manifest = folder / "inputs/manifest.parquet"
+    if manifest.is_file():
+        known = set(read_shards(manifest))
+        for path in shard_files(folder):
+            if path.stem not in known:
+                yield Leftover.of(path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from maskmill.errors import ConfigError
+from maskmill.errors import ConfigError, InputError
+from maskmill.urls import is_url, refusal
 
 Params = Annotated[str, typer.Option("--params", help="the stage's section as JSON, as its rule passes it")]
 Out = Annotated[Path, typer.Option("--out", help="what to write; appears only when complete")]
@@ -27,6 +29,21 @@ Foreground = Annotated[Path | None, typer.Option("--foreground", help="codebook 
 Named = Annotated[
     list[str], typer.Option("--features", help="NAME=FOLDER, once a feature set; none: the student sees photos")
 ]
+
+
+def refuse_urls(arguments: Sequence[str]) -> None:
+    """No verb reads anything but files: a URL is refused before an option makes a path of it, which loses a slash.
+
+    Raises:
+        InputError: names the URL, without its secrets.
+    """
+    for argument in arguments:
+        value = argument.partition("=")[2] if argument.startswith("--") else argument
+        if value.startswith("{"):  # a section as JSON
+            continue
+        for part in (value, value.partition("=")[2]):  # NAME=FOLDER
+            if is_url(part):
+                raise InputError(refusal(part))
 
 
 def section(text: str) -> dict[str, Any]:

@@ -164,9 +164,9 @@ class Graph:
         """
         words: list[str] = []
         for name, source in self.inputs(rule, wildcards).items():
-            words += source.options(name, _listed(given[name]))
+            words += source.options(name, listed(given[name]))
         outputs = jobs_of_rules()[rule].outputs
-        return " ".join([*words, *(f"--{name} {shlex.quote(_listed(made[name])[0])}" for name in outputs)])
+        return " ".join([*words, *(f"--{name} {shlex.quote(listed(made[name])[0])}" for name in outputs)])
 
     def depends(self, rule: str, wildcards: Wildcards) -> str:
         """JSON of exactly the values that a job depends on and its stage's code version; the rule's `params`."""
@@ -250,7 +250,7 @@ class Graph:
         }
 
 
-def _listed(given: str | Iterable[str]) -> list[str]:
+def listed(given: str | Iterable[str]) -> list[str]:
     """Snakemake hands over one file as a string, several as a list of names."""
     return [given] if isinstance(given, str) else list(given)
 

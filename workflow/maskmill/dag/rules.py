@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +22,12 @@ from snakemake.io import ancient
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 import maskmill
-from maskmill import access
+from maskmill import access, driver
 from maskmill.dag import slurm
+from maskmill.dag.asked import Asked
 from maskmill.dag.files import Graph, Source, path, weights_of
+from maskmill.dag.jobs import targets
+from maskmill.dag.restore import Deleted, deleted
 from maskmill.errors import InputError, UserError
 from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.images.presence import check_presence
@@ -33,8 +37,11 @@ from maskmill.recipe.origin import Origin
 from maskmill.recipe.packages import check_packages
 from maskmill.recipe.resolve import SHIPPED, load
 from maskmill.recipe.stages import RULES
+from maskmill.redact import redact
 from maskmill.store.artefact import read_json
+from maskmill.store.disk import check_writable
 from maskmill.store.manifest import count_images, read_shards
+from maskmill.store.names import sweep
 
 T = TypeVar("T")
 KNOWN_AT_START = ("demo", "inputs", "weights", "export", "report")  # rules at which `--until` can stop
@@ -45,7 +52,7 @@ def guarded(function: Callable[..., T], *arguments: Any) -> T:
     try:
         return function(*arguments)
     except UserError as error:
-        raise WorkflowError(str(error)) from None
+        raise WorkflowError(redact(str(error))) from None
 
 
 class Rules:
@@ -76,6 +83,7 @@ class Rules:
         if not self.module:  # before the first file is written; a module leaves its caller's files alone (`command`)
             access.restrict(self.run.config.readers, ".snakemake")
         self.graph = Graph(self.run, self.shards)
+        driver.announce()
         self.reader_priority = 1 if self.run.temporary else 0
 
     def _check_machine(self) -> None:
@@ -100,6 +108,47 @@ class Rules:
         """The shards of the manifest; waits for the checkpoint."""
         file = str(self._manifest.get().output.manifest)
         return self._read_shards(file, os.stat(file).st_mtime_ns)
+
+    def targets(self, wildcards: Any) -> list[str]:
+        """What a run is asked for: its targets, or what was deleted from it when it had finished."""
+        self.shards()  # waits for the checkpoint
+        found = self._deleted
+        return targets(self.graph) if found is None else found.files()
+
+    @cached_property
+    def _deleted(self) -> Deleted | None:
+        """Judged once, before the first job that it asks for."""
+        chosen = self._workflow.dag_settings
+        told = (chosen.forceall, chosen.forcerun, chosen.until, chosen.omit_from)
+        if self.module or not self._workflow.is_main_process or any(told):
+            return None
+        found = guarded(deleted, self.graph, self.asked)
+        if found is not None:
+            print(found.message(), file=sys.stderr)
+        return found
+
+    def before_first_job(self) -> None:
+        """What a driver does first: see that it may write, end what earlier drivers left behind, and tidy up."""
+        places = [Path(self.prefix + name) for name in ("results", "resources", "logs", "benchmarks")]
+        guarded(check_writable, places)
+        guarded(slurm.before_first_job, Path.cwd(), self._workflow.executor_settings)
+        if self._workflow.is_main_process:
+            found = sweep(*places[:2])
+            if found:
+                size = sum(leftover.bytes for leftover in found) / 2**20
+                print(f"{len(found)} unfinished files of killed jobs removed ({size:.1f} MiB)", file=sys.stderr)
+
+    def restored(self) -> bool:
+        """After the run: whether it made deleted files again, whose times are set to what they were."""
+        found: Deleted | None = self.__dict__.get("_deleted")
+        if found is not None and found.later:
+            print("More files of this run are gone; run the same command again.", file=sys.stderr)
+        return found is not None and bool(found.set_times())
+
+    @cached_property
+    def asked(self) -> Asked:
+        """What is asked of every job."""
+        return Asked(self.graph)
 
     @cached_property
     def _known(self) -> dict[tuple[str, int], Sequence[str]]:
@@ -156,8 +205,8 @@ class Rules:
         """Param: what a job runs again for, besides its files."""
         return lambda wildcards: self.graph.depends(rule, dict(wildcards))
 
-    def command(self, wildcards: Any, output: Any) -> str:
-        """Param: how a job starts maskmill; nothing that a job runs again for, as it asks for the output.
+    def command(self, rule: str) -> Callable[..., str]:
+        """Param: how a job starts maskmill; nothing that a job runs again for, as it asks for input and output.
 
         An environment of conda has the libraries only; the package is always the one that Snakemake has imported.
         Snakemake formats the commands of a module with the names of its caller, so it can be no global name.
@@ -167,7 +216,12 @@ class Rules:
             program = Path(maskmill.__file__).with_name("__main__.py")
             start = f"python -P {shlex.quote(str(program))}"
         mask = access.umask(self.run.config.readers) if self.module else None
-        return start if mask is None else f"umask {mask:03o} && {start}"
+        start = start if mask is None else f"umask {mask:03o} && {start}"
+
+        def told(wildcards: Any, input: Any, output: Any) -> str:
+            return f"{start} --job {shlex.quote(self.asked.job(rule, dict(wildcards), input, output))}"
+
+        return told
 
     def cores(self, rule: str) -> Callable[..., int]:
         """Threads of a job."""

@@ -32,10 +32,17 @@ def read_label(row: Row) -> np.ndarray:
     """Label int32 [height, width] of an image.
 
     Raises:
-        InputError: unreadable, not of the image's size, or ids outside 0..65535; names the file.
+        InputError: unreadable, not of the image's size, ids outside 0..65535, or not the file that the manifest
+            describes; names the file.
     """
     assert row.label is not None
-    return checked_label(row.label, row.path, row.height, row.width)[0]
+    label, found = checked_label(row.label, row.path, row.height, row.width)
+    if row.label_digest not in (None, found):
+        raise InputError(
+            f"{row.label}: label: another content than in the manifest; it changed since the inputs were checked: "
+            "restore the file, or run snakemake again"
+        )
+    return label
 
 
 def labelled_images(stores: Sequence[Ragged], rows: Mapping[str, Row]) -> Iterator[tuple[Ragged, str, np.ndarray]]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from maskmill.recipe.scoring import READOUTS, Evaluate, ProtocolName, ScoreSize
-from maskmill.store.provenance import json_hash
+from maskmill.store.hashing import json_hash
 
 MATCHING = {
     "hungarian_counts": "one cluster a class, largest sum of matched pixels (ties: largest sum of IoU)",

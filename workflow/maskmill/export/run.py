@@ -27,8 +27,9 @@ from maskmill.recipe.base import validate
 from maskmill.recipe.sections import Export
 from maskmill.store.artefact import read_json, write_json
 from maskmill.store.atomic import atomic
+from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import Row
-from maskmill.store.provenance import Provenance, json_hash
+from maskmill.store.provenance import Provenance
 from maskmill.store.rle import encode_all, encode_layers
 
 
@@ -65,9 +66,9 @@ def run(
         if out.renamed:
             _write_renamed(folder / "renamed.csv", out.renamed)
         kind = segmenter.kind if segmenter is not None else None
-        if segmenter is not None and kind is not None:
-            segmenter.write(folder / "segmenter", about)
         made = Provenance.of("export", dict(params) | about, sources.hashes)
+        if segmenter is not None and kind is not None:
+            segmenter.write(folder / "segmenter", about, made)
         write_json(folder / "export.json", about | {"segmenter": kind}, made)
 
 

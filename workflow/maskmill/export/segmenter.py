@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from maskmill.backbones import weights_file
 from maskmill.errors import StoreError
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import FeatureSet
 from maskmill.store.artefact import read_tensors, write_json
 from maskmill.store.codebook import read
+from maskmill.store.provenance import Provenance
+from maskmill.store.seal import file_crc32c
 
 
 @dataclass(frozen=True)
@@ -38,27 +41,30 @@ class SegmenterParts:
         """`student`, `clusters`, or None: regions of a cut, whose clusters segment no other image."""
         return "student" if "student" in self.files else "clusters" if "codebook" in self.files else None
 
-    def write(self, folder: Path, about: Mapping[str, Any]) -> None:
+    def write(self, folder: Path, about: Mapping[str, Any], made: Provenance) -> None:
         """Copy everything into a new folder; its size depends on the recipe, not on the number of images.
 
+        Args:
+            about: facts of the export for features.json. made: what made the export.
+
         Raises:
-            StoreError: the parts do not belong together, or weights are missing.
+            StoreError: the parts do not belong together, one is missing or damaged. WeightsError: weights are damaged.
         """
         names = self._student_sets() if self.kind == "student" else self._cluster_set(int(about["clusters"]))
         sets = {name: validate(FeatureSet, self.feature_sets[name], "--feature-sets", name) for name in names}
         more = {} if self.kind == "student" else {"upsample": self.upsample}
         folder.mkdir()
-        for name, file in self.files.items():
-            _copy(file, folder / f"{name}.safetensors", "run snakemake to make it")
         slugs = [] if self.weights is None else sorted({chosen.weights_slug for chosen in sets.values()})
-        files = [*sorted(self.files), *(f"weights/{slug}" for slug in slugs)]
-        body = dict(about) | {"files": files, "refine": dict(self.refine)} | more
-        write_json(folder / "features.json", body | {"features": {n: s.model_dump() for n, s in sets.items()}})
+        copied = {name: _copied_tensors(file, folder / f"{name}.safetensors") for name, file in self.files.items()}
         if self.weights is not None:
             (folder / "weights").mkdir()
             for slug in slugs:
-                source = self.weights / f"{slug}.safetensors"
-                _copy(source, folder / "weights" / source.name, "run snakemake to fetch them", "weights")
+                name = f"weights/{slug}"
+                copied[name] = _copied_weights(self.weights / f"{slug}.safetensors", folder / f"{name}.safetensors")
+        files = [*sorted(self.files), *(f"weights/{slug}" for slug in slugs)]
+        body = dict(about) | {"files": files, "crc32c": copied, "refine": dict(self.refine)} | more
+        body["features"] = {name: chosen.model_dump() for name, chosen in sets.items()}
+        write_json(folder / "features.json", body, made)
 
     def _student_sets(self) -> list[str]:
         """The feature sets that the student sees."""
@@ -82,7 +88,21 @@ class SegmenterParts:
         return found
 
 
-def _copy(source: Path, target: Path, advice: str, what: str = "file") -> None:
+def _copied_tensors(source: Path, target: Path) -> int:
+    """Copy a file of `write_tensors`, which must be whole; its CRC32C."""
+    _copy(source, target, "file", "make it")
+    read_tensors(source)
+    return file_crc32c(source)
+
+
+def _copied_weights(source: Path, target: Path) -> int:
+    """Copy a file of weights, which must be whole; its CRC32C."""
+    _copy(source, target, "weights", "fetch them")
+    weights_file.read(source)
+    return file_crc32c(source)
+
+
+def _copy(source: Path, target: Path, what: str, advice: str) -> None:
     if not source.is_file():
-        raise StoreError(f"{source}: no such {what}; {advice}")
+        raise StoreError(f"{source}: no such {what}; run snakemake to {advice}")
     shutil.copyfile(source, target)

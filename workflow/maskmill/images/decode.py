@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from maskmill.errors import InputError
+from maskmill.reading import read_bounded
 from maskmill.recipe.sections import LONGEST, Size
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
@@ -64,7 +64,7 @@ def decode(
             path.
     """
     most = max_pixels if size is None else max(max_pixels, size[0] * size[1])
-    with _opened(_bytes(source, most), most, advice) as image, _reasons():
+    with _opened(image_bytes(source, most), most, advice) as image, _reasons():
         if size is not None and image.width * image.height != size[0] * size[1]:
             raise InputError(f"{image.width}x{image.height} px, was {size[1]}x{size[0]}")
         image.load()
@@ -74,7 +74,7 @@ def decode(
 
 def displayed_size(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) as displayed, from the header only; raises InputError like `decode`."""
-    body = _bytes(source, max_pixels)
+    body = image_bytes(source, max_pixels)
     with _opened(body, max_pixels) as image:
         return _shown(image, body)
 
@@ -84,7 +84,7 @@ def verify(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[in
 
     JPEGs are decoded at an eighth of their size: every byte is still read, most of the arithmetic is saved.
     """
-    body = _bytes(source, max_pixels)
+    body = image_bytes(source, max_pixels)
     with _opened(body, max_pixels) as image:
         size = _shown(image, body)
         with _reasons():
@@ -100,19 +100,15 @@ def read_file(path: str | Path, max_pixels: int = MAX_PIXELS) -> bytes:
     Raises:
         OSError: it cannot be read. InputError: a pipe or a device, or larger than `max_pixels` can be uncompressed.
     """
-    try:
-        facts = os.stat(path)
-    except ValueError:  # a NUL in the name
-        raise InputError("the name of the file holds a NUL") from None
-    if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
-        raise InputError("not a file, but a pipe or a device")  # which may have no end
-    if facts.st_size > FILE_BYTES[0] + FILE_BYTES[1] * max_pixels:
-        raise InputError(f"{facts.st_size / 2**30:.1f} GiB are too many for an image; {TILES}")
-    with open(path, "rb") as file:
-        return file.read()
+    most = FILE_BYTES[0] + FILE_BYTES[1] * max_pixels
+    body = read_bounded(path, most)
+    if body is None:
+        raise InputError(f"{os.stat(path).st_size / 2**30:.1f} GiB are too many for an image; {TILES}")
+    return body
 
 
-def _bytes(source: str | Path | bytes, max_pixels: int) -> bytes:
+def image_bytes(source: str | Path | bytes, max_pixels: int) -> bytes:
+    """The whole file as `read_file` gives it; what goes wrong is an InputError with the reason."""
     with _reasons():
         return source if isinstance(source, bytes) else read_file(source, max_pixels)
 
@@ -234,7 +230,7 @@ def load_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def label_and_digest(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str]:
     """What `load_label` gives, and 16 hex digits over the bytes of the file, which is read once."""
     try:
-        body = _bytes(path, max_pixels)
+        body = image_bytes(path, max_pixels)
         with _opened(body, max_pixels, LABEL_SIZE) as image, _reasons():
             _check_label_mode(image)
             image.load()

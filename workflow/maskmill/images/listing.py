@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 
-from maskmill.images.stems import walk
+from maskmill.images.stems import folders, walk
 from maskmill.images.tables import is_table, named_files
+from maskmill.reading import is_special
 
 
 def is_glob(images: str) -> bool:
@@ -17,9 +18,31 @@ def is_glob(images: str) -> bool:
     return glob.has_magic(images) and not os.path.exists(images)
 
 
-def glob_files(pattern: str) -> list[str]:
-    """The visible files that match, sorted; `**` matches any folders."""
-    return sorted(path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
+def glob_files(pattern: str, skipped: list[str] | None = None) -> list[str]:
+    """The visible files that match, sorted; `**` matches any folders, each once.
+
+    `skipped` gets the links to folders that were not entered (see `stems.names`).
+    """
+    again: list[str] = []
+    found = sorted({path for path in _matches(pattern, again) if not os.path.isdir(path)})
+    if skipped is not None:
+        skipped += again
+    return found
+
+
+def _matches(pattern: str, skipped: list[str]) -> Iterator[str]:
+    """As `glob.glob` with `recursive`, which enters folders that link to each other without an end."""
+    parts = pattern.split("/")
+    if "**" not in parts:
+        yield from glob.glob(pattern)
+        return
+    place = parts.index("**")
+    above, below = "/".join(parts[:place]), "/".join(parts[place:]).removeprefix("**").lstrip("/")
+    for top in sorted(glob.glob(f"{above}/")) if above else ["/" if place else ""]:
+        again: list[str] = []
+        for folder in folders(top or ".", again):
+            yield from _matches(glob.escape(top + folder) + (below or "*"), skipped)
+        skipped += [top + link for link in again]
 
 
 def listing_fingerprint(images: str | Sequence[str], labels: str | None) -> str:
@@ -70,7 +93,7 @@ def content_fingerprint(path: str) -> str:
     """
     try:
         stat = os.stat(path)
-        return _content(path, stat.st_size, stat.st_mtime_ns)
+        return "" if is_special(path) else _content(path, stat.st_size, stat.st_mtime_ns)
     except OSError:
         return ""
 

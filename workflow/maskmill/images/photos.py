@@ -6,14 +6,15 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from maskmill.errors import ConfigError, InputError
-from maskmill.images.decode import decode, resize
+from maskmill.images.decode import MAX_PIXELS, decode, image_bytes, resize
 from maskmill.recipe import registry
-from maskmill.store.manifest import Row, read_manifest
+from maskmill.store.manifest import read_manifest
+from maskmill.store.seal import bytes_crc32c
 
 if TYPE_CHECKING:
     import torch
@@ -24,25 +25,48 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def read_photo(row: Row) -> np.ndarray:
+class PhotoFile(Protocol):
+    """What a manifest says of a photo; `bytes` and `crc32c` are None where nothing is known of the content."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def bytes(self) -> int | None: ...
+
+    @property
+    def crc32c(self) -> int | None: ...
+
+
+def read_photo(row: PhotoFile) -> np.ndarray:
     """uint8 RGB [H, W, 3] of one image of the manifest.
 
     Raises:
-        InputError: it no longer decodes, or has another size than in the manifest.
+        InputError: it is not the file that the manifest describes; names it.
     """
     try:
-        pixels = decode(row.path, size=(row.height, row.width))
+        return unchanged(row)
     except (InputError, OSError) as error:
-        raise _changed(row, str(error)) from None
+        raise InputError(
+            f"{row.path}: {error}; it changed since the inputs were checked: restore the file and run snakemake again"
+        ) from None
+
+
+def unchanged(row: PhotoFile) -> np.ndarray:
+    """As `read_photo`, but the InputError is the reason without the path."""
+    body = image_bytes(row.path, max(MAX_PIXELS, row.height * row.width))
+    if row.crc32c is not None and (len(body), bytes_crc32c(body)) != (row.bytes, row.crc32c):
+        raise InputError("another content than in the manifest")
+    pixels = decode(body, size=(row.height, row.width))
     if pixels.shape[:2] != (row.height, row.width):
-        raise _changed(row, f"{pixels.shape[1]}x{pixels.shape[0]} px, was {row.width}x{row.height}")
+        raise InputError(f"{pixels.shape[1]}x{pixels.shape[0]} px, was {row.width}x{row.height}")
     return pixels
-
-
-def _changed(row: Row, what: str) -> InputError:
-    return InputError(
-        f"{row.path}: {what}; it changed since the inputs were checked: restore the file and run snakemake again"
-    )
 
 
 def read_ahead(

@@ -17,27 +17,129 @@ LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 LOSSY = (".jpg", ".jpeg", ".webp", ".jp2", ".avif")  # change class numbers
 
 
+Identity = tuple[int, int]  # device and inode: a folder, whatever path leads to it
+
+
 def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result | None]]:
-    """(relative POSIX path, stat) of every visible file below a folder, in a fixed order.
+    """(relative POSIX path, stat) of every visible file below a folder, in a fixed order; see `names`.
 
-    Links are followed, but not in circles; a link to nothing has no stat. Raises OSError for a folder that cannot be
-    listed.
+    A link to nothing or to itself has no stat.
     """
-    return _walk(os.fspath(folder), "", (os.path.realpath(folder),))
+    return ((name, _stat(entry)) for name, entry in _visible(folder, [], None))
 
 
-def _walk(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, os.stat_result | None]]:
+def names(
+    folder: str | os.PathLike[str], skipped: list[str], leave_out: str | os.PathLike[str] | None = None
+) -> list[str]:
+    """Relative POSIX paths of all visible files below a folder: all but folders, pipes and devices among them.
+
+    Links are followed, but each folder is entered once, whatever leads there: by its own path where it lies below
+    `folder`, else by the link whose path is first in the alphabet, with fewer links on the way before more. So paths
+    do not depend on the order of the disk, and folders that link to each other end. A link to a folder around
+    `folder` is not entered.
+
+    Args:
+        skipped: gets the paths of links that were not entered. leave_out: a folder that is not entered.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    return [name for name, _ in _visible(folder, skipped, leave_out)]
+
+
+def folders(folder: str | os.PathLike[str], skipped: list[str]) -> list[str]:
+    """A folder ("") and all visible folders below it, each once (see `names`): relative paths that end with a slash."""
+    found: list[str] = []
+    for _ in _visible(folder, skipped, None, found):
+        pass
+    return found
+
+
+def _visible(
+    folder: str | os.PathLike[str],
+    skipped: list[str],
+    leave_out: str | os.PathLike[str] | None,
+    entered: list[str] | None = None,
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """(relative path, entry) of all files; first those without a link on the way, then those behind one link, ..."""
+    entered, seen = [] if entered is None else entered, _around(folder)
+    left_out = None if leave_out is None else _identity(leave_out)
+    if left_out is not None and left_out != _identity(folder):
+        seen.add(left_out)
+    ahead = [("", os.fspath(folder))]
+    while ahead:
+        links: list[tuple[str, str]] = []
+        for prefix, path in sorted(ahead):
+            if prefix and not _new(path, seen):
+                if _identity(path) != left_out:
+                    skipped.append(prefix.removesuffix("/"))
+                continue
+            yield from _tree(path, prefix, seen, links, entered)
+        ahead = links
+
+
+def _tree(
+    top: str, prefix: str, seen: set[Identity], links: list[tuple[str, str]], entered: list[str]
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """The files below one folder, depth first in the order of names; links to folders are put aside."""
+    entered.append(prefix)
+    open_ = [(prefix, iter(_entries(top)))]
+    while open_:
+        prefix, entries = open_[-1]
+        for entry in entries:
+            if not _is_folder(entry):
+                yield prefix + entry.name, entry
+            elif entry.is_symlink():
+                links.append((f"{prefix}{entry.name}/", entry.path))
+            elif _new(entry.path, seen):
+                entered.append(f"{prefix}{entry.name}/")
+                open_.append((entered[-1], iter(_entries(entry.path))))
+                break
+        else:
+            open_.pop()
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in found:
-        if entry.is_dir():
-            real = os.path.realpath(entry.path)
-            if real not in above:
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, real))
-        elif entry.is_file():
-            yield prefix + entry.name, entry.stat()
-        elif entry.is_symlink() and not os.path.exists(entry.path):
-            yield prefix + entry.name, None
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except OSError:
+        return None
+
+
+def _identity(folder: str | os.PathLike[str]) -> Identity | None:
+    try:
+        stat = os.stat(folder)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _new(folder: str, seen: set[Identity]) -> bool:
+    """True for a folder that was not seen before; it is seen now."""
+    stat = os.stat(folder)
+    identity = stat.st_dev, stat.st_ino
+    if identity in seen:
+        return False
+    seen.add(identity)
+    return True
+
+
+def _around(folder: str | os.PathLike[str]) -> set[Identity]:
+    """The folder itself and those in which it lies."""
+    path = Path(os.path.realpath(folder))
+    return {identity for each in (path, *path.parents) if (identity := _identity(each)) is not None}
 
 
 def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "label") -> dict[str, str]:
@@ -56,11 +158,11 @@ def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "l
     if not folder.is_dir():
         raise InputError(f"{key}: {str(folder)!r} is not a folder; give a folder of {what} images named as the images")
     try:
-        names = [name for name, _ in walk(folder)]
+        everything = names(folder, [])
     except OSError as error:
         raise InputError(f"{key}: {error.filename!r} cannot be listed ({error.strerror}); mend its rights") from None
-    files = [name for name in names if name.lower().endswith(LABEL_SUFFIXES)]
-    lossy = [name for name in names if name.lower().endswith(LOSSY)]
+    files = [name for name in everything if name.lower().endswith(LABEL_SUFFIXES)]
+    lossy = [name for name in everything if name.lower().endswith(LOSSY)]
     if lossy and not files:
         raise InputError(
             f"{key}: {str(folder)!r} holds no {what} file ({', '.join(LABEL_SUFFIXES)}), but {len(lossy)} such as "

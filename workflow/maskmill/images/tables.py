@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 
+LONGEST_LINE = 1 << 20  # bytes; a file of one line may be endless
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
@@ -35,7 +36,7 @@ def cells(table: str, column: str) -> Iterator[str]:
         return
     with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         try:
-            rows = csv.reader(file, delimiter=_mark(table))
+            rows = csv.reader(iter(partial(file.readline, LONGEST_LINE), ""), delimiter=_mark(table))
             header = next(rows, [])
             if column not in header:
                 return
@@ -53,13 +54,21 @@ def has_column(table: str, column: str) -> bool:
 
             return column in pq.ParquetFile(table).schema_arrow.names
         with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            return column in next(csv.reader(file, delimiter=_mark(table)), [])
+            lines = iter(partial(file.readline, LONGEST_LINE), "")
+            return column in next(csv.reader(lines, delimiter=_mark(table)), [])
     except (OSError, ValueError, csv.Error):
         return False
 
 
 def _mark(table: str) -> str:
     return "\t" if table.lower().endswith(".tsv") else ","
+
+
+def check_lines(table: str | os.PathLike[str]) -> None:
+    """Raises ValueError where the first line of a CSV or TSV has no end: such a file may not fit into memory."""
+    with open(table, "rb") as file:
+        if len(file.readline(LONGEST_LINE)) == LONGEST_LINE:
+            raise ValueError(f"its first line has more than {LONGEST_LINE} bytes")
 
 
 def named_files(table: str) -> Iterator[str]:

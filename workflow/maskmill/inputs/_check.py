@@ -13,10 +13,12 @@ from typing import TypeVar
 
 from maskmill.errors import InputError
 from maskmill.images.decode import MAX_PIXELS, displayed_size, read_file, verify
+from maskmill.store.seal import bytes_crc32c
+from maskmill.urls import REFUSED, is_url
 
 A = TypeVar("A")
 B = TypeVar("B")
-Checked = tuple[str, int, int, int] | str  # digest, height, width, bytes; or the reason of a rejection
+Checked = tuple[str, int, int, int, int] | str  # digest, height, width, bytes, CRC32C; or the reason of a rejection
 _CHUNK = 32  # files a task
 _FEW = 64  # below this a pool costs more than it saves
 
@@ -48,11 +50,16 @@ def in_processes(work: Callable[[A], B], given: Sequence[A], threads: int) -> It
 
 
 def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
-    """(digest, height, width, bytes) of one image file, or the reason why it is rejected; the file is read once."""
+    """(digest, height, width, bytes, CRC32C) of an image file, or why it is rejected; the file is read once.
+
+    The digest names the content; the CRC32C is what every later stage compares, at a thirtieth of the time.
+    """
     try:
         path.encode()
     except UnicodeEncodeError:
         return "the file name is not valid UTF-8; rename it"
+    if is_url(path):
+        return REFUSED
     try:
         body = read_file(path, max_pixels)
         height, width = (verify if full else displayed_size)(body, max_pixels)
@@ -60,4 +67,4 @@ def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
         return str(error)
     except OSError as error:
         return error.strerror or str(error)
-    return hashlib.blake2b(body, digest_size=8).hexdigest(), height, width, len(body)
+    return hashlib.blake2b(body, digest_size=8).hexdigest(), height, width, len(body), bytes_crc32c(body)

@@ -27,10 +27,12 @@ def find_all(images: Sequence[str], labels: str | None, frames: Path, frame_step
     kept: dict[str, Candidate] = {}
     given: set[str] = set()  # paths of images whose ids a table gives
     skipped: Counter[str] = Counter()
+    links: list[str] = []
     again = 0
     for source in images:
         listing, name = find(source, labels, frames, frame_step, max_pixels), source_name(source)
         skipped += listing.skipped
+        links += listing.links
         for candidate in listing.candidates:
             before = kept.get(candidate.path)
             if before is not None:
@@ -40,7 +42,7 @@ def find_all(images: Sequence[str], labels: str | None, frames: Path, frame_step
             if is_table(source) and not name:
                 given.add(candidate.path)
     named = _distinct(kept.values(), given)
-    return Listing(sorted(named, key=lambda candidate: candidate.id), skipped, again)
+    return Listing(sorted(named, key=lambda candidate: candidate.id), skipped, links, again)
 
 
 def source_name(source: str) -> str:

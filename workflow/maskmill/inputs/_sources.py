@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 from maskmill.errors import InputError, nearest
 from maskmill.images.decode import SUFFIXES
 from maskmill.images.listing import glob_files, is_glob
-from maskmill.images.stems import walk
-from maskmill.images.tables import TABLE_SUFFIXES
+from maskmill.images.stems import names
+from maskmill.images.tables import TABLE_SUFFIXES, check_lines
+from maskmill.reading import SPECIAL, is_special
+from maskmill.redact import redact
+from maskmill.urls import is_url, refusal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,10 +38,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Listing:
-    """Candidates sorted by id, how many other files there were, by suffix, and how many files were named again."""
+    """Candidates sorted by id, and what was not taken.
+
+    Other files are counted by suffix; links were not followed; files were named `again` by another source.
+    """
 
     candidates: list[Candidate]
     skipped: Counter[str] = field(default_factory=Counter)
+    links: Sequence[str] = ()
     again: int = 0
 
 
@@ -50,10 +57,14 @@ def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pix
     """
     path = Path(images)
     suffix = path.suffix.lower()
+    if is_url(images):
+        raise InputError(f"images: {refusal(images)}")
     if is_glob(images):
         return _from_glob(images)
     if not path.exists():
         raise InputError(f"images: {images!r} does not exist; give a folder, a glob, a CSV/Parquet manifest or a video")
+    if is_special(path):
+        raise InputError(f"images: {images!r} is {SPECIAL}; give a folder, a glob, a table or a video")
     if path.is_dir():
         return _from_folder(path, leave_out=labels)
     if suffix in TABLE_SUFFIXES:
@@ -70,28 +81,23 @@ def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pix
 
 
 def _from_folder(folder: Path, prefix: str = "", leave_out: str | None = None) -> Listing:
+    links: list[str] = []
     try:
-        names = [name for name, _ in walk(folder)]
+        found = names(folder, links, leave_out)
     except OSError as error:
         raise InputError(f"images: {error.filename!r} cannot be listed ({error.strerror}); mend its rights") from None
-    inside = _relative(leave_out, folder) if leave_out else None
-    kept = [name for name in names if not (inside and name.startswith(inside))]
-    known, skipped = _by_suffix(kept, f"below {str(folder)!r}")
-    return Listing(_candidates([prefix + name for name in known], [str(folder / name) for name in known]), skipped)
-
-
-def _relative(inner: str, folder: Path) -> str | None:
-    """`inner` as a prefix of paths below `folder`, or None when it lies elsewhere."""
-    relative = os.path.relpath(os.path.realpath(inner), os.path.realpath(folder))
-    return None if relative == "." or relative.startswith("..") else Path(relative).as_posix() + "/"
+    known, skipped = _by_suffix(found, f"below {str(folder)!r}")
+    files = [str(folder / name) for name in known]
+    return Listing(_candidates([prefix + name for name in known], files), skipped, links)
 
 
 def _from_glob(pattern: str) -> Listing:
-    matched = {os.path.normpath(file): file for file in glob_files(pattern)}  # a/../x and b/../x are one file
+    links: list[str] = []
+    matched = {os.path.normpath(file): file for file in glob_files(pattern, links)}  # a/../x and b/../x are one file
     known, skipped = _by_suffix(list(matched.values()), f"matches {pattern!r}")
     root = glob_root(pattern)
     return Listing(
-        _candidates([_inside(Path(os.path.relpath(file, root)).as_posix()) for file in known], known), skipped
+        _candidates([_inside(Path(os.path.relpath(file, root)).as_posix()) for file in known], known), skipped, links
     )
 
 
@@ -155,16 +161,26 @@ def _from_table(path: Path) -> list[Candidate]:
     table = _read_table(path)
     folder = path.resolve().parent
     given = _column(table, "path", path)
-    names = [_inside(name) for name in given]
+    # A URL is no path: its row is rejected (`check_file`), and the name that it gets has no secrets.
+    names = [f"url of row {n}" if is_url(name) else _inside(name) for n, name in enumerate(given, 1)]
     ids = [_checked_id(i, path) for i in _column(table, "id", path)] if "id" in table else unique_ids(names)
     twice = [i for i, count in Counter(ids).items() if count > 1]
     if twice:
         raise InputError(f"{path}: id {twice[0]!r} stands in {ids.count(twice[0])} rows; give each row its own id")
     labels: list[str | None] = [None] * len(ids)
     if "label" in table:
-        labels = [None if _absent(label) else os.path.abspath(folder / str(label)) for label in table["label"]]
-    rows = zip(ids, given, names, labels, strict=True)
-    return _sorted(Candidate(i, os.path.abspath(folder / g), _stem(n), label) for i, g, n, label in rows)
+        labels = [None if _absent(label) else _label_file(str(label), path) for label in table["label"]]
+    files = [redact(name) if is_url(name) else os.path.abspath(folder / name) for name in given]
+    return _sorted(
+        Candidate(i, file, _stem(n), label) for i, file, n, label in zip(ids, files, names, labels, strict=True)
+    )
+
+
+def _label_file(label: str, table: Path) -> str:
+    """The absolute path of a label that a table names, relative to the table's folder."""
+    if is_url(label):
+        raise InputError(f"{table}: label {refusal(label)}")
+    return os.path.abspath(table.resolve().parent / label)
 
 
 class _Named:
@@ -212,14 +228,14 @@ def labels_of_table(path: Path, candidates: Sequence[Candidate]) -> dict[str, st
     table, folder = _read_table(path, "labels"), path.resolve().parent
     if "label" not in table:
         columns = [str(column) for column in table.columns]
-        raise InputError(f"{path}: no column 'label'{nearest('label', columns)}; found: {', '.join(columns)}")
+        raise InputError(f"{path}: no column 'label'{nearest('label', columns)}; found: {redact(', '.join(columns))}")
     known = _Named(candidates)
     found: dict[str, str] = {}
     for name, label in zip(_column(table, "id" if "id" in table else "path", path), table["label"], strict=True):
         image = known.by_id(name) if "id" in table else known.by_path(name, folder, path)
         if image is None or _absent(label):
             continue
-        file = os.path.abspath(folder / str(label))
+        file = _label_file(str(label), path)
         if found.setdefault(image, file) != file:
             raise InputError(f"{path}: two labels for {image!r}: {found[image]} and {file}; keep one")
     if not found:
@@ -239,13 +255,14 @@ def _read_table(path: Path, key: str = "images") -> pd.DataFrame:
         else:
             # "NA" and "null" are names like any other; only an empty cell is empty
             mark = "\t" if path.suffix.lower() == ".tsv" else ","
+            check_lines(path)
             table = pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except Exception as error:  # pandas and pyarrow raise many kinds; all mean an unreadable table
-        raise InputError(f"{path}: not a readable table ({' '.join(str(error).split())})") from None
+        raise InputError(f"{path}: not a readable table ({redact(' '.join(str(error).split()))})") from None
     _check_separator([str(column) for column in table.columns], path)
     if "path" not in table and (key == "images" or "id" not in table):
         columns = [str(column) for column in table.columns]
-        raise InputError(f"{path}: no column 'path'{nearest('path', columns)}; found: {', '.join(columns)}")
+        raise InputError(f"{path}: no column 'path'{nearest('path', columns)}; found: {redact(', '.join(columns))}")
     if table.empty:
         raise InputError(f"{path}: no rows; give one row an image")
     return table
@@ -261,8 +278,8 @@ def _check_separator(columns: list[str], path: Path) -> None:
         if mark != expected and len(names) > 1 and {"path", "id", "label"}.intersection(names):
             advice = "save it with tabs" if expected == "\t" else "save it with commas, or with tabs as .tsv"
             raise InputError(
-                f"{path}: its first line {columns[0]!r} was read as one column, since {path.suffix} is separated by "
-                f"{MARKS[expected]} and this file by {MARKS[mark]}; {advice}"
+                f"{path}: its first line {redact(columns[0])!r} was read as one column, as {path.suffix} is separated "
+                f"by {MARKS[expected]} and this file by {MARKS[mark]}; {advice}"
             )
 
 
@@ -289,6 +306,8 @@ def _checked_id(image_id: str, path: Path) -> str:
     """Ids become file names of the export, so they may not lead out of its folder."""
     if "\0" in image_id or not image_id.strip("./"):
         raise InputError(f"{path}: id {image_id!r} cannot be the name of a file; give the row another")
+    if is_url(image_id):
+        raise InputError(f"{path}: id {redact(image_id)!r} is a URL, which cannot be the name of a file; give another")
     if image_id != _inside(image_id):
         raise InputError(f"{path}: id {image_id!r} is no plain relative path; write it as {_inside(image_id)!r}")
     return image_id

@@ -12,7 +12,7 @@ import numpy as np
 from maskmill.errors import InputError
 from maskmill.progress import track
 from maskmill.store.atomic import atomic
-from maskmill.store.provenance import json_hash
+from maskmill.store.hashing import json_hash
 
 if TYPE_CHECKING:
     import av

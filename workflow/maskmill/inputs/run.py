@@ -22,11 +22,15 @@ from maskmill.inputs._sources import Candidate, Listing, counted, find
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Inputs
+from maskmill.redact import redact
 from maskmill.store.artefact import write_table
 from maskmill.store.atomic import atomic
-from maskmill.store.manifest import ROW_GROUP
-from maskmill.store.provenance import Provenance, json_hash
+from maskmill.store.hashing import json_hash
+from maskmill.store.manifest import REJECTED_CRC32C, ROW_GROUP
+from maskmill.store.provenance import Provenance
+from maskmill.store.seal import file_crc32c
 
+LINKS_NAMED = 20
 MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes
 _SCHEMA = pa.schema(
     [
@@ -39,6 +43,7 @@ _SCHEMA = pa.schema(
         ("shard", pa.string()),
         ("label", pa.string()),
         ("label_digest", pa.string()),
+        ("crc32c", pa.int64()),
     ]
 )
 Rejected = tuple[str, str, str]  # id, path, reason
@@ -92,10 +97,11 @@ def run(
     seen = {image_id: each.digest for image_id, each in facts.items()}
     shards = shard_names([c.id for c, *_ in good], [digest for _, digest, *_ in good], settings.shard_size)
     rows = [
-        (c.id, c.path, width, height, size, digest, shard, label_of.get(c.id), seen.get(c.id))
-        for (c, digest, height, width, size), shard in zip(good, shards, strict=True)
+        (c.id, c.path, width, height, size, digest, shard, label_of.get(c.id), seen.get(c.id), crc32c)
+        for (c, digest, height, width, size, crc32c), shard in zip(good, shards, strict=True)
     ]
     table = pa.table(dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True)), schema=_SCHEMA)
+    table = table.replace_schema_metadata({REJECTED_CRC32C: str(file_crc32c(out.rejected))})
     unique = list(dict.fromkeys(shards))
     write_classes(out.classes, facts.values(), params)
     write_table(out.manifest, table, Provenance.of("inputs", params, [json_hash(unique)]), ROW_GROUP)
@@ -103,10 +109,10 @@ def run(
 
 
 def _read_labels(
-    good: Sequence[tuple[Candidate, str, int, int, int]], label_of: Mapping[str, str], threads: int
+    good: Sequence[tuple[Candidate, str, int, int, int, int]], label_of: Mapping[str, str], threads: int
 ) -> dict[str, LabelFacts]:
     """{image id: facts of its label}, each label decoded once; the first that cannot be used is an InputError."""
-    tasks = {c.id: (label_of[c.id], c.path, height, width) for c, _, height, width, _ in good if c.id in label_of}
+    tasks = {c.id: (label_of[c.id], c.path, height, width) for c, _, height, width, *_ in good if c.id in label_of}
     found = track(in_processes(_facts, list(tasks.values()), threads), len(tasks), "inputs: labels")
     facts: dict[str, LabelFacts] = {}
     for image_id, each in zip(tasks, found, strict=True):
@@ -141,7 +147,7 @@ def _write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
         atomic(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        csv.writer(file).writerows([("id", "path", "reason"), *rejected])
+        csv.writer(file).writerows([("id", "path", "reason"), *([redact(cell) for cell in row] for row in rejected)])
 
 
 def tolerated(total: int, settings: Inputs) -> int:
@@ -162,7 +168,7 @@ def _enforce_budget(rejected: list[Rejected], total: int, settings: Inputs, list
     if settings.max_rejected > 0:
         limits += f" and inputs.max_rejected_count={settings.max_rejected_count} (up to half of them) allow"
     share = "none is left" if len(rejected) == total else f"more than {limits}"
-    first = "; ".join(" ".join(f"{path}: {reason}".split()) for _, path, reason in rejected[:10])
+    first = "; ".join(" ".join(redact(f"{path}: {reason}").split()) for _, path, reason in rejected[:10])
     raise InputError(
         f"images: {len(rejected)} of {total} are unreadable, {share}; mend or remove them, or raise "
         f"inputs.max_rejected; all are listed in {kept}; the first: {first}"
@@ -176,6 +182,13 @@ def _summary(found: Listing, images: int, rejected: int, labels: int, shards: in
         f"inputs: {images} images, {shards} shards, {rejected} rejected, {labels} labels{skipped}{again}",
         file=sys.stderr,
     )
+    if found.links:
+        first = ", ".join(found.links[:LINKS_NAMED]) + (", ..." if len(found.links) > LINKS_NAMED else "")
+        print(
+            f"inputs: {len(found.links)} {'link' if len(found.links) == 1 else 'links'} not followed, as the folder is "
+            f"read under another path or lies around the images: {first}",
+            file=sys.stderr,
+        )
     if shards > MANY_SHARDS:
         wanted = -(-images // MANY_SHARDS)
         print(

@@ -15,6 +15,7 @@ from maskmill.plan.rates import Rates, of_run, read_benchmarks, too_short
 from maskmill.recipe.configuration import read_configuration
 from maskmill.recipe.model import Run
 from maskmill.recipe.resolve import load
+from maskmill.store.artefact import count_rows
 
 PHOTO = (375, 500)  # height, width where nothing says it: the usual photo of PASCAL VOC and ImageNet
 
@@ -89,9 +90,7 @@ def earlier(folder: Path, run: Run) -> Earlier:
 
 def _rows(folder: Path) -> int:
     """Rows of all region tables."""
-    import pyarrow.parquet as pq
-
-    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+    return sum(map(count_rows, folder.glob("*.parquet")))
 
 
 def _sizes(folder: Path, run: Run, images: int) -> dict[str, float]:

@@ -12,9 +12,11 @@ from PIL import Image
 from maskmill.errors import InputError, NumericsError, UserError
 from maskmill.images.decode import MAX_PIXELS, SUFFIXES, decode
 from maskmill.images.palette import overlay, png_palette
+from maskmill.images.stems import names
 from maskmill.predict.segmenter import load
 from maskmill.progress import track
 from maskmill.store.atomic import atomic
+from maskmill.urls import is_url, refusal
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ def _find(images: Iterable[Path]) -> dict[str, Path]:
     """Output name -> file; two files of one name are an InputError."""
     found: dict[str, Path] = {}
     for given in images:
+        if is_url(str(given)):
+            raise InputError(refusal(str(given)))
         if not given.exists():
             raise InputError(f"{given}: no such image or folder")
-        files = sorted(f for f in given.rglob("*") if f.suffix.lower() in SUFFIXES) if given.is_dir() else [given]
+        files = _below(given) if given.is_dir() else [given]
         for file in files:
             name = str((file.relative_to(given) if given.is_dir() else Path(file.name)).with_suffix(""))
             if name in found:
@@ -90,6 +94,14 @@ def _find(images: Iterable[Path]) -> dict[str, Path]:
     if not found:
         raise InputError(f"no image in {', '.join(map(str, images))}; looked for {', '.join(SUFFIXES)}")
     return found
+
+
+def _below(folder: Path) -> list[Path]:
+    """The visible images below a folder, sorted; as the stage inputs finds them."""
+    try:
+        return sorted(folder / name for name in names(folder, []) if name.lower().endswith(SUFFIXES))
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); mend its rights") from None
 
 
 def _check_targets(found: dict[str, Path], out: Path, overlays: bool) -> None:

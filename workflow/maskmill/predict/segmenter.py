@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from maskmill.errors import StoreError
+from maskmill.errors import StoreError, WeightsError
 from maskmill.images.decode import resize, to_target
 from maskmill.images.masks import to_size
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import STORING, FeatureSet, Refine
 from maskmill.store.artefact import read_json
 from maskmill.store.ragged import as_stored
+from maskmill.store.seal import file_crc32c
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +72,20 @@ def load(folder: Path, device: str = "auto") -> Segmenter:
             raise StoreError(f"--segmenter {folder}: {_lost(f'{part}.safetensors')}")
     if not held:
         raise StoreError(f"--segmenter {folder}: {_missing(folder)}")
+    _check_files(folder, about)
     return kinds[held[0]](folder, about, pick(device))
+
+
+def _check_files(folder: Path, about: Mapping[str, Any]) -> None:
+    """Raise StoreError, or WeightsError, where a file is not the one that was exported into this folder."""
+    crcs = about.get("crc32c", {})
+    for part in about.get("files", ()):
+        file = folder / f"{part}.safetensors"
+        if part not in crcs or file_crc32c(file) != crcs[part]:
+            kind = WeightsError if part.startswith("weights/") else StoreError
+            raise kind(
+                f"{file}: damaged, or not of the same export as features.json; copy the whole folder {folder} again"
+            )
 
 
 def _lost(name: str) -> str:

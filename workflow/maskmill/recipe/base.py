@@ -19,6 +19,7 @@ from pydantic import (
 from maskmill.errors import ConfigError, nearest
 from maskmill.recipe.origin import Origin, place
 from maskmill.redact import redact
+from maskmill.urls import REFUSED, is_url
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -40,8 +41,8 @@ def split_list(value: Any) -> Any:
 
 def _local(value: str | None) -> str | None:
     """Files only: a URL would be no file, and may carry a password into logs."""
-    if isinstance(value, str) and re.match(r"[A-Za-z][\w+.-]*://", value):
-        raise ValueError("is a URL, but only files of this machine are read; fetch it first")
+    if isinstance(value, str) and is_url(value):
+        raise ValueError(REFUSED)
     return value
 
 

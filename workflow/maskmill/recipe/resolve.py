@@ -19,6 +19,7 @@ from maskmill.recipe.model import Recipe, Run, Stage
 from maskmill.recipe.origin import Origin, place
 from maskmill.recipe.sections import Config, FeatureSet, Rounds
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
+from maskmill.urls import is_url, refusal
 
 SHIPPED = (
     Path(__file__).parents[1] / "shipped"
@@ -140,6 +141,8 @@ def _resolve(path: Path, file: _RecipeFile, config: Config, origin: str | Origin
 
 def _recipe_path(given: str, folder: Path, origin: str | Origin) -> Path:
     """A recipe of the folder by name; or a file by path, from the working directory or from where the workflow lies."""
+    if is_url(given):
+        raise _wrong(origin, "recipes", refusal(given))
     path = Path(given) if given.endswith((".yaml", ".yml")) else folder / f"{given}.yaml"
     if not path.is_file() and (beside := folder.parent / path).is_file():
         path = beside

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -24,7 +25,7 @@ from maskmill.errors import ConfigError, nearest
 from maskmill.recipe import backbones, registry
 from maskmill.recipe.base import Images, LocalPath, Model, split_list, validate
 from maskmill.recipe.scoring import Evaluate
-from maskmill.store.provenance import json_hash
+from maskmill.store.hashing import json_hash
 
 LONGEST = 8  # with size.short_side the long side is at most this many times the short side
 
@@ -49,7 +50,7 @@ STORING = {"dtype", "key_bias"}  # keys of a feature set that mean nothing to a 
 class FeatureSet(Model):
     """One set of dense features, stored once and shared by every recipe that asks for the same."""
 
-    backbone: str = Field(description="a timm name, vit_small_focus, efficientnet_lite0, or colour")
+    backbone: LocalPath = Field(description="a timm name, vit_small_focus, efficientnet_lite0, or colour")
     checkpoint: LocalPath | None = Field(
         None, description="local weights for a timm architecture instead of the pretrained"
     )
@@ -80,7 +81,7 @@ class FeatureSet(Model):
             del body["flip"]
         return body
 
-    @property
+    @cached_property
     def slug(self) -> str:
         """Folder name under results/features: readable, and unique by a hash of all parameters."""
         side = next(f"{k[:2]}{v}" for k, v in self.size.model_dump().items() if v is not None)

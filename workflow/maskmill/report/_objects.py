@@ -12,7 +12,7 @@ import numpy as np
 
 from maskmill.report._scores import Cell
 from maskmill.store.artefact import read_json
-from maskmill.store.provenance import json_hash
+from maskmill.store.hashing import json_hash
 
 HEADS = {"objects": "Objects, without classes", "saliency": "Foreground, without classes"}
 TITLES = {

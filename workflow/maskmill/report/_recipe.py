@@ -12,9 +12,9 @@ import numpy as np
 import yaml
 
 from maskmill.errors import InputError
-from maskmill.images.decode import decode
 from maskmill.images.masks import ignore_value
 from maskmill.images.palette import hexadecimal, palette
+from maskmill.images.photos import unchanged
 from maskmill.redact import redact
 from maskmill.report import _facts, _pictures, _scores, _selection, _typical
 from maskmill.report._sample import Picture, Sample, read_images
@@ -38,7 +38,7 @@ class ReportPhotos:
 
     def _decode(self, picture: Picture) -> np.ndarray:
         try:
-            return decode(picture.path, size=(picture.height, picture.width))
+            return unchanged(picture)
         except InputError as error:
             self.broken[picture.id] = str(error)
             scale = min(1.0, 64 / max(picture.height, picture.width))

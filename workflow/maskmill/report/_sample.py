@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from maskmill.store.artefact import read_table
+from maskmill.store.manifest import REJECTED_CRC32C
 from maskmill.store.ragged import Ragged
 
+COLUMNS = ("id", "path", "width", "height", "shard")  # of the manifest
 STATISTICS_IMAGES = 512  # images that shares and changes are measured on
 STATISTICS_SHARDS = 24  # and the shards that they come from: opening a store costs more than reading it
 SPAN_BYTES = 64 << 20  # several images of a shard are read in one piece up to this
@@ -19,13 +21,15 @@ SPAN_BYTES = 64 << 20  # several images of a shard are read in one piece up to t
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image of the manifest: width and height in pixels as displayed."""
+    """One image of the manifest: width and height in pixels as displayed; of its file the length and the CRC32C."""
 
     id: str
     path: str
     width: int
     height: int
     shard: str
+    bytes: int | None = None
+    crc32c: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class Sample:
     table: Any
 
     @property
+    def rejected_crc32c(self) -> int | None:
+        """Of the list of rejected files beside the manifest; None where it does not say."""
+        value = (self.table.schema.metadata or {}).get(REJECTED_CRC32C)
+        return None if value is None else int(value)
+
+    @property
     def measured(self) -> int:
         """Number of images that shares are measured on."""
         return sum(map(len, self.statistics.values()))
@@ -60,7 +70,7 @@ class Sample:
 
 def read(manifest: Path, gallery: int) -> Sample:
     """Read the manifest and choose; the choice depends on the ids only."""
-    table = read_table(manifest, ["id", "path", "width", "height", "shard"])
+    table = read_table(manifest, COLUMNS, optional=("bytes", "crc32c"))
     total = len(table)
     shards = tuple(table["shard"].unique().to_pylist())
     shown = tuple(_pictures(table.take(spread(total, gallery))))
@@ -75,8 +85,9 @@ def spread(count: int, limit: int) -> np.ndarray:
 
 
 def _pictures(table: Any) -> Iterator[Picture]:
-    columns = (table[name].to_pylist() for name in ("id", "path", "width", "height", "shard"))
-    return (Picture(*row) for row in zip(*columns, strict=True))
+    names = table.column_names
+    columns = (table[name].to_pylist() for name in names)
+    return (Picture(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
 
 
 def _statistics(table: Any, shards: tuple[str, ...], shown: tuple[Picture, ...]) -> dict[str, tuple[str, ...]]:

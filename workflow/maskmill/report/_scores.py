@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.store.artefact import read_json
-from maskmill.store.provenance import json_hash
+from maskmill.store.hashing import json_hash
 
 SHARES = ("miou", "accuracy")  # printed in percent; other numbers as they are
 TITLES = {"miou": "mIoU", "accuracy": "Accuracy", "discovered": "Classes found"}

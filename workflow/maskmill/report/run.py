@@ -19,7 +19,8 @@ from maskmill.errors import StoreError
 from maskmill.redact import redact
 from maskmill.report import _heads, _objects, _page, _recipe, _sample, _scores, _timing
 from maskmill.store.atomic import atomic
-from maskmill.store.provenance import json_hash
+from maskmill.store.hashing import json_hash
+from maskmill.store.seal import file_crc32c
 
 REJECTED_SHOWN = 200
 PACKAGES = ("numpy", "torch", "timm", "zarr", "pyarrow", "pillow", "scipy", "snakemake")
@@ -52,7 +53,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
     photos = _recipe.ReportPhotos(sample)
     context = _recipe.ViewContext(results, seeds, len(recipes), int(plan["typical"]), sample, photos, scores)
     views = [_recipe.view(name, body, context) for name, body in recipes.items()]
-    rejected, rejected_total = _rejected(results / "inputs/rejected.csv")
+    rejected, rejected_total = _rejected(results / "inputs/rejected.csv", sample.rejected_crc32c)
     html = _page.render(
         title=str(plan["title"]),
         images=redact(str(plan.get("images") or "")),
@@ -75,10 +76,12 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
     print(f"report: {len(sample.gallery)} of {sample.total} images, {size:.1f} MiB: {out_html}", file=sys.stderr)
 
 
-def _rejected(path: Path) -> tuple[list[dict[str, str]], int]:
-    """The first rejected files (id, path, reason), and how many there are."""
+def _rejected(path: Path, crc32c: int | None) -> tuple[list[dict[str, str]], int]:
+    """The first rejected files (id, path, reason), and how many there are; `crc32c` is that of the manifest."""
     if not path.is_file():
         raise StoreError(f"{path}: no such file; run snakemake to make it")
+    if crc32c not in (None, file_crc32c(path)):
+        raise StoreError(f"{path}: damaged, or of other inputs than the manifest; delete it and run snakemake again")
     shown, total = [], 0
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):

@@ -12,15 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from maskmill.backbones import weights_file
 from maskmill.device import memory_advice
 from maskmill.errors import StoreError
 from maskmill.images.photos import read_ahead, reader_count
 from maskmill.numerics.sampling import rng
-from maskmill.recipe.sections import FeatureSet
 from maskmill.rounds._classes import ABSENT_BIAS
 from maskmill.rounds._layers import freeze
 from maskmill.rounds._training import StudentTraining
-from maskmill.store.artefact import read_tensors
 from maskmill.training.ahead import ahead
 from maskmill.training.loop import Task, Trained, run
 from maskmill.training.team import Team, Work, set_gradients, single_threaded
@@ -83,11 +82,7 @@ def initial(
         weights: file of the encoder's weights. build: architecture -> network with random weights and an `encoder`.
         before: weights of the student to go on from, from its tensors.
     """
-    from maskmill.backbones.network import load
-
-    state, facts = read_tensors(weights)
-    if "architecture" not in facts:
-        load(weights, FeatureSet(backbone="?"), training.device)  # says what is wrong with the file
+    state, facts = weights_file.read(weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng(training.seed, "weights").integers(2**62)))
         network = build(facts["architecture"])
@@ -95,7 +90,7 @@ def initial(
     if training.before:
         network.load_state_dict(before(training.before, network))
     else:
-        encoder.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()}, strict=False)
+        encoder.load_state_dict(state, strict=False)
         missing = [name for name in encoder.state_dict() if name not in state]
         if missing:
             raise StoreError(f"{weights}: lacks {missing[0]} of {facts['architecture']}; delete it and run again")

@@ -26,8 +26,9 @@ from maskmill.rounds._logic import IMAGES, MATCH, START, History, StoredStudent,
 from maskmill.rounds._training import Sources, StudentTraining
 from maskmill.rounds.infer import FORMAT, Student
 from maskmill.store.artefact import write_json, write_tensors
+from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import Row
-from maskmill.store.provenance import Provenance, json_hash
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.training.checkpoint import Keeper
 from maskmill.training.resources import Resources

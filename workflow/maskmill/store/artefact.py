@@ -1,7 +1,7 @@
-"""Reading and writing artefacts of one file: JSON, Parquet and safetensors, each with what made it.
+"""Reading and writing artefacts of one file: JSON, Parquet and safetensors, each with what made it and checksums.
 
 Every writer writes to a temporary name and renames (`maskmill.store.atomic`); every reader says plainly what is wrong
-with a truncated, damaged or foreign file.
+with a truncated, damaged or foreign file. Each byte that a reader uses is covered by a checksum that the writer left.
 """
 
 from __future__ import annotations
@@ -15,34 +15,53 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import StoreError
+from maskmill.store import expected
+from maskmill.store._parquet import Trailer, add_trailer
 from maskmill.store.atomic import atomic
 from maskmill.store.provenance import Provenance
+from maskmill.store.seal import CHECKSUM, fits_checksum, json_digest, system_errors, with_checksum
+
+AGAIN = "delete it and run snakemake again (in a copied folder: copy it again)"
+OLDER = "has no checksum: made by an older maskmill or by another program"
 
 
 def write_json(path: str | Path, value: Mapping[str, Any], provenance: Provenance | None = None) -> None:
-    """Write a JSON object; the provenance goes under the key `provenance`."""
+    """Write a JSON object. With a provenance, given or in it, it is an artefact for `read_json` and has a `checksum`.
+    Without one it is a plain file for other programs.
+    """
     body = dict(value) | ({"provenance": provenance.as_dict()} if provenance else {})
+    if "provenance" in body:
+        body = with_checksum(body)
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(body, indent=1) + "\n")
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object; a truncated file is a StoreError."""
+    """Read a JSON object of `write_json` with a provenance; any other or a damaged file is a StoreError."""
     try:
-        value = json.loads(Path(path).read_text())
+        value = json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file; run snakemake to make it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: not valid JSON ({error}); delete it and run snakemake again") from None
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits
+        raise StoreError(f"{path}: not valid JSON ({error}); {AGAIN}") from None
     if not isinstance(value, dict):
-        raise StoreError(f"{path}: expected a JSON object, found {type(value).__name__}")
+        raise StoreError(f"{path}: expected a JSON object, found {type(value).__name__}; {AGAIN}")
+    if CHECKSUM not in value:
+        raise StoreError(f"{path}: {OLDER}; {AGAIN}")
+    if not fits_checksum(value):
+        raise StoreError(f"{path}: damaged (its checksum does not fit its content); {AGAIN}")
+    del value[CHECKSUM]
+    expected.check(path, value.get("provenance") or {})
     return value
 
 
 def write_table(
     path: str | Path, table: Any, provenance: Provenance | None = None, row_group: int | None = None
 ) -> None:
-    """Write a `pyarrow.Table` as Parquet, in groups of `row_group` rows; the provenance goes into its metadata."""
+    """Write a `pyarrow.Table` as Parquet, in groups of `row_group` rows; the provenance goes into its metadata.
+
+    Between data and footer come checksums for `read_table`; other programs read the file as any Parquet.
+    """
     import pyarrow.parquet as pq
 
     if provenance:
@@ -50,13 +69,22 @@ def write_table(
         table = table.replace_schema_metadata(metadata)
     with atomic(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True, row_group_size=row_group)
+        add_trailer(temporary)
 
 
-def read_table(path: str | Path, columns: Sequence[str] | None = None, where: tuple[str, str] | None = None) -> Any:
-    """Read a Parquet file as `pyarrow.Table`; a truncated, damaged or foreign file is a StoreError.
+def read_table(
+    path: str | Path,
+    columns: Sequence[str] | None = None,
+    where: tuple[str, str] | None = None,
+    optional: Sequence[str] = (),
+) -> Any:
+    """Read a table of `write_table` as `pyarrow.Table`; a truncated, damaged or foreign file is a StoreError.
+
+    The footer is always compared with its checksum, data only where it is read.
 
     Args:
         where: (column, value): only these rows; of groups of rows that have none, no other column is read.
+        optional: columns that are read too, where the table has them.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -65,23 +93,56 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None, where: tu
         raise StoreError(f"{path}: no such table; run snakemake to make it")
     try:
         # Not pq.read_table: that is a dataset of one file, and imports pandas for it.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            wanted = list(columns) if columns else None
-            if where is None:
-                return file.read(columns=wanted)
-            column, value = where
-            groups = [
-                i
-                for i in range(file.num_row_groups)
-                if _may_have(file.metadata.row_group(i), column, value)
-                and value in file.read_row_group(i, columns=[column])[column].unique().to_pylist()
-            ]
-            return _rows_of(file.read_row_groups(groups, columns=wanted), *where)
-    except (pa.ArrowException, OSError) as error:
+        with open(path, "rb") as raw:
+            trailer = Trailer(raw)
+            with pq.ParquetFile(path) as file:
+                expected.check(path, json.loads((file.metadata.metadata or {}).get(b"maskmill", b"{}")))
+                wanted = _wanted(path, file.schema_arrow.names, columns, optional)
+                groups: Sequence[int] = range(file.num_row_groups)
+                if where is not None:
+                    groups = _groups_with(file, trailer, *where)
+                trailer.check(file.metadata, wanted, groups)
+                table = file.read_row_groups(list(groups), columns=wanted)
+                return table if where is None else _rows_of(table, *where)
+    except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise StoreError(
-            f"{path}: not a readable Parquet table ({reason}); delete it and run snakemake again"
-        ) from None
+        raise StoreError(f"{path}: not a readable Parquet table ({reason}); {AGAIN}") from None
+
+
+def count_rows(path: str | Path) -> int:
+    """Rows of a table of `write_table`; only its footer is read, and checked as by `read_table`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with open(path, "rb") as raw:
+            Trailer(raw)
+            return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StoreError(f"{path}: not a readable Parquet table ({' '.join(str(error).split())}); {AGAIN}") from None
+
+
+def _wanted(
+    path: str | Path, names: Sequence[str], columns: Sequence[str] | None, optional: Sequence[str]
+) -> list[str] | None:
+    """The columns to read, None for all; a column that the table lacks is a StoreError."""
+    if columns is None:
+        return None
+    for name in columns:
+        if name not in names:
+            raise StoreError(f"{path}: has no column {name!r}, so it is another table than expected; {AGAIN}")
+    return [*columns, *(name for name in optional if name in names)]
+
+
+def _groups_with(file: Any, trailer: Trailer, column: str, value: str) -> list[int]:
+    """The groups of rows that have the value in a column."""
+    found = []
+    for i in range(file.num_row_groups):
+        if _may_have(file.metadata.row_group(i), column, value):
+            trailer.check(file.metadata, [column], [i])
+            if value in file.read_row_group(i, columns=[column])[column].unique().to_pylist():
+                found.append(i)
+    return found
 
 
 def _may_have(group: Any, column: str, value: str) -> bool:
@@ -109,15 +170,16 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], provenanc
     """Write named NumPy arrays as safetensors; the provenance and a checksum go into the file's metadata."""
     from safetensors.numpy import save_file
 
-    with atomic(path) as temporary:
-        arrays = {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in tensors.items()}  # keeps scalars scalar
-        body = (provenance.as_dict() if provenance else {}) | {"blake2b": _tensors_hash(arrays)}
+    arrays = {k: np.ascontiguousarray(v).reshape(np.shape(v)) for k, v in tensors.items()}  # keeps scalars scalar
+    about: dict[str, Any] = provenance.as_dict() if provenance else {}
+    body = about | {CHECKSUM: _tensors_hash(arrays, about)}
+    with atomic(path) as temporary, system_errors():
         save_file(arrays, str(temporary), metadata={"maskmill": json.dumps(body)})  # one key: several have no order
 
 
-def _tensors_hash(tensors: Mapping[str, np.ndarray]) -> str:
-    """Hash of names, types, shapes and bytes: safetensors has no checksum of its own."""
-    total = hashlib.blake2b(digest_size=16)
+def _tensors_hash(tensors: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
+    """Hash of names, types, shapes and bytes, and of what the file says of them: safetensors has no checksum."""
+    total = hashlib.blake2b(json_digest(about).encode(), digest_size=16)
     for name in sorted(tensors):
         value = np.ascontiguousarray(tensors[name])
         total.update(f"{name}\0{value.dtype.str}\0{tensors[name].shape}\0".encode())
@@ -126,21 +188,24 @@ def _tensors_hash(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Named NumPy arrays of a safetensors file and its provenance (empty if it has none).
+    """Named NumPy arrays of a file of `write_tensors`, and its provenance (empty if it has none).
 
-    A truncated, damaged or foreign file is a StoreError; a file without our checksum is read as it is.
+    A truncated, damaged or foreign file is a StoreError.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="numpy") as file:
-            provenance: dict[str, Any] = json.loads((file.metadata() or {}).get("maskmill", "{}"))
+            about = json.loads((file.metadata() or {}).get("maskmill", "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file; run snakemake to make it") from None
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise StoreError(f"{path}: not a readable safetensors file ({error}); delete it and run again") from None
-    checksum = provenance.pop("blake2b", None)
-    if checksum is not None and checksum != _tensors_hash(tensors):
-        raise StoreError(f"{path}: damaged (its checksum does not fit its content); delete it and run snakemake again")
-    return tensors, provenance
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:  # TypeError: a type that NumPy lacks
+        raise StoreError(f"{path}: not a readable safetensors file ({error}); {AGAIN}") from None
+    if not isinstance(about, dict) or CHECKSUM not in about:
+        raise StoreError(f"{path}: {OLDER}; {AGAIN}")
+    checksum = about.pop(CHECKSUM)
+    if checksum != _tensors_hash(tensors, about):
+        raise StoreError(f"{path}: damaged (its checksum does not fit its content); {AGAIN}")
+    expected.check(path, about)
+    return tensors, about

@@ -9,13 +9,20 @@ from pathlib import Path
 from maskmill.errors import StoreError
 from maskmill.store.artefact import read_table
 
+REJECTED_CRC32C = b"rejected_crc32c"  # key of the table's metadata: of the list of rejected files beside it
 ROW_GROUP = 16384  # rows of the file that are read or left together; shards lie in the order of the rows
-_COLUMNS = ["id", "path", "width", "height", "shard", "label"]  # `label_digest` makes the file change with a label
+_COLUMNS = ["id", "path", "width", "height", "shard", "label"]
+_CONTENTS = ["label_digest", "bytes", "crc32c"]  # of every manifest that the stage `inputs` has written
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image: id, absolute path, size in pixels as displayed (after EXIF rotation), shard, label file or None."""
+    """One image: id, absolute path, size in pixels as displayed (after EXIF rotation), shard, label file or None.
+
+    Attributes:
+        label_digest: of the bytes of the label file (maskmill.images.labels). bytes, crc32c: of the image file. All are
+            None where nothing is known of the contents; then whoever reads the file takes it as it is.
+    """
 
     id: str
     path: str
@@ -23,6 +30,9 @@ class Row:
     height: int
     shard: str
     label: str | None
+    label_digest: str | None = None
+    bytes: int | None = None
+    crc32c: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,11 +87,13 @@ def read_manifest(path: str | Path, shard: str | None = None) -> Manifest:
         shard: read the rows of this shard only, and all rows where it has none: the jobs of 10^7 images must not each
             hold 10^7 rows.
     """
-    table = read_table(path, _COLUMNS, None if shard is None else ("shard", shard))
+    table = read_table(path, _COLUMNS, None if shard is None else ("shard", shard), _CONTENTS)
     if shard is not None and not len(table):
-        table = read_table(path, _COLUMNS)
-    columns = (table[c].to_pylist() for c in _COLUMNS)
-    return Manifest(tuple(Row(*values) for values in zip(*columns, strict=True)), str(path))
+        table = read_table(path, _COLUMNS, optional=_CONTENTS)
+    names = table.column_names
+    columns = (table[name].to_pylist() for name in names)
+    rows = (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+    return Manifest(tuple(Row(**row) for row in rows), str(path))
 
 
 def read_shard(path: str | Path, shard: str) -> list[Row]:

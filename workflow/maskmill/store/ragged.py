@@ -8,13 +8,16 @@ Layout of `<shard>.zarr` (one Zarr group, written by one job, renamed into place
     grid     [n, 2] int32                  (h, w) of image i
     <name>   [n, ...]                      anything stored once an image (cls, lambda_2, ...)
 
-The group's attributes hold `kind`, the image ids in order, free metadata and the provenance.
+The group's attributes hold `kind`, the image ids in order, free metadata, the provenance, a seal of each array
+(maskmill.store.seal), and a checksum of all of these. Whoever opens a store compares them with the files, so every
+array is whole and the one that was written, or there is a StoreError. What else lies in the folder is never read.
 Read it with `Ragged`, write it with `RaggedWriter`, or open `values` with `dask.array.from_zarr`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,10 +28,13 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from maskmill.errors import NumericsError, StoreError
+from maskmill.store import expected
 from maskmill.store.atomic import atomic
 from maskmill.store.provenance import Provenance
+from maskmill.store.seal import METADATA, check_array, fits_checksum, seal_array, with_checksum
 
-FORMAT = "maskmill-ragged-1"
+FORMAT = "maskmill-ragged-2"
+OLDER = ("maskmill-ragged-1",)  # whose arrays have no seals
 CHUNK_BYTES = 4 << 20  # inner chunk, the unit of a random read: about five images of ViT-S tokens (docs/store.md)
 SHARD_BYTES = 64 << 20  # outer shard = one file = the writer's buffer
 
@@ -73,7 +79,15 @@ class RaggedWriter:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> RaggedWriter:
-        self._root = self._stack.enter_context(atomic(self.path))
+        with self._stack:  # closed again where the disk refuses the first file
+            root = self._stack.enter_context(atomic(self.path))
+            self._create(root)
+            self._stack = self._stack.pop_all()
+        return self
+
+    def _create(self, root: Path) -> None:
+        """A group with an empty array of values in a new folder."""
+        self._root = root
         self._group = zarr.open_group(str(self._root), mode="w", zarr_format=3)
         shape = (0,) if self.depth is None else (0, self.depth)
         tail = () if self.depth is None else (self.depth,)
@@ -87,7 +101,6 @@ class RaggedWriter:
             fill_value=0,
             config={"write_empty_chunks": True},
         )
-        return self
 
     def append(self, image_id: str, values: np.ndarray, **per_image: Any) -> None:
         """Add one image: values [h, w] or [h, w, d]; keywords are stored once an image, same names for all.
@@ -165,17 +178,33 @@ class RaggedWriter:
             )
             if array.size:
                 target[...] = array
-        self._group.attrs.update(
-            {
-                "format": FORMAT,
-                "kind": self.kind,
-                "ids": self.ids,
-                "per_image": sorted(self._extra),
-                "rows": self._rows_written,
-                "attrs": self.attrs,
-                "provenance": self.provenance.as_dict() if self.provenance else {},
-            }
-        )
+        about = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "ids": self.ids,
+            "per_image": sorted(self._extra),
+            "rows": self._rows_written,
+            "attrs": self.attrs,
+            "provenance": self.provenance.as_dict() if self.provenance else {},
+            "arrays": {name: seal_array(self._root / name) for name in ("values", *sorted(arrays))},
+        }
+        self._group.attrs.update(with_checksum(about))
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """The attributes of a store of this format.
+
+    Raises:
+        StoreError: a store of another format. OSError, ValueError, LookupError, TypeError: no or damaged metadata.
+    """
+    meta: dict[str, Any] = json.loads((path / METADATA).read_bytes())["attributes"]
+    found = meta.get("format")
+    if found in OLDER:
+        raise StoreError(f"{path}: written by an older maskmill (format {found!r}); run snakemake again")
+    if found != FORMAT:
+        raise StoreError(f"{path}: not a maskmill store (format {found!r}, expected {FORMAT!r}); delete it and run "
+                         "snakemake again")  # fmt: skip
+    return meta
 
 
 def _encoded(
@@ -222,6 +251,7 @@ class Ragged:
     Attributes:
         ids: image ids in order. offsets: [n + 1] int64. grid: [n, 2] int32 (h, w).
         attrs: free metadata. provenance: what made it. values: the raw Zarr array.
+        per_image_names: names of the fields stored once an image.
 
     Raises:
         StoreError: absent, truncated, foreign, or of another kind; the message names the file and the way out.
@@ -232,39 +262,51 @@ class Ragged:
         if not self.path.exists():
             raise StoreError(f"{path}: no such store; run snakemake to make it")
         try:
-            self._group = zarr.open_group(str(path), mode="r", zarr_format=3)
-            meta = dict(self._group.attrs)
-            if meta.get("format") != FORMAT:
-                raise StoreError(f"{path}: not a maskmill store (format {meta.get('format')!r}, expected {FORMAT!r})")
+            meta = _attributes(self.path)
+            self._seals: dict[str, Any] = self._checked_seals(meta)
             self.kind: str = str(meta["kind"])
-            self.ids: list[str] = list(meta["ids"])  # type: ignore[arg-type,call-overload]
-            self.attrs: dict[str, Any] = dict(meta["attrs"])  # type: ignore[arg-type]
-            self.provenance: dict[str, Any] = dict(meta["provenance"])  # type: ignore[arg-type]
+            self.ids: list[str] = list(meta["ids"])
+            self.attrs: dict[str, Any] = dict(meta["attrs"])
+            self.provenance: dict[str, Any] = dict(meta["provenance"])
+            self.per_image_names: list[str] = list(meta["per_image"])
             self.values: zarr.Array = self._array("values")
-            self.offsets: np.ndarray = np.asarray(self._array("offsets")[...])
-            self.grid: np.ndarray = np.asarray(self._array("grid")[...])
-            self._scale = np.asarray(self._array("scale")[...]) if "scale" in self._group else None
+            self.offsets: np.ndarray = self._whole("offsets")
+            self.grid: np.ndarray = self._whole("grid")
+            self._scale = self._whole("scale") if "scale" in self._seals else None
         except StoreError:
             raise
-        except Exception as error:  # zarr raises many kinds for broken metadata; all mean the same to a reader
+        except Exception as error:  # zarr raises many kinds for broken files; all mean the same to a reader
             raise self._broken(error) from error
         if len(self.ids) != len(self.grid) or self.values.shape[0] != self.offsets[-1]:
             raise self._broken(f"{self.values.shape[0]} rows, {self.offsets[-1]} expected")
-        files = sum(file.is_file() for file in (self.path / "values" / "c").rglob("*"))
-        wanted = -(-self.values.shape[0] // (self.values.shards or self.values.chunks)[0])
-        if files < wanted:  # Zarr reads an absent file as zeros
-            raise self._broken(f"{files} of {wanted} value files")
+        expected.check(self.path, self.provenance)
         if kind is not None and kind != self.kind:
             raise StoreError(f"{path}: holds {self.kind!r}, expected {kind!r}; check the path")
         self._index = {image_id: i for i, image_id in enumerate(self.ids)}
 
+    def _checked_seals(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """The seals of the attributes, which are whole; all arrays fit theirs."""
+        if not fits_checksum(meta):
+            raise self._broken("the checksum of its attributes does not fit")
+        for name, seal in meta["arrays"].items():
+            check_array(self.path / name, seal)
+        return dict(meta["arrays"])
+
     def _array(self, name: str) -> zarr.Array:
-        array = self._group[name]
-        assert isinstance(array, zarr.Array)
-        return array
+        return zarr.open_array(str(self.path / name), mode="r", zarr_format=3)
+
+    def _whole(self, name: str) -> np.ndarray:
+        """All of an array; any error is a StoreError that names it."""
+        try:
+            found = np.asarray(self._array(name)[...])
+            check_array(self.path / name, self._seals[name])  # a file deleted since it was opened reads as zeros
+        except Exception as error:
+            raise self._broken(f"{name}: {error}") from error
+        return found
 
     def _broken(self, reason: object) -> StoreError:
-        return StoreError(f"{self.path}: truncated or damaged store ({reason}); delete it and run snakemake again")
+        said = " ".join(str(reason).split())
+        return StoreError(f"{self.path}: truncated or damaged store ({said}); delete it and run snakemake again")
 
     @property
     def hash(self) -> str:
@@ -294,8 +336,17 @@ class Ragged:
         try:
             raw = np.asarray(self.values[start:stop])
         except Exception as error:  # checksum, missing chunk, truncated file
-            raise self._broken(error) from error
+            raise self._broken(f"values: {error}") from error
+        self._check_present(start, stop)
         return _decoded(raw, None if self._scale is None else self._scale[start:stop])
+
+    def _check_present(self, start: int, stop: int) -> None:
+        """The files that were just read are there: one that was deleted since the store was opened reads as zeros."""
+        step = (self.values.shards or self.values.chunks)[0]
+        tail = "/0" * (self.values.ndim - 1)
+        for i in range(start // step, -(-min(stop, self.values.shape[0]) // step)):
+            if not (self.path / f"values/c/{i}{tail}").is_file():
+                raise self._broken(f"values/c/{i}{tail} was deleted while it was read")
 
     def __getitem__(self, image: int | str) -> np.ndarray:
         """Values of one image, [h, w] or [h, w, d]."""
@@ -303,11 +354,6 @@ class Ragged:
         h, w = (int(side) for side in self.grid[i])
         rows = self.rows(int(self.offsets[i]), int(self.offsets[i + 1]))
         return rows.reshape(h, w, *rows.shape[1:])
-
-    @property
-    def per_image_names(self) -> list[str]:
-        """Names of the fields stored once an image."""
-        return [str(name) for name in self._group.attrs["per_image"]]  # type: ignore[union-attr]
 
     def images(self) -> Iterator[tuple[str, np.ndarray]]:
         """(id, values) of every image, in order, as `store[i]` gives them; about one chunk is read at a time.
@@ -329,9 +375,9 @@ class Ragged:
 
     def per_image(self, name: str) -> np.ndarray:
         """A field stored once an image, [n, ...]."""
-        if name not in self._group:
+        if name not in self.per_image_names:
             raise StoreError(f"{self.path}: has no per-image field {name!r}")
-        return np.asarray(self._array(name)[...])
+        return self._whole(name)
 
     def chunks(self, rows: int = 65536) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, values) in blocks of about `rows` rows, aligned to whole zarr chunks."""

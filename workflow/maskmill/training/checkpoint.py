@@ -21,7 +21,7 @@ import numpy as np
 
 from maskmill.errors import StoreError
 from maskmill.store.artefact import read_tensors, write_tensors
-from maskmill.store.atomic import remove
+from maskmill.store.names import remove
 from maskmill.store.provenance import Provenance
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # what SLURM sends before it takes a node back
@@ -62,7 +62,7 @@ class Keeper:
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the file."""
         if self.path is not None:
-            body = {"step": checkpoint.step, **checkpoint.facts}
+            body = {"step": checkpoint.step, "key": self.path.stem, **checkpoint.facts}
             write_tensors(self.path, checkpoint.tensors, Provenance.of(self.stage, body))
 
     def load(self) -> Checkpoint | None:
@@ -72,6 +72,8 @@ class Keeper:
         try:
             tensors, provenance = read_tensors(self.path)
             facts = dict(provenance["params"])
+            if facts.pop("key") != self.path.stem:  # of another training
+                raise KeyError(self.path.stem)
             return Checkpoint(int(facts.pop("step")), tensors, facts)
         except (StoreError, KeyError):
             print(f"{self.path}: not a readable checkpoint; training starts from step 0", file=sys.stderr, flush=True)
