@@ -67,7 +67,7 @@ def test_recipes_of_the_user_by_path(folder: Path) -> None:
     ("text", "reason"),
     [
         ("images: [", "not valid YAML"),
-        ("images: demo\n\xff\n", "not valid YAML"),
+        ("images: demo\n\xff\n", "not UTF-8 (line 2)"),
         ("just words", "expected key: value pairs"),
         ("recipes: [lostt]", "no recipe 'lostt' (did you mean 'lost'?)"),
     ],

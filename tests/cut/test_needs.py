@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edited_store import set_row
 
 from maskmill.cut import attention, spectral
 from maskmill.cut.run import OptionalFiles, run
@@ -157,10 +158,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_broken_colours_are_named(tmp_path: Path) -> None:
-    import zarr
-
     colour = colour_store(tmp_path / "c.zarr", list(GRIDS))
-    zarr.open_group(str(colour), mode="r+")["values"][3] = np.nan  # type: ignore[index]
+    set_row(colour, 3, np.nan)
     with pytest.raises(NumericsError, match=r"im/0: .*colours"):
         run(
             store(tmp_path / "f.zarr", list(GRIDS)),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from edited_store import set_row
 
 from maskmill.cut import maskcut, ncut
 from maskmill.cut.run import run
@@ -101,10 +102,7 @@ def test_an_empty_shard_is_an_empty_store(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_broken_image_is_named_and_nothing_is_written(threads: int, features: Path, tmp_path: Path) -> None:
-    import zarr
-
-    group = zarr.open_group(str(features), mode="r+")
-    group["values"][100] = np.nan  # type: ignore[index]
+    set_row(features, 100, np.nan)
     with pytest.raises(NumericsError, match="im/0: 1 of 108 tokens"):
         run(features, section(), tmp_path / "cut.zarr", 0, threads)
     assert [path.name for path in tmp_path.iterdir()] == ["features.zarr"]

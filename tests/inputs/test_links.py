@@ -249,7 +249,7 @@ def test_special_files_as_a_checkpoint(tmp_path: Path, suffix: str) -> None:
     for path in special(tmp_path, suffix):
         assert content_fingerprint(str(path)) == ""
         with pytest.raises(WeightsError, match="is not a file, but a pipe or a device; give a file"):
-            read_checkpoint(path, [])
+            read_checkpoint(path, {})
 
 
 def test_reading_is_bounded(tmp_path: Path) -> None:

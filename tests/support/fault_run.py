@@ -17,8 +17,10 @@ from maskmill.recipe.resolve import load
 
 # Stands for `maskmill`: notes every call, and does something bad in the first one of a stage.
 WRAPPER = """#!/bin/bash
-echo "$(date +%s) ${{SLURM_JOB_ID:-local}} $1" >> {work}/calls
-if [ "$1" = {verb} ] && mkdir {work}/bad 2>/dev/null; then
+called=$1
+if [ "$1" = --job ]; then called=$3; fi
+echo "$(date +%s) ${{SLURM_JOB_ID:-local}} $called" >> {work}/calls
+if [ "$called" = {verb} ] && mkdir {work}/bad 2>/dev/null; then
     {fault}
 fi
 exec {real} "$@"

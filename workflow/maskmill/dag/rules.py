@@ -33,6 +33,7 @@ from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.images.presence import check_presence
 from maskmill.recipe.architectures import check_backbones
 from maskmill.recipe.checks import check_counts, check_labels
+from maskmill.recipe.documents import read_mapping
 from maskmill.recipe.origin import Origin
 from maskmill.recipe.packages import check_packages
 from maskmill.recipe.resolve import SHIPPED, load
@@ -78,7 +79,11 @@ class Rules:
         self.prefix = str(modifier.modify_path("results")).removesuffix("results")
         # The recipes come with the package: beside the Snakefile lies nothing where the workflow comes from Git, and
         # `workflow.basedir` is the folder of whoever uses it as a module.
-        self.run = guarded(load, config, SHIPPED, self._origin())
+        origin = self._origin()
+        for file in origin.files:  # Snakemake takes the last of keys that are given twice
+            if os.path.isfile(file) and not str(file).endswith(".json"):
+                guarded(read_mapping, file)
+        self.run = guarded(load, config, SHIPPED, origin)
         self._check_machine()
         if not self.module:  # before the first file is written; a module leaves its caller's files alone (`command`)
             access.restrict(self.run.config.readers, ".snakemake")

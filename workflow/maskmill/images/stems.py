@@ -158,11 +158,11 @@ def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "l
     if not folder.is_dir():
         raise InputError(f"{key}: {str(folder)!r} is not a folder; give a folder of {what} images named as the images")
     try:
-        everything = names(folder, [])
+        listed = names(folder, [])
     except OSError as error:
         raise InputError(f"{key}: {error.filename!r} cannot be listed ({error.strerror}); mend its rights") from None
-    files = [name for name in everything if name.lower().endswith(LABEL_SUFFIXES)]
-    lossy = [name for name in everything if name.lower().endswith(LOSSY)]
+    files = [name for name in listed if name.lower().endswith(LABEL_SUFFIXES)]
+    lossy = [name for name in listed if name.lower().endswith(LOSSY)]
     if lossy and not files:
         raise InputError(
             f"{key}: {str(folder)!r} holds no {what} file ({', '.join(LABEL_SUFFIXES)}), but {len(lossy)} such as "

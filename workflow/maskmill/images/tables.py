@@ -46,6 +46,13 @@ def cells(table: str, column: str) -> Iterator[str]:
             raise ValueError(str(error)) from None
 
 
+def check_lines(table: str | os.PathLike[str]) -> None:
+    """Raises ValueError where the first line of a CSV or TSV has no end: such a file may not fit into memory."""
+    with open(table, "rb") as file:
+        if len(file.readline(LONGEST_LINE)) == LONGEST_LINE:
+            raise ValueError(f"its first line has more than {LONGEST_LINE} bytes")
+
+
 def has_column(table: str, column: str) -> bool:
     """True when a table has a column; a table that cannot be read has none (`inputs` says why)."""
     try:
@@ -62,13 +69,6 @@ def has_column(table: str, column: str) -> bool:
 
 def _mark(table: str) -> str:
     return "\t" if table.lower().endswith(".tsv") else ","
-
-
-def check_lines(table: str | os.PathLike[str]) -> None:
-    """Raises ValueError where the first line of a CSV or TSV has no end: such a file may not fit into memory."""
-    with open(table, "rb") as file:
-        if len(file.readline(LONGEST_LINE)) == LONGEST_LINE:
-            raise ValueError(f"its first line has more than {LONGEST_LINE} bytes")
 
 
 def named_files(table: str) -> Iterator[str]:

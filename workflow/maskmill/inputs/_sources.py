@@ -38,9 +38,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Listing:
-    """Candidates sorted by id, and what was not taken.
+    """What `images` names.
 
-    Other files are counted by suffix; links were not followed; files were named `again` by another source.
+    Attributes:
+        candidates: sorted by id. skipped: how many other files there were, by suffix. links: those that were not
+            followed. again: how many files were named again.
     """
 
     candidates: list[Candidate]

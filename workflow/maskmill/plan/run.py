@@ -49,6 +49,7 @@ def configured(
     if recipes:
         body |= {"recipes": list(recipes)}
     if shard_size is not None:
+        load(body, folder, origin)  # what is wrong in the file is said before anything is laid over it
         body |= {"inputs": dict(body.get("inputs") or {}) | {"shard_size": shard_size}}
     run = load(body, folder, origin)
     if size is None:

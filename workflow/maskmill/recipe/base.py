@@ -6,7 +6,7 @@ Nothing here knows a stage.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
@@ -16,18 +16,19 @@ from pydantic import (
     ValidationError,
 )
 
-from maskmill.errors import ConfigError, nearest
+from maskmill.errors import ConfigError, nearest, one_line, shown
 from maskmill.recipe.origin import Origin, place
 from maskmill.redact import redact
 from maskmill.urls import REFUSED, is_url
 
 T = TypeVar("T", bound=BaseModel)
+LARGEST = 2**63  # integers are 64 bits in every array
 
 
 class Model(BaseModel):
     """A frozen section of the configuration; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def split_list(value: Any) -> Any:
@@ -36,7 +37,15 @@ def split_list(value: Any) -> Any:
         return []
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
-    return [value] if isinstance(value, int) else value
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def distinct(value: list[Any]) -> list[Any]:
+    """A name that is given twice would be counted twice somewhere, and once elsewhere."""
+    for each in value:
+        if value.count(each) > 1:
+            raise ValueError(f"{shown(each)} is given twice; keep one")
+    return value
 
 
 def _local(value: str | None) -> str | None:
@@ -83,9 +92,13 @@ def validate(
     around = prefix.split(".") if prefix else []
     if not isinstance(body, Mapping):
         where = place(origin, around)
-        raise ConfigError(redact(f"{where}: {prefix or 'top level'}: expected key: value pairs, found {body!r}"))
+        raise ConfigError(redact(f"{where}: {prefix or 'top level'}: expected key: value pairs, found {shown(body)}"))
+    for key in body:
+        if not isinstance(key, str):
+            where = place(origin, around)
+            raise ConfigError(f"{where}: {prefix or 'top level'}: {shown(key)} is no name of a key; write it as text")
     try:
-        return model.model_validate(dict(body))
+        made = model.model_validate(dict(body))
     except ValidationError as error:
         problem = error.errors()[0]
         parts = [str(part) for part in problem["loc"]]
@@ -97,9 +110,30 @@ def validate(
         elif problem["type"] == "missing":
             reason = "is required"
         else:
-            reason = f"{problem['msg'].removeprefix('Value error, ')}, found {problem['input']!r}"
+            reason = f"{problem['msg'].removeprefix('Value error, ')}, found {shown(problem['input'])}"
         where = place(origin, [*around, *parts])
-        raise ConfigError(redact(f"{where}: {key}: {reason}")) from None
+        raise ConfigError(one_line(redact(f"{where}: {key}: {reason}"))) from None
+    for path, reason in _misread(body, made):
+        key = ".".join([prefix, *path] if prefix else path)
+        raise ConfigError(one_line(redact(f"{place(origin, [*around, *path])}: {key}: {reason}")))
+    return made
+
+
+def _misread(given: Any, read: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(path, reason) where pydantic takes a value for something that nobody means by it."""
+    if isinstance(given, bool) and isinstance(read, int | float) and not isinstance(read, bool):
+        yield path, f"Input should be a number, found {given}"
+    elif isinstance(read, int) and abs(read) >= LARGEST:
+        yield path, f"Input should be less than 2^63, found {shown(given)}"
+    elif isinstance(given, Mapping) and isinstance(read, Mapping | BaseModel):
+        found = {str(k): v for k, v in (read if isinstance(read, Mapping) else read.__dict__).items()}
+        for key, value in given.items():
+            if str(key) in found:
+                yield from _misread(value, found[str(key)], (*path, str(key)))
+    elif isinstance(read, list | tuple):
+        given = [given] if isinstance(given, int) else given  # one for a list of one
+        for i, (one, other) in enumerate(zip(given if isinstance(given, list | tuple) else (), read, strict=False)):
+            yield from _misread(one, other, (*path, str(i)))
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

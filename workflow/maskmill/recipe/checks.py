@@ -131,6 +131,8 @@ def _check_sets(recipe: Recipe, path: Path) -> None:
                 continue
             if name not in recipe.features:
                 known = f"{nearest(name, recipe.features)}; known: {', '.join(recipe.features)}"
+                if name == CODES:  # what the stage adapt makes
+                    known = f"; codes come from a head: add an adapt section, or name {', '.join(recipe.features)}"
                 raise ConfigError(f"{path}: {key}: no feature set {name!r}{known}")
 
 

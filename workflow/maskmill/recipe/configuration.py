@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maskmill.errors import ConfigError
+from maskmill.recipe.documents import read_mapping
 
 # The defaults that come with the package: a link to config.yaml in a checkout, a file where installed.
 DEFAULTS = Path(__file__).parents[1] / "defaults.yaml"
@@ -21,17 +20,9 @@ def read_configuration(given: Path | None) -> tuple[dict[str, Any], str]:
         given: the file; None for the one of this folder, or the defaults of the package where the folder has none.
 
     Raises:
-        ConfigError: no such file, or not valid YAML.
+        ConfigError: no such file, or see `read_mapping`.
     """
     found = given or next((Path(place) for place in PLACES if Path(place).is_file()), DEFAULTS)
-    if not found.is_file():
+    if not found.exists():
         raise ConfigError(f"{found}: no such file; give --config, or run this in the folder of the run")
-    try:
-        body = yaml.safe_load(found.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{found}: not valid YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise ConfigError(f"{found}: cannot be read ({error.strerror}); mend its rights") from None
-    if not isinstance(body or {}, dict):
-        raise ConfigError(f"{found}: top level: expected key: value pairs, found {str(body)[:80]!r}")
-    return body or {}, "the defaults of maskmill" if found == DEFAULTS else str(found)
+    return read_mapping(found), "the defaults of maskmill" if found == DEFAULTS else str(found)

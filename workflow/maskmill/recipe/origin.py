@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from maskmill.errors import ConfigError
+from maskmill.recipe.documents import read_mapping
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,6 @@ def _has(body: Any, path: Sequence[str]) -> bool:
 def _read(file: str | Path) -> Any:
     """What a configuration file holds; nothing where it cannot be read, as this only serves a message."""
     try:
-        return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        return read_mapping(file)
+    except ConfigError:
         return {}

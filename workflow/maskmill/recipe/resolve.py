@@ -5,20 +5,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from pydantic import Field, create_model
 
-from maskmill.errors import ConfigError, nearest
+from maskmill.errors import ConfigError, nearest, one_line
 from maskmill.recipe.base import Model, check_name, validate
 from maskmill.recipe.checks import check, check_counts
+from maskmill.recipe.documents import check_tree, read_mapping
 from maskmill.recipe.model import Recipe, Run, Stage
 from maskmill.recipe.origin import Origin, place
 from maskmill.recipe.sections import Config, FeatureSet, Rounds
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
+from maskmill.redact import redact
 from maskmill.urls import is_url, refusal
 
 SHIPPED = (
@@ -58,9 +60,17 @@ def load(config: Mapping[str, Any], recipe_folder: str | Path, origin: str | Ori
     Raises:
         ConfigError: one line with origin, key, value, and the nearest known key or the allowed range.
     """
+    try:
+        return _load(config, Path(recipe_folder), origin)
+    except ConfigError as error:
+        raise ConfigError(one_line(redact(str(error)))) from None
+
+
+def _load(config: Mapping[str, Any], recipe_folder: Path, origin: str | Origin) -> Run:
+    check_tree(config, place(origin, ()))
     checked = validate(RunConfig, config, origin)
-    files = {given: _read(given, Path(recipe_folder), origin) for given in checked.recipes}
-    _check_names(checked, [file for _, file in files.values()], Path(recipe_folder), origin)
+    files = {given: _read(given, recipe_folder, origin) for given in checked.recipes}
+    _check_names(checked, [file for _, file in files.values()], recipe_folder, origin)
     recipes = {}
     for given in checked.recipes:
         recipe = _resolve(*files[given], checked, origin)
@@ -78,11 +88,7 @@ def _read(given: str, folder: Path, origin: str | Origin) -> tuple[Path, _Recipe
     """A recipe file by name or path."""
     path = _recipe_path(given, folder, origin)
     check_name(path.stem, f"{place(origin, ['recipes'])}: recipes: {path}")
-    try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    file = validate(RecipeFile, body, str(path))
+    file = validate(RecipeFile, read_mapping(path), str(path))
     for name in file.features:
         check_name(name, f"{path}: features")
     return path, file
@@ -144,13 +150,21 @@ def _recipe_path(given: str, folder: Path, origin: str | Origin) -> Path:
     if is_url(given):
         raise _wrong(origin, "recipes", refusal(given))
     path = Path(given) if given.endswith((".yaml", ".yml")) else folder / f"{given}.yaml"
-    if not path.is_file() and (beside := folder.parent / path).is_file():
+    if not _there(path) and _there(beside := folder.parent / path):
         path = beside
-    if not path.is_file():
+    if not _there(path):
         known = sorted(file.stem for file in folder.glob("*.yaml"))
         hint = nearest(given, known)
         raise _wrong(origin, "recipes", f"no recipe {given!r}{hint}; known: {', '.join(known)}, or a path to a .yaml")
     return path
+
+
+def _there(path: Path) -> bool:
+    """True for a file, and for what is none but may have been meant: reading it says what is wrong."""
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # a NUL in the name
+        return False
 
 
 def _wrong(origin: str | Origin, key: str, problem: str) -> ConfigError:
@@ -171,7 +185,7 @@ def _fold(name: str, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for layer in layers:
         if spec.method_key:
             current = merged.get(spec.method_key, spec.default)
-            if layer.get(spec.method_key, current) != current:
+            if spec.method_key in layer and layer[spec.method_key] != current:
                 merged = {k: v for k, v in merged.items() if k in spec.model.model_fields}
         merged |= layer
     return merged

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     model_validator,
 )
 
-from maskmill.recipe.base import LocalPath, Model, split_list, switch
+from maskmill.recipe.base import LocalPath, Model, distinct, split_list, switch
 
 
 class ScoreSize(Model):
@@ -42,7 +43,7 @@ ObjectMetric = Literal["corloc", "ap", "mbo", "fg_ari", "saliency"]
 class Objects(Model):
     """evaluate.objects: the cut's segments against labelled objects, without classes."""
 
-    metrics: Annotated[list[ObjectMetric], BeforeValidator(split_list)] = Field(
+    metrics: Annotated[list[ObjectMetric], BeforeValidator(split_list), AfterValidator(distinct)] = Field(
         default=["corloc", "ap", "mbo", "fg_ari", "saliency"], min_length=1
     )
     instances: LocalPath | None = Field(
@@ -88,7 +89,7 @@ class OnlineProbe(Model):
 class Evaluate(Model):
     """evaluate: only where labels exist. Every score is stored with its whole protocol."""
 
-    protocols: Annotated[list[ProtocolName], BeforeValidator(split_list)] = Field(
+    protocols: Annotated[list[ProtocolName], BeforeValidator(split_list), AfterValidator(distinct)] = Field(
         default=["hungarian_iou", "hungarian_counts", "many_to_one"], min_length=1
     )
     classes: list[int] | None = Field(None, description="label ids that are scored; others are void. Default: all")

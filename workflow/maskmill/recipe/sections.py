@@ -12,10 +12,12 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -23,7 +25,7 @@ from pydantic import (
 from maskmill.access import Readers
 from maskmill.errors import ConfigError, nearest
 from maskmill.recipe import backbones, registry
-from maskmill.recipe.base import Images, LocalPath, Model, split_list, validate
+from maskmill.recipe.base import Images, LocalPath, Model, distinct, split_list, validate
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.hashing import json_hash
 
@@ -65,6 +67,13 @@ class FeatureSet(Model):
     dtype: Literal["float16", "int8"] = Field("float16", description="int8: half the disk, cosine error about 3e-5")
     # No parameter of what is stored: `exclude` keeps it out of the slug, of every hash and of every rule's params.
     keep: bool = Field(True, exclude=True, description="false: every store is deleted after its last reader")
+
+    @field_validator("backbone")
+    @classmethod
+    def _is_a_name(cls, backbone: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.:/@+-]*", backbone):  # with that of a hub: hf-hub:timm/...
+            raise ValueError("is no name of a backbone; use letters, digits and _ . : / @ + -")
+        return backbone
 
     @model_validator(mode="after")
     def _parts_of_a_network(self) -> FeatureSet:
@@ -227,7 +236,9 @@ class Rounds(Model):
     """rounds: self-training on the masks of the round before. count: 0 trains nothing."""
 
     count: int = Field(0, ge=0, le=20, description="number of rounds")
-    features: list[str] = Field(default_factory=lambda: ["grouping", "semantic"], description="what the student sees")
+    features: Annotated[list[str], AfterValidator(distinct)] = Field(
+        default_factory=lambda: ["grouping", "semantic"], description="what the student sees"
+    )
     images: Literal["all", "surest"] = Field(
         "all", description="surest: round 1 learns from a share of the images only"
     )
@@ -288,7 +299,9 @@ class Config(Model):
     readers: Readers = Field(
         "owner", description="who may read what is written: owner, group, or as the umask of the shell says"
     )
-    seeds: Annotated[list[int], BeforeValidator(split_list)] = Field(default_factory=lambda: [0], min_length=1)
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(split_list), AfterValidator(distinct)] = Field(
+        default_factory=lambda: [0], min_length=1
+    )
     inputs: Inputs = Field(default_factory=Inputs)
     features: dict[str, dict[str, Any] | bool] = Field(
         default_factory=dict, description="overrides by feature set name; keep: true or false for all of them"
