@@ -324,7 +324,7 @@ def test_one_bad_file_stops_no_small_set(tmp_path: Path, out: Path) -> None:
             r"by commas and this file by semicolons; save it with commas, or with tabs",
         ),
         ("t.csv", "path\tlabel\na.png\tb.png\n", r"is separated by commas and this file by tabs"),
-        ("t.tsv", "path,id\na.png,1\n", r"'path,id' was read as one column, as .tsv is separated by tabs .* commas"),
+        ("t.tsv", "path,id\na.png,1\n", r"'path,id' was read as one column, since .tsv is separated by tabs .* commas"),
         ("t.csv", "file;name\na.png;b\n", r"no column 'path'.*found: file;name"),
     ],
 )

@@ -61,7 +61,7 @@ def has_column(table: str, column: str) -> bool:
 
             return column in pq.ParquetFile(table).schema_arrow.names
         with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            lines = iter(partial(file.readline, LONGEST_LINE), "")
+            lines = iter(partial(file.readline, LONGEST_LINE), "")  # a first line may have no end
             return column in next(csv.reader(lines, delimiter=_mark(table)), [])
     except (OSError, ValueError, csv.Error):
         return False
