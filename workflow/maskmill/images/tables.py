@@ -61,7 +61,8 @@ def has_column(table: str, column: str) -> bool:
 
             return column in pq.ParquetFile(table).schema_arrow.names
         with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            return column in next(csv.reader(file, delimiter=_mark(table)), [])
+            lines = iter(partial(file.readline, LONGEST_LINE), "")  # a first line may have no end
+            return column in next(csv.reader(lines, delimiter=_mark(table)), [])
     except (OSError, ValueError, csv.Error):
         return False
 

@@ -280,8 +280,8 @@ def _check_separator(columns: list[str], path: Path) -> None:
         if mark != expected and len(names) > 1 and {"path", "id", "label"}.intersection(names):
             advice = "save it with tabs" if expected == "\t" else "save it with commas, or with tabs as .tsv"
             raise InputError(
-                f"{path}: its first line {columns[0]!r} was read as one column, since {path.suffix} is separated by "
-                f"{MARKS[expected]} and this file by {MARKS[mark]}; {advice}"
+                f"{path}: its first line {redact(columns[0])!r} was read as one column, since {path.suffix} is "
+                f"separated by {MARKS[expected]} and this file by {MARKS[mark]}; {advice}"
             )
 
 
