@@ -174,11 +174,11 @@ def _watched(job: Job) -> list[str]:
 def stamp(path: Path) -> str | None:
     """The hash of what was asked of the job that wrote an artefact; None where the format carries none."""
     with contextlib.suppress(OSError, ValueError, KeyError):  # damaged: its reader says so
-        return _provenance(path).get("asked")
+        return provenance_of(path).get("asked")
     return None
 
 
-def _provenance(path: Path) -> Mapping[str, Any]:
+def provenance_of(path: Path) -> Mapping[str, Any]:
     """What an artefact says of its maker, read without the rest of it."""
     if path.suffix == ".zarr":
         return json.loads((path / "zarr.json").read_text())["attributes"]["provenance"]

@@ -27,7 +27,7 @@ from maskmill.dag import slurm
 from maskmill.dag.asked import Asked
 from maskmill.dag.files import Graph, Source, path, weights_of
 from maskmill.dag.jobs import targets
-from maskmill.dag.restore import Deleted, deleted
+from maskmill.dag.restore import Deleted, deleted, provenance_of
 from maskmill.errors import InputError, UserError
 from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.images.presence import check_presence
@@ -41,6 +41,7 @@ from maskmill.recipe.stages import RULES
 from maskmill.redact import redact
 from maskmill.store.artefact import read_json
 from maskmill.store.disk import check_writable
+from maskmill.store.expected import compare
 from maskmill.store.manifest import count_images, read_shards
 from maskmill.store.names import sweep
 
@@ -162,6 +163,7 @@ class Rules:
     def _read_shards(self, file: str, mtime_ns: int) -> Sequence[str]:
         if (file, mtime_ns) not in self._known:
             found = guarded(read_shards, file)
+            guarded(compare, file, provenance_of(Path(file)), self.asked.of("inputs", {}))
             sets = max(len(self.run.feature_sets), len(self.run.recipes) * len(self.run.config.seeds))
             nodes = self._workflow.nodes
             guarded(slurm.arrays_fit, self._workflow.executor_settings, nodes, len(found), sets)
@@ -174,6 +176,7 @@ class Rules:
     def _check_labels(self, classes: Path) -> None:
         """The labels can be scored: known before the first job that costs anything."""
         found = read_json(classes)
+        compare(classes, found["provenance"], self.asked.of("inputs", {}))
         if not found["labels"]:
             source = self.run.config.labels or f"column 'label' of {', '.join(self.run.config.sources)}"
             raise InputError(

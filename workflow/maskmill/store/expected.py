@@ -109,17 +109,22 @@ def still_wanted(path: str | Path) -> bool:
 
 
 def check(path: str | Path, provenance: Mapping[str, Any]) -> None:
-    """An artefact that this job reads is what the configuration asks for.
+    """An artefact that this job reads is what the configuration asks for; raises as `compare`."""
+    wanted = _current.of(path) if _current else None
+    if wanted is not None:
+        compare(path, provenance, wanted)
+
+
+def compare(path: str | Path, provenance: Mapping[str, Any], wanted: str) -> None:
+    """An artefact comes from the job of which `wanted` was asked.
 
     Raises:
         StoreError: it was made with other settings, from other inputs, by another version, or for another place.
     """
-    wanted = _current.of(path) if _current else None
-    if wanted is None or provenance.get("asked") == wanted:
-        return
-    raise StoreError(
-        f"{path}: not what the configuration asks for now: {_made(provenance)}; delete it and run snakemake again"
-    )
+    if provenance.get("asked") != wanted:
+        raise StoreError(
+            f"{path}: not what the configuration asks for now: {_made(provenance)}; delete it and run snakemake again"
+        )
 
 
 def _made(provenance: Mapping[str, Any]) -> str:
