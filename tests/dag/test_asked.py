@@ -150,7 +150,7 @@ def test_a_store_of_another_shard_in_its_place_is_named(tmp_path: Path) -> None:
     path.rename(tmp_path / "b.zarr")
     with (
         expected.commissioned(json.dumps({"asked": "", "reads": {f"{tmp_path}/": "base"}, "writes": []})),
-        pytest.raises(StoreError, match="another place of the run"),
+        pytest.raises(StoreError, match="for another shard, recipe or seed"),
     ):
         Ragged(tmp_path / "b.zarr")
 

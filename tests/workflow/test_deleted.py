@@ -81,10 +81,21 @@ def test_what_was_deleted_is_made_again_alone(work: Path, programs: Path, gone: 
 
 
 def test_a_setting_that_changed_meanwhile_counts_first(work: Path, programs: Path, tmp_path: Path) -> None:
-    """With another configuration the run is not finished, and what depends on the change is made from what is new."""
+    """With another configuration the run is not finished, and what depends on the change is made from what is new.
+
+    A job that fails then, whose file Snakemake has removed, is no deletion either.
+    """
     folder = tmp_path / "changed"
     shutil.copytree(work, folder, symlinks=True)
     (folder / SEED / "cluster/codebook.safetensors").unlink()
+    scored = {"evaluate": {"protocols": ["many_to_one"]}}
+    failing = tmp_path / "bin"
+    failing.mkdir()
+    (failing / "maskmill").write_text("#!/bin/sh\nexit 1\n")
+    (failing / "maskmill").chmod(0o755)
+    with pytest.raises(RuntimeError, match="Error in rule"):
+        run(folder, failing, config(work) | scored)
+    assert run(folder, programs, config(work) | scored) >= {"evaluate", "report"}
     same = config(work) | {"cluster": {"clusters": 3}}
     assert run(folder, programs, same) >= {"cluster_fit", "cluster_map", "paint", "rounds_train", "report"}
     assert run(folder, programs, same) == set()

@@ -148,7 +148,14 @@ def _whole(name: str, value: str) -> Iterator[str]:
     value = value.strip()
     if value.startswith(("/", "~")) and os.path.exists(os.path.expanduser(value)):
         return  # a file that holds the secret
-    password = ending or _PASSWORD_NAME.search(name)
+    password = name.endswith(("PASS", "PWD")) or _PASSWORD_NAME.search(name)
+    if (
+        not password
+        and len(value) < _LONG
+        and value.isalpha()
+        and (value.islower() or value.isupper() or value.istitle())
+    ):
+        return  # SORT_KEY=species: a word, which may stand in any path
     if len(value) >= (_SHORTEST if password or re.search(r"\d\D|\D\d", value) else _LONG):
         yield value
     if re.search(r"[\s{\"]", value):  # JSON, a key of several lines, a file for netrc

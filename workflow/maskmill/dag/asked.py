@@ -1,9 +1,10 @@
 """What the configuration asks of a job, as one hash: of its own values and of all jobs that it builds on.
 
 An artefact carries the hash of the job that wrote it, and every job is told the hashes of what it reads
-(`maskmill.store.expected`). The hash changes exactly where Snakemake runs a job again for another reason than the
-time of a file, and with it that of every job that follows, so that what another configuration has made is never taken
-for what this one asks for. Files whose time means nothing to a job (`Source.timeless`) do not count, but are compared.
+(`maskmill.store.expected`). The hash changes where the configuration makes Snakemake run a job again, and with it that
+of every job that follows, so that what another configuration has made is never taken for what this one asks for. The
+content of images, labels and checkpoints is not part of it: digests and the names of shards tell that. Files whose time
+means nothing to a job (`Source.timeless`) do not count, but are compared.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from maskmill.store.expected import Expected, of_shard, render
 from maskmill.store.hashing import json_hash
 
 _SHARD = re.compile(CONSTRAINTS["shard"])
+_SHARED = ("weights", "demo")
 Key = tuple[str, tuple[tuple[str, str], ...]]  # rule, wildcards but for the shard
 
 
@@ -47,12 +49,13 @@ class Asked:
 
         Args:
             given: the files of the job's sources by name, as the workflow knows them (a module may have moved them).
-            made: the files that it writes, likewise.
+            made: the files that it writes, likewise; it claims them, unless folders of several runs may share them.
         """
         reads: dict[str, str] = {}
         for name, source in self.graph.inputs(rule, wildcards).items():
             reads |= self._reads(source, listed(given[name]))
-        return render(Expected(self.of(rule, wildcards), reads, tuple(made)))
+        claimed = () if rule in _SHARED else tuple(made)
+        return render(Expected(self.of(rule, wildcards), reads, claimed))
 
     def _reads(self, source: Source, given: list[str]) -> dict[str, str]:
         """What is asked of the files of a source; files of the shards of one folder are told together."""
@@ -90,15 +93,21 @@ class Asked:
                 wildcards["shard"] = ONE_SHARD  # stands for the job's own
             sources = self.graph.inputs(rule, wildcards)
             before = {name: self._before(source) for name, source in sources.items() if not source.timeless}
-            self._known[key] = json_hash([rule, known, json.loads(self._depends(rule, wildcards)), before])
+            self._known[key] = json_hash([rule, known, self._depends(rule, wildcards), before])
         return self._known[key]
 
-    def _depends(self, rule: str, wildcards: Wildcards) -> str:
-        told = self.graph.depends(rule, wildcards)
-        if rule != "inputs":
-            return told
-        config = self.graph.run.config  # what the rule says of its own
-        return json.dumps([json.loads(told), config.images, config.labels])
+    def _depends(self, rule: str, wildcards: Wildcards) -> dict[str, Any]:
+        """What a job depends on, with what its rule says of its own.
+
+        Weights may be shared by several folders and versions: what they are depends on their origin alone.
+        """
+        told = json.loads(self.graph.depends(rule, wildcards))
+        if rule == "weights":
+            del told["version"]
+        if rule == "inputs":
+            config = self.graph.run.config
+            told |= {"images": config.images, "labels": config.labels or ""}
+        return told
 
     def _before(self, source: Source) -> list[Any]:
         """What is asked of the jobs that write a source, and of which shards."""

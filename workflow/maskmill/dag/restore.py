@@ -1,8 +1,10 @@
 """Results that were deleted from a finished run: made again, and nothing that was made from them.
 
-Snakemake does not miss a file that only finished jobs have read. Asked for it, it would run all of these jobs again.
-But an artefact is a function of what was asked of its job, so what was made from it is still right: only the missing
-files are asked for, and afterwards their times are set to what they must have been before.
+Snakemake does not miss a file that only finished jobs have read, and asked for it, it would run all of these jobs
+again. So a run that ends well is recorded: its configuration as one hash, and the time of every file. As long as the
+next start finds the same configuration, and every file either as it was or gone, only what is gone is asked for. An
+artefact is a function of what was asked of its job, so what was made from it stays right, and the new file gets the
+recorded time. Anything else, a changed setting or a file with another time, is left to Snakemake.
 
 Snakemake runs what lies between two missing files again, since the first is new then. Where that would train a network
 again, the first one waits for the next start.
@@ -13,107 +15,213 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from maskmill.dag.asked import Asked
 from maskmill.dag.files import Graph
+from maskmill.dag.flow import Flow
 from maskmill.dag.jobs import Job, jobs, targets
+from maskmill.errors import StoreError
+from maskmill.store.artefact import read_json, write_json
+from maskmill.store.expected import compare
+from maskmill.store.provenance import Provenance
 
+RECORD = "results/.finished.json"
+_KEPT = ("told", "times", "asked", "contents")
 _STAMP = ".snakemake_timestamp"  # whose time Snakemake takes for that of a folder
-
-
 _TRAINED = ("adapt_fit", "rounds_train")
+_WATCHING = (
+    "inputs",
+    "demo",
+    "weights",
+    "features",
+    "evaluate",
+    "evaluate_candidates",
+    "evaluate_objects",
+    "evaluate_probe",
+    "evaluate_codes",
+)  # depend on the content of files that the settings only name
+_UNREAD = ("timing",)  # outputs that no job reads and no result depends on
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The record of a run that ended well.
+
+    Attributes:
+        place: what comes before the names of the graph on the disk (a module may move them). told: the hash of all
+            that its results depend on. times: file of the graph -> its time, in ns since 1970. asked: file -> the hash
+            of what was asked of its job. contents: the hash of local checkpoints. restoring: files that were being made again
+            when the last run ended.
+    """
+
+    place: str
+    told: str
+    times: Mapping[str, int]
+    asked: Mapping[str, str]
+    contents: str = ""
+    restoring: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, graph: Graph, asked: Asked, told: str, place: str = "", contents: str = "") -> Finished:
+        """Of a run whose files are all as they should be."""
+        known = {
+            file: asked.of(job.rule, job.wildcards)
+            for job in jobs(graph).values()
+            if not _temporary(graph, job)
+            for file in _lasting(job)
+            if os.path.lexists(place + file)
+        }
+        return cls(place, told, {file: _time(place + file) for file in known}, known, contents)
+
+    @classmethod
+    def read(cls, place: str = "") -> Finished | None:
+        """The record; none where there is none that can be read."""
+        try:
+            body = read_json(place + RECORD)
+            return cls(place, restoring=tuple(body.pop("restoring")), **{name: body[name] for name in _KEPT})
+        except (StoreError, KeyError, TypeError):
+            return None
+
+    def write(self) -> None:
+        """Keep it for the next start."""
+        body = {name: getattr(self, name) for name in _KEPT} | {"restoring": list(self.restoring)}
+        write_json(self.place + RECORD, body, Provenance.of("report", {}))
+
+    def forget(self) -> None:
+        """Remove the record: what follows is Snakemake's business."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.place + RECORD)
+
+    def set_times(self) -> None:
+        """Give files that were made again the time that they had."""
+        for file in self.restoring:
+            if os.path.lexists(self.place + file):
+                _set_time(self.place + file, self.times[file])
+
+    def changed(self) -> list[str]:
+        """The files that are there and have another time than they had."""
+        there = (file for file in self.times if os.path.lexists(self.place + file))
+        return [file for file in there if _time(self.place + file) != self.times[file]]
+
+    def gone(self) -> list[str]:
+        """The files that are not there any more."""
+        return [file for file in self.times if not os.path.lexists(self.place + file)]
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """The jobs of a finished run whose files are not all there.
+    """What is made again of a finished run.
 
     Attributes:
-        run: all jobs of the run, in the order of the flow. missing: the keys of those to run now. later: of those that
-            wait. place: what comes before the names of the graph on the disk. since: the time of the newest file of
-            the run, in ns since 1970; what is newer was made after it.
+        finished: its record; `restoring` has the files of all jobs that will run. now: the files to ask for. later: how
+            many wait for the next start.
     """
 
-    run: Mapping[str, Job]
-    missing: frozenset[str]
-    later: frozenset[str]
-    place: str
-    since: int
+    finished: Finished
+    now: list[str]
+    later: int
 
-    def files(self) -> list[str]:
-        """The files to make now."""
-        return [file for job in self._of(self.missing) for file in job.outputs if not _exists(self.place + file)]
-
-    def message(self) -> str:
+    def message(self, dry: bool = False) -> str:
         """What is said before the run."""
-        files = self.files()
-        shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
-        later = f" Then run the same command again for {len(self.later)} more." if self.later else ""
+        shown = ", ".join(self.now[:5]) + (f" and {len(self.now) - 5} more" if len(self.now) > 5 else "")
+        later = f" Then run the same command again for {self.later} more." if self.later else ""
         return (
-            f"This run had finished, and files of it are gone: {shown}. They are made again; what was made from them is"
-            f" still right and stays.{later}"
+            f"This run had finished, and files of it are gone: {shown}. They {'would be' if dry else 'are'} made again;"
+            f" what was made from them is still right and stays.{later}"
         )
 
-    def set_times(self) -> list[str]:
-        """Give what was made again the time of the oldest file that was made from it; the files whose time was set.
-
-        Where something else was made anew before it, the new time is the right one and stays.
-        """
-        changed = []
-        flow = Flow.of(self.run)
-        again = self.missing | flow.between(self.missing)
-        made = {file for key in again for file in self.run[key].outputs}
-        for job in reversed(self._of(again)):
-            ahead = self._there(file for key in flow.readers[job.key] for file in self.run[key].outputs)
-            others = self._there(file for file in _watched(job) if file not in made)
-            if not ahead or any(_time(file) > self.since for file in others):
-                continue
-            then = min(map(_time, ahead))
-            for file in self._there(job.outputs):
-                _set_time(file, then)
-                changed.append(file)
-        return changed[::-1]
-
-    def _of(self, keys: Iterable[str]) -> list[Job]:
-        wanted = set(keys)
-        return [job for key, job in self.run.items() if key in wanted]
-
-    def _there(self, files: Iterable[str]) -> list[str]:
-        return [self.place + file for file in files if _exists(self.place + file)]
+    def done(self) -> None:
+        """After the run: the times are as they were, unless something else was made anew as well."""
+        if set(self.finished.changed()) <= set(self.finished.restoring):
+            self.finished.set_times()
+            replace(self.finished, restoring=()).write()
+        else:
+            self.finished.forget()
 
 
-def deleted(graph: Graph, asked: Asked, place: str = "") -> Deleted | None:
-    """What is missing from a finished run; none where nothing is, or where the run is not finished.
+@dataclass(frozen=True)
+class Seen:
+    """What a start finds of a finished run: its record, the files with another time, and those that are gone."""
 
-    A run is finished when its targets are there and every artefact that is there is what is asked for now.
+    finished: Finished
+    changed: list[str]
+    gone: list[str]
+
+
+def look(place: str = "") -> Seen | None:
+    """Compare the disk with the record, before the first job; none where there is no record."""
+    finished = Finished.read(place)
+    return None if finished is None else Seen(finished, finished.changed(), finished.gone())
+
+
+def deleted(graph: Graph, asked: Asked, told: Callable[[], str], seen: Seen | None) -> Deleted | None:
+    """What is missing from a finished run; none where nothing is, or where the run is not as it was.
 
     Args:
-        place: what comes before the names of the graph (a module may move them).
+        told: gives the hash of all that the results of this run depend on.
+
+    Raises:
+        StoreError: a file has been replaced by one that is not what is asked for.
     """
-    if not all(_exists(place + file) for file in targets(graph)):
+    if seen is None or not (seen.gone or seen.changed) or told() != seen.finished.told:
+        return None
+    finished, changed, gone = seen.finished, seen.changed, seen.gone
+    _check_stamps(asked, finished.place, changed)
+    if set(changed) - set(finished.restoring):
+        return None
+    finished.set_times()  # of what an interrupted start made again
+    if not gone:
         return None
     run = jobs(graph)
-    missing = {
-        key
-        for key, job in run.items()
-        if not _temporary(graph, job) and not all(_exists(place + file) for file in job.outputs)
-    }
-    if not missing:
+    missing = {key for key, job in run.items() if set(_lasting(job)) & set(gone)}
+    if not missing or not all(_repeatable(graph, run[key]) for key in missing):
         return None
-    there = [(job, place + file) for job in run.values() for file in job.outputs if _exists(place + file)]
-    if any(stamp(Path(file)) not in (None, asked.of(job.rule, job.wildcards)) for job, file in there):
-        return None
-    later = _later(run, missing)
-    return Deleted(run, frozenset(missing - later), frozenset(later), place, max(_time(file) for _, file in there))
-
-
-def _later(run: Mapping[str, Job], missing: set[str]) -> set[str]:
-    """The missing jobs that wait: a training that is there lies between each of them and another missing job."""
     flow = Flow.of(run)
+    now = missing - _later(run, flow, missing)
+    again = [file for key in now | flow.between(now) for file in _lasting(run[key]) if file in finished.times]
+    wanted = {file for key in now for file in _lasting(run[key])}
+    return Deleted(
+        replace(finished, restoring=tuple(again)), [file for file in gone if file in wanted], len(set(gone) - wanted)
+    )
+
+
+def unmade(graph: Graph, asked: Asked, seen: Seen | None, place: str = "", contents: str = "") -> list[str]:
+    """Missing files that Snakemake would not miss, of a run whose targets are there and which is not as it was.
+
+    A job that fails has lost its former output, and its readers have finished before: Snakemake would find nothing to
+    do, and what they made would stay as it is. Files that somebody deleted are not among these, where what was made
+    from them is still right: those that a job of the same settings made from the same images, when the run finished.
+
+    Args:
+        seen: none where nothing is known of the run. contents: the hash of local checkpoints.
+    """
+    if not all(os.path.lexists(place + file) for file in targets(graph)):
+        return []
+    before = seen.finished.asked if seen and seen.finished.contents == contents else {}
+    return [
+        file
+        for job in jobs(graph).values()
+        if not _temporary(graph, job)
+        for file in _lasting(job)
+        if not os.path.lexists(place + file)
+        and (job.rule in _WATCHING or before.get(file) != asked.of(job.rule, job.wildcards))
+    ]
+
+
+def _check_stamps(asked: Asked, place: str, files: Iterable[str]) -> None:
+    """Files that have another time than when the run finished are what is asked for; raises StoreError as `compare`."""
+    for file in files:
+        path, wanted = Path(place + file), asked.of_file(file)
+        if stamp(path) not in (None, wanted):
+            compare(path, _readable(path), wanted)
+
+
+def _later(run: Mapping[str, Job], flow: Flow, missing: set[str]) -> set[str]:
+    """The missing jobs that wait: a training that is there lies between each of them and another missing job."""
     alike: dict[tuple[str, str], set[str]] = {}  # the jobs of all shards are judged together
     for key in run:
         if key in missing:
@@ -126,56 +234,41 @@ def _later(run: Mapping[str, Job], missing: set[str]) -> set[str]:
     return missing - now
 
 
-@dataclass(frozen=True)
-class Flow:
-    """Which job follows which, by keys; only over files whose time means something to their reader."""
-
-    readers: Mapping[str, Sequence[str]]
-    sources: Mapping[str, Sequence[str]]
-
-    @classmethod
-    def of(cls, run: Mapping[str, Job]) -> Flow:
-        """Of all jobs of a run."""
-        makers = {file: key for key, job in run.items() for file in job.outputs}
-        readers: dict[str, list[str]] = {key: [] for key in run}
-        sources: dict[str, list[str]] = {key: [] for key in run}
-        for key, job in run.items():
-            for maker in {makers[file] for file in _watched(job)}:
-                readers[maker].append(key)
-                sources[key].append(maker)
-        return cls(readers, sources)
-
-    def between(self, chosen: Iterable[str]) -> set[str]:
-        """The jobs that follow one of the chosen jobs and precede another, without these."""
-        chosen = set(chosen)
-        return (_reach(self.readers, chosen) & _reach(self.sources, chosen)) - chosen
-
-
-def _reach(steps: Mapping[str, Sequence[str]], start: Iterable[str]) -> set[str]:
-    seen: set[str] = set()
-    ahead = list(start)
-    while ahead:
-        for key in steps[ahead.pop()]:
-            if key not in seen:
-                seen.add(key)
-                ahead.append(key)
-    return seen
+def _lasting(job: Job) -> list[str]:
+    """The outputs of a job that others read or a person wants."""
+    return [file for file in job.outputs if Path(file).stem not in (*_UNREAD, "training")]
 
 
 def _temporary(graph: Graph, job: Job) -> bool:
     return job.rule == "features" and job.wildcards["features"] in graph.run.temporary
 
 
-def _watched(job: Job) -> list[str]:
-    """The files that a job reads and whose time means something to it."""
-    return [file for source in job.inputs.values() if not source.timeless for file in source.files]
+def _repeatable(graph: Graph, job: Job) -> bool:
+    """False for an embedding that its settings allow to differ from run to run."""
+    if job.rule not in ("reduce_fit", "reduce_map"):
+        return True
+    params = graph.recipe(job.wildcards).reduce.as_dict()
+    return bool(params.get("deterministic", True)) and not params.get("gpu", False)
 
 
 def stamp(path: Path) -> str | None:
-    """The hash of what was asked of the job that wrote an artefact; None where the format carries none."""
-    with contextlib.suppress(OSError, ValueError, KeyError):  # damaged: its reader says so
-        return provenance_of(path).get("asked")
-    return None
+    """The hash of what was asked of the job that wrote an artefact; None where the format carries none.
+
+    A damaged file has an empty one, which fits nothing: its reader says what is wrong.
+    """
+    try:
+        found = provenance_of(path).get("asked")
+    except Exception:  # a damaged header may be anything
+        return ""
+    return None if found is None else str(found)
+
+
+def _readable(path: Path) -> Mapping[str, Any]:
+    try:
+        found = provenance_of(path)
+    except Exception:  # damaged: it does not say what made it
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def provenance_of(path: Path) -> Mapping[str, Any]:
@@ -187,16 +280,14 @@ def provenance_of(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".safetensors":
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
+            if size > os.path.getsize(path):
+                raise ValueError("the header is longer than the file")
             return json.loads(json.loads(file.read(size))["__metadata__"]["maskmill"])
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
 
         return json.loads(pq.read_metadata(path).metadata[b"maskmill"])
     return {}
-
-
-def _exists(file: str) -> bool:
-    return os.path.lexists(file)
 
 
 def _time(file: str) -> int:

@@ -27,7 +27,7 @@ from maskmill.dag import slurm
 from maskmill.dag.asked import Asked
 from maskmill.dag.files import Graph, Source, path, weights_of
 from maskmill.dag.jobs import targets
-from maskmill.dag.restore import Deleted, deleted, provenance_of
+from maskmill.dag.restore import Deleted, Finished, Seen, deleted, look, provenance_of, unmade
 from maskmill.errors import InputError, UserError
 from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.images.presence import check_presence
@@ -42,8 +42,10 @@ from maskmill.redact import redact
 from maskmill.store.artefact import read_json
 from maskmill.store.disk import check_writable
 from maskmill.store.expected import compare
+from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import count_images, read_shards
 from maskmill.store.names import sweep
+from maskmill.versions import STAGE_VERSION
 
 T = TypeVar("T")
 KNOWN_AT_START = ("demo", "inputs", "weights", "export", "report")  # rules at which `--until` can stop
@@ -117,39 +119,81 @@ class Rules:
 
     def targets(self, wildcards: Any) -> list[str]:
         """What a run is asked for: its targets, or what was deleted from it when it had finished."""
-        self.shards()  # waits for the checkpoint
-        found = self._deleted
-        return targets(self.graph) if found is None else found.files()
+        seen = self._seen  # before the checkpoint runs
+        self.shards()  # waits for it
+        found = self._deleted if seen else None
+        if found is not None:
+            return found.now
+        wanted = targets(self.graph)
+        as_it_was = seen is not None and not (seen.gone or seen.changed) and seen.finished.told == self._told
+        if not self._whole or as_it_was:
+            return wanted
+        return wanted + unmade(self.graph, self.asked, seen, self.prefix, self._contents)
+
+    @property
+    def _whole(self) -> bool:
+        """True for the driver of a whole run, without what makes Snakemake run more or less than is needed."""
+        chosen, flow = self._workflow.dag_settings, self._workflow
+        told = (chosen.forceall, chosen.forcerun, chosen.until, chosen.omit_from, flow.touch, self.module)
+        return bool(flow.is_main_process and not any(told))
+
+    @cached_property
+    def _seen(self) -> Seen | None:
+        return look(self.prefix) if self._whole else None
 
     @cached_property
     def _deleted(self) -> Deleted | None:
-        """Judged once, before the first job that it asks for."""
-        chosen = self._workflow.dag_settings
-        told = (chosen.forceall, chosen.forcerun, chosen.until, chosen.omit_from)
-        if self.module or not self._workflow.is_main_process or any(told):
-            return None
-        found = guarded(deleted, self.graph, self.asked)
+        """Judged once, before the first job that it asks for; what will be made again is noted."""
+        found = guarded(deleted, self.graph, self.asked, lambda: self._told, self._seen)
         if found is not None:
-            print(found.message(), file=sys.stderr)
+            dry = self._workflow.dryrun
+            print(found.message(dry), file=sys.stderr)
+            if not dry:
+                found.finished.write()
         return found
+
+    @cached_property
+    def _told(self) -> str:
+        """The hash of all that the results depend on, as it was when the run was planned."""
+        config = self.run.config
+        objects = config.evaluate.objects
+        listed = [self._listing(config.images, config.labels)]
+        if objects is not None and objects.instances is not None:
+            listed.append(self._listing(objects.instances, None))
+        shown = self.graph.depends("report", {})
+        return json_hash([config.model_dump(mode="json"), shown, dict(STAGE_VERSION), listed, self._contents])
+
+    @cached_property
+    def _contents(self) -> str:
+        """The hash of the local checkpoints."""
+        files = [each.checkpoint for each in self.run.feature_sets.values() if each.checkpoint]
+        return json_hash([content_fingerprint(file) for file in files]) if files else ""
 
     def before_first_job(self) -> None:
         """What a driver does first: see that it may write, end what earlier drivers left behind, and tidy up."""
-        places = [Path(self.prefix + name) for name in ("results", "resources", "logs", "benchmarks")]
+        places = [Path(self.prefix + name) for name in ("results", "logs", "benchmarks")]
         guarded(check_writable, places)
         guarded(slurm.before_first_job, Path.cwd(), self._workflow.executor_settings)
         if self._workflow.is_main_process:
-            found = sweep(*places[:2])
-            if found:
-                size = sum(leftover.bytes for leftover in found) / 2**20
-                print(f"{len(found)} unfinished files of killed jobs removed ({size:.1f} MiB)", file=sys.stderr)
+            left = sweep(places[0])
+            if left:
+                size = sum(leftover.bytes for leftover in left) / 2**20
+                print(f"{len(left)} unfinished files of killed jobs removed ({size:.1f} MiB)", file=sys.stderr)
 
-    def restored(self) -> bool:
-        """After the run: whether it made deleted files again, whose times are set to what they were."""
+    def after_last_job(self) -> str:
+        """Record a whole run that has ended well, or set the times of what was made again; what is printed then."""
         found: Deleted | None = self.__dict__.get("_deleted")
-        if found is not None and found.later:
-            print("More files of this run are gone; run the same command again.", file=sys.stderr)
-        return found is not None and bool(found.set_times())
+        if found is not None:
+            found.done()
+            if found.later:
+                return "More files of this run are gone; run the same command again."
+        elif self._whole and any(job.rule.name == "all" for job in self._workflow.dag.jobs):
+            Finished.of(self.graph, self.asked, self._told, self.prefix, self._contents).write()
+        until = sorted(map(str, self._workflow.dag_settings.until))
+        report = Path(f"{self.prefix}{path('report')}").absolute()
+        if until:
+            return f"Done until {', '.join(until)}."
+        return f"Report: {report}" if report.is_file() else "Done."
 
     @cached_property
     def asked(self) -> Asked:
@@ -269,14 +313,6 @@ class Rules:
             return []
         return list(weights_of(self.run.feature_sets.values()).files)
 
-    def last_words(self) -> str:
-        """What is printed after a run without failure: where the report is, or where `--until` stopped."""
-        until = sorted(map(str, self._workflow.dag_settings.until))
-        report = Path(f"{self.prefix}{path('report')}").absolute()
-        if until:
-            return f"Done until {', '.join(until)}."
-        return f"Report: {report}" if report.is_file() else "Done."
-
     def watched(self, rule: str, images: str | Sequence[str], labels: str | None) -> str:
         """The fingerprint of the files that a rule watches.
 
@@ -291,7 +327,15 @@ class Rules:
             return ""
         if rule == "inputs" and not self.module:
             guarded(check_presence, self.run, self._origin())
-        return listing_fingerprint(images, labels)
+        return self._listing(images, labels)
+
+    def _listing(self, images: str | Sequence[str], labels: str | None) -> str:
+        """Files are listed once in each start."""
+        known = self.__dict__.setdefault("_listings", {})
+        key = json.dumps([images, labels])
+        if key not in known:
+            known[key] = listing_fingerprint(images, labels)
+        return str(known[key])
 
     def _mine(self, rule: str) -> bool:
         """True unless this process was started for a job of another rule."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from maskmill.errors import InputError
-from maskmill.images.listing import is_glob
+from maskmill.images.listing import glob_files, is_glob
 from maskmill.recipe.model import Run
 from maskmill.recipe.origin import Origin, place
 
@@ -25,6 +24,7 @@ def check_presence(run: Run, origin: str | Origin) -> None:
     config = run.config
     for source in config.sources:
         if source != "demo":
+            check_place(source, Path())
             _check("images", source, origin, f"give {KINDS}")
     if config.labels:
         _check("labels", config.labels, origin, "give a folder of label images, or a table; or leave it out")
@@ -33,6 +33,15 @@ def check_presence(run: Run, origin: str | Origin) -> None:
             file = feature_set.checkpoint
             if file is not None and not os.path.exists(file):
                 raise InputError(f"recipe {name}: features.{key}.checkpoint: {file!r} does not exist")
+
+
+def check_place(images: str, results: Path) -> None:
+    """Results inside the image folder would be taken for images by the next run: an InputError."""
+    folder = Path(images)
+    if folder.is_dir() and results.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"images: {images!r} holds the working directory, so results would become images; run in a folder beside it"
+        )
 
 
 def _check(key: str, path: str, origin: str | Origin, advice: str) -> None:
@@ -44,7 +53,7 @@ def _check(key: str, path: str, origin: str | Origin, advice: str) -> None:
             f"quote the path, {key}: '{whole}', or move the comment to a line of its own"
         )
     if is_glob(path):
-        if next(glob.iglob(path, recursive=True), None) is None:
+        if not glob_files(path):
             raise InputError(f"{place(origin, [key])}: {key}: no file matches {path!r} in {os.getcwd()}")
         return
     if os.path.exists(path):

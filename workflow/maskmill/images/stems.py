@@ -74,12 +74,12 @@ def _visible(
                 if _identity(path) != left_out:
                     skipped.append(prefix.removesuffix("/"))
                 continue
-            yield from _tree(path, prefix, seen, links, entered)
+            yield from _tree(path, prefix, seen, links, entered, skipped)
         ahead = links
 
 
 def _tree(
-    top: str, prefix: str, seen: set[Identity], links: list[tuple[str, str]], entered: list[str]
+    top: str, prefix: str, seen: set[Identity], links: list[tuple[str, str]], entered: list[str], skipped: list[str]
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """The files below one folder, depth first in the order of names; links to folders are put aside."""
     entered.append(prefix)
@@ -95,6 +95,8 @@ def _tree(
                 entered.append(f"{prefix}{entry.name}/")
                 open_.append((entered[-1], iter(_entries(entry.path))))
                 break
+            else:  # mounted twice
+                skipped.append(f"{prefix}{entry.name}")
         else:
             open_.pop()
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from maskmill.errors import InputError
 from maskmill.images.labels import LabelFacts, label_facts
+from maskmill.images.presence import check_place
 from maskmill.inputs._check import check_all, in_processes
 from maskmill.inputs._labels import match_labels, write_classes
 from maskmill.inputs._several import find_all
@@ -79,7 +80,7 @@ def run(
     settings: Inputs = Stage.of("inputs", params).settings
     sources = [images] if isinstance(images, str) else list(images)
     for source in sources:
-        _check_place(source, out.manifest)
+        check_place(source, out.manifest)
     limits = settings.frame_step, settings.max_pixels
     if len(sources) == 1:
         found = find(sources[0], labels, Path(frames), *limits)
@@ -124,15 +125,6 @@ def _read_labels(
 
 def _facts(task: tuple[str, str, int, int]) -> LabelFacts | str:
     return label_facts(*task)
-
-
-def _check_place(images: str, out: Path) -> None:
-    """Results inside the image folder would be taken for images by the next run."""
-    folder = Path(images)
-    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"images: {images!r} holds the working directory, so results would become images; run in a folder beside it"
-        )
 
 
 def _spread(found: list[Candidate], limit: int | None) -> list[Candidate]:

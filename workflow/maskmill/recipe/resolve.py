@@ -153,6 +153,9 @@ def _recipe_path(given: str, folder: Path, origin: str | Origin) -> Path:
     if not _there(path) and _there(beside := folder.parent / path):
         path = beside
     if not _there(path):
+        if given != path.stem and path.parent.is_dir():
+            near = nearest(path.name, [file.name for file in path.parent.glob("*.y*ml")])
+            raise _wrong(origin, "recipes", f"no file {given!r}{near}; looked for {os.path.abspath(path)}")
         known = sorted(file.stem for file in folder.glob("*.yaml"))
         hint = nearest(given, known)
         raise _wrong(origin, "recipes", f"no recipe {given!r}{hint}; known: {', '.join(known)}, or a path to a .yaml")

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 from maskmill.store.names import beside
 from maskmill.store.writer import Writer
 
 SUFFIX = ".claim"
+_TRIES = 5
+_PAUSE = 1.0  # seconds
 
 
 def claim(path: str | Path, writer: Writer) -> None:
@@ -27,11 +30,18 @@ def claim(path: str | Path, writer: Writer) -> None:
 
 
 def holds(path: str | Path, writer: Writer) -> bool:
-    """Whether the last claim is this writer's; when another has claimed and finished, there is none."""
-    try:
-        return _file(path).read_text() == writer.tag
-    except OSError:
-        return False
+    """Whether the last claim is this writer's; when another has claimed and finished, there is none.
+
+    A disk that does not answer takes nobody's claim.
+    """
+    for _ in range(_TRIES):
+        try:
+            return _file(path).read_text() == writer.tag
+        except FileNotFoundError:
+            return False
+        except OSError:
+            time.sleep(_PAUSE)
+    return True
 
 
 def release(path: str | Path, writer: Writer) -> None:

@@ -14,7 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,8 @@ def commissioned(text: str | None) -> Iterator[None]:
         yield
         return
     before, _current = _current, parse(text)
+    if os.environ.get("RANK", "0") != "0":  # of several processes of one training the first one writes
+        _current = replace(_current, writes=())
     job = _current
     try:
         for path in job.writes:
@@ -128,12 +130,17 @@ def compare(path: str | Path, provenance: Mapping[str, Any], wanted: str) -> Non
 
 
 def _made(provenance: Mapping[str, Any]) -> str:
-    """What an artefact says of its maker, short."""
+    """What an artefact says of its maker, in short."""
     if "stage" not in provenance:
         return f"it holds {provenance['about']}" if "about" in provenance else "it does not say what made it"
-    params = json.dumps(provenance.get("params", {}), default=str)
-    shown = params if len(params) <= _SHOWN else params[:_SHOWN] + "..."
+    params = provenance.get("params") or {}
+    shown: list[str] = []
+    for name, value in params.items():
+        shown.append(f"{name}: {json.dumps(value, default=str)}")
+        if len(", ".join(shown)) > _SHOWN:
+            shown[-1] = "..."
+            break
     return (
-        f"it was made by stage {provenance.get('stage')}, version {provenance.get('version')}, with {shown}"
-        " (other settings, inputs or another place of the run)"
+        f"it was made by stage {provenance.get('stage')} (version {provenance.get('version')}; {', '.join(shown)}) with"
+        " other settings before that stage, or these differ, or for another shard, recipe or seed"
     )

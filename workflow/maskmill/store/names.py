@@ -92,7 +92,9 @@ def _gone(path: Path, tag: str | None) -> bool:
             return False
     writer = Writer.parse(tag)
     alive = writer.alive() if writer else None
-    return time.time() - _newest(path) > _ABANDONED if alive is None else not alive
+    if alive is None:  # a claim is written once, so its age says nothing
+        return ".claim" not in path.name and time.time() - _newest(path) > _ABANDONED
+    return not alive
 
 
 def _newest(path: Path) -> float:
