@@ -54,8 +54,8 @@ class Finished:
     Attributes:
         place: what comes before the names of the graph on the disk (a module may move them). told: the hash of all
             that its results depend on. times: file of the graph -> its time, in ns since 1970. asked: file -> the hash
-            of what was asked of its job. contents: the hash of local checkpoints. restoring: files that were being made again
-            when the last run ended.
+            of what was asked of its job. contents: the hash of local checkpoints. restoring: files that were being made
+            again when the last run ended.
     """
 
     place: str
