@@ -347,15 +347,18 @@ def test_it_travels_through_export_and_predict(world: dict[str, Any], student: P
 def test_two_processes_give_one_student(world: dict[str, Any], tmp_path: Path) -> None:
     """Torchrun on the CPU: the sums are rounded in another order, otherwise it is the same training."""
     alone = fit(world, tmp_path / "alone.safetensors", steps=4)
-    out = tmp_path / "team/student.safetensors"
+    out, timing = tmp_path / "team/student.safetensors", tmp_path / "team/training.json"
+    job = json.dumps({"asked": "", "reads": {}, "writes": [str(out), str(timing)]})  # as the workflow starts it
     arguments = [
-        "rounds", "train", "--manifest", str(world["manifest"]), "--weights", str(world["weights"]), "--codebook",
-        str(world["root"] / "book.safetensors"), "--masks", str(world["root"] / "full"), "--params",
-        json.dumps(SMALL | {"steps": 4}), "--out", str(out), "--gpus", "2", "--device", "cpu",
+        "--job", job, "rounds", "train", "--manifest", str(world["manifest"]), "--weights", str(world["weights"]),
+        "--codebook", str(world["root"] / "book.safetensors"), "--masks", str(world["root"] / "full"), "--params",
+        json.dumps(SMALL | {"steps": 4}), "--out", str(out), "--timing", str(timing),
+        "--gpus", "2", "--device", "cpu",
     ]  # fmt: skip
     code = f"import sys; sys.argv = ['maskmill', *{arguments!r}]; from maskmill.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(path.name for path in out.parent.iterdir()) == ["student.safetensors", "training.json"]
     one, two = read_tensors(alone)[0], read_tensors(out)[0]
     np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-4)
     for name, value in one.items():

@@ -52,6 +52,24 @@ def test_an_earlier_job_leaves_the_file_to_a_later_one(tmp_path: Path, finished:
     assert (tmp_path / ".a.json.claim").exists() != finished  # theirs stays
 
 
+def test_of_the_processes_of_one_training_the_first_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are told of the job; one that ends early takes nothing away from the first, which writes."""
+    out = tmp_path / "student.json"
+    with expected.commissioned(job(out)):
+        monkeypatch.setenv("RANK", "1")
+        with expected.commissioned(job(out)):
+            assert expected.asked() == ""
+        write_json(out, {})
+    assert out.exists()
+
+
+def test_a_claim_that_cannot_be_read_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network disk that does not answer is no reason to throw work away."""
+    monkeypatch.setattr(claims, "_PAUSE", 0.0)
+    (tmp_path / ".a.json.claim").mkdir()  # reading it is an OSError
+    assert claims.holds(tmp_path / "a.json", OTHER)
+
+
 def test_a_claim_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file")
     with pytest.raises(UserError, match=r"results.*a file stands where a folder belongs"), \
@@ -76,6 +94,8 @@ def test_leftovers_are_known_and_whether_their_writer_lives(tmp_path: Path) -> N
         (tmp_path / "deep").mkdir(exist_ok=True)
         (tmp_path / "deep" / name).write_bytes(b"1234")
     os.utime(tmp_path / "deep" / f".d.json.tmp-{OTHER.tag}", (old, old))
+    claims.claim(tmp_path / "long.json", OTHER)  # of a training on another host that takes days
+    os.utime(tmp_path / ".long.json.claim", (old, old))
     claims.claim(tmp_path / "f.json", dead)
     claims.claim(tmp_path / "g.json", mine)
     inside = tmp_path / "x.zarr"
@@ -86,6 +106,7 @@ def test_leftovers_are_known_and_whether_their_writer_lives(tmp_path: Path) -> N
     assert {name: leftover.gone for name, leftover in found.items()} == expectations | {
         ".f.json.claim": True,
         ".g.json.claim": False,
+        ".long.json.claim": False,
     }
     assert found[".e.json.tmp-4711"] == Leftover(tmp_path / "deep/.e.json.tmp-4711", 4, False)
 
