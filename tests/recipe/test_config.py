@@ -437,5 +437,5 @@ def test_a_recipe_by_path_is_looked_for_here_and_beside_the_workflow(
     (tmp_path / "here/mine").mkdir()
     (tmp_path / "here/mine/own.yaml").write_text(text + "paint: {dropped: background}\n")
     assert load({"recipes": ["mine/own.yaml"]}, folder).recipes["own"].paint.settings.dropped == "background"
-    with pytest.raises(ConfigError, match=r"no recipe 'mine/other\.yaml'"):
+    with pytest.raises(ConfigError, match=r"no file 'mine/other\.yaml'"):
         load({"recipes": ["mine/other.yaml"]}, folder)

@@ -321,7 +321,9 @@ def test_a_job_runs_this_package_with_the_interpreter_of_the_environment(tmp_pat
     (command, *_) = started.read_text().splitlines()
     import maskmill
 
-    assert shlex.split(command)[:3] == ["-P", str(Path(maskmill.__file__).with_name("__main__.py")), "inputs"]
+    words = shlex.split(command)
+    assert words[:3] == ["-P", str(Path(maskmill.__file__).with_name("__main__.py")), "--job"]
+    assert words[4] == "inputs"
     asked = (conda / "asked.txt").read_text()
     assert len(re.findall("^conda env create", asked, re.M)) == 1
     assert "Nothing to be done" in call(work, "--dry-run", manifest).stdout, "conda or not makes no result outdated"

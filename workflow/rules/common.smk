@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
     ) from None
 from maskmill.dag import slurm
 from maskmill.dag.files import path
-from maskmill.dag.jobs import CONSTRAINTS, SCORED, TRAINED, either
+from maskmill.dag.jobs import CONSTRAINTS, SCORED, TRAINED, either, targets
 from maskmill.export.files import segmenter_section
 from maskmill.inputs.files import named_sources
 from maskmill.recipe.stages import STAGES

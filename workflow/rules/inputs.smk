@@ -47,7 +47,7 @@ checkpoint inputs:
         labels=lambda wc: RUN.config.labels or "",
         listing=lambda wc: watched("inputs", RUN.config.images, RUN.config.labels),
         sources=lambda wc, input: named_sources(
-            [input.video] if input.get("video") else RUN.config.sources
+            input.get("video") or RUN.config.sources
         ),
         frames=lambda wc, output: os.path.join(
             os.path.dirname(output.manifest), "frames"

@@ -33,17 +33,15 @@ RECORD = "results/.finished.json"
 _KEPT = ("told", "times", "asked", "contents")
 _STAMP = ".snakemake_timestamp"  # whose time Snakemake takes for that of a folder
 _TRAINED = ("adapt_fit", "rounds_train")
+# Their results depend on the content of files that the settings only name.
 _WATCHING = (
     "inputs",
-    "demo",
-    "weights",
-    "features",
     "evaluate",
     "evaluate_candidates",
     "evaluate_objects",
     "evaluate_probe",
     "evaluate_codes",
-)  # depend on the content of files that the settings only name
+)
 _UNREAD = ("timing",)  # outputs that no job reads and no result depends on
 
 
@@ -68,14 +66,10 @@ class Finished:
     @classmethod
     def of(cls, graph: Graph, asked: Asked, told: str, place: str = "", contents: str = "") -> Finished:
         """Of a run whose files are all as they should be."""
-        known = {
-            file: asked.of(job.rule, job.wildcards)
-            for job in jobs(graph).values()
-            if not _temporary(graph, job)
-            for file in _lasting(job)
-            if os.path.lexists(place + file)
-        }
-        return cls(place, told, {file: _time(place + file) for file in known}, known, contents)
+        known = {file: asked.of(job.rule, job.wildcards) for job in jobs(graph).values() for file in _lasting(job)}
+        gone = {file for job in jobs(graph).values() if _temporary(graph, job) for file in job.outputs}
+        there = [file for file in known if file not in gone and os.path.lexists(place + file)]
+        return cls(place, told, {file: _time(place + file) for file in there}, known, contents)
 
     @classmethod
     def read(cls, place: str = "") -> Finished | None:

@@ -27,7 +27,7 @@ from maskmill.dag import slurm
 from maskmill.dag.asked import Asked
 from maskmill.dag.files import Graph, Source, path, weights_of
 from maskmill.dag.jobs import targets
-from maskmill.dag.restore import Deleted, Finished, Seen, deleted, look, provenance_of, unmade
+from maskmill.dag.restore import RECORD, Deleted, Finished, Seen, deleted, look, provenance_of, unmade
 from maskmill.errors import InputError, UserError
 from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.images.presence import check_presence
@@ -119,14 +119,14 @@ class Rules:
 
     def targets(self, wildcards: Any) -> list[str]:
         """What a run is asked for: its targets, or what was deleted from it when it had finished."""
-        seen = self._seen  # before the checkpoint runs
-        self.shards()  # waits for it
+        wanted, seen = targets(self.graph), self._seen  # what is there before the checkpoint runs
+        if not self._whole or not all(os.path.lexists(self.prefix + file) for file in (*wanted, RECORD)):
+            return wanted
+        self.shards()  # waits for the checkpoint
         found = self._deleted if seen else None
         if found is not None:
             return found.now
-        wanted = targets(self.graph)
-        as_it_was = seen is not None and not (seen.gone or seen.changed) and seen.finished.told == self._told
-        if not self._whole or as_it_was:
+        if seen is not None and not (seen.gone or seen.changed) and seen.finished.told == self._told:
             return wanted
         return wanted + unmade(self.graph, self.asked, seen, self.prefix, self._contents)
 

@@ -6,16 +6,16 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-from maskmill.dag.files import Graph, Source, Sources, Wildcards, job, path
+from maskmill.dag.files import Graph, Source, Sources, Wildcards, job, listed, path
 
 
 def _section(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     return graph.run.config.inputs.model_dump(mode="json")
 
 
-def named_sources(sources: Iterable[str]) -> str:
+def named_sources(sources: str | Iterable[str]) -> str:
     """The sources of images as options of the verb `inputs`."""
-    return " ".join(f"--images={shlex.quote(source)}" for source in sources)
+    return " ".join(f"--images={shlex.quote(source)}" for source in listed(sources))
 
 
 @job("demo", out="resources/demo/bikes.mp4")
