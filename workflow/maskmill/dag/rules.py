@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from snakemake.checkpoints import Checkpoint
-from snakemake.exceptions import WorkflowError
+from snakemake.exceptions import IncompleteCheckpointException, WorkflowError
 from snakemake.io import ancient
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
@@ -201,6 +201,15 @@ class Rules:
         return Asked(self.graph)
 
     @cached_property
+    def _asked_of_manifest(self) -> Any:
+        """The same by the manifest that lies on the disk, whether it is up to date or not; none without one."""
+        try:
+            found = read_shards(f"{self.prefix}{path('inputs', 'manifest')}")
+        except UserError:  # absent, damaged or of an older version: the stage inputs makes it again
+            return None
+        return Asked(Graph(self.run, lambda: found))
+
+    @cached_property
     def _known(self) -> dict[tuple[str, int], Sequence[str]]:
         return {}
 
@@ -271,7 +280,14 @@ class Rules:
         start = start if mask is None else f"umask {mask:03o} && {start}"
 
         def told(wildcards: Any, input: Any, output: Any) -> str:
-            return f"{start} --job {shlex.quote(self.asked.job(rule, dict(wildcards), input, output))}"
+            try:
+                job = self.asked.job(rule, dict(wildcards), input, output)
+            except IncompleteCheckpointException as waiting:  # of a file that is asked for by name
+                try:
+                    job = self._asked_of_manifest.job(rule, dict(wildcards), input, output)
+                except AttributeError:  # there is no manifest, or the job's inputs wait too
+                    raise waiting from None
+            return f"{start} --job {shlex.quote(job)}"
 
         return told
 
