@@ -107,6 +107,23 @@ def test_what_a_failed_job_lost_is_asked_for_although_its_readers_have_finished(
     assert unmade(run[0], Asked(run[0]), look(place), place) == []
 
 
+def test_what_a_run_did_not_need_is_missed_at_the_next_start(run: tuple[Graph, str]) -> None:
+    """A deleted report is Snakemake's business, and what was deleted with it is made again afterwards."""
+    graph, place = run
+    cut, report = of(run, "cut").key, "results/report.html"
+    remove(run, report, cut)
+    seen = look(place)
+    assert seen is not None
+    make(Path(place + report), "", 10**6)
+    Finished.of(graph, Asked(graph), TOLD, place, before=seen.finished).write()
+    found = ask(run)
+    assert found is not None
+    assert found.now == [cut]
+    again(run, cut)
+    found.done()
+    assert ask(run) is None
+
+
 def test_files_that_were_made_anew_meanwhile_are_snakemakes_business(run: tuple[Graph, str]) -> None:
     again(run, of(run, "cut").key)
     assert remove(run, SCORE) is None

@@ -13,9 +13,9 @@ from maskmill.backbones.checkpoints import load_state, read_checkpoint
 from maskmill.backbones.embedded import EMBEDDED, state_of
 from maskmill.backbones.network import import_timm
 from maskmill.backbones.weights_file import write
-from maskmill.errors import WeightsError, nearest
+from maskmill.errors import WeightsError
 from maskmill.recipe import backbones
-from maskmill.recipe.architectures import HUB
+from maskmill.recipe.architectures import HUB, unknown
 from maskmill.recipe.sections import FeatureSet
 from maskmill.redact import redact
 
@@ -54,11 +54,7 @@ def _create(name: str, pretrained: bool) -> Any:
     timm = import_timm()
     known = timm.list_models() + timm.list_models(pretrained=True)
     if not name.startswith(HUB) and name not in known:
-        hint = nearest(name, [*known, *backbones.KNOWN])
-        raise WeightsError(
-            f"features.<name>.backbone: {name!r} is not a timm model{hint}; embedded: {', '.join(backbones.KNOWN)}; "
-            f"all names: python -c \"import timm; print(timm.list_models('*dino*', pretrained=True))\""
-        )
+        raise WeightsError(f"features.<name>.backbone: {name!r} {unknown(name, known)}")
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # hub clients raise many kinds

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskmill.errors import WeightsError
 from maskmill.store import expected
+from maskmill.store.artefact import OLDER
 from maskmill.store.atomic import atomic
 from maskmill.store.seal import CHECKSUM, fits_checksum, system_errors, with_checksum
 
@@ -53,7 +54,7 @@ def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, LookupError, ValueError, TypeError) as error:
         raise WeightsError(f"{path}: not a weights file of maskmill ({error}); {AGAIN}") from None
     if not isinstance(facts, dict) or CHECKSUM not in facts:
-        raise WeightsError(f"{path}: has no checksum: made by an older maskmill or by another program; {AGAIN}")
+        raise WeightsError(f"{path}: {OLDER}; {AGAIN}")
     if not fits_checksum(facts) or facts["sha256"] != _digest(state):
         raise WeightsError(f"{path}: damaged (its checksum does not fit its content); {AGAIN}")
     expected.check(path, facts)

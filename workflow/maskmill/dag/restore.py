@@ -17,17 +17,15 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 from maskmill.dag.asked import Asked
-from maskmill.dag.files import Graph
+from maskmill.dag.files import Graph, jobs_of_rules
 from maskmill.dag.flow import Flow
 from maskmill.dag.jobs import Job, jobs, targets
 from maskmill.errors import StoreError
 from maskmill.store.artefact import read_json, write_json
 from maskmill.store.expected import compare
-from maskmill.store.provenance import Provenance
+from maskmill.store.provenance import Provenance, read_provenance
 
 RECORD = "results/.finished.json"
 _KEPT = ("told", "times", "asked", "contents")
@@ -42,7 +40,7 @@ _WATCHING = (
     "evaluate_probe",
     "evaluate_codes",
 )
-_UNREAD = ("timing",)  # outputs that no job reads and no result depends on
+_UNREAD = ("timing",)  # names of outputs that no job reads and no result depends on
 
 
 @dataclass(frozen=True)
@@ -64,12 +62,30 @@ class Finished:
     restoring: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, graph: Graph, asked: Asked, told: str, place: str = "", contents: str = "") -> Finished:
-        """Of a run whose files are all as they should be."""
-        known = {file: asked.of(job.rule, job.wildcards) for job in jobs(graph).values() for file in _lasting(job)}
-        gone = {file for job in jobs(graph).values() if _temporary(graph, job) for file in job.outputs}
+    def of(
+        cls,
+        graph: Graph,
+        asked: Asked,
+        told: str,
+        place: str = "",
+        contents: str = "",
+        before: Finished | None = None,
+    ) -> Finished:
+        """Of a run whose files are all as they should be.
+
+        Args:
+            before: an earlier record. What has been deleted since and nothing has needed stays known, so that the next
+                start misses it.
+        """
+        run = jobs(graph).values()
+        known = {file: asked.of(job.rule, job.wildcards) for job in run for file in _lasting(job)}
+        gone = {file for job in run if _temporary(graph, job) for file in job.outputs}
         there = [file for file in known if file not in gone and os.path.lexists(place + file)]
-        return cls(place, told, {file: _time(place + file) for file in there}, known, contents)
+        times = {file: _time(place + file) for file in there}
+        if before is not None and before.contents == contents:
+            lost = before.times.keys() & known.keys() - times.keys()
+            times |= {file: before.times[file] for file in sorted(lost) if before.asked.get(file) == known[file]}
+        return cls(place, told, times, known, contents)
 
     @classmethod
     def read(cls, place: str = "") -> Finished | None:
@@ -209,9 +225,9 @@ def unmade(graph: Graph, asked: Asked, seen: Seen | None, place: str = "", conte
 def _check_stamps(asked: Asked, place: str, files: Iterable[str]) -> None:
     """Files that have another time than when the run finished are what is asked for; raises StoreError as `compare`."""
     for file in files:
-        path, wanted = Path(place + file), asked.of_file(file)
-        if stamp(path) not in (None, wanted):
-            compare(path, _readable(path), wanted)
+        found = read_provenance(place + file)
+        if found is not None:
+            compare(place + file, found, asked.of_file(file))
 
 
 def _later(run: Mapping[str, Job], flow: Flow, missing: set[str]) -> set[str]:
@@ -230,7 +246,8 @@ def _later(run: Mapping[str, Job], flow: Flow, missing: set[str]) -> set[str]:
 
 def _lasting(job: Job) -> list[str]:
     """The outputs of a job that others read or a person wants."""
-    return [file for file in job.outputs if Path(file).stem not in (*_UNREAD, "training")]
+    names = jobs_of_rules()[job.rule].outputs
+    return [file for name, file in zip(names, job.outputs, strict=True) if name not in _UNREAD]
 
 
 def _temporary(graph: Graph, job: Job) -> bool:
@@ -243,45 +260,6 @@ def _repeatable(graph: Graph, job: Job) -> bool:
         return True
     params = graph.recipe(job.wildcards).reduce.as_dict()
     return bool(params.get("deterministic", True)) and not params.get("gpu", False)
-
-
-def stamp(path: Path) -> str | None:
-    """The hash of what was asked of the job that wrote an artefact; None where the format carries none.
-
-    A damaged file has an empty one, which fits nothing: its reader says what is wrong.
-    """
-    try:
-        found = provenance_of(path).get("asked")
-    except Exception:  # a damaged header may be anything
-        return ""
-    return None if found is None else str(found)
-
-
-def _readable(path: Path) -> Mapping[str, Any]:
-    try:
-        found = provenance_of(path)
-    except Exception:  # damaged: it does not say what made it
-        return {}
-    return found if isinstance(found, Mapping) else {}
-
-
-def provenance_of(path: Path) -> Mapping[str, Any]:
-    """What an artefact says of its maker, read without the rest of it."""
-    if path.suffix == ".zarr":
-        return json.loads((path / "zarr.json").read_text())["attributes"]["provenance"]
-    if path.suffix == ".json":
-        return json.loads(path.read_text())["provenance"]
-    if path.suffix == ".safetensors":
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > os.path.getsize(path):
-                raise ValueError("the header is longer than the file")
-            return json.loads(json.loads(file.read(size))["__metadata__"]["maskmill"])
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return json.loads(pq.read_metadata(path).metadata[b"maskmill"])
-    return {}
 
 
 def _time(file: str) -> int:

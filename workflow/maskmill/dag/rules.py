@@ -27,7 +27,7 @@ from maskmill.dag import slurm
 from maskmill.dag.asked import Asked
 from maskmill.dag.files import Graph, Source, path, weights_of
 from maskmill.dag.jobs import targets
-from maskmill.dag.restore import RECORD, Deleted, Finished, Seen, deleted, look, provenance_of, unmade
+from maskmill.dag.restore import RECORD, Deleted, Finished, Seen, deleted, look, unmade
 from maskmill.errors import InputError, UserError
 from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.images.presence import check_presence
@@ -39,12 +39,13 @@ from maskmill.recipe.packages import check_packages
 from maskmill.recipe.resolve import SHIPPED, load
 from maskmill.recipe.stages import RULES
 from maskmill.redact import redact
-from maskmill.store.artefact import read_json
+from maskmill.store.artefact import count_rows, read_json
 from maskmill.store.disk import check_writable
 from maskmill.store.expected import compare
 from maskmill.store.hashing import json_hash
-from maskmill.store.manifest import count_images, read_shards
+from maskmill.store.manifest import read_shards
 from maskmill.store.names import sweep
+from maskmill.store.provenance import read_provenance
 from maskmill.versions import STAGE_VERSION
 
 T = TypeVar("T")
@@ -188,7 +189,8 @@ class Rules:
             if found.later:
                 return "More files of this run are gone; run the same command again."
         elif self._whole and any(job.rule.name == "all" for job in self._workflow.dag.jobs):
-            Finished.of(self.graph, self.asked, self._told, self.prefix, self._contents).write()
+            before = self._seen.finished if self._seen else None
+            Finished.of(self.graph, self.asked, self._told, self.prefix, self._contents, before).write()
         until = sorted(map(str, self._workflow.dag_settings.until))
         report = Path(f"{self.prefix}{path('report')}").absolute()
         if until:
@@ -201,7 +203,7 @@ class Rules:
         return Asked(self.graph)
 
     @cached_property
-    def _asked_of_manifest(self) -> Any:
+    def _asked_of_manifest(self) -> Asked | None:
         """The same by the manifest that lies on the disk, whether it is up to date or not; none without one."""
         try:
             found = read_shards(f"{self.prefix}{path('inputs', 'manifest')}")
@@ -216,11 +218,11 @@ class Rules:
     def _read_shards(self, file: str, mtime_ns: int) -> Sequence[str]:
         if (file, mtime_ns) not in self._known:
             found = guarded(read_shards, file)
-            guarded(compare, file, provenance_of(Path(file)), self.asked.of("inputs", {}))
+            guarded(compare, file, read_provenance(file) or {}, self.asked.of("inputs", {}))
             sets = max(len(self.run.feature_sets), len(self.run.recipes) * len(self.run.config.seeds))
             nodes = self._workflow.nodes
             guarded(slurm.arrays_fit, self._workflow.executor_settings, nodes, len(found), sets)
-            guarded(check_counts, self.run.recipes, guarded(count_images, file))
+            guarded(check_counts, self.run.recipes, guarded(count_rows, file))
             if self.graph.labelled:
                 guarded(self._check_labels, Path(file).with_name("classes.json"))
             self._known[file, mtime_ns] = found
@@ -280,13 +282,13 @@ class Rules:
         start = start if mask is None else f"umask {mask:03o} && {start}"
 
         def told(wildcards: Any, input: Any, output: Any) -> str:
+            self.graph.inputs(rule, dict(wildcards))  # waits where the job's inputs do
             try:
                 job = self.asked.job(rule, dict(wildcards), input, output)
-            except IncompleteCheckpointException as waiting:  # of a file that is asked for by name
-                try:
-                    job = self._asked_of_manifest.job(rule, dict(wildcards), input, output)
-                except AttributeError:  # there is no manifest, or the job's inputs wait too
-                    raise waiting from None
+            except IncompleteCheckpointException:  # of a file that is asked for by name: its params may not wait
+                if self._asked_of_manifest is None:
+                    raise
+                job = self._asked_of_manifest.job(rule, dict(wildcards), input, output)
             return f"{start} --job {shlex.quote(job)}"
 
         return told
@@ -347,11 +349,14 @@ class Rules:
 
     def _listing(self, images: str | Sequence[str], labels: str | None) -> str:
         """Files are listed once in each start."""
-        known = self.__dict__.setdefault("_listings", {})
         key = json.dumps([images, labels])
-        if key not in known:
-            known[key] = listing_fingerprint(images, labels)
-        return str(known[key])
+        if key not in self._listings:
+            self._listings[key] = listing_fingerprint(images, labels)
+        return self._listings[key]
+
+    @cached_property
+    def _listings(self) -> dict[str, str]:
+        return {}
 
     def _mine(self, rule: str) -> bool:
         """True unless this process was started for a job of another rule."""

@@ -9,6 +9,7 @@ import csv
 import os
 from collections.abc import Iterator
 from functools import lru_cache, partial
+from typing import TextIO
 
 LONGEST_LINE = 1 << 20  # bytes; a file of one line may be endless
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -36,7 +37,7 @@ def cells(table: str, column: str) -> Iterator[str]:
         return
     with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         try:
-            rows = csv.reader(iter(partial(file.readline, LONGEST_LINE), ""), delimiter=_mark(table))
+            rows = _rows(file, table)
             header = next(rows, [])
             if column not in header:
                 return
@@ -61,14 +62,19 @@ def has_column(table: str, column: str) -> bool:
 
             return column in pq.ParquetFile(table).schema_arrow.names
         with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            lines = iter(partial(file.readline, LONGEST_LINE), "")  # a first line may have no end
-            return column in next(csv.reader(lines, delimiter=_mark(table)), [])
+            return column in next(_rows(file, table), [])
     except (OSError, ValueError, csv.Error):
         return False
 
 
-def _mark(table: str) -> str:
-    return "\t" if table.lower().endswith(".tsv") else ","
+def _rows(file: TextIO, table: str) -> Iterator[list[str]]:
+    """The rows of an open CSV or TSV; a line without an end is read in pieces."""
+    return csv.reader(iter(partial(file.readline, LONGEST_LINE), ""), delimiter=separator(table))
+
+
+def separator(table: str | os.PathLike[str]) -> str:
+    """What stands between the cells of a CSV or TSV, by its suffix."""
+    return "\t" if os.fspath(table).lower().endswith(".tsv") else ","
 
 
 def named_files(table: str) -> Iterator[str]:

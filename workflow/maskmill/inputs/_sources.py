@@ -14,7 +14,7 @@ from maskmill.errors import InputError, nearest
 from maskmill.images.decode import SUFFIXES
 from maskmill.images.listing import glob_files, is_glob
 from maskmill.images.stems import names
-from maskmill.images.tables import TABLE_SUFFIXES, check_lines
+from maskmill.images.tables import TABLE_SUFFIXES, check_lines, separator
 from maskmill.reading import SPECIAL, is_special
 from maskmill.redact import redact
 from maskmill.urls import is_url, refusal
@@ -256,9 +256,8 @@ def _read_table(path: Path, key: str = "images") -> pd.DataFrame:
             table = pd.read_parquet(path)
         else:
             # "NA" and "null" are names like any other; only an empty cell is empty
-            mark = "\t" if path.suffix.lower() == ".tsv" else ","
             check_lines(path)
-            table = pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            table = pd.read_csv(path, sep=separator(path), dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except Exception as error:  # pandas and pyarrow raise many kinds; all mean an unreadable table
         raise InputError(f"{path}: not a readable table ({redact(' '.join(str(error).split()))})") from None
     _check_separator([str(column) for column in table.columns], path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from maskmill.plan.disk import feature_bytes, value_bytes
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import PlannedImages
-from maskmill.plan.jobs import regions_an_image, seeds_of_codes, used_sets, vectors_of
+from maskmill.plan.jobs import seeds_of_codes, used_sets, vectors_of
 from maskmill.recipe.model import Recipe, Run
 from maskmill.recipe.stages import RULES
 
@@ -74,7 +74,7 @@ def _of_recipe(
 ) -> Iterator[Artefact]:
     seeds, coded = len(run.config.seeds), seeds_of_codes(recipe, run)
     _, depth, reduced = vectors_of(recipe, images, regions)
-    each = 0.0 if recipe.tokens else (regions_an_image(recipe) if regions is None else regions)
+    each = 0.0 if recipe.tokens else (recipe.regions_an_image if regions is None else regions)
     if recipe.adapt is not None and coded:
         tokens = _mean_cells(recipe, recipe.adapt.settings.features, images, 1)
         codes = coded * _vectors(images, lambda n: round(n * tokens), recipe.code_length, 2)

@@ -43,11 +43,6 @@ class Work:
     memory: int = 0
 
 
-def regions_an_image(recipe: Recipe) -> float:
-    """The most regions that the recipe's cut finds in an image."""
-    return recipe.regions_an_image
-
-
 def vectors_of(recipe: Recipe, images: PlannedImages, regions: float | None = None) -> tuple[int, int, int]:
     """Number of vectors that a recipe clusters, their length before and after its reduction."""
     name = recipe.regions.settings.features
@@ -56,7 +51,7 @@ def vectors_of(recipe: Recipe, images: PlannedImages, regions: float | None = No
     depth = recipe.code_length if name == CODES else shape.depth
     count = images.tokens(feature_set.size, shape.stride) if recipe.tokens else 0
     if not recipe.tokens:
-        count = round(images.count * (regions_an_image(recipe) if regions is None else regions))
+        count = round(images.count * (recipe.regions_an_image if regions is None else regions))
     return count, depth, int(recipe.reduce.module.dimensions(recipe.reduce.params, depth))
 
 

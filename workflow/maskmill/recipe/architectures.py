@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -53,16 +54,20 @@ def check_backbones(run: Run) -> None:
                 raise ConfigError(f"recipe {recipe.name}: features.{key}.backbone: {name!r} {problem}")
 
 
+def unknown(name: str, known: Iterable[str]) -> str:
+    """That a backbone is none of timm's models, with the nearest known name and where all names stand."""
+    return (
+        f"is not a timm model{nearest(name, [*known, *backbones.KNOWN])}; embedded: {', '.join(backbones.KNOWN)}; "
+        "all names: python -c \"import timm; print(timm.list_models('*dino*', pretrained=True))\""
+    )
+
+
 def _problem(name: str, pretrained: bool) -> str:
     """What is wrong with a timm name; nothing where all is well, or where timm alone can say it."""
     architecture, _, tag = name.partition(".")
     known = architectures()
     if architecture not in known:
-        hint = nearest(architecture, [*known, *backbones.KNOWN])
-        return (
-            f"is not a timm model{hint}; embedded: {', '.join(backbones.KNOWN)}; "
-            "all names: python -c \"import timm; print(timm.list_models('*dino*', pretrained=True))\""
-        )
+        return unknown(architecture, known)
     if pretrained and tag and known[architecture] and tag not in known[architecture]:
         full = {f"{architecture}.{each}" for each in known[architecture]}
         return f"has no such weights in timm{nearest(name, full)}; known: {', '.join(sorted(full))}"

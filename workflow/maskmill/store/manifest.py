@@ -101,20 +101,6 @@ def read_shard(path: str | Path, shard: str) -> list[Row]:
     return read_manifest(path, shard).of(shard)
 
 
-def count_images(path: str | Path) -> int:
-    """The number of images of a manifest, from its footer.
-
-    Raises:
-        StoreError: absent or damaged.
-    """
-    import pyarrow.parquet as pq
-
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except Exception as error:  # pyarrow raises many kinds; all mean an unreadable table
-        raise StoreError(f"{path}: not a readable manifest ({' '.join(str(error).split())[:160]}); delete it") from None
-
-
 def read_shards(path: str | Path) -> list[str]:
     """Only the shard names, in order of first appearance: what planning needs, whatever the number of images."""
     return read_table(path, ["shard"])["shard"].unique().to_pylist()

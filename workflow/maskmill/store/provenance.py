@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from maskmill import __version__
@@ -40,3 +41,49 @@ class Provenance:
     def as_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
         return json.loads(json.dumps(asdict(self)))
+
+
+def read_provenance(path: str | Path) -> Mapping[str, Any] | None:
+    """What an artefact says of its maker, read without the rest of it and without its checksums.
+
+    Empty for a damaged file, which says nothing; its reader says what is wrong. None where the format carries none.
+    """
+    path = Path(path)
+    reader = _READERS.get(path.suffix)
+    if reader is None:
+        return None
+    try:
+        found = reader(path)
+    except Exception:  # a damaged header may raise anything
+        return {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _of_store(path: Path) -> Any:
+    return json.loads((path / "zarr.json").read_text())["attributes"]["provenance"]
+
+
+def _of_json(path: Path) -> Any:
+    return json.loads(path.read_text())["provenance"]
+
+
+def _of_tensors(path: Path) -> Any:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            raise ValueError("the header is longer than the file")
+        return json.loads(json.loads(file.read(size))["__metadata__"]["maskmill"])
+
+
+def _of_table(path: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    return json.loads(pq.read_metadata(path).metadata[b"maskmill"])
+
+
+_READERS: Mapping[str, Callable[[Path], Any]] = {
+    ".zarr": _of_store,
+    ".json": _of_json,
+    ".safetensors": _of_tensors,
+    ".parquet": _of_table,
+}
