@@ -177,13 +177,14 @@ class ClusterSegmenter:
 
     def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device) -> None:
         from maskmill.reduce.run import Reduction
+        from maskmill.store.classes import read_labels
         from maskmill.store.codebook import read
 
         def part(name: str) -> Path | None:
             file = folder / f"{name}.safetensors"
             return file if file.is_file() else None
 
-        self.book = read(folder / "codebook.safetensors")
+        self.book = read_labels(folder / "codebook.safetensors")
         self.clusters = len(self.book)
         self.ground = read(ground) if (ground := part("foreground")) else None
         self.reduction = Reduction(model) if (model := part("reduction")) else None
