@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import InputError, shown
-from maskmill.images.palette import BACKGROUND, IGNORE, hexadecimal, palette
+from maskmill.images.palette import BACKGROUND, IGNORE, hexadecimal, palette, png_palette
 
 BACKGROUND_NAME = "background"
 
@@ -62,6 +62,13 @@ class Naming:
         return cls(tuple(names), colours, "class")
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """{"classes": [{id, name, colour}, ...]} of named classes, for what `maskmill predict` writes; else nothing."""
+        listed = range(1, len(self.names)) if self.kind == "class" else ()
+        found = [{"id": v, "name": self.names[v], "colour": self.hexadecimal(v)} for v in listed]
+        return {"classes": found} if found else {}
+
+    @property
     def count(self) -> int:
         """Clusters or classes, without the background."""
         return len(self.names) - 1
@@ -72,10 +79,7 @@ class Naming:
 
     def png_palette(self) -> bytes:
         """RGB of the 256 values of an indexed mask of at most 254 clusters: 255 is ignore, and so is the rest."""
-        colours = np.full((256, 3), IGNORE, np.uint8)
-        known = self.colours[:255]
-        colours[: len(known)] = known
-        return colours.tobytes()
+        return png_palette(self.colours)
 
 
 def _checked(name: Any, before: list[str]) -> str:

@@ -58,7 +58,7 @@ def run(
     settings = validate(Export, params, "--params", "export")
     sources = ExportImages(files)
     naming = _fitting(naming, sources.clusters, settings)
-    about: dict[str, Any] = asdict(masks) | {"clusters": sources.clusters}
+    about: dict[str, Any] = asdict(masks) | {"clusters": sources.clusters} | naming.facts
     classes, iou = _matched(scores)
     with atomic(out_folder) as folder:
         folder.mkdir()

@@ -17,6 +17,7 @@ def _plan(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
             "tokens": recipe.tokens,
             "rounds": recipe.round_count,
             "clusters": recipe.cluster.params.clusters,
+            **({"named": True} if recipe.named else {}),
             "sections": {
                 "features": {
                     key: each.model_dump(mode="json", exclude_none=True) for key, each in recipe.features.items()
