@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from maskmill.cli.options import Foreground, ManifestFile, Out, Params, Seed, Threads, section, shard_files
-
-if TYPE_CHECKING:
-    from maskmill.taxonomy._survey import ShardVectors
+from maskmill.taxonomy import Clustered, ShardVectors
 
 app = typer.Typer(help="taxonomy: clusters -> classes that have names.", no_args_is_help=True)
 Vectors = Annotated[Path, typer.Option(help="folder of vector stores")]
@@ -33,10 +32,10 @@ def survey(
     foreground: Foreground = None,
 ) -> None:
     """Where the clusters lie in a sample of the images."""
-    from maskmill.taxonomy import run
+    from maskmill.taxonomy.run import SurveyFiles, survey
 
-    shards, gallery = _shards(vectors, manifest, cut, regions), int(section(params)["gallery"])
-    run.survey(shards, codebook, manifest, gallery, out, margins, places, foreground)
+    given = _clustered(codebook, foreground, _shards(vectors, manifest, cut, regions), manifest)
+    survey(given, int(section(params)["gallery"]), SurveyFiles(out, margins, places))
 
 
 @app.command("fit")
@@ -53,15 +52,12 @@ def fit(
     threads: Threads = 1,
 ) -> None:
     """Which vectors become which class."""
-    from maskmill.store.codebook import read
-    from maskmill.taxonomy import Clustered, run
+    from maskmill.taxonomy.run import fit
 
     body = section(params)
-    given = Clustered(
-        read(codebook), None if foreground is None else read(foreground), _shards(vectors, manifest, cut, regions),
-        manifest, int(body["max_fit_points"]), seed,
-    )  # fmt: skip
-    run.fit(body["source"], body["grouping"], given, out, threads)
+    given = _clustered(codebook, foreground, _shards(vectors, manifest, cut, regions), manifest)
+    given = replace(given, seed=seed, limit=int(body["max_fit_points"]))
+    fit(body["source"], body["grouping"], given, out, threads)
 
 
 @app.command("names")
@@ -76,9 +72,10 @@ def names(
     seed: Seed = 0,
 ) -> None:
     """What the classes are called, and the file to edit."""
-    from maskmill.taxonomy import run
+    from maskmill.taxonomy.run import NameFiles, names
 
-    run.names(classes, codebook, places, section(params), out, document, recipe, seed)
+    body = section(params) | {"recipe": recipe, "seed": seed}
+    names(classes, codebook, places, body, NameFiles(out, document))
 
 
 @app.command("map")
@@ -90,19 +87,23 @@ def map_regions(
     out: Out,
 ) -> None:
     """Give the regions of one shard their classes."""
-    from maskmill.taxonomy import run
+    from maskmill.taxonomy.run import map_regions
 
-    run.map_regions(vectors, assignments, classes, out)
+    map_regions(vectors, assignments, classes, out)
 
 
 def _shards(vectors: Path, manifest: Path, cut: Path | None, regions: Path | None) -> list[ShardVectors]:
     """What each shard's clusters are computed from."""
-    from maskmill.taxonomy._survey import ShardVectors
-
     found = shard_files(vectors, manifest)
     if cut is None or regions is None:
         return [ShardVectors(file) for file in found]
     return [ShardVectors(file, cut / file.name, regions / f"{file.stem}.parquet") for file in found]
+
+
+def _clustered(codebook: Path, foreground: Path | None, shards: list[ShardVectors], manifest: Path) -> Clustered:
+    from maskmill.store.codebook import read
+
+    return Clustered(read(codebook), None if foreground is None else read(foreground), shards, manifest)
 
 
 def register(parent: typer.Typer) -> None:

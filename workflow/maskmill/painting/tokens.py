@@ -8,9 +8,10 @@ import numpy as np
 
 from maskmill.images.interpolate import best_scores
 from maskmill.images.masks import mask_dtype
+from maskmill.painting.scoring import scores, values
 from maskmill.recipe.sections import Refine
 from maskmill.refine import refine_scores, refine_step
-from maskmill.store.classes import Labels, scores, values
+from maskmill.store.classes import Labels
 from maskmill.store.codebook import Codebook
 
 COSINES = 2.0  # logits a unit of cosine (STEGO)
@@ -50,7 +51,7 @@ def best_labels(
     settings: Refine,
     void: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Column of `store.classes.scores` of every mask cell [H, W] int64, by interpolated scores of tokens [h, w, d].
+    """Column of `scoring.scores` of every mask cell [H, W] int64, by interpolated scores of tokens [h, w, d].
 
     Args:
         photo: uint8 [H * step, W * step, 3] to refine with. void: bool [H, W], cells that are not refined.

@@ -44,7 +44,9 @@ def closest_regions(
 ) -> Typical:
     """The `count` regions of each cluster with the smallest distance, at most one an image.
 
-    With `stage` taxonomy, of each class. All assignment tables are read, one at a time; region tables and segments only of the shards of what was chosen.
+    With `stage` taxonomy, of each class.
+
+    All assignment tables are read, one at a time; region tables and segments only of the shards of what was chosen.
     """
     base = results / "recipes" / recipe
     totals = np.zeros(clusters, np.int64)

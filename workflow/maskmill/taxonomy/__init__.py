@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from maskmill.recipe.base import Model
     from maskmill.store.classes import Classes
     from maskmill.store.codebook import Codebook
-    from maskmill.taxonomy._survey import ShardVectors
 
 
 @dataclass(frozen=True)
@@ -35,21 +34,35 @@ class Traits:
 
 
 @dataclass(frozen=True)
+class ShardVectors:
+    """What one shard's clusters are computed from.
+
+    Attributes:
+        vectors: Ragged of tokens [h, w, d], or of regions [n, 1, d]. segments, table: of recipes with a cut, the
+            segments [h, w] and the table of regions, whose rows are those of `vectors`.
+    """
+
+    vectors: Path
+    segments: Path | None = None
+    table: Path | None = None
+
+
+@dataclass(frozen=True)
 class Clustered:
     """What was clustered, as every source finds it.
 
     Attributes:
         book: the clusters. ground: codebook of background and foreground, in recipes that have one.
         shards: vectors of all shards, and where they lie in the images. manifest: of the run.
-        limit: vectors that a fit reads at most. seed: of the run.
+        seed: of the run. limit: vectors that a fit reads at most.
     """
 
     book: Codebook
     ground: Codebook | None
     shards: Sequence[ShardVectors]
     manifest: Path
-    limit: int
-    seed: int
+    seed: int = 0
+    limit: int = 500_000
 
 
 class Source(Protocol):

@@ -52,7 +52,7 @@ class Document(Model):
     recipe: str | None = None
     seed: int | None = Field(None, ge=0)
     codebook: str | None = None
-    classes: list[Class]
+    classes: list[Class] = Field(default_factory=list)
     background: list[Cluster] = Field(default_factory=list)
     ignore: list[Cluster] = Field(default_factory=list)
     unnamed: Literal["ignore", "background", "keep"] = "ignore"
@@ -205,8 +205,5 @@ def _read(path: str, mtime_ns: int, size: int) -> Document:
     if body["taxonomy"] != VERSION:
         raise ConfigError(f"{path}: taxonomy: version {shown(body['taxonomy'])}, this maskmill reads {VERSION}")
     return validate(
-        Document, {key: [] if value is None and key in _LISTS else value for key, value in body.items()}, path
+        Document, {key: value for key, value in body.items() if value is not None or key not in EMPTY}, path
     )
-
-
-_LISTS = ("classes", "background", "ignore", "corrections")

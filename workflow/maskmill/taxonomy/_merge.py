@@ -136,7 +136,7 @@ def _overlap(document: Document, file: str, given: Clustered) -> np.ndarray:
 
 def clusters_of(classes: Classes, book: Codebook) -> dict[Leaf, int]:
     """The value of every cluster, or of its parts: its owner, or the class of its best centroid."""
-    from maskmill.store.classes import assign as classify
+    from maskmill.painting.scoring import assign as classify
 
     if classes.kind != "merged":
         first = np.arange(len(book)) if book.group is None else np.searchsorted(book.group, np.arange(len(book)))

@@ -28,7 +28,7 @@ def _survey(graph: Graph, wildcards: Wildcards) -> Sources:
 def _clustered(graph: Graph, wildcards: Wildcards) -> Sources:
     """The clusters, what was clustered, and where it lies in the images."""
     found = {
-        "manifest": manifest(timeless=False),
+        "manifest": manifest(),
         "codebook": one("cluster_fit", wildcards),
         "vectors": graph.all_shards(graph.vectors, wildcards),
     }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from maskmill.errors import StoreError
+from maskmill.images.masks import mask_dtype
+from maskmill.painting.scoring import assign
 from maskmill.progress import track
 from maskmill.recipe import registry
 from maskmill.store import classes as kinds
@@ -21,51 +24,61 @@ from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.taxonomy import Clustered
 from maskmill.taxonomy import _members as members
 from maskmill.taxonomy._names import described, document_text
-from maskmill.taxonomy._survey import ShardVectors, maps, sampled
+from maskmill.taxonomy._survey import maps, sampled
 
 
-def survey(
-    shards: Sequence[ShardVectors],
-    codebook: str | Path,
-    manifest: str | Path,
-    gallery: int,
-    out: str | Path,
-    margins: str | Path,
-    places: str | Path,
-    foreground: str | Path | None = None,
-) -> None:
+@dataclass(frozen=True)
+class SurveyFiles:
+    """What `survey` writes.
+
+    Attributes:
+        clusters, margins: Ragged, "masks" of mask values and "confidence" of margins on the grid of the tokens (see
+            `maskmill.taxonomy._survey.maps`).
+        places: JSON, the key `members` of a taxonomy of these clusters (see `_members`).
+    """
+
+    clusters: str | Path
+    margins: str | Path
+    places: str | Path
+
+
+@dataclass(frozen=True)
+class NameFiles:
+    """What `names` writes: the classes for the stages that follow (JSON), and for a person to edit (YAML)."""
+
+    classes: str | Path
+    document: str | Path
+
+
+def survey(given: Clustered, gallery: int, out: SurveyFiles) -> None:
     """Write where the clusters lie in a sample of the images.
 
     Args:
-        shards: of the run. gallery: images that the report shows; they are in the sample.
-        out, margins: Ragged to write, "masks" of mask values and "confidence" of margins on the grid of the tokens (see
-            `maskmill.taxonomy._survey.maps`).
-        places: JSON to write, the key `members` of a taxonomy of these clusters (see `_members`).
-        foreground: codebook of background and foreground.
+        given: what was clustered. gallery: images that the report shows; they are in the sample.
     """
     import torch
 
     torch.set_num_threads(1)
-    book, ground = books.read(codebook), books.read(foreground) if foreground is not None else None
-    chosen, at = sampled(manifest, gallery), {shard.vectors.stem: shard for shard in shards}
+    book, ground = given.book, given.ground
+    chosen, at = sampled(given.manifest, gallery), {shard.vectors.stem: shard for shard in given.shards}
     if missing := sorted(set(chosen) - set(at)):
         raise StoreError(f"--vectors: nothing for shard {missing[0]!r}; run snakemake again to make it")
     used = [at[shard] for shard in chosen]
     inputs = [book.hash, *(Ragged(each.vectors).hash for each in used)] + ([ground.hash] if ground else [])
     made = Provenance.of("taxonomy", {"gallery": gallery}, inputs)
-    dtype = "uint8" if len(book) <= 254 else "uint16"
     attrs = {"clusters": len(book), "codebook": books.fingerprint(book)}
+    dtype = mask_dtype(len(book)).name
     coarse: list[tuple[str, np.ndarray]] = []
     with (
-        RaggedWriter(out, "masks", dtype=dtype, attrs=attrs, provenance=made) as clusters,
-        RaggedWriter(margins, "confidence", dtype="uint8", provenance=made) as sure,
+        RaggedWriter(out.clusters, "masks", dtype=dtype, attrs=attrs, provenance=made) as clusters,
+        RaggedWriter(out.margins, "confidence", dtype="uint8", provenance=made) as sure,
     ):
         for shard, ids in track(list(chosen.items()), len(chosen), "taxonomy"):
             for image_id, values, margin in maps(at[shard], book, ids, ground):
                 clusters.append(image_id, values)
                 sure.append(image_id, margin)
                 coarse.append((image_id, members.coarse(values)))
-    write_json(places, {"codebook": attrs["codebook"], "members": members.write(coarse)}, made)
+    write_json(out.places, {"codebook": attrs["codebook"], "members": members.write(coarse)}, made)
 
 
 def fit(source: str, grouping: Mapping[str, Any], given: Clustered, out: str | Path, threads: int = 1) -> None:
@@ -91,27 +104,20 @@ def fit(source: str, grouping: Mapping[str, Any], given: Clustered, out: str | P
 
 
 def names(
-    classes: str | Path,
-    codebook: str | Path,
-    places: str | Path,
-    params: Mapping[str, Any],
-    out: str | Path,
-    document: str | Path,
-    recipe: str,
-    seed: int,
+    classes: str | Path, codebook: str | Path, places: str | Path, params: Mapping[str, Any], out: NameFiles
 ) -> None:
-    """Write what the classes are called: for the stages that follow (JSON), and for a person to edit (YAML).
+    """Write what the classes are called.
 
     Args:
-        places: JSON of the survey. params: source, and naming as the source has returned it.
-        recipe, seed: whose clusters these are.
+        places: JSON of the survey.
+        params: source; naming, as the source has returned it; recipe and seed, whose clusters these are.
     """
     found, book = kinds.read(classes), books.read(codebook)
-    body = {"recipe": recipe, "seed": seed, "codebook": books.fingerprint(book), "source": params["source"]}
+    body = {key: params[key] for key in ("recipe", "seed", "source")} | {"codebook": books.fingerprint(book)}
     body |= described(found, book, params["naming"])
     made = Provenance.of("taxonomy", {"naming": params["naming"]}, [found.hash, book.hash])
-    write_json(out, body, made)
-    with atomic(document) as temporary:
+    write_json(out.classes, body, made)
+    with atomic(out.document) as temporary:
         temporary.write_text(document_text(body, found, read_json(places)["members"]), encoding="utf-8")
 
 
@@ -130,7 +136,7 @@ def map_regions(vectors: str | Path, assignments: str | Path, classes: str | Pat
     table = read_table(assignments, ["image", "region", "cluster", "distance"])
     if len(table) != int(store.offsets[-1]):
         raise StoreError(f"{assignments}: its regions are not those of {vectors}; delete both and run snakemake again")
-    parts = [kinds.assign(rows, labels) for _, rows in store.chunks()]
+    parts = [assign(rows, labels) for _, rows in store.chunks()]
     value = np.concatenate([np.zeros(0, np.int32), *parts])
     value = _corrected(value, table["image"].to_pylist(), table["region"].to_pylist(), labels)
     column = np.where(value > 0, value - 1, np.where(value == kinds.BACKGROUND, kinds.BACKGROUND_ROW, -1))
