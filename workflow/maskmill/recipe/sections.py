@@ -223,6 +223,10 @@ class Cluster(Model):
     )
 
 
+class Taxonomy(Model):
+    """taxonomy: how clusters become classes with names. source: none leaves them as they are."""
+
+
 class Paint(Model):
     """paint: how clusters become pseudo-masks. 0 is background, clusters start at 1, 255 or 65535 is ignore."""
 

@@ -15,9 +15,9 @@ from maskmill.errors import InputError
 from maskmill.images.masks import ignore_value
 from maskmill.images.palette import hexadecimal, palette
 from maskmill.images.photos import unchanged
+from maskmill.images.sample import Picture, Sample, read_images
 from maskmill.redact import redact
 from maskmill.report import _facts, _pictures, _scores, _selection, _typical
-from maskmill.report._sample import Picture, Sample, read_images
 from maskmill.store.ragged import Ragged
 
 CROPS = 640  # crops in one report: with very many clusters each shows fewer, then the smallest show none

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from maskmill.images.sample import Sample, read_images
 from maskmill.report._facts import mask_store
-from maskmill.report._sample import Sample, read_images
 from maskmill.store.artefact import read_table
 from maskmill.store.ragged import Ragged
 

@@ -59,6 +59,9 @@ def _report(graph: Graph, wildcards: Wildcards) -> Sources:
                 add("regions", "cluster_map", recipe=name, seed=seed, shard=shard)
             if graph.compares(name):
                 add("scores", "evaluate_candidates", recipe=name, seed=seed)
+        first = run.config.seeds[0]
+        for output in ("out", "margins"):
+            add("survey", "taxonomy_survey", output, recipe=name, seed=first)
         if graph.scores_objects and not recipe.tokens:
             add("objects", "evaluate_objects", recipe=name)
     for readout, (features, probed) in itertools.product(run.config.evaluate.readouts, graph.probes.items()):

@@ -6,6 +6,7 @@ other methods have several fine centroids a cluster (`group`), and may call some
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,15 @@ def read(path: str | Path) -> Codebook:
         str(provenance.get("hash", "")),
         group,
     )
+
+
+def fingerprint(codebook: Codebook) -> str:
+    """16 hex digits of the clusters themselves: the same for codebooks that give every vector the same cluster."""
+    total = hashlib.blake2b(np.ascontiguousarray(codebook.centroids, np.float32).tobytes(), digest_size=8)
+    total.update(f"{codebook.centroids.shape}\0{codebook.spherical}\0".encode())
+    if codebook.group is not None:
+        total.update(np.ascontiguousarray(codebook.group, np.int32).tobytes())
+    return total.hexdigest()
 
 
 def scores(x: np.ndarray, codebook: Codebook) -> np.ndarray:
