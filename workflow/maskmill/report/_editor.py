@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from maskmill.images.palette import hexadecimal, palette
+from maskmill.images.sample import Picture, Sample, read_images
 from maskmill.report import _pictures, _strips
-from maskmill.report._sample import Picture, Sample, read_images
 from maskmill.report._strips import Layer, Piece
 from maskmill.store.codebook import Codebook, read
 from maskmill.store.ragged import Ragged
@@ -42,23 +42,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Editor:
-    """One recipe's clusters, largest first; `total` of them there are; `data` is JSON for the page's script."""
+    """One recipe's clusters, largest first; `total` of them there are; `mapped` are the images that the
+    page paints; `data` is JSON for its script.
+    """
 
     name: str
     rows: tuple[Row, ...]
     total: int
     images: int
+    mapped: frozenset[str]
     data: str
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What is read for one recipe: maps and margins by image id, the codebook, the run's taxonomy and its members."""
+    """What is read for one recipe: maps and margins by image id, the codebook, its fingerprint, the run's taxonomy."""
 
     layers: dict[str, Layer]
     book: Codebook
+    codebook: str
     taxonomy: str | None = None
     members: str | None = None
+
+
+NOTHING = Survey({}, Codebook(np.zeros((0, 1), np.float32), np.zeros(0, np.int64), 0.0, False), "")  # of no images
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ def read_survey(results: Path, recipe: str, seed: int, sample: Sample) -> Survey
     return Survey(
         {image: Layer(values[image], sure[image]) for image in sorted(ids)},
         book,
+        str(maps.attrs.get("codebook", "")),
         made.read_text("utf-8") if made.is_file() else None,
     )
 
@@ -123,7 +131,8 @@ def editor(survey: Survey, wanted: Wanted, pictures: Callable[[Sequence[str]], d
         )
         for c in order
     )
-    return Editor(wanted.recipe, rows, k, len(survey.layers), _data(survey, wanted, rows, colours))
+    mapped = frozenset(wanted.gallery) & frozenset(survey.layers)
+    return Editor(wanted.recipe, rows, k, len(survey.layers), mapped, _data(survey, wanted, rows, colours))
 
 
 def quota(typical: int, clusters: int) -> tuple[int, int]:
@@ -169,7 +178,7 @@ def _data(survey: Survey, wanted: Wanted, rows: Sequence[Row], colours: Sequence
     body: dict[str, Any] = {
         "recipe": wanted.recipe,
         "seed": wanted.seed,
-        "codebook": survey.book.hash,
+        "codebook": survey.codebook,
         "several": wanted.recipes > 1,
         "taxonomy": survey.taxonomy,
         "members": survey.members,

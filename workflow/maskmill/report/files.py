@@ -62,6 +62,9 @@ def _report(graph: Graph, wildcards: Wildcards) -> Sources:
         first = run.config.seeds[0]
         for output in ("out", "margins"):
             add("survey", "taxonomy_survey", output, recipe=name, seed=first)
+        add("codebook", "cluster_fit", recipe=name, seed=first)
+        if recipe.named:
+            add("taxonomy", "taxonomy_names", "document", recipe=name, seed=first)
         if graph.scores_objects and not recipe.tokens:
             add("objects", "evaluate_objects", recipe=name)
     for readout, (features, probed) in itertools.product(run.config.evaluate.readouts, graph.probes.items()):

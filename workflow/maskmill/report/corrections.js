@@ -1,0 +1,126 @@
+"use strict";
+// The gallery in the colours of the classes, painted as names are given; corrections of one image in its large view.
+(() => {
+  const { make, button, corrections, RESERVED } = maskmill;
+  const DARK = [20, 22, 26, 150], STRIPE = [205, 205, 205, 230], CLEAR = [0, 0, 0, 0], FAINT = 90; // as in the masks
+
+  /** Mask values of a map that Python packed: (value, run length) pairs of LEB128 numbers. */
+  function unpacked([height, width, text]) {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), values = new Uint32Array(height * width);
+    let at = 0, place = 0;
+    const number = () => {
+      for (let found = 0, shift = 0; ; shift += 7) {
+        const byte = bytes[at];
+        at += 1;
+        found |= (byte & 127) << shift;
+        if (byte < 128) return found;
+      }
+    };
+    while (at < bytes.length) {
+      const value = number(), run = number();
+      values.fill(value, place, place + run);
+      place += run;
+    }
+    return { height, width, values };
+  }
+
+  const mapOf = (desk, image) => {
+    desk.maps = desk.maps || new Map();
+    if (!desk.maps.has(image) && Object.hasOwn(desk.data.maps, image)) desk.maps.set(image, unpacked(desk.data.maps[image]));
+    return desk.maps.get(image);
+  };
+
+  /** Who owns a mask value in an image, its corrections applied: a name, `background`, `ignore`, or undefined. */
+  function ownerIn(desk, image) {
+    const rules = desk.naming.doc.corrections.filter((row) => row.image === image && row.region === undefined);
+    const whole = rules.find((row) => row.was === undefined), known = new Map();
+    return (value) => {
+      if (!known.has(value)) {
+        const own = value ? desk.naming.ownerOf(value) : undefined, rule = whole || (own && rules.find((row) => row.was === own));
+        known.set(value, rule ? rule.class : own);
+      }
+      return known.get(value);
+    };
+  }
+
+  const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+
+  function paintOne(desk, panel) {
+    const image = panel.closest(".row").dataset.id, map = mapOf(desk, image), owner = ownerIn(desk, image);
+    const canvas = panel.querySelector("canvas"), data = new ImageData(map.width, map.height), colours = new Map();
+    for (let i = 0; i < map.values.length; i += 1) {
+      const value = map.values[i];
+      if (!colours.has(value)) {
+        const own = owner(value);
+        const named = own && !RESERVED.includes(own) && [...rgb(desk.colour(own) || "#888888"), 255];
+        colours.set(value, own === "ignore" ? null : own === "background" ? DARK : named || (value ? [...rgb(desk.data.colours[value]), FAINT] : DARK));
+      }
+      const striped = (Math.floor(i / map.width) + i % map.width) % 3 === 0;
+      data.data.set(colours.get(value) || (striped ? STRIPE : CLEAR), 4 * i);
+    }
+    Object.assign(canvas, { width: map.width, height: map.height });
+    canvas.getContext("2d").putImageData(data, 0, 0);
+    panel.dataset.stale = "";
+  }
+
+  // Only what can be seen is painted, the rest when it comes into view.
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      entry.target.dataset.near = entry.isIntersecting ? "1" : "";
+      if (entry.isIntersecting && entry.target.dataset.stale) paintOne(maskmill.desks.get(entry.target.dataset.recipe), entry.target);
+    }
+  }, { rootMargin: "300px" });
+
+  function paint(desk) {
+    const { doc } = desk.naming, live = Object.keys(doc.of).length + doc.corrections.length > 0;
+    if (!desk.panels) {
+      desk.panels = [...document.querySelectorAll(".panel.named")].filter((panel) => panel.dataset.recipe === desk.recipe);
+      desk.panels.forEach((panel) => seen.observe(panel));
+    }
+    for (const panel of desk.panels) {
+      panel.classList.toggle("asleep", !live);
+      panel.dataset.stale = "1";
+      if (live && panel.dataset.near) paintOne(desk, panel);
+    }
+    if (shown.desk === desk) showCorrections();
+  }
+
+  /** What a place of a painted panel is called; x and y in 0..1. */
+  function under(panel, x, y) {
+    const desk = maskmill.desks.get(panel.dataset.recipe), image = panel.closest(".row").dataset.id, map = mapOf(desk, image);
+    const place = (part, size) => Math.min(size - 1, Math.max(0, Math.floor(part * size)));
+    const value = map.values[place(y, map.height) * map.width + place(x, map.width)], owner = ownerIn(desk, image)(value);
+    return value ? `${owner || "no name"} (cluster ${value})` : owner || "";
+  }
+
+  // --- the large view ------------------------------------------------------------------------------------------------------
+  const shown = { desk: null, image: "" };
+
+  function showCorrections() {
+    const { desk, image } = shown, place = document.querySelector("#box-correct");
+    place.hidden = !desk;
+    if (!desk) return;
+    const map = mapOf(desk, image), present = new Set(map ? [...map.values].filter(Boolean).map((value) => desk.naming.ownerOf(value)) : []);
+    const classes = desk.naming.names().filter((name) => present.has(name));
+    const was = make("select", { "aria-label": "What is wrong" }, ...classes.map((name) => make("option", { value: `=${name}`, text: name })), make("option", { value: "", text: "everything" }));
+    const right = make("input", { list: "box-names", "aria-label": "What it is", placeholder: "class", autocomplete: "off", maxlength: "80" });
+    const set = () => {
+      const name = maskmill.tidy(right.value);
+      if (name) desk.naming.correct({ image, class: name, ...(was.value ? { was: was.value.slice(1) } : {}) });
+    };
+    right.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); set(); } });
+    place.replaceChildren(
+      make("span", {}, "In this image ", was, " is ", right, " ", button("Set", set)),
+      button("Leave this image out", () => desk.naming.correct({ image, class: "ignore" })),
+      make("datalist", { id: "box-names" }, ...[...desk.naming.names(), ...RESERVED].map((name) => make("option", { value: name }))),
+      make("ul", { class: "fixes" }, ...corrections(desk, image)));
+  }
+
+  /** The large view shows this image; `recipe` is the one whose clusters are corrected, "" for none. */
+  function enlarged(image, recipe) {
+    Object.assign(shown, { desk: maskmill.desks.get(recipe) || null, image });
+    showCorrections();
+  }
+
+  Object.assign(globalThis.maskmill, { paint, under, enlarged });
+})();
