@@ -98,6 +98,7 @@ def read_survey(results: Path, recipe: str, seed: int, sample: Sample) -> Survey
         book,
         str(maps.attrs.get("codebook", "")),
         made.read_text("utf-8") if made.is_file() else None,
+        maps.attrs.get("members"),
     )
 
 

@@ -114,7 +114,7 @@ def crop_uri(
     part = np.asarray(Image.fromarray(image[y0:y1, x0:x1]).resize(size, Image.Resampling.LANCZOS)).astype(np.float32)
     rows = _cells(y0, y1, size[1], mask.shape[0] / image.shape[0], mask.shape[0])
     inside = mask[rows[:, None], _cells(x0, x1, size[0], mask.shape[1] / image.shape[1], mask.shape[1])]
-    part = np.where(inside[..., None], part, part * 0.55 + 8)
+    part = np.where(inside[..., None], part, part * 0.66 + 8)
     if not inside.all():
         rim = _eroded(~inside, 0) & ~_eroded(~inside, 1)
         part[rim] = part[rim] * 0.3

@@ -26,7 +26,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Piece:
-    """A connected piece of a cluster: image id, box y0, x0, y1, x1 in 0..1, mean margin in 0..1, number in its image."""
+    """A connected piece of a cluster: image, box y0, x0, y1, x1 in 0..1, mean margin in 0..1, number in the image."""
 
     image: str
     box: Box
@@ -125,6 +125,8 @@ def neighbours(book: Codebook, count: int) -> np.ndarray:
     Near in the codebook's own geometry; of clusters with several centroids the nearest pair counts.
     """
     k = len(book)
+    if k < 2:
+        return np.zeros((k, 0), np.int64)
     kept = slice(None) if book.group is None else book.group >= 0
     centroids = book.centroids[kept].astype(np.float32)
     group = np.arange(k) if book.group is None else book.group[kept]
@@ -142,7 +144,7 @@ def neighbours(book: Codebook, count: int) -> np.ndarray:
         best[:, group[starts]] = np.maximum.reduceat(score, starts, axis=1)
         np.maximum.at(near, group[rows], best)
     np.fill_diagonal(near, -np.inf)
-    return np.argsort(-near, axis=1, kind="stable")[:, : max(0, min(count, k - 1))]
+    return np.argsort(-near, axis=1, kind="stable")[:, : min(count, k - 1)]
 
 
 def coarser(values: np.ndarray, side: int) -> np.ndarray:

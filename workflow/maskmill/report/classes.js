@@ -8,7 +8,7 @@
     const { naming } = desk;
     const units = naming.unitsOf(name);
     const share = units.reduce((sum, unit) => sum + (naming.about.shares.get(parseInt(unit, 10)) || 0) / naming.units(parseInt(unit, 10)).length, 0);
-    const field = make("input", { class: "name", value: name, "aria-label": `Name of the class ${name}`, autocomplete: "off", spellcheck: "false", maxlength: "80", on: {
+    const field = make("input", { class: "name", value: name, "aria-label": `Name of the class ${name}`, autocomplete: "off", spellcheck: "false", maxlength: "200", on: {
       change: () => { if (!naming.rename(name, field.value)) field.value = name; },
       keydown: (event) => {
         const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];

@@ -59,7 +59,7 @@
       data.data.set(colours.get(value) || (striped ? STRIPE : CLEAR), 4 * i);
     }
     Object.assign(canvas, { width: map.width, height: map.height });
-    canvas.getContext("2d").putImageData(data, 0, 0);
+    canvas.getContext("2d", { willReadFrequently: true }).putImageData(data, 0, 0);
     panel.dataset.stale = "";
   }
 
@@ -103,7 +103,7 @@
     const map = mapOf(desk, image), present = new Set(map ? [...map.values].filter(Boolean).map((value) => desk.naming.ownerOf(value)) : []);
     const classes = desk.naming.names().filter((name) => present.has(name));
     const was = make("select", { "aria-label": "What is wrong" }, ...classes.map((name) => make("option", { value: `=${name}`, text: name })), make("option", { value: "", text: "everything" }));
-    const right = make("input", { list: "box-names", "aria-label": "What it is", placeholder: "class", autocomplete: "off", maxlength: "80" });
+    const right = make("input", { list: "box-names", "aria-label": "What it is", placeholder: "class", autocomplete: "off", maxlength: "200" });
     const set = () => {
       const name = maskmill.tidy(right.value);
       if (name) desk.naming.correct({ image, class: name, ...(was.value ? { was: was.value.slice(1) } : {}) });

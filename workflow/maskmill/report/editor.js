@@ -160,19 +160,19 @@
       row.links.forEach((link, i) => row.near.append(i ? " " : "", link));
     }
 
-    /** One line a unit: a field and two buttons; of a split cluster with the part's letter before it. */
+    /** One line a unit: a field, and buttons where the cluster is whole, the part's number where it is split. */
     unitLine(row, unit, alone) {
       const field = make("input", { class: "name", role: "combobox", "aria-expanded": "false", "aria-controls": "offer", "aria-autocomplete": "list",
-        "aria-label": `Name of cluster ${unit}`, placeholder: "name", autocomplete: "off", spellcheck: "false", maxlength: "80", on: {
+        "aria-label": `Name of cluster ${unit}`, placeholder: alone ? "name" : "name, background or ignore", autocomplete: "off", spellcheck: "false", maxlength: "200", on: {
           focus: () => { field.select(); suggest(field, this.naming.names()); },
           input: () => suggest(field, this.naming.names()),
           blur: () => { withdraw(); this.commit(unit, field); },
           keydown: (event) => this.typed(event, row, unit, field),
         } });
       const set = (owner) => button(owner, () => this.give([unit], this.naming.owner(unit) === owner ? "" : owner), { "aria-pressed": "false", title: owner[0] });
-      const presses = RESERVED.map(set);
-      const tag = alone ? [] : [make("b", { text: unit })];
-      return { unit, field, presses, node: make("div", { class: "unit" }, ...tag, field, make("span", { class: "tools" }, ...presses, ...(alone ? [row.split, row.parts] : []))) };
+      const presses = alone ? RESERVED.map(set) : [];
+      const rest = alone ? [field, make("span", { class: "tools" }, ...presses, row.split, row.parts)] : [make("b", { text: unit }), field];
+      return { unit, field, presses, node: make("div", { class: "unit" }, ...rest) };
     }
 
     typed(event, row, unit, field) {

@@ -24,11 +24,11 @@
     if (data.clusters.length) desks.set(data.recipe, new Desk(article, data));
   }
 
-  /** The editor that keys are meant for: where the focus is, else the first one that can be seen. */
-  function active() {
+  /** The editor that keys are meant for: where the focus is, else the first one in view; with Ctrl from anywhere. */
+  function active(anywhere) {
     const all = [...desks.values()].filter((desk) => desk.article.checkVisibility());
     const own = all.find((desk) => desk.article.contains(document.activeElement));
-    if (own) return own;
+    if (own || anywhere) return own || all[0] || null;
     if (document.activeElement && document.activeElement !== document.body) return null;
     return all.find((desk) => { const area = desk.article.getBoundingClientRect(); return area.top < innerHeight && area.bottom > 0; }) || null;
   }
@@ -54,7 +54,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.altKey || document.querySelector("dialog[open]")) return;
-    const field = event.target.closest("input, select, textarea, summary, a"), desk = active();
+    const field = event.target.closest("input, select, textarea, summary, a"), desk = active(event.ctrlKey || event.metaKey);
     const inEditor = desk && field && desk.article.contains(field);
     const typing = field && field.matches("input:not([type=radio], [type=range], [type=color]), select");
     let act = null;
@@ -79,7 +79,7 @@
   document.addEventListener("drop", (event) => {
     if (!files(event)) return;
     event.preventDefault();
-    const desk = [...desks.values()].find((one) => one.article.checkVisibility());
+    const desk = active(true);
     if (desk) desk.load(event.dataTransfer.files[0]);
   });
 })();

@@ -170,16 +170,13 @@
 
   /** One line without spaces around; what nobody can see is left out. */
   function tidy(name) {
-    return (name || "").replace(/[\u0000-\u001f\u007f-\u009f\u200b\u2028\u2029\ufeff]+/g, " ").replace(/ +/g, " ").trim().slice(0, 80);
+    return (name || "").replace(/[\u0000-\u001f\u007f-\u009f\u200b\u2028\u2029\ufeff]+/g, " ").replace(/ +/g, " ").trim().slice(0, 200);
   }
 
-  /** A class of this name, if there is none; in a list with ids of its own it gets the smallest free one. */
+  /** A class of this name, if there is none. */
   function admit(doc, name) {
     if (!name || RESERVED.includes(name) || doc.classes.some((row) => row.name === name)) return;
-    const ids = new Set(doc.classes.map((row, i) => row.id || i + 1));
-    let id = null;
-    if (doc.classes.some((row) => row.id)) for (id = 1; ids.has(id);) id += 1;
-    doc.classes.push({ name, id, colour: null });
+    doc.classes.push({ name, colour: null });
   }
 
   /** Classes that lost their last cluster in this change, and that no correction names, go. */

@@ -32,7 +32,6 @@ globalThis.maskmill = globalThis.maskmill || {};
     lines.push(doc.classes.length ? "classes:" : "classes: []");
     for (const row of doc.classes) {
       const parts = [`name: ${scalar(row.name)}`];
-      if (row.id) parts.push(`id: ${row.id}`);
       if (row.colour) parts.push(`colour: "${row.colour}"`);
       lines.push(`  - {${parts.join(", ")}, clusters: [${owned(row.name)}]}`);
     }
@@ -170,7 +169,7 @@ globalThis.maskmill = globalThis.maskmill || {};
 
     flow() {
       const row = this.row, close = { "[": "]", "{": "}" }[this.char];
-      if (!close) return this.scalar(/^(?:[^,[\]{}#:]|:(?! |$)|(?<! )#)+/);
+      if (!close) return this.scalar(/^(?:[^,[\]{}#:]|:(?! |$)|(?<! )#)+/) || this.fail(`"${this.line.slice(this.at, this.at + 20)}" is not expected here`);
       const found = close === "]" ? { row, list: [] } : { row, map: new Map() };
       this.at += 1;
       for (;;) {
@@ -201,7 +200,7 @@ globalThis.maskmill = globalThis.maskmill || {};
         }
       }
       const token = plain.exec(rest);
-      if (!token || !token[0].trim()) this.fail(`"${rest.slice(0, 20)}" is not expected here`);
+      if (!token || !token[0].trim()) return null;
       if (/^[&*!%@`]/.test(token[0])) this.fail(`"${token[0].slice(0, 20)}": anchors and tags are no part of a taxonomy`);
       this.at += token[0].length;
       return { row, text: token[0].trim(), quoted: false };
@@ -286,11 +285,10 @@ globalThis.maskmill = globalThis.maskmill || {};
       const name = this.className(row.get("name") || { row: node.row }, "name");
       if (RESERVED.includes(name)) this.fail(node, `"${name}" is no class; list its clusters below ${name}:`);
       if (doc.classes.some((other) => other.name === name)) this.fail(node, `the class "${name}" stands there twice; give it all clusters in one row`);
-      const colour = row.has("colour") ? this.text(row.get("colour"), "colour").toLowerCase() : null;
+      const colour = row.has("colour") && !row.get("colour").empty ? this.text(row.get("colour"), "colour").toLowerCase() : null;
       if (colour !== null && !/^#[0-9a-f]{6}$/.test(colour)) this.fail(row.get("colour"), `colour: "${colour}" is no colour; write it as "#804080"`);
-      const id = row.has("id") ? this.whole(row.get("id"), "id", 1, 65534) : null;
-      if (id !== null && doc.classes.some((other) => other.id === id)) this.fail(node, `the id ${id} is given twice`);
-      doc.classes.push({ name, id, colour });
+      const id = row.has("id") && !row.get("id").empty ? this.whole(row.get("id"), "id", 1, 65534) : doc.classes.length + 1;
+      doc.classes.push({ name, colour, id });
       this.own(row.get("clusters"), name, doc);
     }
 
@@ -303,7 +301,7 @@ globalThis.maskmill = globalThis.maskmill || {};
       };
       const found = { image: this.text(row.get("image") || { row: node.row }, "image"), class: known("class") };
       if (row.has("region") && row.has("was")) this.fail(node, "a correction has `region` or `was`, not both");
-      if (row.has("region")) found.region = this.whole(row.get("region"), "region", 1, 1e9);
+      if (row.has("region")) found.region = this.whole(row.get("region"), "region", 1, 255);
       if (row.has("was")) found.was = known("was");
       doc.corrections.push(found);
     }
@@ -326,7 +324,9 @@ globalThis.maskmill = globalThis.maskmill || {};
       if (!UNNAMED.includes(doc.unnamed)) this.fail(top.get("unnamed"), `unnamed: "${doc.unnamed}" is none of ${UNNAMED.join(", ")}`);
       for (const row of this.items(top.get("corrections"), "corrections")) this.correction(row, doc);
       doc.members = top.has("members") ? top.get("members").text || "" : "";
-      if (doc.classes.every((row, i) => row.id === i + 1)) for (const row of doc.classes) row.id = null;
+      const ids = doc.classes.map((row) => row.id).sort((a, b) => a - b);
+      if (!ids.every((id, i) => id === i + 1)) this.fail(top.get("classes"), `the ids of the classes are ${ids.join(", ")}; give each of 1 to ${ids.length} once, or none`);
+      doc.classes = doc.classes.sort((a, b) => a.id - b.id).map(({ name, colour }) => ({ name, colour })); // the order is the number
       return doc;
     }
   }
@@ -337,7 +337,9 @@ globalThis.maskmill = globalThis.maskmill || {};
     const indent = reader.next();
     if (indent < 0) reader.fail("the file is empty", 0);
     if (indent > 0) reader.fail("the first key is indented");
-    return new Document(reader, about).document(reader.map(0));
+    const root = /^[[{]/.test(reader.line) ? reader.value(0) : reader.block(0);
+    if (reader.next() >= 0) reader.fail("this does not belong to what stands before");
+    return new Document(reader, about).document(root);
   }
 
   Object.assign(globalThis.maskmill, { write, read, Refused, byUnit, letter, RESERVED, UNNAMED, MOST_PARTS });
