@@ -128,12 +128,12 @@
   const shownRows = () => rows.filter((row) => !row.hidden);
 
   function show(panel) {
-    const row = panel.closest(".row"), frame = one("#box-frame"), img = one("img", frame), mask = one("img, canvas", panel);
+    const row = panel.closest(".row"), frame = one("#box-frame"), img = one("img", frame), mask = one("img", panel);
     place.panel = panel;
     frame.className = one(".frame", panel).className;
     frame.style.setProperty("--ar", row.style.getPropertyValue("--ar"));
     img.hidden = !mask;
-    if (mask) img.src = mask.src || mask.toDataURL();
+    if (mask) img.src = mask.src;
     else img.removeAttribute("src");
     pixels.delete(img);
     const step = [panel.dataset.recipe, panel.dataset.step].filter(Boolean).join(", ");
@@ -145,7 +145,7 @@
       item.append(swatch, `${chip ? chip.textContent.trim() : cluster}, ${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`);
       return item;
     }));
-    maskmill.enlarged(row.dataset.id, panel.dataset.recipe || state.recipe);
+    maskmill.enlarged(panel, panel.dataset.recipe || state.recipe);
     if (!box.open) box.showModal();
   }
 
@@ -171,7 +171,7 @@
     event.preventDefault();
   });
   box.addEventListener("close", () => {
-    maskmill.enlarged("", "");
+    maskmill.enlarged(null, "");
     tip.hidden = true; document.body.append(tip); place.panel.focus(); });
   one("#box-close").addEventListener("click", () => box.close());
   one("#box-back").addEventListener("click", () => step(-1));
