@@ -13,7 +13,7 @@ from maskmill.cut import Need
 from maskmill.recipe import registry
 from maskmill.recipe.base import Model
 
-STAGES = ("cut", "regions", "reduce", "foreground", "cluster", "refine")
+STAGES = ("cut", "regions", "reduce", "foreground", "cluster", "taxonomy", "refine")
 METHODS = [(stage, name) for stage in STAGES for name in registry.available(stage)]
 
 
@@ -31,7 +31,7 @@ def asked(stage: str, module: ModuleType) -> type:
     """The protocol that a method must satisfy, by its traits."""
     package = importlib.import_module(f"maskmill.{stage}")
     traits = module.TRAITS
-    name = "Method"
+    name = "Source" if stage == "taxonomy" else "Method"
     if stage == "cut" and traits.batched:
         name = "BatchedMethod"
     if stage == "reduce" and traits.fitted:

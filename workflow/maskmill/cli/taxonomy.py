@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from maskmill.cli.options import Foreground, ManifestFile, Out, Params, section, shard_files
+from maskmill.cli.options import Foreground, ManifestFile, Out, Params, Seed, Threads, section, shard_files
+from maskmill.taxonomy import Clustered, ShardVectors
 
 app = typer.Typer(help="taxonomy: clusters -> classes that have names.", no_args_is_help=True)
 Vectors = Annotated[Path, typer.Option(help="folder of vector stores")]
@@ -24,25 +26,84 @@ def survey(
     params: Params,
     out: Out,
     margins: Annotated[Path, typer.Option(help="store to write: how sure each place is of its cluster")],
+    places: Annotated[Path, typer.Option(help="JSON to write: members of the clusters, for a later taxonomy")],
     cut: Cut = None,
     regions: Tables = None,
     foreground: Foreground = None,
 ) -> None:
     """Where the clusters lie in a sample of the images."""
-    from maskmill.taxonomy import run
+    from maskmill.taxonomy.run import SurveyFiles, survey
 
-    shards = _shards(vectors, manifest, cut, regions)
-    run.survey(shards, codebook, manifest, int(section(params)["gallery"]), out, margins, foreground)
+    given = _clustered(codebook, foreground, _shards(vectors, manifest, cut, regions), manifest)
+    survey(given, int(section(params)["gallery"]), SurveyFiles(out, margins, places))
 
 
-def _shards(vectors: Path, manifest: Path, cut: Path | None, regions: Path | None):  # type: ignore[no-untyped-def]
+@app.command("fit")
+def fit(
+    vectors: Vectors,
+    codebook: Book,
+    manifest: ManifestFile,
+    params: Params,
+    out: Out,
+    cut: Cut = None,
+    regions: Tables = None,
+    foreground: Foreground = None,
+    seed: Seed = 0,
+    threads: Threads = 1,
+) -> None:
+    """Which vectors become which class."""
+    from maskmill.taxonomy.run import fit
+
+    body = section(params)
+    given = _clustered(codebook, foreground, _shards(vectors, manifest, cut, regions), manifest)
+    given = replace(given, seed=seed, limit=int(body["max_fit_points"]))
+    fit(body["source"], body["grouping"], given, out, threads)
+
+
+@app.command("names")
+def names(
+    classes: Annotated[Path, typer.Option(help="the classes")],
+    codebook: Book,
+    places: Annotated[Path, typer.Option(help="members.json of the survey")],
+    params: Params,
+    out: Out,
+    document: Annotated[Path, typer.Option(help="taxonomy.yaml to write")],
+    recipe: Annotated[str, typer.Option()],
+    seed: Seed = 0,
+) -> None:
+    """What the classes are called, and the file to edit."""
+    from maskmill.taxonomy.run import NameFiles, names
+
+    body = section(params) | {"recipe": recipe, "seed": seed}
+    names(classes, codebook, places, body, NameFiles(out, document))
+
+
+@app.command("map")
+def map_regions(
+    vectors: Annotated[Path, typer.Option(help="vector store of one shard")],
+    assignments: Annotated[Path, typer.Option(help="assignments of the same shard")],
+    classes: Annotated[Path, typer.Option(help="the classes")],
+    params: Params,
+    out: Out,
+) -> None:
+    """Give the regions of one shard their classes."""
+    from maskmill.taxonomy.run import map_regions
+
+    map_regions(vectors, assignments, classes, out)
+
+
+def _shards(vectors: Path, manifest: Path, cut: Path | None, regions: Path | None) -> list[ShardVectors]:
     """What each shard's clusters are computed from."""
-    from maskmill.taxonomy._survey import ShardVectors
-
     found = shard_files(vectors, manifest)
     if cut is None or regions is None:
         return [ShardVectors(file) for file in found]
     return [ShardVectors(file, cut / file.name, regions / f"{file.stem}.parquet") for file in found]
+
+
+def _clustered(codebook: Path, foreground: Path | None, shards: list[ShardVectors], manifest: Path) -> Clustered:
+    from maskmill.store.codebook import read
+
+    return Clustered(read(codebook), None if foreground is None else read(foreground), shards, manifest)
 
 
 def register(parent: typer.Typer) -> None:

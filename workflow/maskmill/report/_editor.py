@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from maskmill.errors import StoreError
 from maskmill.images.palette import hexadecimal, palette
 from maskmill.images.sample import Picture, Sample, read_images
 from maskmill.report import _pictures, _strips
 from maskmill.report._strips import Layer, Piece
+from maskmill.store.artefact import read_json
 from maskmill.store.codebook import Codebook, read
 from maskmill.store.ragged import Ragged
 
@@ -81,8 +83,8 @@ class Wanted:
     regions: np.ndarray | None = None
 
 
-def read_survey(results: Path, recipe: str, seed: int, sample: Sample) -> Survey:
-    """The survey of a recipe's first seed, of the images of the sample.
+def read_survey(results: Path, recipe: str, seed: int, sample: Sample, named: bool) -> Survey:
+    """The survey of a recipe's first seed, of the images of the sample; with `named` the taxonomy of the run too.
 
     Raises:
         StoreError: a store of the survey or the codebook is missing or damaged.
@@ -92,14 +94,20 @@ def read_survey(results: Path, recipe: str, seed: int, sample: Sample) -> Survey
     maps, margins = Ragged(folder / "taxonomy/survey.zarr", "masks"), Ragged(folder / "taxonomy/margins.zarr")
     ids = [*dict.fromkeys([*(p.id for p in sample.gallery), *(i for row in sample.statistics.values() for i in row)])]
     values, sure = read_images(maps, ids), read_images(margins, ids)
-    made = folder / "taxonomy/taxonomy.yaml"
     return Survey(
         {image: Layer(values[image], sure[image]) for image in sorted(ids)},
         book,
         str(maps.attrs.get("codebook", "")),
-        made.read_text("utf-8") if made.is_file() else None,
-        maps.attrs.get("members"),
+        _text(folder / "taxonomy/taxonomy.yaml") if named else None,
+        str(read_json(folder / "taxonomy/members.json")["members"]),
     )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); delete it and run snakemake again") from None
 
 
 def editor(survey: Survey, wanted: Wanted, pictures: Callable[[Sequence[str]], dict[str, Picture]],

@@ -18,6 +18,8 @@ from maskmill.images.photos import unchanged
 from maskmill.images.sample import Picture, Sample, read_images
 from maskmill.redact import redact
 from maskmill.report import _editor, _facts, _pictures, _scores, _selection
+from maskmill.store.class_names import ClassNames
+from maskmill.store.class_names import read as read_names
 from maskmill.store.ragged import Ragged
 
 PRESENT = 0.004  # a cluster below this share of an image does not count as being in it
@@ -111,9 +113,10 @@ def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
     rounds, tokens, seed = int(body["rounds"]), bool(body["tokens"]), seeds[0]
     counts = [_cluster_count(results, name, s, body, sample) for s in seeds]  # some methods find the number themselves
     clusters = counts[0]
-    colours = _pictures.distinct(palette(clusters + 1))
+    naming = _naming(results, name, seed) if body.get("named") else None
+    colours = _pictures.distinct(palette(clusters + 1) if naming is None else _colours(naming))
     facts = [_facts.measure(results, name, s, rounds, k, sample) for s, k in zip(seeds, counts, strict=True)]
-    names = _scores.cluster_names(context.scores, name, rounds, seed)
+    names = _scores.cluster_names(context.scores, name, rounds, seed) if naming is None else naming.names
     values = range(1, clusters + 1)
     return View(
         name,
@@ -121,7 +124,7 @@ def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
         tokens,
         rounds,
         tuple(ClusterView(v, hexadecimal(colours[v]), names.get(v, "")) for v in values),
-        _clusters(name, context, tokens, names),
+        _clusters(name, context, tokens, names if naming is None else {}, naming is not None),
         _panels(results, name, seed, rounds, tokens, colours, sample),
         _fact_rows(facts, _selection.read_selection(results, name, seeds)),
         redact(yaml.safe_dump(dict(body.get("sections") or {}), sort_keys=False, width=100).strip()),
@@ -129,10 +132,22 @@ def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
     )
 
 
-def _clusters(name: str, context: ViewContext, tokens: bool, names: Mapping[int, str]) -> _editor.Editor:
+def _naming(results: Path, name: str, seed: int) -> ClassNames:
+    return read_names(results / f"recipes/{name}/seed{seed}/taxonomy/classes.json")
+
+
+def _colours(naming: ClassNames) -> np.ndarray:
+    """uint8 [k + 1, 3]: the background's, then those of the classes."""
+    colours = palette(len(naming.classes) + 1)
+    for each in naming.classes:
+        colours[each.value] = list(bytes.fromhex(each.colour.removeprefix("#")))
+    return colours
+
+
+def _clusters(name: str, context: ViewContext, tokens: bool, hints: Mapping[int, str], named: bool) -> _editor.Editor:
     """The clusters of the first seed, to be looked at and named."""
     results, seed, sample = context.results, context.seeds[0], context.sample
-    survey = _editor.read_survey(results, name, seed, sample) if sample.shards else _editor.NOTHING
+    survey = _editor.read_survey(results, name, seed, sample, named) if sample.shards else _editor.NOTHING
     counts = None if tokens else _facts.region_counts(results, name, seed, len(survey.book), sample.shards)
     wanted = _editor.Wanted(
         name,
@@ -140,7 +155,7 @@ def _clusters(name: str, context: ViewContext, tokens: bool, names: Mapping[int,
         context.typical,
         context.recipes,
         [picture.id for picture in sample.gallery],
-        dict(names) if survey.taxonomy is None else {},  # else the masks' values are classes
+        dict(hints),
         counts,
     )
     return _editor.editor(survey, wanted, sample.pictures, context.photos.read)

@@ -34,11 +34,12 @@
   /** Who owns a mask value in an image, its corrections applied: a name, `background`, `ignore`, or undefined. */
   function ownerIn(desk, image) {
     const rules = desk.naming.doc.corrections.filter((row) => row.image === image && row.region === undefined);
-    const whole = rules.find((row) => row.was === undefined), known = new Map();
+    const known = new Map();
     return (value) => {
       if (!known.has(value)) {
-        const own = value ? desk.naming.ownerOf(value) : undefined, rule = whole || (own && rules.find((row) => row.was === own));
-        known.set(value, rule ? rule.class : own);
+        let own = value ? desk.naming.ownerOf(value) : undefined;
+        for (const rule of rules) if (rule.was === undefined || rule.was === own) own = rule.class; // one after the other, as in the run
+        known.set(value, own);
       }
       return known.get(value);
     };

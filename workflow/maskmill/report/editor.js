@@ -330,10 +330,9 @@
       make("a", { href: url, download: this.fileName }).click();
       setTimeout(() => URL.revokeObjectURL(url), 60000);
       const lines = [`taxonomy: {source: file, file: ${this.fileName}}`];
-      if (this.data.several) lines.unshift(`recipes: [${this.recipe}]   # the clusters are those of this recipe`);
       this.next.hidden = false;
       this.next.replaceChildren(
-        make("p", {}, make("b", { text: `${this.fileName} is saved.` }), " Put it beside your config.yaml, add this there, and run the same command again. Only painting and what follows it is done anew."),
+        make("p", {}, make("b", { text: `${this.fileName} is saved.` }), " Put it beside your config.yaml, add this there, and run the same command again. Only painting and what follows it is done anew.", ...(this.data.several ? [` The file holds for the recipe ${this.recipe} alone; name several as [one.yaml, other.yaml].`] : [])),
         make("pre", { tabindex: "0", text: lines.join("\n") }));
       this.say(`Saved ${this.fileName}.`);
     }

@@ -2,8 +2,12 @@
 // taxonomy.yaml: written as people would, and read back; other YAML is refused with the line that is at fault.
 globalThis.maskmill = globalThis.maskmill || {};
 (() => {
-  const HEAD = "# maskmill taxonomy: classes and the clusters they own. Cluster numbers are those of the report (mask values, from 1); " +
-    "17b is the second part of a split cluster 17.";
+  const HEAD = [
+    "# maskmill taxonomy: classes and the clusters that they own. Clusters have the numbers that the report shows; 17b is",
+    "# the second part of cluster 17, where `split: {17: 3}` clusters it again. Edit this file, or name clusters in the",
+    "# report and save it there; give it back with `taxonomy: {source: file, file: taxonomy.yaml}` and run the same command.",
+  ];
+  const MEMBERS = "# Where the clusters lay, so that the file can be carried over to another clustering. Leave it as it is.";
   const RESERVED = ["background", "ignore"];
   const UNNAMED = ["ignore", "background", "keep"];
   const MOST_PARTS = 26;
@@ -13,40 +17,29 @@ globalThis.maskmill = globalThis.maskmill || {};
   const letter = (i) => String.fromCharCode(97 + i);
 
   // --- writing -------------------------------------------------------------------------------------------------------
-  const quoted = (text) => JSON.stringify(text).replace(/[\u007f-\u009f\u2028\u2029\ufeff]/g,
+  /** A text in double quotes that reads as this text everywhere; the stage taxonomy writes it in the same way. */
+  const quoted = (text) => JSON.stringify(text).replace(/[\u007f-\u009f\u2028\u2029\ufeff\ufffe\uffff]/g,
     (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
-
-  /** A scalar that reads as this text everywhere: plain where that is safe, else in double quotes. */
-  function scalar(text) {
-    const plain = /^[\p{L}][\p{L}\p{N}_./ -]*$/u.test(text) && !text.endsWith(" ") && !TYPED.test(text);
-    return plain ? text : quoted(text);
-  }
-
-  /** A hash: plain unless a reader could take it for a number. */
-  const hash = (text) => (/^[0-9a-f]+$/.test(text) && !/^(?:[0-9]+(?:e[0-9]+)?|0b[01]+)$/.test(text) ? text : quoted(text));
 
   /** The file of a document: {recipe, seed, codebook, classes, of, unnamed, split, corrections, members}. */
   function write(doc) {
     const owned = (owner) => Object.keys(doc.of).filter((unit) => doc.of[unit] === owner).sort(byUnit).join(", ");
-    const lines = [HEAD, "taxonomy: 1", `recipe: ${scalar(doc.recipe)}`, `seed: ${doc.seed}`, `codebook: ${hash(doc.codebook)}`];
+    const lines = [...HEAD, "taxonomy: 1", `recipe: ${quoted(doc.recipe)}`, `seed: ${doc.seed}`, `codebook: ${quoted(doc.codebook)}`];
     lines.push(doc.classes.length ? "classes:" : "classes: []");
     for (const row of doc.classes) {
-      const parts = [`name: ${scalar(row.name)}`];
-      if (row.colour) parts.push(`colour: "${row.colour}"`);
-      lines.push(`  - {${parts.join(", ")}, clusters: [${owned(row.name)}]}`);
+      const colour = row.colour ? `colour: ${quoted(row.colour)}, ` : "";
+      lines.push(`  - {name: ${quoted(row.name)}, ${colour}clusters: [${owned(row.name)}]}`);
     }
     for (const name of RESERVED) lines.push(`${name}: [${owned(name)}]`);
     lines.push(`unnamed: ${doc.unnamed}`);
     const splits = Object.keys(doc.split).sort(byUnit);
-    if (splits.length) lines.push(`split: {${splits.map((cluster) => `${cluster}: ${doc.split[cluster]}`).join(", ")}}`);
-    if (doc.corrections.length) lines.push("corrections:");
+    lines.push(`split: {${splits.map((cluster) => `${cluster}: ${doc.split[cluster]}`).join(", ")}}`);
+    lines.push(doc.corrections.length ? "corrections:" : "corrections: []");
     for (const row of doc.corrections) {
-      const parts = [`image: ${scalar(row.image)}`];
-      if (row.region !== undefined) parts.push(`region: ${row.region}`);
-      if (row.was !== undefined) parts.push(`was: ${scalar(row.was)}`);
-      lines.push(`  - {${parts.join(", ")}, class: ${scalar(row.class)}}`);
+      const region = row.region !== undefined ? `region: ${row.region}, ` : "", was = row.was !== undefined ? `was: ${quoted(row.was)}, ` : "";
+      lines.push(`  - {image: ${quoted(row.image)}, ${region}${was}class: ${quoted(row.class)}}`);
     }
-    if (doc.members) lines.push("members: |", ...doc.members.trim().split(/\s+/).map((line) => `  ${line}`));
+    if (doc.members) lines.push(MEMBERS, "members: |", ...doc.members.trim().split(/\s+/).map((line) => `  ${line}`));
     return `${lines.join("\n")}\n`;
   }
 

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from maskmill.recipe.base import Model
+    from maskmill.store.classes import Classes
+    from maskmill.store.codebook import Codebook
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,38 @@ class Traits:
     photos: bool = False
 
 
+@dataclass(frozen=True)
+class ShardVectors:
+    """What one shard's clusters are computed from.
+
+    Attributes:
+        vectors: Ragged of tokens [h, w, d], or of regions [n, 1, d]. segments, table: of recipes with a cut, the
+            segments [h, w] and the table of regions, whose rows are those of `vectors`.
+    """
+
+    vectors: Path
+    segments: Path | None = None
+    table: Path | None = None
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """What was clustered, as every source finds it.
+
+    Attributes:
+        book: the clusters. ground: codebook of background and foreground, in recipes that have one.
+        shards: vectors of all shards, and where they lie in the images. manifest: of the run.
+        seed: of the run. limit: vectors that a fit reads at most.
+    """
+
+    book: Codebook
+    ground: Codebook | None
+    shards: Sequence[ShardVectors]
+    manifest: Path
+    seed: int = 0
+    limit: int = 500_000
+
+
 class Source(Protocol):
     """Where the classes come from.
 
@@ -40,6 +75,13 @@ class Source(Protocol):
     Params: type[Model]
     TRAITS: Traits
 
+    def serves(self, params: Any, recipe: str, recipes: Sequence[str]) -> bool:
+        """False where this source says nothing of a recipe of the run, whose clusters then stay without names.
+
+        Raises:
+            ConfigError: what the parameters name is impossible, as far as that is known before the first job.
+        """
+
     def grouping(self, params: Any, recipe: str) -> Mapping[str, Any]:
         """What decides which vectors belong together, as JSON values: a change paints the masks again.
 
@@ -49,3 +91,13 @@ class Source(Protocol):
 
     def naming(self, params: Any, recipe: str) -> Mapping[str, Any]:
         """What the classes are called and their colours, as JSON values: a change paints nothing."""
+
+    def fit(self, grouping: Mapping[str, Any], given: Clustered) -> Classes:
+        """The classes.
+
+        Args:
+            grouping: what `grouping` has returned.
+
+        Raises:
+            UserError: what it names does not fit the clusters or the images.
+        """

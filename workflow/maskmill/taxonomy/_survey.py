@@ -6,7 +6,6 @@ The maps are on the grid of the tokens. They do not depend on a taxonomy, so tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +16,9 @@ from maskmill.images.sample import read, read_images
 from maskmill.store.artefact import read_table
 from maskmill.store.codebook import Codebook, scores
 from maskmill.store.ragged import Ragged
+from maskmill.taxonomy import ShardVectors
 
 STEPS = 255  # of a margin
-
-
-@dataclass(frozen=True)
-class ShardVectors:
-    """What one shard's clusters are computed from.
-
-    Attributes:
-        vectors: Ragged of tokens [h, w, d], or of regions [n, 1, d]. segments, table: of recipes with a cut, the
-            segments [h, w] and the table of regions, whose rows are those of `vectors`.
-    """
-
-    vectors: Path
-    segments: Path | None = None
-    table: Path | None = None
 
 
 Map = tuple[str, np.ndarray, np.ndarray]
@@ -63,7 +49,7 @@ def maps(shard: ShardVectors, book: Codebook, ids: Sequence[str], ground: Codebo
 
 def _of_segments(store: Ragged, segments: Ragged, table: Path, book: Codebook, ids: Sequence[str]) -> Iterator[Map]:
     """The same of segments, each with the cluster of its vector."""
-    cells, rows = int(segments.attrs.get("cells", 1)), _region_rows(table)
+    cells, rows = int(segments.attrs.get("cells", 1)), region_rows(table)
     for image_id, found in read_images(segments, ids).items():
         regions = list(rows.get(image_id, ()))
         vectors = store[image_id]
@@ -108,7 +94,7 @@ def sampled(manifest: str | Path, gallery: int) -> Mapping[str, tuple[str, ...]]
     return {shard: tuple(sorted(ids)) for shard, ids in sorted(chosen.items())}
 
 
-def _region_rows(table: Path) -> dict[str, tuple[int, ...]]:
+def region_rows(table: Path) -> dict[str, tuple[int, ...]]:
     """{image: its region ids} in the order of the table."""
     rows = read_table(table, ["image", "region"])
     found: dict[str, list[int]] = {}

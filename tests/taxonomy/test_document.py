@@ -1,0 +1,107 @@
+"""taxonomy.yaml: what it says, and one clear line for everything that it cannot say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from maskmill.errors import ConfigError
+from maskmill.store.classes import BACKGROUND, IGNORE, Correction
+from maskmill.taxonomy import _document as documents
+from maskmill.taxonomy import file as source
+
+GOOD = """
+taxonomy: 1
+classes:
+  - {name: road, colour: "#804080", clusters: [3, 17b]}
+  - {name: "car: blue", clusters: [12]}
+  - {name: nothing}
+background: [5]
+ignore: [17a]
+split: {17: 2}
+corrections:
+  - {image: a/b, region: 4, class: "car: blue"}
+  - {image: a/b, was: road, class: ignore}
+  - {image: c, class: background}
+"""
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "taxonomy.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_what_a_file_says(tmp_path: Path) -> None:
+    found = documents.read(written(tmp_path, GOOD))
+    assert found.numbers == {"road": 1, "car: blue": 2, "nothing": 3}
+    assert found.leaves == {(3, None): 1, (17, 1): 1, (12, None): 2, (5, None): BACKGROUND, (17, 0): IGNORE}
+    assert found.fixes == (
+        Correction("a/b", 2, region=4), Correction("a/b", IGNORE, was=1), Correction("c", BACKGROUND)
+    )  # fmt: skip
+    assert found.unnamed == "ignore"
+
+
+def test_names_and_colours_do_not_count_as_content(tmp_path: Path) -> None:
+    before = documents.read(written(tmp_path, GOOD)).content
+    renamed = GOOD.replace("road", "street").replace("#804080", "#000001")
+    assert documents.read(written(tmp_path, renamed)).content == before
+    for one, other in [("[12]", "[13]"), ("region: 4", "region: 5"), ("{17: 2}", "{17: 3}"), ("[5]", "[]")]:
+        assert documents.read(written(tmp_path, GOOD.replace(one, other))).content != before
+    assert documents.read(written(tmp_path, GOOD + "unnamed: keep\n")).content != before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("classes: []", "taxonomy: is required"),
+        ("taxonomy: 2\nclasses: []", "version 2, this maskmill reads 1"),
+        ("taxonomy: 1\nklasses: []", "unknown key (did you mean 'classes'?)"),
+        ("taxonomy: 1\nclasses: [{name: a, clusters: [3]}, {name: b, clusters: [3]}]",
+         "cluster 3 is in class 'a' and in class 'b'"),
+        ("taxonomy: 1\nclasses: [{name: a, clusters: [3]}]\nignore: [3]", "cluster 3 is in class 'a' and in ignore"),
+        ("taxonomy: 1\nclasses: [{name: a, clusters: [3, 3]}]", "cluster 3 is in class 'a' and in class 'a'"),
+        ("taxonomy: 1\nclasses: [{name: a}, {name: a}]", "'a' is there twice"),
+        ("taxonomy: 1\nclasses: [{name: background}]", "list its clusters under background:"),
+        ("taxonomy: 1\nclasses: [{name: ' a'}]", "no blank at its ends"),
+        ("taxonomy: 1\nclasses: [{name: a, clusters: [x]}]", "'x' is no cluster"),
+        ("taxonomy: 1\nclasses: [{name: a, clusters: [0]}]", "0 is no cluster"),
+        ("taxonomy: 1\nclasses: [{name: a, clusters: [17b]}]", "cluster 17b: split does not say"),
+        ("taxonomy: 1\nsplit: {17: 2}\nclasses: [{name: a, clusters: [17]}]", "name its parts 17a to 17b"),
+        ("taxonomy: 1\nsplit: {17: 2}\nclasses: [{name: a, clusters: [17c]}]", "cluster 17c: split does not say"),
+        ("taxonomy: 1\nsplit: {17: 1}\nclasses: []", "a cluster is split into 2 to 26 parts"),
+        ("taxonomy: 1\nclasses: [{name: a, id: 2}]", "give each of 1 to 1 once"),
+        ("taxonomy: 1\nclasses: [{name: a, colour: red}]", "classes.0.colour"),
+        ("taxonomy: 1\nclasses: [{name: cat}]\ncorrections: [{image: i, class: cta}]",
+         "no class 'cta' (did you mean 'cat'?)"),
+        ("taxonomy: 1\nclasses: [{name: a}]\ncorrections: [{image: i, class: a, was: a, region: 1}]",
+         "give one of them"),
+        ("taxonomy: 1\nclasses: [", "not valid YAML"),
+    ],
+)  # fmt: skip
+def test_what_it_cannot_say(tmp_path: Path, text: str, said: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as error:
+        documents.read(path)
+    assert said in str(error.value)
+    assert str(error.value).startswith(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file; save one in the report"):
+        documents.read(str(tmp_path / "none.yaml"))
+
+
+def test_which_recipe_a_file_is_for(tmp_path: Path) -> None:
+    mine = written(tmp_path, "taxonomy: 1\nrecipe: kmeans\nclasses: []")
+    params = source.Params(file=[mine])
+    assert source.serves(params, "kmeans", ["kmeans", "comus"])
+    assert not source.serves(params, "comus", ["kmeans", "comus"])
+    with pytest.raises(ConfigError, match="written for kmeans, which this run does not have"):
+        source.serves(params, "comus", ["comus"])
+    other = tmp_path / "other.yaml"
+    other.write_text("taxonomy: 1\nclasses: []")
+    with pytest.raises(ConfigError, match="are both for recipe kmeans"):
+        source.serves(source.Params(file=[mine, str(other)]), "kmeans", ["kmeans"])

@@ -1,0 +1,115 @@
+"""How well clusters, or the classes made of them, fit vectors; the best one is the value that the mask gets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from maskmill.errors import NumericsError
+from maskmill.store import codebook as books
+from maskmill.store.classes import IGNORE, Classes, Labels
+from maskmill.store.codebook import Codebook
+
+
+def scores(x: np.ndarray, labels: Labels) -> np.ndarray:
+    """How well each cluster or each column of classes fits each vector: [n, C] float32, larger fits better.
+
+    Of clusters and of classes that own clusters as `codebook.scores`: the score of the best cluster. A part of a split
+    cluster has the cluster's score, less what it is behind the best part: so splitting one cluster moves no vector of
+    another. Of the other kinds: probabilities.
+
+    Args:
+        x: [n, d] float16 or float32.
+
+    Raises:
+        NumericsError: another number of dimensions, or NaN in `x`.
+    """
+    if isinstance(labels, Codebook):
+        return books.scores(x, labels)
+    return {"merged": _merged, "mixed": _mixed, "linear": _linear, "neighbours": _voted}[labels.kind](x, labels)
+
+
+def values(labels: Labels, dtype: np.dtype) -> np.ndarray:
+    """The mask value [C] of every column of `scores`."""
+    unknown = int(np.iinfo(dtype).max)
+    if isinstance(labels, Codebook):
+        noise = 0 if labels.noise_is_background else unknown
+        return np.array([*range(1, len(labels) + 1), noise], dtype)[: len(labels) + labels.noise]
+    return np.where(labels.columns == IGNORE, unknown, labels.columns).astype(dtype)
+
+
+def assign(x: np.ndarray, labels: Classes) -> np.ndarray:
+    """The value [n] int32 of every vector [n, d]: its class 1..K, BACKGROUND or IGNORE."""
+    found = np.zeros(len(x), np.int32)
+    step = max(1, books.BLOCK_BYTES // (4 * max(1, _widest(labels))))
+    for start in range(0, len(x), step):
+        found[start : start + step] = labels.columns[scores(x[start : start + step], labels).argmax(axis=1)]
+    return found
+
+
+def _widest(labels: Classes) -> int:
+    """Numbers a vector that scoring holds at once."""
+    if labels.book is not None:
+        return len(labels.book.centroids)
+    return max(len(value) for value in labels.tensors.values() if np.ndim(value))
+
+
+def _merged(x: np.ndarray, labels: Classes) -> np.ndarray:
+    book, cluster, column = labels.book, labels.tensors["leaf_cluster"], labels.tensors["leaf_column"]
+    assert book is not None
+    leaf = books.scores(x, book)[:, cluster]  # [n, L]
+    parts, several = labels.tensors["parts"], np.flatnonzero(np.bincount(cluster)[cluster] > 1)
+    if len(parts):
+        own = books.scores(x, Codebook(parts, np.zeros(len(parts), np.int64), 0.0, book.spherical))  # [n, P]
+        starts = np.flatnonzero(np.diff(cluster[several], prepend=-1))
+        best = np.maximum.reduceat(own, starts, axis=1)  # [n, split clusters]
+        leaf[:, several] += own - np.repeat(best, np.diff([*starts, len(several)]), axis=1)
+    order = np.argsort(column, kind="stable")
+    return np.asarray(np.maximum.reduceat(leaf[:, order], np.flatnonzero(np.diff(column[order], prepend=-1)), axis=1))
+
+
+def _checked(x: np.ndarray, depth: int) -> np.ndarray:
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    if x.ndim != 2 or x.shape[1] != depth:
+        raise NumericsError(
+            f"vectors of shape {x.shape} do not fit classes of {depth} dimensions; they must come from the same "
+            "features and reduction as the labelled ones"
+        )
+    if not np.isfinite(x).all():
+        raise NumericsError("vectors hold NaN or infinite values; check the features or the reduction that made them")
+    return x
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    norms = np.sqrt(np.einsum("ij,ij->i", x, x))
+    return np.asarray(x / np.maximum(norms, np.finfo(np.float32).tiny)[:, None])
+
+
+def _nearest_shares(similarity: np.ndarray, shares: np.ndarray, nearest: int, temperature: float) -> np.ndarray:
+    """Shares [n, C] of the nearest rows of `shares` [m, C], mixed with the softmax of their similarity [n, m]."""
+    nearest = min(nearest, similarity.shape[1])
+    rows = np.argpartition(-similarity, nearest - 1, axis=1)[:, :nearest]
+    close = np.take_along_axis(similarity, rows, 1) / temperature
+    weight = np.exp(close - close.max(axis=1, keepdims=True))
+    weight /= weight.sum(axis=1, keepdims=True)
+    return np.asarray(np.einsum("nk,nkc->nc", weight, shares[rows]).astype(np.float32))
+
+
+def _mixed(x: np.ndarray, labels: Classes) -> np.ndarray:
+    found = labels.tensors
+    near = books.scores(x, Codebook(found["centroids"], np.zeros(len(found["centroids"]), np.int64), 0.0, True))
+    return _nearest_shares(near, found["shares"], int(found["nearest"]), float(found["temperature"]))
+
+
+def _voted(x: np.ndarray, labels: Classes) -> np.ndarray:
+    found = labels.tensors
+    near = _unit(_checked(x, found["bank"].shape[1])) @ found["bank"].T
+    return _nearest_shares(near, found["shares"], int(found["nearest"]), float(found["temperature"]))
+
+
+def _linear(x: np.ndarray, labels: Classes) -> np.ndarray:
+    found = labels.tensors
+    ready = (_unit(_checked(x, found["weights"].shape[0])) - found["shift"]) / found["scale"]
+    logits = ready @ found["weights"] + found["bias"]
+    logits -= logits.max(axis=1, keepdims=True)
+    odds = np.exp(logits)
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
