@@ -18,10 +18,11 @@ from playwright.sync_api import Page
 
 from maskmill.report.run import run
 from maskmill.store.artefact import write_json
-from maskmill.store.classes import Correction, merged, write
+from maskmill.store.classes import BACKGROUND, IGNORE, Correction, merged, write
 from maskmill.store.codebook import fingerprint, read
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
+from maskmill.taxonomy import _document
 from maskmill.taxonomy.run import NameFiles, names
 
 CLUSTERS = 8
@@ -134,12 +135,19 @@ def test_what_is_pressed_is_what_is_saved_and_comes_back(browser: Page, html: Pa
         "document.querySelector('.atlas[data-recipe=kmeans] .next').innerText"
     )
 
+    (tmp_path / "mine.yaml").write_text(text)
+    document = _document.read(str(tmp_path / "mine.yaml"))  # the stage taxonomy understands it
+    assert [each.name for each in document.classes] == ["road", "sky", "tree, or bush"]
+    assert document.leaves == {
+        (order[0], None): 1, (order[2], None): 1, (order[1], None): 2, (last, 0): 2, (last, 1): 3,
+        (order[3], None): BACKGROUND, (order[4], None): IGNORE,
+    }  # fmt: skip
+
     opened(page, html)  # this browser has kept it
     assert page.evaluate(TEXT) == text
     page.evaluate("localStorage.clear()")
     opened(page, html)
     assert page.evaluate(PROGRESS) == "0 of 8 clusters, 0 % of the area"
-    (tmp_path / "mine.yaml").write_text(text)
     page.set_input_files(".atlas[data-recipe=kmeans] input[type=file]", tmp_path / "mine.yaml")
     chromium.until(page, f"({SAID}).includes('mine.yaml is loaded: 3 classes')")
     assert saved(page)[0] == text
@@ -210,7 +218,7 @@ def test_awkward_names_survive_and_are_text(browser: Page) -> None:
         press(browser, "n")
         browser.keyboard.insert_text(name)
         press(browser, "Enter")
-    text, body = saved(browser)
+    _, body = saved(browser)
     assert [row["name"] for row in body["classes"]] == AWKWARD[:CLUSTERS]
     for start in range(CLUSTERS, len(AWKWARD), CLUSTERS):
         names = AWKWARD[start : start + CLUSTERS]
