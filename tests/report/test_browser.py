@@ -138,7 +138,8 @@ def test_arrows_wander_in_the_gallery(browser: Page) -> None:
 def test_tab_reaches_everything_and_shows_where(browser: Page) -> None:
     wanted = browser.evaluate(
         """[...document.querySelectorAll('a[href], button, input, summary, [tabindex="0"]')]
-        .filter(e => e.checkVisibility() && !(e.type === 'radio' && !e.checked)).length"""
+        .filter(e => e.checkVisibility() && e.tabIndex >= 0 && !e.disabled)
+        .filter(e => !(e.type === 'radio' && !e.checked)).length"""
     )
     seen = browser.evaluate("window.seen = new Set(); window.bare = []; 0")
     for _ in range(wanted + 5):

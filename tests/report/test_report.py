@@ -16,7 +16,8 @@ from maskmill.errors import StoreError
 from maskmill.images import sample as _sample
 from maskmill.images.masks import to_size
 from maskmill.progress import duration
-from maskmill.report import _facts, _objects, _pictures, _scores, _timing, _typical
+from maskmill.report import _facts, _objects, _pictures, _scores, _timing
+from maskmill.report._page import SCRIPTS
 from maskmill.report.run import _rejected, run
 from maskmill.store.artefact import write_json
 from maskmill.store.provenance import Provenance
@@ -159,7 +160,8 @@ def test_hostile_ids_are_text(tmp_path: Path) -> None:
     (tmp_path / "results/inputs/rejected.csv").write_text('id,path,reason\n"<u>id","</td>","<script>x"\n')
     html = report(tmp_path, plan)
     checker = check(html)
-    assert sum(tag == "script" for tag, _ in checker.tags) == 1
+    kinds = [values.get("type") for tag, values in checker.tags if tag == "script"]
+    assert kinds == ["application/json"] * 2 + [None] * len(SCRIPTS)
     assert not any(name.startswith("on") for _, values in checker.tags for name in values)
     assert {v["data-id"] for t, v in checker.tags if t == "li" and "data-id" in v} == set(bad)
     assert "&lt;i&gt;T&lt;/i&gt;&amp;" in html
@@ -293,37 +295,16 @@ def test_facts_agree_with_a_plain_count(made: tuple[Path, str]) -> None:
     assert facts.shares[0].sum() + facts.ignored[0] == pytest.approx(1)
 
 
-def test_closest_regions_are_the_closest(made: tuple[Path, str]) -> None:
+def test_regions_are_counted_by_cluster(made: tuple[Path, str]) -> None:
     import pyarrow.parquet as pq
 
     results = made[0] / "results"
     sample = _sample.read(results / "inputs/manifest.parquet", 24)
-    found = _typical.closest_regions(results, "comus", 0, 6, 2, sample)
-    rows = [
-        r
-        for p in sorted((results / "recipes/comus/seed0/cluster").glob("*.parquet"))
-        for r in pq.read_table(p).to_pylist()
-    ]
-    assert found.regions is not None
-    for c, pieces in found.pieces.items():
-        mine = sorted((r["distance"], r["image"]) for r in rows if r["cluster"] == c)
-        first = list(dict.fromkeys(image for _, image in mine))[:2]
-        assert [piece.image for piece in pieces] == first
-        assert found.regions[c] == len(mine)
-        assert all(piece.mask.any() for piece in pieces)
-
-
-def test_best_window_is_the_fullest() -> None:
-    mask = np.zeros((50, 100), bool)
-    mask[20:40, 60:99] = True
-    cover, (y0, x0, y1, x1) = _typical.best_window(mask)
-    assert cover == 1
-    assert 0.4 <= y0 < y1 <= 0.8
-    assert 0.6 <= x0 < x1 <= 0.99
-    h, w = round(50 * _typical.WINDOW), round(100 * _typical.WINDOW)
-    noise = np.random.default_rng(0).random((50, 100)) < 0.3
-    every = [noise[y : y + h, x : x + w].mean() for y in range(51 - h) for x in range(101 - w)]
-    assert _typical.best_window(noise)[0] == pytest.approx(max(every))
+    found = _facts.region_counts(results, "comus", 0, 6, sample.shards)
+    tables = [pq.read_table(p) for p in sorted((results / "recipes/comus/seed0/cluster").glob("*.parquet"))]
+    rows = [cluster for table in tables for cluster in table["cluster"].to_pylist()]
+    assert found.tolist() == [rows.count(c) for c in range(6)]
+    assert found.sum() == len(rows) > 0
 
 
 def test_window_stays_inside_and_holds_the_box() -> None:
@@ -369,7 +350,7 @@ def test_more_than_256_values_still_fit() -> None:
 def test_crop_shows_the_region_outlined() -> None:
     image = np.full((100, 200, 3), 100, np.uint8)
     mask = to_size(np.array([[0, 1], [0, 0]], bool), (10, 10))
-    uri = _pictures.crop_uri(image, mask, (0.0, 0.5, 0.5, 1.0), np.array([255, 0, 0], np.uint8), 0.1)
+    uri = _pictures.crop_uri(image, mask, (0.0, 0.5, 0.5, 1.0), 0.1)
     assert uri.startswith("data:image/webp;base64,")
 
 

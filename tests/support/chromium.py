@@ -49,3 +49,12 @@ def load(page: Page, path: Path, width: int = 1280, height: int = 900) -> None:
     """Open a file in a window of a size and wait for its load event."""
     page.set_viewport_size({"width": width, "height": height})
     page.goto(path.resolve().as_uri())
+
+
+def until(page: Page, expression: str, seconds: float = 15) -> None:
+    """Waits for an expression to hold; playwright's own wait needs `eval`, which the page's policy forbids."""
+    for _ in range(int(seconds * 50)):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"not within {seconds:g} s: {expression}")

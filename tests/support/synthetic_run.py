@@ -16,11 +16,15 @@ import pyarrow as pa
 from PIL import Image
 
 from maskmill.images.masks import ignore_value, mask_dtype
+from maskmill.images.sample import read
 from maskmill.store.artefact import write_json, write_table
+from maskmill.store.codebook import Codebook, fingerprint, write
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import RaggedWriter
 
 TOKENS, UPSAMPLE = 16, 4
+MEMBERS = "QUJDREVG\nR0hJ\n"  # opaque to the report
+SURVEYED = 512  # images of a run that all have a map of the stage taxonomy
 PROTOCOLS = ("hungarian_iou", "hungarian_counts", "many_to_one")
 CLASSES = ("background", "disc", "square", "cross")
 
@@ -56,10 +60,17 @@ def build(
     sizes = [files[i % len(files)][1] for i in range(len(names))]
     _manifest(results, names, shards, [files[i % len(files)][0] for i in range(len(names))], sizes)
     _rejected(results, rejected)
+    surveyed: dict[str, tuple[int | None, tuple[int, int]]] = {}
     for shard in dict.fromkeys(shards):
         mine = [i for i, s in enumerate(shards) if s == shard] if len(names) < 5000 else _span(shards, shard)
         scenes = {names[i]: (i % len(files) if regions else None, _grid(sizes[i], tokens)) for i in mine}
         _shard(results, shard, scenes, clusters, seeds)
+        if len(names) <= SURVEYED:
+            surveyed |= scenes
+    if len(names) > SURVEYED:  # as the stage chooses them: those of the report
+        surveyed = _sampled(results, names, files, sizes, tokens, regions)
+    if names:
+        _survey(results, surveyed, clusters, seeds[0])
     if labelled:
         _scores(results, seeds, clusters, len(names), objects)
     if benchmarks:
@@ -88,6 +99,53 @@ def plan(seeds: Sequence[int], clusters: int) -> dict[str, Any]:
     }
     body = {"title": "Shapes", "gallery": 24, "typical": 8, "images": "shapes", "labels": None}
     return body | {"seeds": list(seeds), "recipes": recipes}
+
+
+def _sampled(
+    results: Path, names: list[str], files: list[Any], sizes: list[Any], tokens: int, regions: bool
+) -> dict[str, tuple[int | None, tuple[int, int]]]:
+    """Photo and grid of the images that the report looks at."""
+    sample = read(results / "inputs/manifest.parquet", 24)
+    ids = {picture.id for picture in sample.gallery}.union(*sample.statistics.values())
+    found = ((i, name) for i, name in enumerate(names) if name in ids)
+    return {name: (i % len(files) if regions else None, _grid(sizes[i], tokens)) for i, name in found}
+
+
+def _survey(results: Path, images: dict[str, tuple[int | None, tuple[int, int]]], clusters: int, seed: int) -> None:
+    """Codebooks of the first seed, and where their clusters lie, surest in the middle of each piece."""
+    rng = np.random.default_rng(0)
+    for recipe in ("kmeans", "comus"):
+        folder = results / f"recipes/{recipe}/seed{seed}"
+        centroids = rng.normal(size=(clusters, 8)).astype(np.float32)
+        centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+        book = Codebook(centroids, np.arange(clusters, 0, -1), 1.0, True)
+        write(folder / "cluster/codebook.safetensors", book, Provenance.of("cluster", {}))
+        attrs = {"clusters": clusters, "codebook": fingerprint(book)}
+        made = Provenance.of("taxonomy", {})
+        write_json(folder / "taxonomy/members.json", {"codebook": attrs["codebook"], "members": MEMBERS}, made)
+        with (
+            RaggedWriter(folder / "taxonomy/survey.zarr", "masks", dtype=mask_dtype(clusters).name, attrs=attrs,
+                         provenance=made) as maps,
+            RaggedWriter(folder / "taxonomy/margins.zarr", "confidence", dtype="uint8", provenance=made) as margins,
+        ):  # fmt: skip
+            for name, (photo, grid) in images.items():
+                values = _map(recipe, name, photo, grid, clusters, seed)
+                maps.append(name, values)
+                edge = np.pad(values, 1, mode="edge")
+                same = [edge[1 + y : edge.shape[0] - 1 + y, 1 + x : edge.shape[1] - 1 + x] == values
+                        for y, x in ((0, 1), (1, 0), (0, -1), (-1, 0))]  # fmt: skip
+                margins.append(name, (60 * np.sum(same, axis=0) + _number(name) % 16).astype(np.uint8))
+
+
+def _map(recipe: str, name: str, photo: int | None, grid: tuple[int, int], clusters: int, seed: int) -> np.ndarray:
+    """Clusters of an image on the grid of its tokens, as `_shard` paints them."""
+    if recipe == "kmeans":
+        return _bands(grid, clusters, (_number(name) + seed) % 256)[::UPSAMPLE, ::UPSAMPLE]
+    scene = np.zeros(grid, np.uint8) if photo is None else _scene(photo, grid)
+    found = np.zeros(grid, mask_dtype(clusters))
+    for region in np.unique(scene[scene > 0]).tolist():
+        found[scene == region] = (_number(name) + region + seed) % clusters + 1
+    return found
 
 
 def _span(shards: Sequence[str], shard: str) -> range:

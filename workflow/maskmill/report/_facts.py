@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from maskmill.images.masks import ignore_value, to_size
 from maskmill.images.sample import Sample, read_images
+from maskmill.store.artefact import read_table
 from maskmill.store.ragged import Ragged
 
 
@@ -69,6 +71,16 @@ def measure(results: Path, recipe: str, seed: int, rounds: int, clusters: int, s
     images = max(1, sample.measured)
     changed = np.where(both > 0, moved / np.maximum(both, 1e-12), np.nan)
     return Facts(shares / images, ignored / images, changed)
+
+
+def region_counts(results: Path, recipe: str, seed: int, clusters: int, shards: Sequence[str]) -> np.ndarray:
+    """Regions of every cluster in all images, int64 [k]: all tables of assignments are read, one at a time."""
+    totals = np.zeros(clusters, np.int64)
+    for shard in shards:
+        table = read_table(results / f"recipes/{recipe}/seed{seed}/cluster/{shard}.parquet", ["cluster"])
+        label = np.asarray(table["cluster"])
+        totals += np.bincount(label[label >= 0], minlength=clusters)[:clusters]  # -1 is noise
+    return totals
 
 
 def compare(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:

@@ -13,23 +13,30 @@ from maskmill.progress import duration
 from maskmill.report import _timing
 from maskmill.report._recipe import View
 
+PAGES = ("report.html", "clusters.html")
+STYLES = ("report.css", "editor.css")
+SCRIPTS = (  # in this order
+    "taxonomy.js", "naming.js", "editor.js", "classes.js", "corrections.js", "keys.js", "report.js",
+)  # fmt: skip
+
 
 def render(*, recipes: Sequence[View], jobs: Sequence[_timing.RuleJob], **context: Any) -> str:
-    """The whole page. Every value from outside is escaped by the template; the script is allowed by its hash only."""
-    from jinja2 import Environment, StrictUndefined
+    """The whole page. Every value from outside is escaped by the template; scripts are allowed by their hashes only."""
+    from jinja2 import DictLoader, Environment, StrictUndefined
     from markupsafe import Markup
 
     folder = resources.files("maskmill.report")
-    files = {name: (folder / name).read_text("utf-8") for name in ("report.html", "report.css", "report.js")}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    files = {name: (folder / name).read_text("utf-8") for name in (*PAGES, *STYLES, *SCRIPTS)}
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=DictLoader(files)
+    )
     environment.filters |= {"duration": duration, "memory": _timing.memory, "percent": percent, "count": count}
     stages = _timing.by_rule(jobs)
-    script = files["report.js"]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.from_string(files["report.html"]).render(
-        css=Markup(files["report.css"]),
-        script=Markup(script),
-        script_hash=digest,
+    return environment.get_template(PAGES[0]).render(
+        css=Markup("".join(files[name] for name in STYLES)),
+        scripts=[Markup(files[name]) for name in SCRIPTS],
+        script_hashes=[_digest(files[name]) for name in SCRIPTS],
+        data=[Markup(recipe.editor.data) for recipe in recipes],
         recipes=recipes,
         opening=_opening(recipes),
         stages=stages,
@@ -39,6 +46,11 @@ def render(*, recipes: Sequence[View], jobs: Sequence[_timing.RuleJob], **contex
         made=datetime.fromtimestamp(max(job.ended for job in jobs), UTC).strftime("%Y-%m-%d %H:%M UTC") if jobs else "",
         **context,
     )
+
+
+def _digest(script: str) -> str:
+    """The SHA-256 of a script as a content security policy names it."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _opening(recipes: Sequence[View]) -> str:

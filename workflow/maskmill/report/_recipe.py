@@ -17,12 +17,11 @@ from maskmill.images.palette import hexadecimal, palette
 from maskmill.images.photos import unchanged
 from maskmill.images.sample import Picture, Sample, read_images
 from maskmill.redact import redact
-from maskmill.report import _facts, _pictures, _scores, _selection, _typical
+from maskmill.report import _editor, _facts, _pictures, _scores, _selection
 from maskmill.store.class_names import ClassNames
 from maskmill.store.class_names import read as read_names
 from maskmill.store.ragged import Ragged
 
-CROPS = 640  # crops in one report: with very many clusters each shows fewer, then the smallest show none
 PRESENT = 0.004  # a cluster below this share of an image does not count as being in it
 
 
@@ -67,27 +66,23 @@ class Panel:
 
 @dataclass(frozen=True)
 class ClusterView:
-    """One cluster: its mask value, colour, name by labels, shares at round 0 and at the end, regions, crops."""
+    """One value of the masks: its colour, and its name by labels."""
 
     value: int
     colour: str
     name: str
-    first: float
-    last: float
-    regions: int | None
-    crops: tuple[dict[str, str], ...]
 
 
 @dataclass(frozen=True)
 class View:
-    """A recipe, ready for the template: panels by image id, facts by round; the first `shown` clusters have crops."""
+    """A recipe, ready for the template: panels by image id, facts by round, and its clusters to be named."""
 
     name: str
     description: str
     tokens: bool
     rounds: int
     clusters: tuple[ClusterView, ...]
-    shown: int
+    editor: _editor.Editor
     panels: dict[str, list[Panel]]
     facts: list[dict[str, str]]
     config: str
@@ -114,29 +109,22 @@ class ViewContext:
 
 def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
     """Everything that the page shows of one recipe; pictures are those of the first seed."""
-    results, seeds, sample, recipes = context.results, context.seeds, context.sample, context.recipes
+    results, seeds, sample = context.results, context.seeds, context.sample
     rounds, tokens, seed = int(body["rounds"]), bool(body["tokens"]), seeds[0]
     counts = [_cluster_count(results, name, s, body, sample) for s in seeds]  # some methods find the number themselves
     clusters = counts[0]
     naming = _naming(results, name, seed) if body.get("named") else None
     colours = _pictures.distinct(palette(clusters + 1) if naming is None else _colours(naming))
     facts = [_facts.measure(results, name, s, rounds, k, sample) for s, k in zip(seeds, counts, strict=True)]
-    each = min(context.typical, max(3, CROPS // max(1, recipes * clusters)))
-    if tokens:
-        found = _typical.fullest_windows(results, name, seed, clusters, each, sample)
-    else:
-        stage = "cluster" if naming is None else "taxonomy"
-        found = _typical.closest_regions(results, name, seed, clusters, each, sample, stage)
     names = _scores.cluster_names(context.scores, name, rounds, seed) if naming is None else naming.names
-    shown = max(1, CROPS // max(1, recipes * each))
-    rows = _clusters(facts[0], found, colours, names, shown, sample, context.photos)
+    values = range(1, clusters + 1)
     return View(
         name,
         str(body.get("description") or ""),
         tokens,
         rounds,
-        tuple(rows),
-        shown,
+        tuple(ClusterView(v, hexadecimal(colours[v]), names.get(v, "")) for v in values),
+        _clusters(name, context, tokens, names if naming is None else {}, naming is not None),
         _panels(results, name, seed, rounds, tokens, colours, sample),
         _fact_rows(facts, _selection.read_selection(results, name, seeds)),
         redact(yaml.safe_dump(dict(body.get("sections") or {}), sort_keys=False, width=100).strip()),
@@ -156,39 +144,21 @@ def _colours(naming: ClassNames) -> np.ndarray:
     return colours
 
 
-def _clusters(
-    facts: _facts.Facts,
-    found: _typical.Typical,
-    colours: np.ndarray,
-    names: Mapping[int, str],
-    shown: int,
-    sample: Sample,
-    photos: ReportPhotos,
-) -> list[ClusterView]:
-    """Clusters, the largest of the last round first; the first `shown` have crops."""
-    last = facts.shares[-1, 1:]
-    order = sorted(range(len(last)), key=lambda c: (-last[c], c))
-    pictures = sample.pictures([piece.image for c in order[:shown] for piece in found.pieces[c]])
-    crops: dict[int, list[dict[str, str]]] = {c: [] for c in order}
-    wanted = [(piece.image, c, rank, piece) for c in order[:shown] for rank, piece in enumerate(found.pieces[c])]
-    for image, c, rank, piece in sorted(wanted, key=lambda row: row[:3]):  # each photo is decoded once
-        if image in pictures:
-            margin = 0.0 if found.regions is None else 0.12
-            photo = photos.read(pictures[image])
-            uri = _pictures.crop_uri(photo, piece.mask, piece.box, colours[c + 1], margin)
-            crops[c].append({"uri": uri, "id": image, "note": piece.note, "rank": f"{rank:04d}"})
-    return [
-        ClusterView(
-            c + 1,
-            hexadecimal(colours[c + 1]),
-            names.get(c + 1, ""),
-            float(facts.shares[0, c + 1]),
-            float(last[c]),
-            None if found.regions is None else int(found.regions[c]),
-            tuple(sorted(crops[c], key=lambda crop: crop["rank"])),
-        )
-        for c in order
-    ]
+def _clusters(name: str, context: ViewContext, tokens: bool, hints: Mapping[int, str], named: bool) -> _editor.Editor:
+    """The clusters of the first seed, to be looked at and named."""
+    results, seed, sample = context.results, context.seeds[0], context.sample
+    survey = _editor.read_survey(results, name, seed, sample, named) if sample.shards else _editor.NOTHING
+    counts = None if tokens else _facts.region_counts(results, name, seed, len(survey.book), sample.shards)
+    wanted = _editor.Wanted(
+        name,
+        seed,
+        context.typical,
+        context.recipes,
+        [picture.id for picture in sample.gallery],
+        dict(hints),
+        counts,
+    )
+    return _editor.editor(survey, wanted, sample.pictures, context.photos.read)
 
 
 def _panels(

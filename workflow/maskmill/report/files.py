@@ -57,7 +57,7 @@ def _report(graph: Graph, wildcards: Wildcards) -> Sources:
                 if graph.labelled:
                     add("scores", "evaluate", recipe=name, seed=seed, round=round)
             for shard in () if recipe.tokens else shards:
-                add("regions", graph.assignments({"recipe": name}), recipe=name, seed=seed, shard=shard)
+                add("regions", "cluster_map", recipe=name, seed=seed, shard=shard)
             if recipe.named:
                 add("classes", "taxonomy_names", recipe=name, seed=seed)
             if graph.compares(name):
@@ -65,6 +65,9 @@ def _report(graph: Graph, wildcards: Wildcards) -> Sources:
         first = run.config.seeds[0]
         for output in ("out", "margins", "places"):
             add("survey", "taxonomy_survey", output, recipe=name, seed=first)
+        add("codebook", "cluster_fit", recipe=name, seed=first)
+        if recipe.named:
+            add("taxonomy", "taxonomy_names", "document", recipe=name, seed=first)
         if graph.scores_objects and not recipe.tokens:
             add("objects", "evaluate_objects", recipe=name)
     for readout, (features, probed) in itertools.product(run.config.evaluate.readouts, graph.probes.items()):

@@ -9,7 +9,7 @@
 
   const clustersOf = (panel) =>
     (panel.dataset.clusters || "").trim().split(/\s+/).filter(Boolean).map((pair) => pair.split(":").map(Number));
-  const isShown = (panel) => !panel.hidden;
+  const isShown = (panel) => !panel.hidden && !panel.classList.contains("asleep");
   const panelsOf = (row) => all(".panel", row).filter(isShown);
 
   // --- which panels and rows are shown -------------------------------------------------------------------------------
@@ -98,22 +98,25 @@
   const tip = one("#tip");
   function point(event) {
     const frame = event.target.closest && event.target.closest(".frame");
+    const area = frame && frame.getBoundingClientRect();
     const img = frame && one("img.mask", frame);
     const owner = frame && (frame.id === "box-frame" ? current() : frame.closest(".panel"));
     const colours = owner && legends.get(owner.dataset.recipe);
     const data = img && owner && owner.dataset.clusters && read(img);
-    let chip = null;
-    if (data && colours) {
-      const area = frame.getBoundingClientRect();
+    let chip = null, text = "";
+    if (owner && owner.classList.contains("named")) {
+      text = maskmill.under(owner, (event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height);
+    } else if (data && colours) {
       const x = Math.min(data.width - 1, Math.max(0, Math.floor((event.clientX - area.left) / area.width * data.width)));
       const y = Math.min(data.height - 1, Math.max(0, Math.floor((event.clientY - area.top) / area.height * data.height)));
       const [r, g, b, a] = data.data.slice(4 * (y * data.width + x), 4 * (y * data.width + x) + 4);
       if (a === 255) chip = colours.get(r << 16 | g << 8 | b);
     }
-    tip.hidden = !chip;
-    if (!chip) return;
+    if (chip) text = `cluster ${chip.textContent.trim()}`;
+    tip.hidden = !text;
+    if (!text) return;
     (frame.closest("dialog") || document.body).append(tip);
-    tip.textContent = `cluster ${chip.textContent.trim()}`;
+    tip.textContent = text;
     const x = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8);
     tip.style.transform = `translate(${x}px, ${Math.max(8, event.clientY - 34)}px)`;
   }
@@ -142,6 +145,7 @@
       item.append(swatch, `${chip ? chip.textContent.trim() : cluster}, ${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`);
       return item;
     }));
+    maskmill.enlarged(panel, panel.dataset.recipe || state.recipe);
     if (!box.open) box.showModal();
   }
 
@@ -158,6 +162,7 @@
   }
 
   box.addEventListener("keydown", (event) => {
+    if (event.target.closest("#box-correct")) return; // its fields have their own keys
     const moves = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), ArrowUp: () => leap(-1), ArrowDown: () => leap(1) };
     const toggles = event.key === " " && event.target.tagName !== "BUTTON"; // a button keeps its own Space
     if (moves[event.key]) moves[event.key]();
@@ -165,7 +170,9 @@
     else return;
     event.preventDefault();
   });
-  box.addEventListener("close", () => { tip.hidden = true; document.body.append(tip); place.panel.focus(); });
+  box.addEventListener("close", () => {
+    maskmill.enlarged(null, "");
+    tip.hidden = true; document.body.append(tip); place.panel.focus(); });
   one("#box-close").addEventListener("click", () => box.close());
   one("#box-back").addEventListener("click", () => step(-1));
   one("#box-on").addEventListener("click", () => step(1));
