@@ -13,9 +13,10 @@ import pytest
 import synthetic_run
 
 from maskmill.errors import StoreError
+from maskmill.images import sample as _sample
 from maskmill.images.masks import to_size
 from maskmill.progress import duration
-from maskmill.report import _facts, _objects, _pictures, _sample, _scores, _timing, _typical
+from maskmill.report import _facts, _objects, _pictures, _scores, _timing, _typical
 from maskmill.report.run import _rejected, run
 from maskmill.store.artefact import write_json
 from maskmill.store.provenance import Provenance

@@ -14,6 +14,7 @@ STAGE_VERSION: dict[str, int] = {
     "reduce": 3,
     "foreground": 4,
     "cluster": 5,
+    "taxonomy": 1,
     "paint": 3,
     "rounds": 3,
     "evaluate": 5,

@@ -24,13 +24,14 @@ def evaluate_masks(
     seed: Seed = 0,
     round: Annotated[int, typer.Option(min=0)] = 0,
     instances: Annotated[Path | None, typer.Option(help="folder of the round's instances, where it has them")] = None,
+    classes: Annotated[Path | None, typer.Option(help="classes.json: names of the classes of the masks")] = None,
 ) -> None:
     """Score the masks of one recipe, seed and round by every protocol, and its instances as the cut's segments are."""
     from maskmill.evaluate.run import run
     from maskmill.images.masks import MaskSet
 
     found, scored = shard_files(instances, manifest) if instances else [], MaskSet(recipe, seed, round)
-    run(shard_files(masks, manifest), manifest, section(params), out, scored, instances=found)
+    run(shard_files(masks, manifest), manifest, section(params), out, scored, instances=found, classes=classes)
 
 
 @app.command("candidates")

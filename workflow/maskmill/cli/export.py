@@ -31,13 +31,16 @@ def export(
     weights: Annotated[Path | None, typer.Option(help="folder of backbone weights, copied too")] = None,
     scores: Annotated[Path | None, typer.Option(help="scores.json of this round: names of the clusters")] = None,
     instances: Annotated[Path | None, typer.Option(help="folder of the last round's instances")] = None,
+    classes: Annotated[Path | None, typer.Option(help="classes.json: names and colours of the classes")] = None,
     seed: Seed = 0,
     round: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """export: masks -> PNG, COCO JSON, clusters.csv, and the segmenter for `maskmill predict`."""
+    from maskmill.export.naming import Naming
     from maskmill.export.run import ExportFiles, run
     from maskmill.export.segmenter import SegmenterParts
     from maskmill.images.masks import MaskSet
+    from maskmill.store.class_names import read as read_names
 
     def files(folder: Path | None, suffix: str) -> list[Path]:
         return shard_files(folder, manifest, suffix) if folder else []
@@ -54,7 +57,9 @@ def export(
         manifest, files(masks, "zarr"), files(cut, "zarr"), files(assignments, "parquet"), files(regions, "parquet"),
         files(instances, "zarr"),
     )  # fmt: skip
-    run(sources, section(params), out, MaskSet(recipe, seed, round), scores=scores, segmenter=parts)
+    naming = Naming.of(read_names(classes).body["classes"]) if classes is not None else None
+    about_masks = MaskSet(recipe, seed, round)
+    run(sources, section(params), out, about_masks, scores=scores, segmenter=parts, naming=naming)
 
 
 def register(app: typer.Typer) -> None:

@@ -42,7 +42,7 @@ def rounds_train(
         program = Path(__file__).parents[1] / "__main__.py"  # not `-m`: the interpreter may not have maskmill itself
         os.execv(sys.executable, [*launch, str(program), *sys.argv[1:]])
     from maskmill.rounds.run import History, Round, Sources, StudentFiles, train
-    from maskmill.store.codebook import read
+    from maskmill.store.classes import read_labels
     from maskmill.training.resources import Resources
 
     def files(folder: Path | None, suffix: str = "zarr") -> list[Path]:
@@ -55,7 +55,7 @@ def rounds_train(
         files(masks),
         section(params),
         StudentFiles(out, timing),
-        round=Round(round, seed, len(read(codebook))),
+        round=Round(round, seed, len(read_labels(codebook))),
         history=history,
         resources=Resources(threads, device, checkpoint_steps),
     )

@@ -217,6 +217,19 @@ class Graph:
             return path("regions", "vectors", **wildcards)
         return self.tokens(wildcards, recipe.regions.settings.features, seed)
 
+    def labels(self, wildcards: Wildcards) -> Source:
+        """What gives vectors a value of the masks: the classes of a recipe, or its clusters where it has no classes."""
+        rule = "taxonomy_fit" if self.recipe(wildcards).named else "cluster_fit"
+        return one(rule, wildcards)
+
+    def assignments(self, wildcards: Wildcards) -> str:
+        """The rule that gives regions their classes, or their clusters."""
+        return "taxonomy_map" if self.recipe(wildcards).named else "cluster_map"
+
+    def names(self, wildcards: Wildcards) -> Sources:
+        """What the classes are called, in recipes that have classes."""
+        return {"classes": one("taxonomy_names", wildcards)} if self.recipe(wildcards).named else {}
+
     def foreground(self, wildcards: Wildcards) -> Sources:
         """Which tokens are foreground, in a recipe that asks for it."""
         wanted = self.recipe(wildcards).foreground is not None
@@ -236,7 +249,7 @@ class Graph:
     def compares(self, recipe: str) -> bool:
         """True when other ways to cluster a recipe's tokens are scored beside its own."""
         wanted = self.labelled and self.run.config.evaluate.candidates is not None
-        return wanted and bool(self.run.recipes[recipe].candidates)
+        return wanted and bool(self.run.recipes[recipe].candidates) and not self.run.recipes[recipe].named
 
     @property
     def probes(self) -> dict[str, list[str]]:

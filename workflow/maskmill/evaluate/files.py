@@ -72,7 +72,7 @@ def _masks(graph: Graph, wildcards: Wildcards) -> Sources:
     found = {"manifest": manifest(timeless=False), "masks": graph.every(masks_rule(round), wildcards)}
     if graph.recipe(wildcards).instances(round):
         found["instances"] = graph.every("rounds_detect", wildcards)
-    return found
+    return found | graph.names(wildcards)
 
 
 @job("evaluate_candidates", _of_candidates, out=f"{SEED}/candidates.json")

@@ -6,7 +6,7 @@ class at all: their pixels stay in the denominator of accuracy and in the union 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +104,23 @@ class PerImage:
             match[:-1] = np.where(found >= 0, there[found], classes)
         np.add.at(grown, match, counts)
         self.counts = grown
+
+
+def by_name(names: Mapping[int, str], classes: Sequence[str], rows: int) -> np.ndarray:
+    """Each row to the class of the same name, whatever its capitals, and blanks or underscores; others to none.
+
+    Args:
+        names: row -> name. classes: names of the columns. rows: number of rows.
+    """
+    columns = {_plain(name): column for column, name in enumerate(classes)}
+    match = np.full(rows, -1, np.int64)
+    for row, name in names.items():
+        match[row] = columns.get(_plain(name), -1)
+    return match
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
 
 
 def iou_matrix(counts: np.ndarray) -> np.ndarray:

@@ -23,12 +23,14 @@ MATCHING = {
     "many_to_one_iou": "each cluster its class of largest IoU (ties: the lowest class id)",
     "hungarian_iou_background": "one cluster a class, largest sum of IoU (ties: largest sum of matched pixels)",
     "oracle_per_image": "an oracle: in each image anew one cluster a class, largest sum of matched pixels",
+    "named": "none: a class is the label class of the same name",
     "linear_probe": "none: a linear classifier trained on labels",
     "linear_probe_online": "none: a linear classifier trained on labels with batches, as STEGO's",
     "retrieval": "none: votes of the nearest labelled tokens",
 }
 ONE_TO_ONE = "unmatched clusters stay in the denominator: their pixels are wrong and lower the IoU of the true class"
 MANY_TO_ONE = "every cluster is matched, so more clusters can only help: compare equal numbers of clusters only"
+UNKNOWN_NAMES = "pixels of classes whose name no label has are wrong: they stay in the denominator"
 TO_BACKGROUND = "clusters without a class predict the background, label id "
 PREDICTED_IGNORE = "pixels that the masks call ignore are wrong: they stay in the denominator"
 
@@ -47,7 +49,7 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: ProtocolName | Literal["linear_probe", "linear_probe_online", "retrieval"]
+    name: ProtocolName | Literal["named", "linear_probe", "linear_probe_online", "retrieval"]
     matching: str
     extra_clusters: str
     predicted_ignore: str
@@ -86,6 +88,8 @@ def protocol(
     """
     several = {"many_to_one": MANY_TO_ONE, "many_to_one_iou": MANY_TO_ONE}
     extra = "none" if name in READOUTS else several.get(name, ONE_TO_ONE)
+    if name == "named":
+        extra = UNKNOWN_NAMES
     if name == "hungarian_iou_background":
         extra = f"{TO_BACKGROUND}{details['background']}"
     return Protocol(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.errors import StoreError
+from maskmill.errors import InputError, StoreError
 from maskmill.evaluate.labelled import check_complete, digest, labelled_images, labelled_rows, read_label
 from maskmill.evaluate.run_objects import MaskSaliency, score_instances
 from maskmill.evaluate.tally import Tally
@@ -18,7 +18,9 @@ from maskmill.progress import track
 from maskmill.recipe.base import validate
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.artefact import write_json
-from maskmill.store.manifest import read_manifest
+from maskmill.store.class_names import ClassNames
+from maskmill.store.class_names import read as read_names
+from maskmill.store.manifest import Row, read_manifest
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
 
@@ -31,6 +33,7 @@ def run(
     masks: MaskSet,
     *,
     instances: Sequence[str | Path] = (),
+    classes: str | Path | None = None,
 ) -> None:
     """Score the masks of one recipe, seed and round by every protocol of `params`; images without label are skipped.
 
@@ -42,6 +45,8 @@ def run(
         out: JSON to write: recipe, seed, round, clusters, and `scores`, each with its whole protocol; where
             `evaluate.objects` asks for saliency, also `saliency`: the masks' foreground (see run_objects). With
             `instances`, also `objects`: these by the protocol of the cut's segments.
+        classes: classes.json of a recipe whose masks show classes with names: they are scored by name too, and images
+            whose labels made the classes are left out.
         instances: stores of the round's instances of all shards, which may overlap; where `evaluate.objects` is on.
 
     Raises:
@@ -50,10 +55,11 @@ def run(
     """
     settings = validate(Evaluate, params, "--params", "evaluate")
     images = read_manifest(manifest)
-    rows = labelled_rows(images)
+    naming = None if classes is None else read_names(classes)
+    rows = _unseen(labelled_rows(images), naming)
     stores = [Ragged(path, "masks") for path in mask_stores]
     clusters = cluster_count(stores)
-    tally = Tally(clusters, settings)
+    tally = Tally(clusters, settings, None if naming is None else naming.names)
     painted = MaskSaliency.asked(settings, rows, images.ids)
     digests: dict[str, str] = {}
     count = 0
@@ -67,13 +73,30 @@ def run(
             painted.add_mask(row, label, mask, clusters)
     check_complete(rows, digests, count, stores, "mask")
     scores, protocols = tally.scores(digests)
-    made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), protocols[0].labels])
+    named = [] if naming is None else [naming.hash]
+    made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), protocols[0].labels, *named])
     body: dict[str, Any] = asdict(masks) | {"clusters": clusters, "scores": scores}
     if painted is not None:
         body["saliency"] = [painted.entry()]
     if instances and settings.objects is not None:
         body["objects"] = score_instances(instances, images, settings)
     write_json(out, body, made)
+
+
+def _unseen(rows: Mapping[str, Row], naming: ClassNames | None) -> dict[str, Row]:
+    """The labelled images that did not make the classes.
+
+    Raises:
+        InputError: there is none.
+    """
+    seen = set(naming.examples) if naming is not None else set()
+    left = {image_id: row for image_id, row in rows.items() if image_id not in seen}
+    if not left:
+        raise InputError(
+            f"taxonomy.examples: all {len(rows)} labelled images made the classes, so none is left to score; keep some "
+            "of them out of taxonomy.examples, or leave labels out"
+        )
+    return left
 
 
 def cluster_count(stores: Sequence[Ragged]) -> int:

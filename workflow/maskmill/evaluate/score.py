@@ -9,7 +9,7 @@ import numpy as np
 
 from maskmill.errors import InputError
 from maskmill.evaluate.labelled import class_label
-from maskmill.evaluate.matching import MATCHERS, Metrics, hungarian_iou_background, metrics
+from maskmill.evaluate.matching import MATCHERS, Metrics, by_name, hungarian_iou_background, metrics
 from maskmill.evaluate.protocol import Protocol
 
 
@@ -46,6 +46,7 @@ def score_clusters(
     classes: Sequence[int],
     names: Mapping[int, str],
     per_image: np.ndarray | None = None,
+    row_names: Mapping[int, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Scores of the same masks by each protocol.
 
@@ -54,6 +55,7 @@ def score_clusters(
         classes: label ids of the columns. A class without a pixel cannot be scored: it is left out of the matching
             and of the mean, and named.
         per_image: [classes + 1, classes] int64 of `PerImage` with the same columns, for oracle_per_image.
+        row_names: row -> name of the class that it predicts, for named.
 
     Raises:
         InputError: no class has a pixel, or the background that surplus clusters predict has none.
@@ -66,6 +68,9 @@ def score_clusters(
             assert per_image is not None
             entry = score(per_image[there][:, there[:-1]], np.arange(len(present)), rule, present, names)
             del entry["matching"]  # another one in every image
+        elif rule.name == "named":
+            columns = [class_label(c, names) for c in present]
+            entry = score(counts, by_name(row_names or {}, columns, len(counts) - 1), rule, present, names)
         else:
             entry = score(counts, _match(rule, counts[:-1], present), rule, present, names)
         found.append(entry)

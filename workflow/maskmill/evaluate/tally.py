@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from maskmill.evaluate.confusion import Confusion, at_frame, frame
-from maskmill.evaluate.matching import PerImage
+from maskmill.evaluate.labelled import class_label
+from maskmill.evaluate.matching import PerImage, by_name
 from maskmill.evaluate.protocol import Protocol, protocol
 from maskmill.evaluate.score import score_clusters
 from maskmill.recipe.checks import check_labels
@@ -20,10 +21,11 @@ class Tally:
 
     Args:
         clusters: k; masks are 0 background, 1..k clusters, k + 1 predicted ignore.
+        names: mask value -> name, of masks of classes that have one: these are scored by name too.
     """
 
-    def __init__(self, clusters: int, settings: Evaluate) -> None:
-        self._settings = settings
+    def __init__(self, clusters: int, settings: Evaluate, names: Mapping[int, str] | None = None) -> None:
+        self._settings, self._names = settings, names
         self._confusion = Confusion(clusters + 2, settings.classes, settings.ignore)
         self._per_image = PerImage() if "oracle_per_image" in settings.protocols else None
 
@@ -46,14 +48,23 @@ class Tally:
         """
         found, settings = self._confusion, self._settings
         check_labels(settings, found.seen)
+        protocols = [*(["named"] if self._named else []), *dict.fromkeys(settings.protocols)]
         rules = [
             protocol(name, settings.size, settings.ignore, found.classes, dict(digests), **_details(name, settings))
-            for name in dict.fromkeys(settings.protocols)
+            for name in protocols
         ]
         oracle = None
         if self._per_image is not None:
             oracle = self._per_image.counts[np.append(found.order, len(found.order))][:, found.order]
-        return score_clusters(found.counts, rules, found.classes, settings.class_names, oracle), rules
+        scored = score_clusters(found.counts, rules, found.classes, settings.class_names, oracle, self._names)
+        return scored, rules
+
+    @property
+    def _named(self) -> bool:
+        """True when some class of the masks has the name of a label class."""
+        columns = [class_label(c, self._settings.class_names) for c in self._confusion.classes]
+        names = self._names or {}
+        return bool((by_name(names, columns, max(names, default=0) + 1) >= 0).any())
 
 
 def _details(name: str, settings: Evaluate) -> dict[str, Any]:

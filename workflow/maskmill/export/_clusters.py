@@ -10,22 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from maskmill.images.palette import hexadecimal, palette
+from maskmill.export.naming import Naming
 
 TYPICAL = 8  # images named a cluster
 COLUMNS = ["cluster", "name", "colour", "images", "pixels", "share", "regions", "confidence", "typical"]
 
 
-def name_of(cluster: int) -> str:
-    """`cluster_<n>`, or `background` for 0."""
-    return f"cluster_{cluster}" if cluster else "background"
-
-
 class Clusters:
     """Counts of every mask value 0..k; memory grows with k, not with the images."""
 
-    def __init__(self, clusters: int) -> None:
-        self.count = clusters
+    def __init__(self, naming: Naming) -> None:
+        self.naming = naming
+        clusters = naming.count
         self.images = np.zeros(clusters + 1, np.int64)
         self.pixels = np.zeros(clusters + 1, np.int64)
         self.total = 0
@@ -65,12 +61,11 @@ class Clusters:
 
     def write(self, path: Path, classes: Mapping[str, str] | None, iou: Mapping[str, float | None] | None) -> None:
         """Write the table; with scores also each cluster's matched class and that class's IoU."""
-        colours = palette(self.count + 1)
         with path.open("w", newline="", encoding="utf-8") as file:
             out = csv.writer(file, lineterminator="\n")
             out.writerow(COLUMNS + (["class", "class_iou"] if classes is not None else []))
-            for cluster in range(self.count + 1):
-                row = self._row(cluster) | {"colour": hexadecimal(colours[cluster])}
+            for cluster in range(len(self.naming.names)):
+                row = self._row(cluster) | {"colour": self.naming.hexadecimal(cluster)}
                 line = [row[name] for name in COLUMNS]
                 if classes is not None:
                     matched = classes.get(str(cluster), "")
@@ -82,7 +77,7 @@ class Clusters:
         regions = int(self.regions[cluster])
         return {
             "cluster": cluster,
-            "name": name_of(cluster),
+            "name": self.naming.names[cluster],
             "images": int(self.images[cluster]),
             "pixels": int(self.pixels[cluster]),
             "share": f"{self.pixels[cluster] / max(1, self.total):.6f}",

@@ -49,6 +49,11 @@ class CocoWriter:
         }
         self._put(1, body | more, self.annotations)
 
+    def panoptic(self, image: int, png: str, segments: Sequence[Mapping[str, Any]]) -> None:
+        """Add the segments of an image whose PNG has their ids."""
+        self.annotations += 1
+        self._put(1, {"image_id": image, "file_name": png, "segments_info": segments}, self.annotations)
+
     def _put(self, part: int, body: Mapping[str, Any], count: int) -> None:
         self._files[part].write((",\n" if count > 1 else "\n") + json.dumps(body, separators=(",", ":")))
 

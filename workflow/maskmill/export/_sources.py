@@ -78,6 +78,17 @@ class ExportImages:
     def __len__(self) -> int:
         return len(self.manifest.rows)
 
+    @property
+    def has_instances(self) -> bool:
+        """Whether images come with instances."""
+        return bool(self._instances)
+
+    @property
+    def suffix(self) -> str | None:
+        """Of all photos' files, or None where they differ."""
+        suffixes = {Path(row.path).suffix for row in self.manifest.rows}
+        return suffixes.pop() if len(suffixes) == 1 else None
+
     def __iter__(self) -> Iterator[Item]:
         for shard in self.manifest.shards:
             masks = self._open(_pick(self._masks, shard), "masks")

@@ -22,10 +22,10 @@ def _export(graph: Graph, wildcards: Wildcards) -> Sources:
     if not recipe.tokens:
         found["cut"] = graph.every("cut", wildcards)
         found["regions"] = graph.every("regions", wildcards, "table")
-        found["assignments"] = graph.every("cluster_map", wildcards)
+        found["assignments"] = graph.every(graph.assignments(wildcards), wildcards)
     if recipe.instances(recipe.round_count):
         found["instances"] = graph.every("rounds_detect", last)
-    found |= _segmenter(graph, wildcards)
+    found |= _segmenter(graph, wildcards) | graph.names(wildcards)
     found["weights"] = weights_of(_run_on_new_images(recipe).values(), "folder")
     if graph.labelled:
         found["scores"] = one("evaluate", last)
@@ -39,7 +39,7 @@ def _segmenter(graph: Graph, wildcards: Wildcards) -> Sources:
         return {"student": one("rounds_train", at(wildcards, recipe.round_count))}
     if not recipe.tokens:
         return {}
-    found = {"codebook": one("cluster_fit", wildcards)} | graph.foreground(wildcards)
+    found = {"codebook": graph.labels(wildcards)} | graph.foreground(wildcards)
     reduced = recipe.reduce.method != "none"
     if reduced:
         found["reduction"] = one("reduce_fit", wildcards)

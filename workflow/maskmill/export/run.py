@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from maskmill import __version__
-from maskmill.errors import StoreError
-from maskmill.export._clusters import Clusters, name_of
+from maskmill.errors import ConfigError, StoreError
+from maskmill.export._clusters import Clusters
 from maskmill.export._coco import CocoWriter
+from maskmill.export._layout import created, file_name, write_renamed
+from maskmill.export._picture import Picture
 from maskmill.export._sources import ExportFiles, ExportImages, Item
+from maskmill.export.formats import FORMATS, Facts
+from maskmill.export.naming import Naming
 from maskmill.export.segmenter import SegmenterParts
 from maskmill.images.masks import MaskSet, to_size
-from maskmill.images.palette import palette, png_palette
 from maskmill.progress import track
 from maskmill.recipe.base import validate
-from maskmill.recipe.sections import Export
+from maskmill.recipe.sections import PALETTE, PALETTED, Export
 from maskmill.store.artefact import read_json, write_json
 from maskmill.store.atomic import atomic
-from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import Row
 from maskmill.store.provenance import Provenance
 from maskmill.store.rle import encode_all, encode_layers
@@ -41,6 +40,7 @@ def run(
     *,
     scores: str | Path | None = None,
     segmenter: SegmenterParts | None = None,
+    naming: Naming | None = None,
 ) -> None:
     """Write one folder of files for other tools; it appears when complete.
 
@@ -49,22 +49,25 @@ def run(
         masks: of which recipe, seed and round they are.
         scores: scores.json of this round, for the matched class of each cluster.
         segmenter: what `maskmill predict` needs, copied to `segmenter/`.
+        naming: names and colours of the masks' values; default: `cluster_<n>` and the palette.
 
     Raises:
-        StoreError: an image of the manifest has no mask, or the artefacts do not belong together.
+        StoreError: an image of the manifest has no mask, or the artefacts do not belong together. ConfigError: a format
+            cannot hold so many clusters. InputError: a photo that is placed beside its mask has changed.
     """
     settings = validate(Export, params, "--params", "export")
     sources = ExportImages(files)
-    about: dict[str, Any] = asdict(masks) | {"clusters": sources.clusters}
+    naming = _fitting(naming, sources.clusters, settings)
+    about: dict[str, Any] = asdict(masks) | {"clusters": sources.clusters} | naming.facts
     classes, iou = _matched(scores)
     with atomic(out_folder) as folder:
         folder.mkdir()
-        with _Folder(folder, settings, sources, about) as out:
+        with _Folder(folder, settings, sources, about, naming) as out:
             for item in track(sources, len(sources), "export"):
                 out.add(item)
         out.table.write(folder / "clusters.csv", classes, iou)
         if out.renamed:
-            _write_renamed(folder / "renamed.csv", out.renamed)
+            write_renamed(folder / "renamed.csv", out.renamed, "mask")
         kind = segmenter.kind if segmenter is not None else None
         made = Provenance.of("export", dict(params) | about, sources.hashes)
         if segmenter is not None and kind is not None:
@@ -75,26 +78,33 @@ def run(
 class _Folder:
     """The files that grow image by image."""
 
-    def __init__(self, folder: Path, settings: Export, sources: ExportImages, about: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, settings: Export, sources: ExportImages, about: Mapping[str, Any], naming: Naming
+    ) -> None:
         self.folder, self.settings = folder, settings
         self.clusters, self.ignore = sources.clusters, sources.ignore
-        self.table = Clusters(sources.clusters)
+        self.table = Clusters(naming)
         self.renamed: list[tuple[str, str]] = []  # id, file in masks/
-        colours = palette(sources.clusters + 1)
-        self.png_palette = png_palette(sources.clusters)
+        self.png_palette = naming.png_palette()
         kinds = [
-            {"id": c, "name": name_of(c), "supercategory": "cluster", "color": colours[c].tolist()}
+            {"id": c, "name": naming.names[c], "supercategory": naming.kind, "color": naming.colours[c].tolist()}
             for c in range(1, sources.clusters + 1)
         ]
-        info = {"description": f"maskmill {__version__}, recipe {about['recipe']}, seed {about['seed']}", **about}
+        title = f"maskmill {__version__}, recipe {about['recipe']}, seed {about['seed']}"
+        info = {"description": title, **about}
         named = [("coco.json", settings.coco), ("coco_regions.json", settings.coco and sources.has_regions)]
         self._coco = [CocoWriter(folder / name, info, kinds) if wanted else None for name, wanted in named]
+        facts = Facts(
+            naming, title, len(sources), sources.suffix, sources.has_instances, settings.photos, settings.image_url
+        )
+        self._formats = [FORMATS[name](folder / name, facts) for name in settings.formats]
 
     def __enter__(self) -> _Folder:
-        self._stack = contextlib.ExitStack()
-        for writer in self._coco:
-            if writer:
-                self._stack.enter_context(writer)
+        with contextlib.ExitStack() as stack:
+            for writer in (*self._coco, *self._formats):
+                if writer:
+                    stack.enter_context(writer)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -107,21 +117,15 @@ class _Folder:
         row, size = item.row, (item.row.height, item.row.width)
         mask = to_size(item.mask, size)
         self.table.add_mask(row.id, self._counts(mask, row), mask.size)
+        found = item.instances.at(size) if item.instances is not None else None
+        picture = Picture(row, mask, found, self.png_palette)
         if self.settings.masks:
-            self._png(mask, row)
+            self._png(picture)
+        for each in self._formats:
+            each.add(picture)
         whole, proposals = self._coco
         if whole:
-            image = whole.image(file_name(row), *size, maskmill_id=row.id)
-            if item.instances is None:
-                for value, rle in encode_all(mask):
-                    if 0 < value < self.ignore:
-                        whole.annotation(image, value, rle)
-            else:
-                found_there = item.instances.at(size)
-                for i, layer in enumerate(encode_layers(found_there.masks)):
-                    if layer is not None:
-                        score = _short(float(found_there.scores[i]))
-                        whole.annotation(image, int(found_there.labels[i]), layer, score=score)
+            self._segments(whole, picture)
         regions = {region.region: region for region in item.regions if region.cluster >= 0}  # -1 is noise
         for region in regions.values():
             self.table.add_region(row.id, region.cluster + 1, region.score, region.distance)
@@ -129,9 +133,22 @@ class _Folder:
             image = proposals.image(file_name(row), *size, maskmill_id=row.id)
             for value, rle in encode_all(to_size(item.segments, size)):
                 if value in regions:
-                    found = regions[value]
-                    more = {"score": _short(found.score), "distance": _short(found.distance), "region": value}
-                    proposals.annotation(image, found.cluster + 1, rle, **more)
+                    own = regions[value]
+                    more = {"score": _short(own.score), "distance": _short(own.distance), "region": value}
+                    proposals.annotation(image, own.cluster + 1, rle, **more)
+
+    def _segments(self, coco: CocoWriter, picture: Picture) -> None:
+        """The image in coco.json: parts of the mask, or instances with their scores."""
+        image = coco.image(file_name(picture.row), *picture.size, maskmill_id=picture.row.id)
+        if picture.found is None:
+            for value, rle in encode_all(picture.mask):
+                if 0 < value < self.ignore:
+                    coco.annotation(image, value, rle)
+            return
+        for i, layer in enumerate(encode_layers(picture.found.masks)):
+            if layer is not None:
+                score = _short(float(picture.found.scores[i]))
+                coco.annotation(image, int(picture.found.labels[i]), layer, score=score)
 
     def _counts(self, mask: np.ndarray, row: Row) -> np.ndarray:
         """Pixels of background and clusters [k + 1]; any value between k and ignore is damage."""
@@ -140,46 +157,28 @@ class _Folder:
             raise StoreError(f"mask of {row.id!r}: values beyond {self.clusters} clusters; run snakemake again")
         return counts[: self.clusters + 1]
 
-    def _png(self, mask: np.ndarray, row: Row) -> None:
-        """masks/<id>.png: indexed with the palette, or 16-bit grey where the clusters exceed a palette."""
-        masks = self.folder / "masks"
-        path = masks / f"{row.id}.png"
-        if ".." in Path(row.id).parts or not path.is_relative_to(masks):
-            raise StoreError(f"manifest: id {row.id!r} points outside the export folder; run snakemake again")
-        image = Image.fromarray(mask)
-        if mask.dtype == np.uint8:
-            image.putpalette(self.png_palette)
-        with _created(path, masks / f"~{json_hash(row.id)}.png") as file:
-            image.save(file, format="PNG")
-            if file.name != str(path):
-                self.renamed.append((row.id, Path(file.name).name))
+    def _png(self, picture: Picture) -> None:
+        """masks/<id>.png."""
+        file, name = created(self.folder / "masks", picture.row.id, ".png", picture.row)
+        with file:
+            file.write(picture.png)
+        if name != picture.row.id:
+            self.renamed.append((picture.row.id, f"{name}.png"))
 
 
-def _created(path: Path, instead: Path) -> BinaryIO:
-    """A new file; `instead` where the file system cannot have `path`.
-
-    The name is too long, differs from one that is there in case or accents only on a file system that cannot tell them
-    apart, or is a folder for another image (`a` beside `a.png/b`).
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("xb")
-    except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            raise
-        instead.parent.mkdir(parents=True, exist_ok=True)
-        return instead.open("xb")
-
-
-def _write_renamed(path: Path, renamed: Sequence[tuple[str, str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([("id", "mask"), *renamed])
-
-
-def file_name(row: Row) -> str:
-    """Relative name of the image: its id with the suffix of its file."""
-    suffix = Path(row.path).suffix
-    return row.id if row.id.endswith(suffix) else row.id + suffix
+def _fitting(naming: Naming | None, clusters: int, settings: Export) -> Naming:
+    """The naming of so many clusters, which every chosen format can hold."""
+    if naming is None:
+        naming = Naming.default(clusters)
+    if naming.count != clusters:
+        raise StoreError(f"classes: {naming.count} are named, the masks have {clusters}; run snakemake again")
+    small = [name for name in settings.formats if name in PALETTED]
+    if small and clusters > PALETTE:
+        raise ConfigError(
+            f"export.formats: {small[0]} holds at most {PALETTE} classes, the masks have {clusters}; leave it out, or "
+            "set cluster.clusters lower"
+        )
+    return naming
 
 
 def _short(value: float) -> float:

@@ -13,7 +13,7 @@ from maskmill.errors import StoreError
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import FeatureSet
 from maskmill.store.artefact import read_tensors, write_json
-from maskmill.store.codebook import read
+from maskmill.store.classes import read_labels
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import file_crc32c
 
@@ -83,7 +83,7 @@ class SegmenterParts:
         book, found = self.files["codebook"], list(self.feature_sets)
         if len(found) != 1:
             raise StoreError(f"--feature-sets: {', '.join(found) or 'none'}; clusters are those of one, give that")
-        if len(read(book)) != clusters:
+        if len(read_labels(book)) != clusters:
             raise StoreError(f"{book}: not the clusters of the masks, which have {clusters}; run snakemake again")
         return found
 

@@ -79,6 +79,14 @@ def displayed_size(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> 
         return _shown(image, body)
 
 
+def is_turned(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> bool:
+    """Whether `decode` turns or mirrors the file, as its EXIF orientation says; raises InputError like `decode`."""
+    body = image_bytes(source, max_pixels)
+    with _opened(body, max_pixels) as image:
+        plain = image.format == "PNG" and not any(mark in body for mark in _PNG_ORIENTATION)
+        return not plain and _orientation(image) != 1
+
+
 def verify(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) as displayed, after decoding every pixel once; raises InputError where `decode` would.
 

@@ -49,10 +49,10 @@ def palette(k: int) -> np.ndarray:
     return np.concatenate([np.array([BACKGROUND], np.uint8), searched, extra])[:k]
 
 
-def png_palette(clusters: int) -> bytes:
-    """RGB of the 256 values of an indexed mask of so many clusters (at most 254): 255 is ignore, and so is the rest."""
+def png_palette(known: np.ndarray) -> bytes:
+    """RGB of the 256 values of an indexed mask: `known` uint8 [k + 1, 3], at most 255 of them; the rest is ignore."""
     colours = np.full((256, 3), IGNORE, np.uint8)
-    known = palette(clusters + 1)[:255]
+    known = known[:255]
     colours[: len(known)] = known
     return colours.tobytes()
 
@@ -63,7 +63,12 @@ def hexadecimal(colour: np.ndarray | tuple[int, int, int]) -> str:
 
 
 def overlay(
-    image: np.ndarray, mask: np.ndarray, alpha: float = 0.5, outline: bool = True, background: bool = False
+    image: np.ndarray,
+    mask: np.ndarray,
+    alpha: float = 0.5,
+    outline: bool = True,
+    background: bool = False,
+    colours: np.ndarray | None = None,
 ) -> np.ndarray:
     """The photo with its mask over it, uint8 [H, W, 3].
 
@@ -72,12 +77,12 @@ def overlay(
 
     Args:
         image: uint8 [H, W, 3]. mask: unsigned integers [h, w] of any grid over the same image.
-        alpha: opacity of the tint, 0..1.
+        alpha: opacity of the tint, 0..1. colours: uint8 [k + 1, 3] of the mask's values; default: the palette.
     """
     mask = to_size(mask, (image.shape[0], image.shape[1]))
     ignored = mask == ignore_value(mask.dtype)
     values = np.where(ignored, 0, mask)
-    colour = palette(int(values.max(initial=0)) + 1)[values]  # [H, W, 3]
+    colour = (palette(int(values.max(initial=0)) + 1) if colours is None else colours)[values]  # [H, W, 3]
     opacity = np.where((values > 0) | (background & ~ignored), alpha, 0.0).astype(np.float32)
     opacity[ignored & _hatch(mask.shape)] = alpha
     colour[ignored] = IGNORE

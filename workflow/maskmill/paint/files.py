@@ -15,7 +15,7 @@ def _share(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
 @job("paint_limits", _share, out=f"{SEED}/round0/limits.safetensors")
 def _limits(graph: Graph, wildcards: Wildcards) -> Sources:
     """Distances are compared over all shards here, so that a shard's own job reads no other shard's files."""
-    assignments, codebook = graph.every("cluster_map", wildcards), one("cluster_fit", wildcards)
+    assignments, codebook = graph.every(graph.assignments(wildcards), wildcards), graph.labels(wildcards)
     return {"manifest": manifest(), "assignments": assignments, "codebook": codebook}
 
 
@@ -23,11 +23,11 @@ def _limits(graph: Graph, wildcards: Wildcards) -> Sources:
 @job("paint_instances", partial(section, stage="paint"), out=f"{SEED}/round0/instances/{{shard}}.zarr")
 def _paint(graph: Graph, wildcards: Wildcards) -> Sources:
     """Recipes of tokens score their tokens; others paint segments with the clusters of their regions."""
-    found = {"manifest": manifest(), "codebook": one("cluster_fit", wildcards)}
+    found = {"manifest": manifest(), "codebook": graph.labels(wildcards)}
     if graph.recipe(wildcards).tokens:
         return found | {"vectors": Source((graph.vectors(wildcards),))} | graph.foreground(wildcards)
     return found | {
         "segments": one("cut", wildcards),
-        "assignments": one("cluster_map", wildcards),
+        "assignments": one(graph.assignments(wildcards), wildcards),
         "limits": one("paint_limits", wildcards),
     }

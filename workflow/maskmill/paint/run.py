@@ -41,6 +41,8 @@ from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Paint, Refine
 from maskmill.refine import refine, refine_step
 from maskmill.store.artefact import read_table, read_tensors, write_tensors
+from maskmill.store.classes import BACKGROUND_ROW, IGNORE, Labels
+from maskmill.store.codebook import Codebook
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
@@ -58,13 +60,13 @@ def run_limits(
 
     Args:
         assignments: the Parquet tables (image, region, cluster, distance) of all shards.
-        codebook: safetensors of the clustering, for the number of clusters.
+        codebook: safetensors of the clusters or of the classes made of them, for their number.
         params: the `paint` section, or its `keep_closest` alone.
         out: safetensors with `limits` [k] float64, in the order of the clusters (see `distance_limits`).
     """
-    from maskmill.store.codebook import read
+    from maskmill.store.classes import read_labels
 
-    book, keep_closest = read(codebook), settings_of(params).keep_closest
+    book, keep_closest = read_labels(codebook), settings_of(params).keep_closest
     limits = distance_limits(assignments, len(book), keep_closest)
     write_tensors(out, {"limits": limits}, Provenance.of("paint", {"keep_closest": keep_closest}, [book.hash]))
 
@@ -85,7 +87,7 @@ def run_regions(
         assignments: the Parquet table (image, region, cluster, distance) of the same shard.
         limits: what `run_limits` wrote: how close a region is to its centre is judged among all regions of its
             cluster, whatever the shard.
-        codebook: safetensors of the clustering, for the number of clusters.
+        codebook: safetensors of the clusters or of the classes made of them, for their number.
         params: the flat `paint` section.
         out: Ragged "masks" to write, `upsample` cells a side for every token, whatever the grid of the segments.
         manifest: where the photos are; only needed to refine.
@@ -128,9 +130,9 @@ class ShardLabels:
         codebook: str | Path,
         settings: Paint,
     ) -> None:
-        from maskmill.store.codebook import read
+        from maskmill.store.classes import Classes, read_labels
 
-        book = read(codebook)
+        book = read_labels(codebook)
         self.clusters = len(book)
         self._limits, limits_hash = read_limits(limits, self.clusters)
         self.store = Ragged(segments, "segments")
@@ -139,7 +141,7 @@ class ShardLabels:
         self.hashes = [self.store.hash, book.hash, limits_hash]
         ignore = ignore_value(mask_dtype(self.clusters))
         self._dropped = 0 if settings.dropped == "background" else ignore
-        self._noise = 0 if book.noise_is_background else self._dropped
+        self._noise = 0 if book.noise_is_background else ignore if isinstance(book, Classes) else self._dropped
 
     def labels(self, image_id: str) -> np.ndarray:
         """`region_labels` of an image."""
@@ -158,15 +160,17 @@ def run_tokens(
 
     Args:
         vectors: Ragged of the (reduced) token vectors [h, w, d] that the codebook was fitted on.
-        codebook, params, out, manifest: as in `run_regions`; the masks have clusters from 1 and no background.
+        codebook, params, out, manifest: as in `run_regions`; the masks have clusters from 1 and no background, unless
+            a taxonomy calls some clusters that.
         foreground: codebook of background (0) and foreground (1) for the same vectors: with it they have one.
     """
     import torch
 
+    from maskmill.store.classes import read_labels
     from maskmill.store.codebook import read
 
     torch.set_num_threads(1)
-    book = read(codebook)
+    book = read_labels(codebook)
     ground = read(foreground) if foreground is not None else None
     made_of = [book.hash] + ([ground.hash] if ground is not None else [])
     store = Ragged(vectors)
@@ -175,7 +179,21 @@ def run_tokens(
     with _writer(out, len(book), params, [store.hash, *made_of]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             see = partial(photos.on_grid, image_id) if photos else None
-            writer.append(image_id, paint_tokens(store[i], book, settings.upsample, settings.refine, see, ground))
+            mask = paint_tokens(store[i], book, settings.upsample, settings.refine, see, ground)
+            writer.append(image_id, corrected(mask, image_id, book))
+
+
+def corrected(mask: np.ndarray, image_id: str, labels: Labels) -> np.ndarray:
+    """The mask [H, W] of an image after the corrections that a taxonomy has of it, in the order of its file."""
+    if isinstance(labels, Codebook):
+        return mask
+    unknown = ignore_value(mask.dtype)
+    for each in labels.corrections_of(image_id):
+        if each.region is None:
+            value, was = (unknown if v == IGNORE else v for v in (each.value, each.was))
+            where = np.ones(mask.shape, bool) if was is None else mask == was
+            mask = np.where(where, np.array(value, mask.dtype), mask)
+    return mask
 
 
 def distance_limits(assignments: Sequence[str | Path], clusters: int, keep_closest: float) -> np.ndarray:
@@ -212,13 +230,16 @@ def region_labels(
 ) -> np.ndarray:
     """Mask value of every segment id of an image [256]: 0 for no segment, cluster + 1 if kept, else `dropped`.
 
-    A region that the clustering calls noise has the value `noise`, by default that of dropped ones.
+    A region that the clustering calls noise (-1) has the value `noise`, by default that of dropped ones; one that a
+    taxonomy calls background (-2) has 0.
     """
     table = np.full(256, dropped, dtype=mask_dtype(clusters))
     table[0] = 0
     for region, cluster, distance in rows:
         if cluster >= 0 and distance <= limits[cluster]:
             table[region] = cluster + 1
+        elif cluster == BACKGROUND_ROW:
+            table[region] = 0
         elif cluster < 0 and noise is not None:
             table[region] = noise
     return table

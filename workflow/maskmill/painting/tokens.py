@@ -7,17 +7,19 @@ from collections.abc import Callable
 import numpy as np
 
 from maskmill.images.interpolate import best_scores
-from maskmill.images.masks import ignore_value, mask_dtype
+from maskmill.images.masks import mask_dtype
 from maskmill.recipe.sections import Refine
 from maskmill.refine import refine_scores, refine_step
-from maskmill.store.codebook import Codebook, scores
+from maskmill.store.classes import Labels, scores, values
+from maskmill.store.codebook import Codebook
 
 COSINES = 2.0  # logits a unit of cosine (STEGO)
+LEAST = 1e-6  # of a probability
 
 
 def paint_tokens(
     tokens: np.ndarray,
-    book: Codebook,
+    book: Labels,
     upsample: int,
     settings: Refine,
     see: Callable[[tuple[int, int]], np.ndarray] | None = None,
@@ -26,17 +28,15 @@ def paint_tokens(
     """Mask [h * upsample, w * upsample] of the token vectors [h, w, d] of one image.
 
     Args:
-        book: of the clusters. ground: of background and foreground. see: gives the photo uint8 [H, W, 3] on a grid
-            (H, W); without it nothing is refined.
+        book: the clusters, or the classes made of them. ground: of background and foreground.
+        see: gives the photo uint8 [H, W, 3] on a grid (H, W); without it nothing is refined.
     """
     tokens, clusters = tokens.astype(np.float32), len(book)
     size, step = (tokens.shape[0] * upsample, tokens.shape[1] * upsample), refine_step(upsample)
     photo = see((size[0] * step, size[1] * step)) if see else None
     outside = None if ground is None else best_labels(tokens, ground, size, photo, settings) == 0
     best = best_labels(tokens, book, size, photo, settings, outside)
-    mask = (best + 1).astype(mask_dtype(clusters))
-    noise = 0 if book.noise_is_background else ignore_value(mask.dtype)
-    mask[best == clusters] = noise  # its score comes after those of the clusters
+    mask = np.asarray(values(book, mask_dtype(clusters))[best])
     if outside is not None:
         mask[outside] = 0
     return mask
@@ -44,13 +44,13 @@ def paint_tokens(
 
 def best_labels(
     tokens: np.ndarray,
-    book: Codebook,
+    book: Labels,
     size: tuple[int, int],
     photo: np.ndarray | None,
     settings: Refine,
     void: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Cluster of every mask cell [H, W] int64 (k is noise) by interpolated scores of tokens [h, w, d].
+    """Column of `store.classes.scores` of every mask cell [H, W] int64, by interpolated scores of tokens [h, w, d].
 
     Args:
         photo: uint8 [H * step, W * step, 3] to refine with. void: bool [H, W], cells that are not refined.
@@ -60,7 +60,15 @@ def best_labels(
     best = best_scores(maps, size)
     if photo is None:
         return best
-    return refine_scores(COSINES * maps if book.spherical else in_spreads(maps), best, photo, settings, void)
+    return refine_scores(_logits(maps, book), best, photo, settings, void)
+
+
+def _logits(maps: np.ndarray, book: Labels) -> np.ndarray:
+    """Scores [C, h, w] in the unit that refinement expects."""
+    if not isinstance(book, Codebook) and book.book is None:
+        return np.asarray(np.log(np.maximum(maps, LEAST)))
+    spherical = book.spherical if isinstance(book, Codebook) else bool(book.book and book.book.spherical)
+    return COSINES * maps if spherical else in_spreads(maps)
 
 
 def in_spreads(maps: np.ndarray) -> np.ndarray:

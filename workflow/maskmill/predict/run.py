@@ -11,10 +11,11 @@ from PIL import Image
 
 from maskmill.errors import InputError, NumericsError, UserError
 from maskmill.images.decode import MAX_PIXELS, SUFFIXES, decode
-from maskmill.images.palette import overlay, png_palette
+from maskmill.images.palette import overlay, palette, png_palette
 from maskmill.images.stems import names
-from maskmill.predict.segmenter import load
+from maskmill.predict.segmenter import Segmenter, load
 from maskmill.progress import track
+from maskmill.store.artefact import write_json
 from maskmill.store.atomic import atomic
 from maskmill.urls import is_url, refusal
 
@@ -37,7 +38,7 @@ def predict(
     device: str = "auto",
     max_pixels: int | None = None,
 ) -> Predicted:
-    """Write `<out>/<name>.png` (indexed mask at image size) and `<name>.overlay.jpg`.
+    """Write `<out>/<name>.png` (indexed mask at image size) and `<name>.overlay.jpg`; of named classes `classes.json`.
 
     Images below a folder keep their relative names. A few images are in memory at a time. An image that cannot be read
     or segmented is left out, with its reason; the others get their masks.
@@ -56,6 +57,9 @@ def predict(
     loaded = load(segmenter, device)
     workers = threads if loaded.side_by_side else 1
     torch.set_num_threads(threads // workers)
+    colours = _colours(loaded)
+    if loaded.classes:
+        write_json(out / "classes.json", {"0": "background"} | {str(c["id"]): c["name"] for c in loaded.classes})
 
     def one(item: tuple[str, Path]) -> str:
         """Why there is no mask of this image; nothing where there is one."""
@@ -67,9 +71,9 @@ def predict(
             return str(error)
         except UserError as error:
             raise type(error)(f"{path}: {error}") from None
-        _save(out / f"{name}.png", _indexed(mask, loaded.clusters))
+        _save(out / f"{name}.png", _indexed(mask, colours))
         if overlays:
-            _save(out / f"{name}.overlay.jpg", Image.fromarray(overlay(image, mask)))
+            _save(out / f"{name}.overlay.jpg", Image.fromarray(overlay(image, mask, colours=colours)))
         return ""
 
     reasons = list(track(ordered(one, found.items(), workers), len(found), "predict"))
@@ -114,10 +118,18 @@ def _check_targets(found: dict[str, Path], out: Path, overlays: bool) -> None:
                                  "folder")  # fmt: skip
 
 
-def _indexed(mask: np.ndarray, clusters: int) -> Image.Image:
+def _colours(segmenter: Segmenter) -> np.ndarray:
+    """Colours uint8 [k + 1, 3] of the values of its masks: those of its classes, or the palette."""
+    colours = palette(segmenter.clusters + 1)
+    for each in segmenter.classes:
+        colours[int(each["id"])] = list(bytes.fromhex(str(each["colour"]).removeprefix("#")))
+    return colours
+
+
+def _indexed(mask: np.ndarray, colours: np.ndarray) -> Image.Image:
     image = Image.fromarray(mask)
     if mask.dtype == np.uint8:
-        image.putpalette(png_palette(clusters))
+        image.putpalette(png_palette(colours))
     return image
 
 

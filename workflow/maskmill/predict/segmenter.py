@@ -11,7 +11,7 @@ backbone's output may differ, which depend on the batch size, on threads and on 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -41,10 +41,12 @@ class Segmenter(Protocol):
     """What segments images.
 
     Attributes:
-        clusters: k. side_by_side: whether several threads may segment an image each.
+        clusters: k. classes: [{id, name, colour}, ...] where they have names.
+        side_by_side: whether several threads may segment an image each.
     """
 
     clusters: int
+    classes: Sequence[Mapping[str, Any]]
     side_by_side: bool
 
     def mask(self, image: np.ndarray) -> np.ndarray:
@@ -154,7 +156,7 @@ class StudentSegmenter:
         from maskmill.rounds.infer import Student
 
         self.student = Student.load(folder / "student.safetensors", str(device))
-        self.clusters = self.student.clusters
+        self.clusters, self.classes = self.student.clusters, about.get("classes", ())
         self.refine = validate(Refine, about.get("refine", {}), str(folder / "features.json"), "refine")
         self.backbones = Backbones(folder, about, device)
 
@@ -177,14 +179,15 @@ class ClusterSegmenter:
 
     def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device) -> None:
         from maskmill.reduce.run import Reduction
+        from maskmill.store.classes import read_labels
         from maskmill.store.codebook import read
 
         def part(name: str) -> Path | None:
             file = folder / f"{name}.safetensors"
             return file if file.is_file() else None
 
-        self.book = read(folder / "codebook.safetensors")
-        self.clusters = len(self.book)
+        self.book = read_labels(folder / "codebook.safetensors")
+        self.clusters, self.classes = len(self.book), about.get("classes", ())
         self.ground = read(ground) if (ground := part("foreground")) else None
         self.reduction = Reduction(model) if (model := part("reduction")) else None
         self.head = _head(folder, about, device) if part("head") else None

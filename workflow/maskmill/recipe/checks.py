@@ -10,7 +10,7 @@ from maskmill.errors import ConfigError, InputError, nearest
 from maskmill.recipe import backbones
 from maskmill.recipe.model import CODES, Recipe, Stage
 from maskmill.recipe.scoring import Evaluate
-from maskmill.recipe.sections import LONGEST, FeatureSet
+from maskmill.recipe.sections import LONGEST, PALETTE, PALETTED, Export, FeatureSet
 
 
 def check(recipe: Recipe, path: Path) -> None:
@@ -55,6 +55,22 @@ def check_counts(recipes: Mapping[str, Recipe], images: int) -> None:
             raise ConfigError(
                 f"recipe {name}: cluster.clusters: {clusters} clusters, but {many} at most {images * each} {source}, "
                 f"{each} an image; set cluster.clusters to {images * each} or less, or use more images"
+            )
+
+
+def check_formats(recipes: Mapping[str, Recipe], export: Export) -> None:
+    """Every format of `export.formats` can hold the clusters of every recipe, as far as their number is known.
+
+    Raises:
+        ConfigError: names the format, the recipe and both numbers.
+    """
+    small = [name for name in export.formats if name in PALETTED]
+    for name, recipe in recipes.items():
+        clusters = getattr(recipe.cluster.params, "clusters", None)
+        if small and clusters is not None and clusters > PALETTE and not recipe.cluster.module.TRAITS.finds_number:
+            raise ConfigError(
+                f"export.formats: {small[0]} holds at most {PALETTE} classes, but recipe {name} has cluster.clusters: "
+                f"{clusters}; leave {small[0]} out, or set cluster.clusters lower"
             )
 
 

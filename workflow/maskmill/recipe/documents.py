@@ -75,7 +75,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         line = body.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}: not UTF-8 (line {line}); save it as UTF-8") from None
     try:
-        document = yaml.load(text, Loader=_Loader)  # a safe one
+        document = _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {_where(error, text)}") from None
     if document is None:

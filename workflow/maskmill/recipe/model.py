@@ -9,7 +9,19 @@ from typing import Any, Generic, TypeVar
 from maskmill.errors import ConfigError
 from maskmill.recipe import registry
 from maskmill.recipe.base import Model, validate
-from maskmill.recipe.sections import Adapt, Cluster, Config, Cut, FeatureSet, Foreground, Paint, Reduce, Regions, Rounds
+from maskmill.recipe.sections import (
+    Adapt,
+    Cluster,
+    Config,
+    Cut,
+    FeatureSet,
+    Foreground,
+    Paint,
+    Reduce,
+    Regions,
+    Rounds,
+    Taxonomy,
+)
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 
 CODES = "codes"  # the feature set that the stage adapt makes
@@ -124,6 +136,15 @@ class Recipe:
     @property
     def cluster(self) -> Stage[Cluster]:
         return self.stages["cluster"]
+
+    @property
+    def taxonomy(self) -> Stage[Taxonomy]:
+        return self.stages["taxonomy"]
+
+    @property
+    def named(self) -> bool:
+        """True when clusters become classes with names before they are painted."""
+        return bool(self.taxonomy.module.TRAITS.names)
 
     @property
     def paint(self) -> Stage[Paint]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from pydantic import Field, create_model
 
 from maskmill.errors import ConfigError, nearest, one_line
 from maskmill.recipe.base import Model, check_name, validate
-from maskmill.recipe.checks import check, check_counts
+from maskmill.recipe.checks import check, check_counts, check_formats
 from maskmill.recipe.documents import check_tree, read_mapping
 from maskmill.recipe.model import Recipe, Run, Stage
 from maskmill.recipe.origin import Origin, place
@@ -77,11 +78,21 @@ def _load(config: Mapping[str, Any], recipe_folder: Path, origin: str | Origin) 
         if recipe.name in recipes:
             raise _wrong(origin, "recipes", f"{recipe.name!r} is given twice; keep one")
         recipes[recipe.name] = recipe
+    recipes = {name: _served(recipe, list(recipes)) for name, recipe in recipes.items()}
     if not recipes:
         raise _wrong(origin, "recipes", "empty; name at least one, for example recipes: [kmeans]")
+    check_formats(recipes, checked.export)
     if checked.inputs.max_images is not None:
         check_counts(recipes, checked.inputs.max_images)
     return Run(config=checked, recipes=recipes)
+
+
+def _served(recipe: Recipe, recipes: Sequence[str]) -> Recipe:
+    """The recipe, without a taxonomy where that of the run is one of other recipes."""
+    stage = recipe.taxonomy
+    if stage.module.serves(stage.params, recipe.name, recipes):
+        return recipe
+    return replace(recipe, stages={**recipe.stages, "taxonomy": Stage.of("taxonomy", {})})
 
 
 def _read(given: str, folder: Path, origin: str | Origin) -> tuple[Path, _RecipeFile]:

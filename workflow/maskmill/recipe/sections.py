@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from maskmill.access import Readers
-from maskmill.errors import ConfigError, nearest
+from maskmill.errors import ConfigError, nearest, shown
 from maskmill.recipe import backbones, registry
 from maskmill.recipe.base import Images, LocalPath, Model, distinct, split_list, validate
 from maskmill.recipe.scoring import Evaluate
@@ -223,6 +223,10 @@ class Cluster(Model):
     )
 
 
+class Taxonomy(Model):
+    """taxonomy: how clusters become classes with names. source: none leaves them as they are."""
+
+
 class Paint(Model):
     """paint: how clusters become pseudo-masks. 0 is background, clusters start at 1, 255 or 65535 is ignore."""
 
@@ -272,11 +276,46 @@ class Rounds(Model):
         return self
 
 
+FORMATS = ("coco_panoptic", "voc", "yolo", "mmseg", "cvat", "label_studio")
+PALETTED = ("voc", "mmseg")  # formats whose masks are indexed PNGs
+PALETTE = 254  # classes of an indexed PNG beside background and ignore
+
+
+def _known_formats(value: list[str]) -> list[str]:
+    for name in value:
+        if name not in FORMATS:
+            raise ValueError(f"unknown {shown(name)}{nearest(name, FORMATS)}; known: {', '.join(FORMATS)}")
+    return value
+
+
 class Export(Model):
     """export: files for other tools."""
 
     masks: bool = Field(True, description="indexed PNG masks at image size")
     coco: bool = Field(True, description="COCO JSON with RLE segments and regions")
+    formats: Annotated[
+        list[str], BeforeValidator(split_list), AfterValidator(_known_formats), AfterValidator(distinct)
+    ] = Field(
+        default_factory=list,
+        description=f"folders that other tools open, any of {', '.join(FORMATS)}",
+        json_schema_extra={"items": {"type": "string", "enum": list(FORMATS)}},
+    )
+    photos: Literal["none", "link", "copy"] = Field(
+        "none", description="in the folders of formats: link: symbolic links to your photos; copy: copies of them"
+    )
+    image_url: str = Field(
+        "/data/local-files/?d=", description="label_studio: where it finds photos; the name of each one is put behind"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the keys that say nothing: exports that ask for no format keep the hashes of older versions."""
+        body: dict[str, Any] = handler(self)
+        if not self.formats:
+            del body["formats"], body["photos"]
+        if "label_studio" not in self.formats:
+            del body["image_url"]
+        return body
 
 
 class Report(Model):

@@ -25,6 +25,7 @@ from maskmill.recipe.sections import (
     Regions,
     Report,
     Rounds,
+    Taxonomy,
 )
 from maskmill.versions import STAGE_VERSION
 
@@ -146,7 +147,17 @@ STAGES: tuple[StageSpec, ...] = (
         ),
     ),
     StageSpec(
-        "paint", "clusters", "pseudo-masks of round 0", Paint,
+        "taxonomy", "clusters", "named classes, and where the clusters lie", Taxonomy, method_key="source",
+        default="none",
+        rules=(
+            Rule("taxonomy_survey", Needs(1, 3000, 60)),
+            Rule("taxonomy_fit", Needs(2, 6000, 120), unit="points", whole=True),
+            Rule("taxonomy_names", Needs(1, 1000, 10), unit="jobs"),
+            Rule("taxonomy_map", Needs(1, 3000, 60), per_shard=True),
+        ),
+    ),
+    StageSpec(
+        "paint", "clusters or classes", "pseudo-masks of round 0", Paint,
         rules=(
             Rule("paint_limits", Needs(1, 2000, 30), unit="jobs"),
             Rule("paint", Needs(1, 3000, 60), per_shard=True),

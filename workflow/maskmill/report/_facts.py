@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from maskmill.images.masks import ignore_value, to_size
-from maskmill.report._sample import Sample, read_images
+from maskmill.images.sample import Sample, read_images
 from maskmill.store.ragged import Ragged
 
 

@@ -15,9 +15,11 @@ from maskmill.errors import InputError
 from maskmill.images.masks import ignore_value
 from maskmill.images.palette import hexadecimal, palette
 from maskmill.images.photos import unchanged
+from maskmill.images.sample import Picture, Sample, read_images
 from maskmill.redact import redact
 from maskmill.report import _facts, _pictures, _scores, _selection, _typical
-from maskmill.report._sample import Picture, Sample, read_images
+from maskmill.store.class_names import ClassNames
+from maskmill.store.class_names import read as read_names
 from maskmill.store.ragged import Ragged
 
 CROPS = 640  # crops in one report: with very many clusters each shows fewer, then the smallest show none
@@ -116,12 +118,16 @@ def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
     rounds, tokens, seed = int(body["rounds"]), bool(body["tokens"]), seeds[0]
     counts = [_cluster_count(results, name, s, body, sample) for s in seeds]  # some methods find the number themselves
     clusters = counts[0]
-    colours = _pictures.distinct(palette(clusters + 1))
+    naming = _naming(results, name, seed) if body.get("named") else None
+    colours = _pictures.distinct(palette(clusters + 1) if naming is None else _colours(naming))
     facts = [_facts.measure(results, name, s, rounds, k, sample) for s, k in zip(seeds, counts, strict=True)]
     each = min(context.typical, max(3, CROPS // max(1, recipes * clusters)))
-    find = _typical.fullest_windows if tokens else _typical.closest_regions
-    found = find(results, name, seed, clusters, each, sample)
-    names = _scores.cluster_names(context.scores, name, rounds, seed)
+    if tokens:
+        found = _typical.fullest_windows(results, name, seed, clusters, each, sample)
+    else:
+        stage = "cluster" if naming is None else "taxonomy"
+        found = _typical.closest_regions(results, name, seed, clusters, each, sample, stage)
+    names = _scores.cluster_names(context.scores, name, rounds, seed) if naming is None else naming.names
     shown = max(1, CROPS // max(1, recipes * each))
     rows = _clusters(facts[0], found, colours, names, shown, sample, context.photos)
     return View(
@@ -136,6 +142,18 @@ def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
         redact(yaml.safe_dump(dict(body.get("sections") or {}), sort_keys=False, width=100).strip()),
         _hashes(results, name, seed, rounds, sample),
     )
+
+
+def _naming(results: Path, name: str, seed: int) -> ClassNames:
+    return read_names(results / f"recipes/{name}/seed{seed}/taxonomy/classes.json")
+
+
+def _colours(naming: ClassNames) -> np.ndarray:
+    """uint8 [k + 1, 3]: the background's, then those of the classes."""
+    colours = palette(len(naming.classes) + 1)
+    for each in naming.classes:
+        colours[each.value] = list(bytes.fromhex(each.colour.removeprefix("#")))
+    return colours
 
 
 def _clusters(

@@ -23,6 +23,7 @@ HEADS = {
     "many_to_one_iou": "Many to one by IoU",
     "hungarian_iou_background": "Hungarian matching on IoU, surplus clusters to the background",
     "oracle_per_image": "Matched anew in each image (an oracle, no clustering of the set)",
+    "named": "By name",
     "linear_probe": "Linear probe",
     "linear_probe_online": "Linear probe, STEGO's training",
     "retrieval": "Nearest labelled tokens",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from maskmill.images.sample import Sample, read_images
 from maskmill.report._facts import mask_store
-from maskmill.report._sample import Sample, read_images
 from maskmill.store.artefact import read_table
 from maskmill.store.ragged import Ragged
 
@@ -39,16 +39,18 @@ class Typical:
     regions: np.ndarray | None
 
 
-def closest_regions(results: Path, recipe: str, seed: int, clusters: int, count: int, sample: Sample) -> Typical:
+def closest_regions(
+    results: Path, recipe: str, seed: int, clusters: int, count: int, sample: Sample, stage: str = "cluster"
+) -> Typical:
     """The `count` regions of each cluster with the smallest distance, at most one an image.
 
-    All assignment tables are read, one at a time; region tables and segments only of the shards of what was chosen.
+    With `stage` taxonomy, of each class. All assignment tables are read, one at a time; region tables and segments only of the shards of what was chosen.
     """
     base = results / "recipes" / recipe
     totals = np.zeros(clusters, np.int64)
     best: dict[int, list[tuple[float, str, int, str]]] = {c: [] for c in range(clusters)}
     for shard in sample.shards:
-        table = read_table(base / f"seed{seed}/cluster/{shard}.parquet", ["image", "region", "cluster", "distance"])
+        table = read_table(base / f"seed{seed}/{stage}/{shard}.parquet", ["image", "region", "cluster", "distance"])
         label, distance = np.asarray(table["cluster"]), np.asarray(table["distance"])
         totals += np.bincount(label[label >= 0], minlength=clusters)[:clusters]  # -1 is noise
         for c in np.unique(label[label >= 0]).tolist() if count else []:

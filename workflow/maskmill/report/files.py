@@ -17,6 +17,7 @@ def _plan(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
             "tokens": recipe.tokens,
             "rounds": recipe.round_count,
             "clusters": recipe.cluster.params.clusters,
+            **({"named": True} if recipe.named else {}),
             "sections": {
                 "features": {
                     key: each.model_dump(mode="json", exclude_none=True) for key, each in recipe.features.items()
@@ -56,9 +57,14 @@ def _report(graph: Graph, wildcards: Wildcards) -> Sources:
                 if graph.labelled:
                     add("scores", "evaluate", recipe=name, seed=seed, round=round)
             for shard in () if recipe.tokens else shards:
-                add("regions", "cluster_map", recipe=name, seed=seed, shard=shard)
+                add("regions", graph.assignments({"recipe": name}), recipe=name, seed=seed, shard=shard)
+            if recipe.named:
+                add("classes", "taxonomy_names", recipe=name, seed=seed)
             if graph.compares(name):
                 add("scores", "evaluate_candidates", recipe=name, seed=seed)
+        first = run.config.seeds[0]
+        for output in ("out", "margins", "places"):
+            add("survey", "taxonomy_survey", output, recipe=name, seed=first)
         if graph.scores_objects and not recipe.tokens:
             add("objects", "evaluate_objects", recipe=name)
     for readout, (features, probed) in itertools.product(run.config.evaluate.readouts, graph.probes.items()):

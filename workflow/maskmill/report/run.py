@@ -16,8 +16,9 @@ from typing import Any
 
 from maskmill import __version__
 from maskmill.errors import StoreError
+from maskmill.images import sample as _sample
 from maskmill.redact import redact
-from maskmill.report import _heads, _objects, _page, _recipe, _sample, _scores, _timing
+from maskmill.report import _heads, _objects, _page, _recipe, _scores, _timing
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
 from maskmill.store.seal import file_crc32c

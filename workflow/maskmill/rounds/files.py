@@ -74,12 +74,12 @@ def _train(graph: Graph, wildcards: Wildcards) -> Sources:
     """Masks of the round before, what the options of round logic ask for, and what the student sees."""
     recipe, round = graph.recipe(wildcards), int(wildcards["round"])
     logic, before = recipe.rounds_at(round).settings, at(wildcards, round - 1)
-    found = {"manifest": manifest(), "codebook": one("cluster_fit", wildcards)}
+    found = {"manifest": manifest(), "codebook": graph.labels(wildcards)}
     found["masks"] = graph.every(masks_rule(round - 1), before)
     if recipe.instances(round):  # those of the cut, later what was kept of the predictions
         found["instances"] = graph.every("paint_instances" if round == 1 else "rounds_teach", wildcards)
     if round == 1 and logic.images == "surest":
-        found["assignments"] = graph.every("cluster_map", wildcards)
+        found["assignments"] = graph.every(graph.assignments(wildcards), wildcards)
     if round > 1 and (logic.start == "continue" or logic.stop):
         found["before"] = one("rounds_train", before)
     if round > 1 and logic.stop:

@@ -6,6 +6,7 @@ other methods have several fine centroids a cluster (`group`), and may call some
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,11 @@ class Codebook:
 
 def write(path: str | Path, codebook: Codebook, provenance: Provenance | None = None) -> None:
     """Write a codebook as safetensors."""
+    write_tensors(path, tensors_of(codebook), provenance)
+
+
+def tensors_of(codebook: Codebook) -> dict[str, np.ndarray]:
+    """The arrays of a codebook by the names that they have in a file."""
     tensors: dict[str, np.ndarray] = {
         "centroids": codebook.centroids.astype(np.float32),
         "counts": codebook.counts.astype(np.int64),
@@ -71,12 +77,17 @@ def write(path: str | Path, codebook: Codebook, provenance: Provenance | None = 
     }
     if codebook.group is not None:
         tensors["group"] = codebook.group.astype(np.int32)
-    write_tensors(path, dict(codebook.diagnostics) | tensors, provenance)
+    return dict(codebook.diagnostics) | tensors
 
 
 def read(path: str | Path) -> Codebook:
     """Read a codebook; a file that is none is a StoreError."""
     tensors, provenance = read_tensors(path)
+    return of_tensors(tensors, path, str(provenance.get("hash", "")))
+
+
+def of_tensors(tensors: Mapping[str, np.ndarray], path: str | Path, hash: str = "") -> Codebook:
+    """The codebook of `tensors_of`; `path` is named where it is none, which is a StoreError."""
     missing = [name for name in OWN if name not in tensors]
     if missing:
         raise StoreError(f"{path}: not a codebook (no {', '.join(missing)}); check the path")
@@ -90,9 +101,18 @@ def read(path: str | Path) -> Codebook:
         float(tensors["inertia"]),
         bool(tensors["spherical"]),
         {name: value for name, value in tensors.items() if name not in (*OWN, "group")},
-        str(provenance.get("hash", "")),
+        hash,
         group,
     )
+
+
+def fingerprint(codebook: Codebook) -> str:
+    """16 hex digits of the clusters themselves: the same for codebooks that give every vector the same cluster."""
+    total = hashlib.blake2b(np.ascontiguousarray(codebook.centroids, np.float32).tobytes(), digest_size=8)
+    total.update(f"{codebook.centroids.shape}\0{codebook.spherical}\0".encode())
+    if codebook.group is not None:
+        total.update(np.ascontiguousarray(codebook.group, np.int32).tobytes())
+    return total.hexdigest()
 
 
 def scores(x: np.ndarray, codebook: Codebook) -> np.ndarray:

@@ -1,0 +1,101 @@
+"""How the files of an image are called in the folders of an export, and photos beside them."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from maskmill.errors import InputError, StoreError
+from maskmill.images.decode import image_bytes, is_turned
+from maskmill.images.photos import read_photo
+from maskmill.store.hashing import json_hash
+from maskmill.store.manifest import Row
+from maskmill.store.seal import bytes_crc32c
+
+
+def file_name(row: Row) -> str:
+    """Relative name of the image: its id with the suffix of its file."""
+    suffix = Path(row.path).suffix
+    return row.id if row.id.endswith(suffix) else row.id + suffix
+
+
+def stem(row: Row) -> str:
+    """The id, or `~<hash of the id>` where lists of one name a line could not hold it."""
+    plain = row.id == row.id.strip() and not row.id.startswith("#") and row.id.isprintable()
+    return row.id if plain else f"~{json_hash(row.id)}"
+
+
+def check_inside(row: Row) -> None:
+    """An id that would lead out of a folder is a StoreError."""
+    if ".." in Path(row.id).parts or Path(row.id).is_absolute():
+        raise StoreError(f"manifest: id {row.id!r} points outside the export folder; run snakemake again")
+
+
+def created(folder: Path, name: str, suffix: str, row: Row) -> tuple[BinaryIO, str]:
+    """A new file `<name><suffix>` of an image in a folder, and the name that it got.
+
+    `~<hash of the id>` is taken where the file system cannot have the name: it is too long, differs from one that is
+    there in case or accents only on a file system that cannot tell them apart, or is a folder for another image
+    (`a` beside `a.png/b`).
+
+    Raises:
+        StoreError: the id points outside the folder.
+    """
+    path = folder / f"{name}{suffix}"
+    check_inside(row)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb"), name
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise
+        name = f"~{json_hash(row.id)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / f"{name}{suffix}").open("xb"), name
+
+
+def write_renamed(path: Path, renamed: Sequence[tuple[str, str]], column: str) -> None:
+    """A table of the images whose file is not called as their id."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([("id", column), *renamed])
+
+
+def place_photo(row: Row, path: Path, how: str) -> None:
+    """The photo at `path`, as a symbolic link to its file or as a copy of it.
+
+    Where its EXIF block turns it, it is written turned, as a PNG whatever its suffix says: masks are as an image is
+    shown, and many tools read the pixels without turning them. Nothing is done where the folder cannot have the name.
+
+    Raises:
+        InputError: it is not the file that the manifest describes; names it.
+    """
+    try:
+        body = image_bytes(row.path, row.width * row.height)
+        if row.crc32c is not None and (len(body), bytes_crc32c(body)) != (row.bytes, row.crc32c):
+            raise InputError("another content than in the manifest")
+        turned = is_turned(body, row.width * row.height)
+    except InputError as error:
+        raise InputError(
+            f"{row.path}: {error}; it changed since the inputs were checked: restore the file and run snakemake again"
+        ) from None
+    if turned:
+        file = io.BytesIO()
+        Image.fromarray(read_photo(row)).save(file, format="PNG")
+        body = file.getvalue()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if how == "link" and not turned:
+            os.symlink(os.path.abspath(row.path), path)
+        else:
+            with path.open("xb") as out:
+                out.write(body)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise

@@ -1,0 +1,64 @@
+"""YOLO segmentation, as Ultralytics reads it: one text file an image, one line a polygon, and data.yaml.
+
+Each line is one connected part of a class, or of an instance: the class's number from 0, then x y of every corner as
+shares of the width and the height. Holes are joined with the border (maskmill.export._polygons), so a line gives its part back
+pixel for pixel. Background and ignore have no line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import numpy as np
+import yaml
+
+from maskmill.export._layout import stem
+from maskmill.export._picture import Picture
+from maskmill.export._polygons import polygons
+from maskmill.export.formats._base import Format, suffix_of
+from maskmill.images.masks import ignore_value
+from maskmill.store.hashing import json_hash
+
+_HEAD = """# {title}
+# Photos belong into images/ (export.photos: link). Ultralytics wants a set for val; there are no labels made by hand
+# here, so it names the same images: its scores say how well the pseudo-masks were learnt, nothing else.
+train: images
+val: images
+"""
+
+
+class Yolo(Format):
+    """Folder `yolo`."""
+
+    def begin(self) -> None:
+        names = dict(enumerate(self.naming.names[1:]))
+        listed = yaml.safe_dump({"names": names}, allow_unicode=True, sort_keys=False, width=10**6)
+        self.write("data.yaml", _HEAD.format(title=" ".join(self.facts.title.split())) + listed)
+        (self.folder / "images").mkdir()
+        (self.folder / "labels").mkdir()
+
+    def add(self, picture: Picture) -> None:
+        row, (height, width) = picture.row, picture.size
+        lines = (_line(value, points / (width, height)) for value, points in _parts(picture))
+        # Ultralytics finds a label by putting "labels" in place of the last folder "images" of the photo's path.
+        name = f"~{json_hash(row.id)}" if "images" in PurePosixPath(row.id).parts[:-1] else stem(row)
+        name = self.put(row, "labels", ".txt", "".join(lines).encode("ascii"), name)
+        self.photo(row, f"images/{name}{suffix_of(row)}")
+
+    def end(self) -> None:
+        """Nothing comes after the images."""
+
+
+def _parts(picture: Picture) -> Iterator[tuple[int, np.ndarray]]:
+    """(value, corners [n, 2] in pixels) of every part of the mask, or of every instance."""
+    if picture.found is None:
+        yield from polygons(picture.mask, (0, ignore_value(picture.mask.dtype)))
+        return
+    for segment in picture.segments:
+        for _, points in polygons(segment.mask.astype(np.uint8), (0, 255)):
+            yield segment.value, points + np.array([segment.left, segment.top])
+
+
+def _line(value: int, shares: np.ndarray) -> str:
+    return f"{value - 1} " + " ".join(map("{:.7f}".format, shares.ravel().tolist())) + "\n"

@@ -1,0 +1,54 @@
+"""What the classes of a recipe are called: `classes.json` of the stage taxonomy, as the stages that follow read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskmill.errors import StoreError
+from maskmill.store.artefact import read_json
+
+
+@dataclass(frozen=True)
+class NamedClass:
+    """A class: its value in the masks, 1..K, its name and colour (#rrggbb), and the clusters that it owns."""
+
+    value: int
+    name: str
+    colour: str
+    clusters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """The classes of a recipe in the order of their values.
+
+    Attributes:
+        examples: ids of the images whose labels made the classes; a score on these says nothing.
+        body: the whole file. hash: of what made it.
+    """
+
+    classes: tuple[NamedClass, ...]
+    examples: tuple[str, ...]
+    body: Mapping[str, Any]
+    hash: str
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Value of the masks -> name, background (0) included."""
+        return {0: "background"} | {each.value: each.name for each in self.classes}
+
+
+def read(path: str | Path) -> ClassNames:
+    """Read classes.json; any other file is a StoreError."""
+    body = read_json(path)
+    try:
+        classes = tuple(
+            NamedClass(int(each["id"]), str(each["name"]), str(each["colour"]), tuple(each["clusters"]))
+            for each in body["classes"]
+        )
+        return ClassNames(classes, tuple(body["examples"]), body, str(body["provenance"]["hash"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: not a classes.json of maskmill ({error!r}); delete it and run again") from None

@@ -1,0 +1,152 @@
+"""A taxonomy and the clusters that it was written for, or others, made into classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from maskmill.errors import ConfigError, NumericsError, nearest
+from maskmill.images.masks import mask_dtype
+from maskmill.store.classes import BACKGROUND, IGNORE, Classes, merged
+from maskmill.store.codebook import Codebook, assign, fingerprint
+from maskmill.store.manifest import read_manifest
+from maskmill.store.ragged import Ragged
+from maskmill.taxonomy import Clustered
+from maskmill.taxonomy import _members as members
+from maskmill.taxonomy._carry import carry
+from maskmill.taxonomy._document import Document, leaf_name
+from maskmill.taxonomy._survey import maps
+
+FEW = 10_000  # names among which the nearest one is looked for
+Leaf = tuple[int, int | None]  # cluster 1..k, part
+
+
+def merge(document: Document, file: str, given: Clustered) -> Classes:
+    """Classes that own the clusters as the document says.
+
+    Args:
+        file: where the document stands, for messages.
+
+    Raises:
+        ConfigError: a cluster or an image that there is not; a taxonomy of other clusters that does not say where they
+            lay; a cluster with too few different members to split.
+    """
+    _check_images(document, file, given)
+    found = fingerprint(given.book)
+    notes: tuple[str, ...] = ()
+    if document.codebook in (None, found):
+        owners, split = document.leaves, document.split
+        _check_clusters([*owners, *((cluster, None) for cluster in split)], file, len(given.book))
+    else:
+        carried = carry(document, _overlap(document, file, given))
+        notes = (f"{file} was written for clusters {document.codebook}, these are {found}", *carried.notes)
+        owners, split = {(cluster, None): value for cluster, value in carried.owners.items()}, {}
+    return replace(_classes(document, owners, split, given), corrections=document.fixes, notes=notes)
+
+
+def _classes(document: Document, owners: Mapping[Leaf, int], split: Mapping[int, int], given: Clustered) -> Classes:
+    """Leaves in the order of the clusters, with the values of their owners; noise comes last."""
+    book = given.book
+    parts = _parts(split, given)
+    leaves: list[Leaf] = []
+    for cluster in range(1, len(book) + 1):
+        leaves += [(cluster, part) for part in range(split[cluster])] if cluster in split else [(cluster, None)]
+    count = len(document.classes)
+    values = []
+    for leaf in leaves:
+        if leaf not in owners and document.unnamed == "keep":
+            count += 1
+        others = {"ignore": IGNORE, "background": BACKGROUND, "keep": count}[document.unnamed]
+        values.append(owners.get(leaf, others))
+    clusters = [cluster - 1 for cluster, _ in leaves]
+    if book.noise:
+        clusters.append(len(book))
+        values.append(BACKGROUND if book.noise_is_background else IGNORE)
+    mask_dtype(count)
+    return merged(book, values, clusters, parts, count)
+
+
+def _parts(split: Mapping[int, int], given: Clustered) -> np.ndarray:
+    """Centroids [P, d] of the parts of split clusters, in the order of the clusters: k-means of their members."""
+    from maskmill.numerics.kmeans import Settings, fit
+    from maskmill.numerics.points import points_of
+
+    if not split:
+        return np.zeros((0, given.book.centroids.shape[1]), np.float32)
+    points = points_of([Ragged(shard.vectors) for shard in given.shards], given.limit, given.seed)
+    blocks = [points] if isinstance(points, np.ndarray) else points()
+    mine: dict[int, list[np.ndarray]] = {cluster: [] for cluster in split}
+    for block in blocks:
+        label = assign(block, given.book)[0]
+        inside = assign(block, given.ground)[0] == 1 if given.ground is not None else np.ones(len(block), bool)
+        for cluster, rows in mine.items():
+            rows.append(block[(label == cluster - 1) & inside])
+    found = []
+    for cluster, count in sorted(split.items()):
+        settings = Settings(clusters=count, spherical=given.book.spherical)
+        members_of = np.concatenate(mine[cluster])
+        try:
+            found.append(fit(members_of, settings, given.seed, "cpu", f"split.{cluster}")[0].centroids)
+        except NumericsError as error:
+            raise ConfigError(f"taxonomy: split: {cluster}: {len(members_of)} members: {error}") from None
+    return np.concatenate(found)
+
+
+def _check_clusters(leaves: Sequence[Leaf], file: str, clusters: int) -> None:
+    for cluster, part in leaves:
+        if cluster > clusters:
+            raise ConfigError(
+                f"{file}: cluster {leaf_name(cluster, part)}: the clustering has {clusters}, numbered 1 to {clusters}; "
+                "remove it, or name clusters in the report of this run"
+            )
+
+
+def _check_images(document: Document, file: str, given: Clustered) -> None:
+    """Every image that is corrected is one of the run."""
+    if document.corrections:
+        ids = set(read_manifest(given.manifest).ids)
+        for each in document.corrections:
+            if each.image not in ids:
+                near = nearest(each.image, sorted(ids)) if len(ids) <= FEW else ""
+                raise ConfigError(f"{file}: corrections: the run has no image {each.image!r}{near}")
+
+
+def _overlap(document: Document, file: str, given: Clustered) -> np.ndarray:
+    """Cells [old values, k + 1] with an old and a new cluster."""
+    if document.members is None:
+        raise ConfigError(
+            f"{file}: codebook: written for clusters {document.codebook}, but these are {fingerprint(given.book)}, and "
+            "without the key members nothing says where the old ones lay; name clusters in the report of this run, or "
+            "remove the key codebook if the numbers are right"
+        )
+    old = members.read(document.members, file)
+    new: dict[str, np.ndarray] = {}
+    for shard in given.shards:
+        wanted = [image_id for image_id in Ragged(shard.vectors).ids if image_id in old]
+        new |= {image_id: values for image_id, values, _ in maps(shard, given.book, wanted, given.ground)}
+    if not new:
+        raise ConfigError(
+            f"{file}: members: written for other images, and for clusters {document.codebook}, while these are "
+            f"{fingerprint(given.book)}; name clusters in the report of this run"
+        )
+    return members.overlap(old, new, len(given.book))
+
+
+def clusters_of(classes: Classes, book: Codebook) -> dict[Leaf, int]:
+    """The value of every cluster, or of its parts: its owner, or the class of its best centroid."""
+    from maskmill.store.classes import assign as classify
+
+    if classes.kind != "merged":
+        first = np.arange(len(book)) if book.group is None else np.searchsorted(book.group, np.arange(len(book)))
+        return {(i + 1, None): int(value) for i, value in enumerate(classify(book.centroids[first], classes))}
+    cluster = classes.tensors["leaf_cluster"]
+    values = classes.columns[classes.tensors["leaf_column"]]
+    several = np.bincount(cluster)
+    found: dict[Leaf, int] = {}
+    for i, value in zip(cluster.tolist(), values.tolist(), strict=True):
+        if i < len(book):
+            part = sum(1 for leaf in found if leaf[0] == i + 1) if several[i] > 1 else None
+            found[i + 1, part] = value
+    return found

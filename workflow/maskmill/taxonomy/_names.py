@@ -1,0 +1,99 @@
+"""What the classes are called: for the stages that follow, and as a file that a person can edit and give back."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from maskmill.images.palette import hexadecimal, palette
+from maskmill.store.classes import BACKGROUND, IGNORE, Classes
+from maskmill.store.codebook import Codebook
+from maskmill.taxonomy._document import RESERVED, VERSION, leaf_name
+from maskmill.taxonomy._merge import clusters_of
+
+_AWKWARD = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+HEAD = """\
+# maskmill taxonomy: classes and the clusters that they own. Clusters have the numbers that the report shows; 17b is
+# the second part of cluster 17, where `split: {17: 3}` clusters it again. Edit this file, or name clusters in the
+# report and save it there; give it back with `taxonomy: {source: file, file: taxonomy.yaml}` and run the same command.
+"""
+MEMBERS = "# Where the clusters lay, so that the file can be carried over to another clustering. Leave it as it is.\n"
+
+
+def described(found: Classes, book: Codebook, naming: Mapping[str, Any]) -> dict[str, Any]:
+    """Names, colours and clusters of all classes, as JSON values.
+
+    Args:
+        naming: {"classes": [[number, name, colour or None], ...]}; a class that it does not have is a cluster that was
+            kept as it is, and is called after it.
+    """
+    leaves = clusters_of(found, book)
+    owned: dict[int, list[str]] = {value: [] for value in (*range(1, len(found) + 1), BACKGROUND, IGNORE)}
+    for leaf, value in leaves.items():
+        owned[value].append(leaf_name(*leaf))
+    known = {number: (name, colour) for number, name, colour in naming["classes"]}
+    taken = {name for name, _ in known.values()}
+    colours = palette(len(found) + 1)
+    classes = []
+    for number in range(1, len(found) + 1):
+        name, colour = known.get(number) or (_kept(owned[number], taken), None)
+        sure = math.nan if found.confidence is None else float(found.confidence[number - 1])
+        classes.append(
+            {
+                "id": number,
+                "name": name,
+                "colour": (colour or hexadecimal(colours[number])).lower(),
+                "clusters": owned[number],
+                "confidence": None if math.isnan(sure) else round(sure, 4),
+            }
+        )
+    parts = {str(cluster): 1 + max(p or 0 for c, p in leaves if c == cluster) for cluster, part in leaves if part}
+    return {
+        "classes": classes,
+        "background": owned[BACKGROUND],
+        "ignore": owned[IGNORE],
+        "split": parts,
+        "examples": list(found.examples),
+        "notes": list(found.notes),
+    }
+
+
+def _kept(clusters: Sequence[str], taken: set[str]) -> str:
+    name = f"cluster {clusters[0]}" if clusters else "empty"
+    while name in taken or name in RESERVED:
+        name += " (unnamed)"
+    taken.add(name)
+    return name
+
+
+def document_text(body: Mapping[str, Any], found: Classes, members: str) -> str:
+    """`taxonomy.yaml` of what `names` has found; reading it gives the same classes."""
+    names = {each["id"]: each["name"] for each in body["classes"]} | {v: name for name, v in RESERVED.items()}
+    lines = [HEAD.rstrip(), f"taxonomy: {VERSION}"]
+    lines += [f"{key}: {_text(body[key])}" for key in ("recipe", "seed", "codebook")]
+    lines.append("classes:" if body["classes"] else "classes: []")
+    lines += [
+        f"  - {{name: {_text(each['name'])}, colour: {_text(each['colour'])}, clusters: {_flow(each['clusters'])}}}"
+        for each in body["classes"]
+    ]
+    lines += [f"{name}: {_flow(body[name])}" for name in RESERVED]
+    lines += ["unnamed: ignore", f"split: {{{', '.join(f'{k}: {v}' for k, v in body['split'].items())}}}"]
+    lines.append("corrections:" if found.corrections else "corrections: []")
+    for each in found.corrections:
+        what = f"region: {each.region}, " if each.region is not None else ""
+        what += f"was: {_text(names[each.was])}, " if each.was is not None else ""
+        lines.append(f"  - {{image: {_text(each.image)}, {what}class: {_text(names[each.value])}}}")
+    block = "".join(f"  {line}\n" for line in members.splitlines())
+    return "\n".join(lines) + f"\n{MEMBERS}members: |\n{block}"
+
+
+def _text(value: Any) -> str:
+    """A scalar that YAML reads as the same: JSON, with what YAML takes for line breaks or refuses as escapes."""
+    return _AWKWARD.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+
+
+def _flow(clusters: Sequence[str]) -> str:
+    return f"[{', '.join(clusters)}]"

@@ -1,0 +1,38 @@
+"""No classes: every cluster is painted as itself, without a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from maskmill.recipe.base import Model
+from maskmill.taxonomy import Clustered, Traits
+
+if TYPE_CHECKING:
+    from maskmill.store.classes import Classes
+
+TRAITS = Traits(names=False)
+
+
+class Params(Model):
+    """No parameters."""
+
+
+def serves(params: Params, recipe: str, recipes: Sequence[str]) -> bool:
+    """True: there is nothing to say."""
+    return True
+
+
+def grouping(params: Params, recipe: str) -> dict[str, Any]:
+    """Nothing."""
+    return {}
+
+
+def naming(params: Params, recipe: str) -> dict[str, Any]:
+    """Nothing."""
+    return {}
+
+
+def fit(grouping: Mapping[str, Any], given: Clustered) -> Classes:
+    """Never asked for: without names there are no classes."""
+    raise AssertionError("taxonomy.source none has no classes")

@@ -1,0 +1,151 @@
+"""Files of the stage taxonomy: where the clusters lie, what classes they become, and the classes of regions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskmill.errors import StoreError
+from maskmill.progress import track
+from maskmill.recipe import registry
+from maskmill.store import classes as kinds
+from maskmill.store import codebook as books
+from maskmill.store.artefact import read_json, read_table, write_json, write_table
+from maskmill.store.atomic import atomic
+from maskmill.store.provenance import Provenance
+from maskmill.store.ragged import Ragged, RaggedWriter
+from maskmill.taxonomy import Clustered
+from maskmill.taxonomy import _members as members
+from maskmill.taxonomy._names import described, document_text
+from maskmill.taxonomy._survey import ShardVectors, maps, sampled
+
+
+def survey(
+    shards: Sequence[ShardVectors],
+    codebook: str | Path,
+    manifest: str | Path,
+    gallery: int,
+    out: str | Path,
+    margins: str | Path,
+    places: str | Path,
+    foreground: str | Path | None = None,
+) -> None:
+    """Write where the clusters lie in a sample of the images.
+
+    Args:
+        shards: of the run. gallery: images that the report shows; they are in the sample.
+        out, margins: Ragged to write, "masks" of mask values and "confidence" of margins on the grid of the tokens (see
+            `maskmill.taxonomy._survey.maps`).
+        places: JSON to write, the key `members` of a taxonomy of these clusters (see `_members`).
+        foreground: codebook of background and foreground.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    book, ground = books.read(codebook), books.read(foreground) if foreground is not None else None
+    chosen, at = sampled(manifest, gallery), {shard.vectors.stem: shard for shard in shards}
+    if missing := sorted(set(chosen) - set(at)):
+        raise StoreError(f"--vectors: nothing for shard {missing[0]!r}; run snakemake again to make it")
+    used = [at[shard] for shard in chosen]
+    inputs = [book.hash, *(Ragged(each.vectors).hash for each in used)] + ([ground.hash] if ground else [])
+    made = Provenance.of("taxonomy", {"gallery": gallery}, inputs)
+    dtype = "uint8" if len(book) <= 254 else "uint16"
+    attrs = {"clusters": len(book), "codebook": books.fingerprint(book)}
+    coarse: list[tuple[str, np.ndarray]] = []
+    with (
+        RaggedWriter(out, "masks", dtype=dtype, attrs=attrs, provenance=made) as clusters,
+        RaggedWriter(margins, "confidence", dtype="uint8", provenance=made) as sure,
+    ):
+        for shard, ids in track(list(chosen.items()), len(chosen), "taxonomy"):
+            for image_id, values, margin in maps(at[shard], book, ids, ground):
+                clusters.append(image_id, values)
+                sure.append(image_id, margin)
+                coarse.append((image_id, members.coarse(values)))
+    write_json(places, {"codebook": attrs["codebook"], "members": members.write(coarse)}, made)
+
+
+def fit(source: str, grouping: Mapping[str, Any], given: Clustered, out: str | Path, threads: int = 1) -> None:
+    """Write the classes that a source makes of the clusters.
+
+    Args:
+        source: its name. grouping: what its `grouping` has returned. given: what was clustered.
+
+    Raises:
+        UserError: as the source's `fit`.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    found = registry.load("taxonomy", source).fit(grouping, given)
+    for note in found.notes:
+        print(f"taxonomy: {note}", file=sys.stderr)
+    inputs = [given.book.hash, *(Ragged(shard.vectors).hash for shard in given.shards)]
+    if given.ground is not None:
+        inputs.append(given.ground.hash)
+    made = Provenance.of("taxonomy", {"source": source, "grouping": dict(grouping), "seed": given.seed}, inputs)
+    kinds.write(out, found, made)
+
+
+def names(
+    classes: str | Path,
+    codebook: str | Path,
+    places: str | Path,
+    params: Mapping[str, Any],
+    out: str | Path,
+    document: str | Path,
+    recipe: str,
+    seed: int,
+) -> None:
+    """Write what the classes are called: for the stages that follow (JSON), and for a person to edit (YAML).
+
+    Args:
+        places: JSON of the survey. params: source, and naming as the source has returned it.
+        recipe, seed: whose clusters these are.
+    """
+    found, book = kinds.read(classes), books.read(codebook)
+    body = {"recipe": recipe, "seed": seed, "codebook": books.fingerprint(book), "source": params["source"]}
+    body |= described(found, book, params["naming"])
+    made = Provenance.of("taxonomy", {"naming": params["naming"]}, [found.hash, book.hash])
+    write_json(out, body, made)
+    with atomic(document) as temporary:
+        temporary.write_text(document_text(body, found, read_json(places)["members"]), encoding="utf-8")
+
+
+def map_regions(vectors: str | Path, assignments: str | Path, classes: str | Path, out: str | Path) -> None:
+    """Give the regions of one shard their classes: the table of the stage cluster, with classes for clusters.
+
+    In the column cluster, class i - 1 stands for class i, -1 for ignore, -2 for background. Distances stay those of the
+    clusters. Regions of images that are corrected have what the correction says.
+
+    Args:
+        vectors: Ragged of the shard, as it was clustered. assignments: table of the stage cluster.
+    """
+    import pyarrow as pa
+
+    labels, store = kinds.read(classes), Ragged(vectors)
+    table = read_table(assignments, ["image", "region", "cluster", "distance"])
+    if len(table) != int(store.offsets[-1]):
+        raise StoreError(f"{assignments}: its regions are not those of {vectors}; delete both and run snakemake again")
+    parts = [kinds.assign(rows, labels) for _, rows in store.chunks()]
+    value = np.concatenate([np.zeros(0, np.int32), *parts])
+    value = _corrected(value, table["image"].to_pylist(), table["region"].to_pylist(), labels)
+    column = np.where(value > 0, value - 1, np.where(value == kinds.BACKGROUND, kinds.BACKGROUND_ROW, -1))
+    table = table.set_column(2, "cluster", pa.array(column.astype(np.int32), pa.int32()))
+    made = Provenance.of("taxonomy", {"classes": labels.hash}, [store.hash])
+    write_table(out, table.replace_schema_metadata(None), made)
+
+
+def _corrected(value: np.ndarray, images: Sequence[str], regions: Sequence[int], labels: kinds.Classes) -> np.ndarray:
+    """Values [n] of regions after the corrections of their images, each in the order of the file."""
+    value = value.copy()
+    wanted = {each.image for each in labels.corrections}
+    for row, (image, region) in enumerate(zip(images, regions, strict=True)):
+        for each in labels.corrections_of(image) if image in wanted else ():
+            whole = each.region is None and each.was is None
+            if whole or each.region == region or (each.was is not None and each.was == value[row]):
+                value[row] = each.value
+    return value
