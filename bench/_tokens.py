@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,10 @@ from _photos import data_folder
 
 from maskmill.evaluate.readout import class_mass
 from maskmill.images.decode import decode, resize, target_size
+from maskmill.numerics.kmeans import fit
+from maskmill.numerics.kmeans_settings import Settings
 from maskmill.recipe.sections import FeatureSet
+from maskmill.store.codebook import Codebook, read, write
 
 SETS: dict[str, Sequence[int]] = {  # scored label ids; all others are void
     "camvid": range(11),
@@ -99,3 +103,26 @@ def _extract(photos: Sequence[Path], feature_set: FeatureSet, cache: Path) -> tu
         vectors.append(tokens.reshape(-1, tokens.shape[2]).astype(np.float16))
         grids.append(tokens.shape[:2])
     return np.concatenate(vectors), np.array(grids)
+
+
+def clustered(tokens: Tokens, images: Sequence[int], clusters: int, seed: int, cache: Path) -> Codebook:
+    """Spherical k-means of the tokens of some images with the stage's default settings, kept in the folder `cache`."""
+    vectors = tokens.vectors[tokens.rows(images)]
+    stored = cache / f"codebook-{array_hash(vectors)}-k{clusters}-s{seed}.safetensors"
+    if not stored.is_file():
+        write(stored, fit(vectors, Settings(clusters=clusters, spherical=True), seed, "cpu")[0])
+    return read(stored)
+
+
+def array_hash(array: np.ndarray) -> str:
+    """Hash of the bytes of an array."""
+    return hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=6).hexdigest()
+
+
+def camvid_split(tokens: Tokens) -> tuple[list[int], list[int]]:
+    """Images of CamVid's train.txt and of its val.txt."""
+    folder = data_folder("camvid")
+    assert folder is not None
+    place = {image_id: i for i, image_id in enumerate(tokens.ids)}
+    train, held = ([place[line] for line in (folder / f"{part}.txt").read_text().split()] for part in ("train", "val"))
+    return train, held

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DIRECT = 3000  # nodes up to which the system is factorised; beyond, conjugate gradients
 RESIDUAL = 1e-8  # of the conjugate gradients, relative
+FAINTEST = 1e-9  # weight of an edge, so that none vanishes in float64
 
 
 def index_of(centroids: np.ndarray, spherical: bool) -> NeighbourIndex:
@@ -47,7 +48,7 @@ def centroid_graph(index: NeighbourIndex, neighbours: int, width: float, seed: i
 
     count = len(index)
     found, distances = index.graph(min(neighbours + 1, count), seed)
-    weight = np.exp(-unlikeness(index, distances[:, 1:]) / width)
+    weight = np.maximum(np.exp(-unlikeness(index, distances[:, 1:]) / width), FAINTEST)
     rows = np.repeat(np.arange(count), found.shape[1] - 1)
     one_way = sp.csr_array((weight.ravel(), (rows, found[:, 1:].ravel())), shape=(count, count))
     return sp.csr_array(one_way.maximum(one_way.T))
@@ -58,13 +59,13 @@ def harmonic(
 ) -> np.ndarray:
     """Values that labelled nodes spread over a graph: [m, K] float64.
 
-    The minimum of sum_i weight_i |f_i - values_i|^2 + smoothing (sum_ij w_ij |f_i - f_j|^2 / 2 + leak sum_i d_i |f_i|^2),
-    d_i the degree. A walker leaves the graph at each step with probability leak / (1 + leak), so that f of a value that
-    is 1 everywhere is the probability to meet a label first. Without a leak and with large weights it is the harmonic
-    function. Nodes that no label reaches are 0.
+    They minimise sum_i weight_i |f_i - values_i|^2 + smoothing (sum_ij w_ij |f_i - f_j|^2 / 2 + leak sum_i d_i |f_i|^2)
+    with d_i the degree. A walker leaves the graph at each step with probability leak / (1 + leak), so that f of a value
+    that is 1 everywhere is the probability to meet a label first. Without a leak and with large weights it is the
+    harmonic function. Nodes that no label reaches are 0.
 
     Args:
-        graph: symmetric weights [m, m]. values: [m, K], read where `weight` [m] is above 0.
+        graph: symmetric weights [m, m]. values: [m, K], read where `weight` [m] is above 0. smoothing: above 0.
     """
     import scipy.sparse as sp
     from scipy.sparse.csgraph import connected_components

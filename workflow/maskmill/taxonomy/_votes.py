@@ -9,15 +9,15 @@ Construction for Scalable Semi-Supervised Learning", ICML 2010).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from maskmill.errors import NumericsError
+from maskmill.numerics.mixing import Anchors
+from maskmill.numerics.neighbours import unit_rows
 from maskmill.store.codebook import Codebook
-from maskmill.taxonomy._graph import centroid_graph, harmonic, index_of, unlikeness
-
-ROWS = 65536  # vectors whose neighbours are held at once
+from maskmill.taxonomy._graph import centroid_graph, harmonic, index_of
 
 
 @dataclass(frozen=True)
@@ -135,15 +135,59 @@ def score(x: np.ndarray, codebook: Codebook, shares: np.ndarray, settings: Votin
 
     A row sums to 1, to less where some of these centroids have no shares, to 0 where none has.
     """
-    settings = settings or Voting()
-    index = index_of(codebook.centroids, codebook.spherical)
-    out = np.zeros((len(x), shares.shape[1]), np.float32)
-    for start in range(0, len(x), ROWS):
-        found, weight = _near(x[start : start + ROWS], index, settings)
-        for k in range(found.shape[1]):
-            out[start : start + ROWS] += weight[:, k, None] * shares[found[:, k]]
-    return out
+    return anchors(codebook, settings or Voting()).mean(x, shares)
 
 
-def _near(x: np.ndarray, index: object, settings: Voting) -> tuple[np.ndarray, np.ndarray]:
-    raise NotImplementedError
+def anchors(codebook: Codebook, settings: Voting) -> Anchors:
+    """The centroids as what vectors are written by."""
+    return Anchors(codebook.centroids, codebook.spherical, settings.nearest, settings.width)
+
+
+def split(x: np.ndarray, shares: np.ndarray, codebook: Codebook, chosen: np.ndarray, least: float = 4.0) -> Codebook:
+    """A codebook whose mixed centroids are replaced by one centroid a class that the labelled vectors find in them.
+
+    Args:
+        x, shares: as in `fit`. chosen: bool [m], the centroids to split, as `Named.mixed` finds them.
+        least: labelled vectors of a class in the centroid's cell that it needs for a centroid of its own; where fewer
+            than two classes have them, the centroid stays.
+
+    Returns:
+        The codebook; its `group` says the cluster of every centroid, so a split moves no vector into another cluster
+        except along the new edges.
+    """
+    group = np.arange(len(codebook.centroids), dtype=np.int32) if codebook.group is None else codebook.group
+    own = Anchors(codebook.centroids, codebook.spherical, 1, 1.0)
+    cell = np.concatenate([np.zeros(0, np.int64), *(found[:, 0] for _, found, _ in own.weights(x))])
+    points, clusters = [], []
+    for i, centroid in enumerate(codebook.centroids):
+        parts = [centroid]
+        if chosen[i]:
+            inside = np.flatnonzero(cell == i)
+            mass = shares[inside].astype(np.float64)
+            kept = np.flatnonzero(mass.sum(axis=0) >= least)
+            if len(kept) > 1:
+                parts = list(_means(x[inside], mass[:, kept], codebook.spherical))
+        points += parts
+        clusters += [group[i]] * len(parts)
+    return replace(codebook, centroids=np.array(points, np.float32), group=np.array(clusters, np.int32))
+
+
+def _means(x: np.ndarray, mass: np.ndarray, spherical: bool) -> np.ndarray:
+    """Means [K, d] of vectors [n, d], weighted by each column of a mass [n, K]; of unit length where spherical."""
+    x = x.astype(np.float64)
+    if spherical:
+        x = unit_rows(x)
+    means = mass.T @ x / mass.sum(axis=0)[:, None]
+    return unit_rows(means) if spherical else means
+
+
+def _alive(codebook: Codebook) -> np.ndarray:
+    """Bool [m]: centroids that are not noise."""
+    if codebook.group is None:
+        return np.ones(len(codebook.centroids), bool)
+    return np.asarray(codebook.group >= 0)
+
+
+def _votes(x: np.ndarray, shares: np.ndarray, codebook: Codebook, settings: Voting) -> np.ndarray:
+    """Votes [m, K] float64 of labelled vectors; none for noise."""
+    return anchors(codebook, settings).collect(x, shares) * _alive(codebook)[:, None]
