@@ -1,8 +1,8 @@
 """YOLO segmentation, as Ultralytics reads it: one text file an image, one line a polygon, and data.yaml.
 
 Each line is one connected part of a class, or of an instance: the class's number from 0, then x y of every corner as
-shares of the width and the height. Holes are joined with the border (maskmill.export._polygons), so a line gives its part back
-pixel for pixel. Background and ignore have no line.
+shares of the width and the height. Holes are joined with the border (maskmill.export._polygons), so a line gives its
+part back pixel for pixel. Background and ignore have no line.
 """
 
 from __future__ import annotations
