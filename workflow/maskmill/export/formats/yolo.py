@@ -39,11 +39,10 @@ class Yolo(Format):
         (self.folder / "labels").mkdir()
 
     def add(self, picture: Picture) -> None:
-        row, (height, width) = picture.row, picture.size
-        lines = (_line(value, points / (width, height)) for value, points in _parts(picture))
+        row = picture.row
         # Ultralytics finds a label by putting "labels" in place of the last folder "images" of the photo's path.
         name = f"~{json_hash(row.id)}" if "images" in PurePosixPath(row.id).parts[:-1] else stem(row)
-        name = self.put(row, "labels", ".txt", "".join(lines).encode("ascii"), name)
+        name = self.put(row, "labels", ".txt", _lines(picture).encode("ascii"), name)
         self.photo(row, f"images/{name}{suffix_of(row)}")
 
     def end(self) -> None:
@@ -60,5 +59,19 @@ def _parts(picture: Picture) -> Iterator[tuple[int, np.ndarray]]:
             yield segment.value, points + np.array([segment.left, segment.top])
 
 
-def _line(value: int, shares: np.ndarray) -> str:
-    return f"{value - 1} " + " ".join(map("{:.7f}".format, shares.ravel().tolist())) + "\n"
+def _lines(picture: Picture) -> str:
+    """The text of an image's file. Each of the few different coordinates is written as a number once."""
+    parts = list(_parts(picture))
+    if not parts:
+        return ""
+    points = np.concatenate([corners for _, corners in parts])
+    words = np.empty(points.shape, object)
+    for axis, side in enumerate(picture.size[::-1]):
+        places, which = np.unique(points[:, axis], return_inverse=True)
+        words[:, axis] = np.array([f"{place / side:.7f}" for place in places.tolist()], object)[which]
+    text, start = [], 0
+    for value, corners in parts:
+        end = start + len(corners)
+        text.append(f"{value - 1} {' '.join(words[start:end].ravel().tolist())}\n")
+        start = end
+    return "".join(text)
