@@ -1,4 +1,4 @@
-"""Exports read by the tools' own readers, where they are installed (`pip install -e '.[tools]'`)."""
+"""Exports read by the tools' own readers, where they are installed (`pip install -e '.[tools]'`, Ultralytics by hand)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ import yaml
 
 from maskmill.export._layout import stem
 from maskmill.export._picture import Picture
-from maskmill.export._polygons import polygons
 from maskmill.export.formats._base import Format, suffix_of
 from maskmill.images.masks import ignore_value
 from maskmill.store.hashing import json_hash
@@ -51,6 +50,8 @@ class Yolo(Format):
 
 def _parts(picture: Picture) -> Iterator[tuple[int, np.ndarray]]:
     """(value, corners [n, 2] in pixels) of every part of the mask, or of every instance."""
+    from maskmill.export._polygons import polygons  # numba takes half a second
+
     if picture.found is None:
         yield from polygons(picture.mask, (0, ignore_value(picture.mask.dtype)))
         return
