@@ -250,7 +250,7 @@ def test_photos_of_several_suffixes(tmp_path: Path) -> None:
 
 def test_ids_that_a_list_or_a_path_cannot_hold(tmp_path: Path) -> None:
     one = np.ones((2, 3), np.uint8)
-    ids = ["# first", " space", "images/x", "a\nb", "a", "a.png/b"]
+    ids = ["# first", " space", "images/x", "a\nb", "a\x01b", "a\u3000b", "a", "a.png/b"]
     folder = exported(tmp_path, dict.fromkeys(ids, one), {"formats": ALL})
     listed = (folder / "voc/ImageSets/Segmentation/train.txt").read_text().splitlines()
     assert len(listed) == len(ids)
@@ -303,6 +303,7 @@ def test_equal_colours_are_told_apart() -> None:
         ([{"name": "background"}], "name: 'background' is taken"),
         ([{"name": "  "}], "is no name"),
         ([{"name": "a\nb"}], r"'a\\nb' has a line break"),
+        ([{"name": "a\uffff"}], "has a line break or another control character"),
         ([{"name": "a", "colour": "#8040"}], "class 'a': colour: '#8040' is no colour"),
         ([{"name": "a", "colour": [0, 0, 256]}], "is no colour"),
     ],

@@ -1,4 +1,4 @@
-"""Exports read by the tools' own readers, where they are installed (`pip install -e '.[tools]'`, Ultralytics by hand)."""
+"""Exports read by the tools' own readers, where they are installed (the extra `tools`, and Ultralytics)."""
 
 from __future__ import annotations
 
