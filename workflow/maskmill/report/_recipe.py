@@ -207,7 +207,7 @@ def _shares(mask: np.ndarray) -> dict[int, float]:
 def _cluster_count(results: Path, name: str, seed: int, body: Mapping[str, Any], sample: Sample) -> int:
     """Number of clusters of a seed: that of its masks, or the planned one where there are no shards."""
     if not sample.shards:
-        return int(body["clusters"] or 0)
+        return body["clusters"] if isinstance(body["clusters"], int) else 0  # else it comes from the data
     return int(_facts.mask_store(results, name, seed, 0, sample.shards[0]).attrs["clusters"])
 
 
