@@ -90,6 +90,7 @@ class View:
     facts: list[dict[str, str]]
     config: str
     hashes: dict[str, str] = field(default_factory=dict)
+    number: _selection.NumberChart | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
     found = find(results, name, seed, clusters, each, sample)
     names = _scores.cluster_names(context.scores, name, rounds, seed)
     shown = max(1, CROPS // max(1, recipes * each))
+    selection = _selection.read_selection(results, name, seeds)
     rows = _clusters(facts[0], found, colours, names, shown, sample, context.photos)
     return View(
         name,
@@ -132,9 +134,10 @@ def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
         tuple(rows),
         shown,
         _panels(results, name, seed, rounds, tokens, colours, sample),
-        _fact_rows(facts, _selection.read_selection(results, name, seeds)),
+        _fact_rows(facts, selection),
         redact(yaml.safe_dump(dict(body.get("sections") or {}), sort_keys=False, width=100).strip()),
         _hashes(results, name, seed, rounds, sample),
+        _selection.number_chart(selection),
     )
 
 
