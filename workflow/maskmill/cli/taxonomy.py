@@ -107,6 +107,28 @@ def _clustered(codebook: Path, foreground: Path | None, shards: list[ShardVector
     return Clustered(read(codebook), None if foreground is None else read(foreground), shards, manifest)
 
 
+def suggest(
+    recipe: Annotated[str, typer.Option(help="the recipe whose clusters are to be named")],
+    count: Annotated[int, typer.Option(min=1, help="clusters, and images, at most")] = 20,
+    results: Annotated[Path, typer.Option(help="folder results of a finished run")] = Path("results"),
+    seed: Annotated[int, typer.Option(min=0, help="the first seed of the run")] = 0,
+    out: Annotated[Path, typer.Option(help="CSV to write")] = Path("suggest.csv"),
+) -> None:
+    """What to name or to label next: the clusters and images that tell most about what has no sure name yet."""
+    from maskmill.taxonomy.run import suggest as run
+
+    found = run(results / "recipes" / recipe / f"seed{seed}", count, out)
+    for kind, verb in (("cluster", "name"), ("image", "label")):
+        mine = [each for each in found if each.kind == kind]
+        names = ", ".join(each.id for each in mine[:8]) + (", ..." if len(mine) > 8 else "")
+        settled = sum(each.settles for each in mine)
+        typer.echo(
+            f"{verb} next: {names or 'nothing is left'}" + (f" (settles {settled:.0%} of the area)" if mine else "")
+        )
+    typer.echo(f"{len(found)} lines in {out}")
+
+
 def register(parent: typer.Typer) -> None:
-    """Adds the verbs of this stage."""
+    """Adds the verbs of this stage, and `maskmill suggest`."""
     parent.add_typer(app, name="taxonomy")
+    parent.command()(suggest)

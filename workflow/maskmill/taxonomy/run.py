@@ -24,7 +24,11 @@ from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.taxonomy import Clustered
 from maskmill.taxonomy import _members as members
 from maskmill.taxonomy._names import described, document_text
+from maskmill.taxonomy._next import Suggestion, influences, write_csv
+from maskmill.taxonomy._next import suggest as suggestions
 from maskmill.taxonomy._survey import maps, sampled
+
+MOST = 2000  # clusters that a person can be asked about
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class SurveyFiles:
     Attributes:
         clusters, margins: Ragged, "masks" of mask values and "confidence" of margins on the grid of the tokens (see
             `maskmill.taxonomy._survey.maps`).
-        places: JSON, the key `members` of a taxonomy of these clusters (see `_members`).
+        places: JSON: the key `members` of a taxonomy of these clusters (see `_members`), and `influences`, by which the
+            report says what to name next (see `_next`).
     """
 
     clusters: str | Path
@@ -91,7 +96,9 @@ def survey(given: Clustered, gallery: int, out: SurveyFiles) -> None:
                 clusters.append(image_id, values)
                 sure.append(image_id, margin)
                 coarse.append((image_id, members.coarse(values)))
-    write_json(out.places, {"codebook": attrs["codebook"], "members": members.write(coarse)}, made)
+    body = {"codebook": attrs["codebook"], "members": members.write(coarse)}
+    body["influences"] = influences(book) if len(book) <= MOST else []
+    write_json(out.places, body, made)
 
 
 def fit(source: str, grouping: Mapping[str, Any], given: Clustered, out: FitFiles, threads: int = 1) -> None:
@@ -173,3 +180,10 @@ def _corrected(value: np.ndarray, images: Sequence[str], regions: Sequence[int],
             if whole or each.region == region or (each.was is not None and each.was == value[row]):
                 value[row] = each.value
     return value
+
+
+def suggest(folder: str | Path, count: int, out: str | Path) -> list[Suggestion]:
+    """Write what to name or to label next as CSV, and return it; see `maskmill.taxonomy._next.suggest`."""
+    found = suggestions(Path(folder), count)
+    write_csv(Path(out), found)
+    return found
