@@ -74,7 +74,8 @@
   }, { rootMargin: "300px" });
 
   function paint(desk) {
-    const { doc } = desk.naming, live = Object.keys(doc.of).length + doc.corrections.length > 0;
+    const { doc } = desk.naming, named = Object.keys(doc.of).length + doc.corrections.length > 0;
+    const live = named && desk.naming.text() !== desk.data.taxonomy; // the masks of a named run have the names already
     if (!desk.panels) {
       desk.panels = [...document.querySelectorAll(".panel.named")].filter((panel) => panel.dataset.recipe === desk.recipe);
       desk.panels.forEach((panel) => seen.observe(panel));
