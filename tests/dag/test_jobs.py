@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 SHARDS = ("s0000000000", "s0000000001", "s0000000002")
 BASE = {"recipes": ["kmeans", "comus"], "preset": "small", "labels": "labels"}
 AFTER_CLUSTERS = {"cluster_fit", "cluster_map", "paint_limits", "paint", "rounds_train", "rounds_predict", "evaluate",
-                  "export", "report"}  # fmt: skip
+                  "export", "report", "taxonomy_survey"}  # fmt: skip
+UNPAINTED = {"cluster_fit", "taxonomy_survey"}  # what has nothing to do with how clusters are painted
 COMPARED = {"cluster_candidate", "evaluate_candidates"}  # of recipes that cluster tokens
 
 
@@ -47,12 +48,12 @@ def test_nothing_runs_again_without_a_change() -> None:
         # shards stay what they are
         ({"inputs": {"shard_size": 7}}, {"inputs", "evaluate", "evaluate_candidates", "export", "report"}),
         ({"cluster": {"max_fit_points": 700}}, AFTER_CLUSTERS | COMPARED),
-        ({"cluster": {"distance": "own"}}, AFTER_CLUSTERS - {"cluster_fit"}),  # the clusters stay what they are
+        ({"cluster": {"distance": "own"}}, AFTER_CLUSTERS - UNPAINTED),  # the clusters stay what they are
         (
             {"paint": {"upsample": 2}},
-            AFTER_CLUSTERS - {"cluster_fit", "cluster_map", "paint_limits"} | {"evaluate_candidates"},
+            AFTER_CLUSTERS - UNPAINTED - {"cluster_map", "paint_limits"} | {"evaluate_candidates"},
         ),
-        ({"paint": {"keep_closest": 0.5}}, AFTER_CLUSTERS - {"cluster_fit", "cluster_map"}),
+        ({"paint": {"keep_closest": 0.5}}, AFTER_CLUSTERS - UNPAINTED - {"cluster_map"}),
         ({"cut": {"tau": 0.3}}, AFTER_CLUSTERS | {"cut", "regions"}),
         ({"readers": "group"}, set()),
     ],
@@ -103,7 +104,7 @@ def test_an_added_shard_extracts_itself_and_fits_again() -> None:
 
 def test_another_threshold_counts_and_fits_no_foreground_again() -> None:
     found = rules(again({"foreground": {"threshold": 0.4}}, {"recipes": ["leopart_cbfe"]}))
-    assert found == {"foreground_choose", "cluster_fit", "paint", "export", "report"}
+    assert found == {"foreground_choose", "cluster_fit", "taxonomy_survey", "paint", "export", "report"}
 
 
 def test_which_predictions_teach_retrains_from_round_two_on() -> None:

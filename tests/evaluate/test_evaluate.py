@@ -24,6 +24,7 @@ from maskmill.evaluate.run import run
 from maskmill.evaluate.score import score_clusters
 from maskmill.evaluate.summary import leaderboard, tables
 from maskmill.images.masks import MaskSet
+from maskmill.numerics import multinomial
 from maskmill.recipe.base import validate
 from maskmill.recipe.scoring import Evaluate, ScoreSize
 from maskmill.store.artefact import read_json
@@ -398,7 +399,7 @@ def test_probe_agrees_with_an_independent_solver() -> None:
 
 
 def test_the_probe_does_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_probe, "ROWS", 64)
+    monkeypatch.setattr(multinomial, "ROWS", 64)
     draws = np.random.default_rng(0)
     x = draws.standard_normal((500, 12)).astype(np.float32)
     y = draws.random((500, 4)).astype(np.float32)
@@ -406,7 +407,7 @@ def test_the_probe_does_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -
     assert one[1] == two[1]
     np.testing.assert_array_equal(one[0].weight, two[0].weight)
     np.testing.assert_array_equal(one[0].bias, two[0].bias)
-    monkeypatch.setattr(linear_probe, "ROWS", 500)
+    monkeypatch.setattr(multinomial, "ROWS", 500)
     whole = linear_probe.fit(x, y, 1, "cpu")
     np.testing.assert_allclose(one[0].weight, whole[0].weight, atol=2e-4)
 

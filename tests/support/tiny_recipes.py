@@ -46,6 +46,7 @@ TINY: dict[str, dict[str, Any]] = {
         2: {"student": "deeplabv3plus", "encoder": "semantic", "steps": 12, "batch_size": 4, "crop": 64, "width": 32,
             "unfrozen": 0, "learning_rate": 5e-3, "balance": 1.0, "refine": "none"}}}},
     "mdc": THREE | {"adapt": {"steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5}},
+    "named": {"cluster": {"clusters": 6}},
     "ncut_color": THREE | {"features": {"colour": {"size": {"long_side": 96}}}, "rounds": ROUND},
     "nuclei": {},
     "overcluster": {"cluster": {"clusters": 3, "fine": 30}},

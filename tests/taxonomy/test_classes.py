@@ -67,7 +67,7 @@ def test_nearest_centroids_are_mixed() -> None:
     """Two centroids, one half of each class: the class of the nearer one, and equal odds in the middle."""
     tensors = {
         "centroids": np.eye(2, dtype=np.float32), "shares": np.array([[1, 0], [0, 1]], np.float32),
-        "nearest": np.array(2), "temperature": np.array(0.1),
+        "nearest": np.array(2), "width": np.array(0.1), "spherical": np.array(1),
     }  # fmt: skip
     found = Classes(2, np.array([1, 2], np.int32), "mixed", tensors)
     odds = scoring.scores(np.array([[1, 0], [1, 1], [0, 3]], np.float32), found)
@@ -79,7 +79,6 @@ def test_nearest_centroids_are_mixed() -> None:
 def test_a_linear_rule_is_a_softmax() -> None:
     tensors = {
         "weights": np.array([[2, 0], [0, 1]], np.float32), "bias": np.array([0, 0.5], np.float32),
-        "shift": np.zeros(2, np.float32), "scale": np.ones(2, np.float32),
     }  # fmt: skip
     odds = scoring.scores(np.array([[3, 4]], np.float32), Classes(2, np.array([1, 2], np.int32), "linear", tensors))
     logits = np.array([2 * 0.6, 0.8 + 0.5])
@@ -108,12 +107,15 @@ def test_clusters_are_no_classes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [np.ones((2, 4), np.float32), np.full((2, 5), np.nan, np.float32)])
 def test_vectors_that_do_not_fit(bad: np.ndarray) -> None:
-    tensors = {
-        "bank": np.eye(5, dtype=np.float32), "shares": np.eye(5, dtype=np.float32),
-        "nearest": np.array(1), "temperature": np.array(0.1),
+    mixed = {
+        "centroids": np.eye(5, dtype=np.float32), "shares": np.eye(5, dtype=np.float32), "nearest": np.array(1),
+        "width": np.array(0.1), "spherical": np.array(1),
     }  # fmt: skip
+    linear = {"weights": np.eye(5, dtype=np.float32), "bias": np.zeros(5, np.float32)}
+    columns = np.arange(1, 6, dtype=np.int32)
     for found in (
-        Classes(5, np.arange(1, 6, dtype=np.int32), "neighbours", tensors),
+        Classes(5, columns, "mixed", mixed),
+        Classes(5, columns, "linear", linear),
         merged(book(), [1] * 6, range(6), np.zeros((0, 5)), 1),
     ):
         with pytest.raises(NumericsError):

@@ -31,6 +31,7 @@ rule taxonomy_fit:
         unpack(inputs("taxonomy_fit")),
     output:
         out=path("taxonomy_fit"),
+        held=directory(path("taxonomy_fit", "held")),
     log:
         "logs/taxonomy_fit/{recipe}/seed{seed}.log",
     benchmark:

@@ -28,6 +28,7 @@ def rounds_train(
     earlier: Annotated[Path | None, typer.Option(help="stop: folder of the masks of two rounds before")] = None,
     assignments: Annotated[Path | None, typer.Option(help="images surest: folder of assignments")] = None,
     instances: Annotated[Path | None, typer.Option(help="student instance: folder of what it learns from")] = None,
+    held: Annotated[Path | None, typer.Option(help="keep_labels: store of the labels")] = None,
     round: Annotated[int, typer.Option(min=1)] = 1,
     seed: Seed = 0,
     gpus: Annotated[int, typer.Option(min=0, help="several: one process each, through torchrun")] = 0,
@@ -49,7 +50,7 @@ def rounds_train(
         return shard_files(folder, manifest, suffix) if folder else []
 
     stores = {name: files(folder) for name, folder in pairs(features).items()}
-    history = History(before, files(confidence), files(earlier), files(assignments, "parquet"))
+    history = History(before, files(confidence), files(earlier), files(assignments, "parquet"), held)
     train(
         Sources(stores, manifest if weights else None, weights, files(instances)),
         files(masks),

@@ -45,6 +45,7 @@ def fit(
     manifest: ManifestFile,
     params: Params,
     out: Out,
+    held: Annotated[Path, typer.Option(help="store to write: labels that made the classes")],
     cut: Cut = None,
     regions: Tables = None,
     foreground: Foreground = None,
@@ -52,12 +53,12 @@ def fit(
     threads: Threads = 1,
 ) -> None:
     """Which vectors become which class."""
-    from maskmill.taxonomy.run import fit
+    from maskmill.taxonomy.run import FitFiles, fit
 
     body = section(params)
     given = _clustered(codebook, foreground, _shards(vectors, manifest, cut, regions), manifest)
     given = replace(given, seed=seed, limit=int(body["max_fit_points"]))
-    fit(body["source"], body["grouping"], given, out, threads)
+    fit(body["source"], body["grouping"], given, FitFiles(out, held), threads)
 
 
 @app.command("names")

@@ -26,7 +26,8 @@ def edges(recipes: Path) -> list[tuple[str, str]]:
     """(stage, stage that reads what it writes), over every recipe of a folder, in the order of the flow."""
     found = set()
     names = sorted(path.stem for path in recipes.glob("*.yaml"))
-    scored = {"labels": "labels", "evaluate": {"objects": True, "linear_probe": True, "retrieval": True}}
+    named = {"taxonomy": {"source": "examples", "labels": "labels"}}
+    scored = {"labels": "labels", "evaluate": {"objects": True, "linear_probe": True, "retrieval": True}} | named
     for name in names:
         graph = Graph(load({"recipes": [name]} | scored, recipes), lambda: [ONE_SHARD])
         for job in jobs(graph).values():

@@ -24,6 +24,7 @@ from maskmill.device import pick
 from maskmill.errors import NumericsError
 from maskmill.evaluate.readout import Half, Reading, no_pixel
 from maskmill.numerics.blocks import one_thread, ordered
+from maskmill.numerics.mixing import largest
 from maskmill.numerics.neighbours import unit_rows
 from maskmill.numerics.sampling import rng
 from maskmill.progress import track
@@ -85,17 +86,7 @@ class Memory:
 
         All keys are compared; only ties within float32 rounding depend on the sizes of the blocks.
         """
-        import torch
-
-        best = rows.new_zeros(len(rows), 0)
-        found = torch.zeros(len(rows), 0, dtype=torch.int64, device=rows.device)
-        for first in range(0, len(self.keys), COLUMNS):
-            cosine = rows @ self.keys[first : first + COLUMNS].T
-            top, at = cosine.topk(min(self.params.neighbours, cosine.shape[1]), dim=1)
-            best, found = torch.cat([best, top], 1), torch.cat([found, at + first], 1)
-            best, keep = best.topk(min(self.params.neighbours, best.shape[1]), dim=1)
-            found = found.gather(1, keep)
-        return best, found
+        return largest(rows, self.keys, self.params.neighbours, columns=COLUMNS)
 
 
 def directions(tokens: np.ndarray) -> np.ndarray:

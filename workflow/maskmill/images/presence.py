@@ -28,6 +28,10 @@ def check_presence(run: Run, origin: str | Origin) -> None:
             _check("images", source, origin, f"give {KINDS}")
     if config.labels:
         _check("labels", config.labels, origin, "give a folder of label images, or a table; or leave it out")
+    for recipe in run.recipes.values():
+        labels = recipe.taxonomy.params.labels if recipe.taxonomy.module.TRAITS.labels else None
+        if labels is not None:
+            _check("taxonomy.labels", labels, origin, "give a folder of labels of some images")
     for name, recipe in run.recipes.items():
         for key, feature_set in recipe.features.items():
             file = feature_set.checkpoint

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from maskmill.errors import NumericsError
+from maskmill.numerics.mixing import Anchors
+from maskmill.numerics.neighbours import unit_rows
 from maskmill.store import codebook as books
 from maskmill.store.classes import IGNORE, Classes, Labels
 from maskmill.store.codebook import Codebook
@@ -25,7 +27,7 @@ def scores(x: np.ndarray, labels: Labels) -> np.ndarray:
     """
     if isinstance(labels, Codebook):
         return books.scores(x, labels)
-    return {"merged": _merged, "mixed": _mixed, "linear": _linear, "neighbours": _voted}[labels.kind](x, labels)
+    return {"merged": _merged, "mixed": _mixed, "linear": _linear}[labels.kind](x, labels)
 
 
 def values(labels: Labels, dtype: np.dtype) -> np.ndarray:
@@ -67,49 +69,22 @@ def _merged(x: np.ndarray, labels: Classes) -> np.ndarray:
     return np.asarray(np.maximum.reduceat(leaf[:, order], np.flatnonzero(np.diff(column[order], prepend=-1)), axis=1))
 
 
-def _checked(x: np.ndarray, depth: int) -> np.ndarray:
-    x = np.ascontiguousarray(x, dtype=np.float32)
-    if x.ndim != 2 or x.shape[1] != depth:
-        raise NumericsError(
-            f"vectors of shape {x.shape} do not fit classes of {depth} dimensions; they must come from the same "
-            "features and reduction as the labelled ones"
-        )
-    if not np.isfinite(x).all():
-        raise NumericsError("vectors hold NaN or infinite values; check the features or the reduction that made them")
-    return x
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    norms = np.sqrt(np.einsum("ij,ij->i", x, x))
-    return np.asarray(x / np.maximum(norms, np.finfo(np.float32).tiny)[:, None])
-
-
-def _nearest_shares(similarity: np.ndarray, shares: np.ndarray, nearest: int, temperature: float) -> np.ndarray:
-    """Shares [n, C] of the nearest rows of `shares` [m, C], mixed with the softmax of their similarity [n, m]."""
-    nearest = min(nearest, similarity.shape[1])
-    rows = np.argpartition(-similarity, nearest - 1, axis=1)[:, :nearest]
-    close = np.take_along_axis(similarity, rows, 1) / temperature
-    weight = np.exp(close - close.max(axis=1, keepdims=True))
-    weight /= weight.sum(axis=1, keepdims=True)
-    return np.asarray(np.einsum("nk,nkc->nc", weight, shares[rows]).astype(np.float32))
-
-
 def _mixed(x: np.ndarray, labels: Classes) -> np.ndarray:
     found = labels.tensors
-    near = books.scores(x, Codebook(found["centroids"], np.zeros(len(found["centroids"]), np.int64), 0.0, True))
-    return _nearest_shares(near, found["shares"], int(found["nearest"]), float(found["temperature"]))
-
-
-def _voted(x: np.ndarray, labels: Classes) -> np.ndarray:
-    found = labels.tensors
-    near = _unit(_checked(x, found["bank"].shape[1])) @ found["bank"].T
-    return _nearest_shares(near, found["shares"], int(found["nearest"]), float(found["temperature"]))
+    near = Anchors(found["centroids"], bool(found["spherical"]), int(found["nearest"]), float(found["width"]))
+    odds = near.mean(x, found["shares"])
+    return np.asarray(odds / np.maximum(odds.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny))
 
 
 def _linear(x: np.ndarray, labels: Classes) -> np.ndarray:
-    found = labels.tensors
-    ready = (_unit(_checked(x, found["weights"].shape[0])) - found["shift"]) / found["scale"]
-    logits = ready @ found["weights"] + found["bias"]
-    logits -= logits.max(axis=1, keepdims=True)
-    odds = np.exp(logits)
+    weights = labels.tensors["weights"]
+    if x.ndim != 2 or x.shape[1] != len(weights):
+        raise NumericsError(
+            f"vectors of shape {x.shape} do not fit classes of {len(weights)} dimensions; they must come from the same "
+            "features and reduction as the labelled ones"
+        )
+    logits = unit_rows(x.astype(np.float32)) @ weights + labels.tensors["bias"]
+    if not np.isfinite(logits).all():
+        raise NumericsError("vectors hold NaN or infinite values; check the features or the reduction that made them")
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(odds / odds.sum(axis=1, keepdims=True))

@@ -19,6 +19,7 @@ def check(recipe: Recipe, path: Path) -> None:
     if recipe.round_count and recipe.rounds.settings.images == "surest" and recipe.tokens:
         raise ConfigError(f"{path}: rounds.images: surest ranks regions, but pool: token has none; use images: all")
     _check_instances(recipe, path)
+    _check_labels_kept(recipe, path)
     _check_adapt(recipe, path)
     if recipe.cut is None and not recipe.tokens:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method!r} needs a cut section (or use pool: token)")
@@ -30,6 +31,21 @@ def check(recipe: Recipe, path: Path) -> None:
     _check_fit(recipe, path)
     if recipe.cut is not None and recipe.tokens:
         raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
+
+
+def _check_labels_kept(recipe: Recipe, path: Path) -> None:
+    """rounds.keep_labels asks for labels, and for students that learn from masks."""
+    for round in range(1, recipe.round_count + 1):
+        if not recipe.rounds_at(round).settings.keep_labels:
+            continue
+        if not recipe.taxonomy.module.TRAITS.labels:
+            raise ConfigError(
+                f"{path}: rounds.keep_labels: there are no labels to keep; set taxonomy: {{source: examples, labels: "
+                "folder}, or leave it out"
+            )
+        if recipe.instances(round):
+            raise ConfigError(f"{path}: rounds.keep_labels: student {recipe.rounds_at(round).method!r} learns from "
+                              "instances, which the labels do not give; leave it out")  # fmt: skip
 
 
 def check_counts(recipes: Mapping[str, Recipe], images: int) -> None:

@@ -78,7 +78,7 @@ def _load(config: Mapping[str, Any], recipe_folder: Path, origin: str | Origin) 
         if recipe.name in recipes:
             raise _wrong(origin, "recipes", f"{recipe.name!r} is given twice; keep one")
         recipes[recipe.name] = recipe
-    recipes = {name: _served(recipe, list(recipes)) for name, recipe in recipes.items()}
+    recipes = {name: _served(recipe, list(recipes), checked) for name, recipe in recipes.items()}
     if not recipes:
         raise _wrong(origin, "recipes", "empty; name at least one, for example recipes: [kmeans]")
     check_formats(recipes, checked.export)
@@ -87,12 +87,15 @@ def _load(config: Mapping[str, Any], recipe_folder: Path, origin: str | Origin) 
     return Run(config=checked, recipes=recipes)
 
 
-def _served(recipe: Recipe, recipes: Sequence[str]) -> Recipe:
-    """The recipe, without a taxonomy where that of the run is one of other recipes."""
+def _served(recipe: Recipe, recipes: Sequence[str], config: Config) -> Recipe:
+    """The recipe, without a taxonomy where that of the run is one of other recipes; labels have the run's names."""
     stage = recipe.taxonomy
-    if stage.module.serves(stage.params, recipe.name, recipes):
-        return recipe
-    return replace(recipe, stages={**recipe.stages, "taxonomy": Stage.of("taxonomy", {})})
+    if not stage.module.serves(stage.params, recipe.name, recipes):
+        stage = Stage.of("taxonomy", {})
+    elif stage.module.TRAITS.labels and stage.params.class_names is None:
+        params = stage.params.model_copy(update={"class_names": dict(config.evaluate.class_names)})
+        stage = replace(stage, params=params)
+    return replace(recipe, stages={**recipe.stages, "taxonomy": stage})
 
 
 def _read(given: str, folder: Path, origin: str | Origin) -> tuple[Path, _RecipeFile]:

@@ -253,6 +253,9 @@ class Rounds(Model):
         0.0, ge=0, lt=1, description="predicted cells whose softmax maximum is below it are ignore for the next round"
     )
     start: Literal["fresh", "continue"] = Field("fresh", description="continue: from the student of the round before")
+    keep_labels: bool = Field(
+        False, description="labelled pixels of taxonomy.labels stay what they are in what every round learns from"
+    )
     match: Literal["none", "hungarian"] = Field(
         "none", description="hungarian: class ids follow the masks that the student was trained on, by overlap"
     )
@@ -266,6 +269,14 @@ class Rounds(Model):
     checkpoint_steps: int = Field(
         100, ge=0, description="steps between two checkpoints of a training; 0: only on SIGTERM or SIGUSR1"
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `keep_labels` where it is false: students that do not ask for it are those of older versions."""
+        body: dict[str, Any] = handler(self)
+        if not body.get("keep_labels"):
+            body.pop("keep_labels", None)
+        return body
 
     @model_validator(mode="after")
     def _later(self) -> Rounds:

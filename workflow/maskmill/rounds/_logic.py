@@ -23,12 +23,14 @@ class History:
     Attributes:
         student: file of the student of round - 1. confidence: stores beside its masks. earlier: masks of round - 2.
         assignments: Parquet tables (image, region, cluster, distance) of all shards.
+        held: store of the masks of labelled images, whose known pixels stay as they are.
     """
 
     student: str | Path | None = None
     confidence: Sequence[str | Path] = ()
     earlier: Sequence[str | Path] = ()
     assignments: Sequence[str | Path] = ()
+    held: str | Path | None = None
 
 
 def every_image(logic: Rounds, round: int, history: History) -> set[str] | None:

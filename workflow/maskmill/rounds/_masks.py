@@ -22,6 +22,7 @@ class Masks:
         chosen: ids of the images that feed this round; None for all.
         sure: confidence stores of the same shards (see `rounds_predict`), with `confidence` > 0.
         confidence: cells whose softmax maximum is below it are ignore.
+        held: masks of labelled images, of any size: their known cells are taken instead, however sure the others are.
 
     Attributes:
         ids: sorted ids of the images that have at least one known cell.
@@ -42,13 +43,15 @@ class Masks:
         chosen: Collection[str] | None = None,
         sure: Sequence[str | Path] = (),
         confidence: float = 0.0,
+        held: str | Path | None = None,
     ) -> None:
         self.classes, self.threshold = classes, confidence
         stores = [Ragged(path, "masks") for path in paths]
         certain = [Ragged(path, "confidence") for path in sure] if confidence > 0 else []
         self._store = {i: store for store in stores for i in store.ids if chosen is None or i in chosen}
         self._sure = {i: store for store in certain for i in store.ids}
-        self._held: dict[str, np.ndarray] = {}
+        self._in_memory: dict[str, np.ndarray] = {}
+        self._labelled = Ragged(held, "masks") if held is not None else None
         self.counts = np.zeros(classes, np.int64)
         self.objects: dict[str, float] = {}
         for image_id, counts in self._scan(stores, certain):
@@ -67,7 +70,8 @@ class Masks:
                 sure = next(others)[1] if others else None
                 if image_id not in self._store:
                     continue
-                known = self._known(mask, sure)
+                mask = self._taught(image_id, mask, sure)
+                known = mask != ignore_value(mask.dtype)
                 counts = np.bincount(mask[known].ravel(), minlength=self.classes)
                 if len(counts) > self.classes:
                     raise StoreError(
@@ -76,9 +80,15 @@ class Masks:
                 if counts.any():
                     yield image_id, counts
 
-    def _known(self, mask: np.ndarray, sure: np.ndarray | None) -> np.ndarray:
-        known = mask != ignore_value(mask.dtype)
-        return known if sure is None else known & (sure >= self.threshold * 255)
+    def _taught(self, image_id: str, mask: np.ndarray, sure: np.ndarray | None) -> np.ndarray:
+        """What is learnt of an image: its mask without unsure cells, and its label where it has one."""
+        unknown = mask.dtype.type(ignore_value(mask.dtype))
+        if sure is not None:
+            mask = np.where(sure >= self.threshold * 255, mask, unknown)
+        if self._labelled is not None and image_id in self._labelled:
+            label = to_size(self._labelled[image_id], (mask.shape[0], mask.shape[1]))
+            mask = np.where(label != unknown, label, mask)
+        return mask
 
     def hold(self, mib: int) -> None:
         """Read the masks into memory once, when all of them fit in `mib`; processes that are forked share them."""
@@ -88,17 +98,14 @@ class Masks:
             total += held[image_id].nbytes
             if total > mib << 20:
                 return
-        self._held = held
+        self._in_memory = held
 
     def __getitem__(self, image_id: str) -> np.ndarray:
-        """Mask [h, w] of one image with the unsure cells set to ignore."""
-        if image_id in self._held:
-            return self._held[image_id]
-        mask = self._store[image_id][image_id]
-        if not self._sure:
-            return mask
-        known = self._known(mask, self._sure[image_id][image_id])
-        return np.where(known, mask, mask.dtype.type(ignore_value(mask.dtype)))
+        """Mask [h, w] of one image with the unsure cells set to ignore, and the labelled ones to their labels."""
+        if image_id in self._in_memory:
+            return self._in_memory[image_id]
+        sure = self._sure[image_id][image_id] if self._sure else None
+        return self._taught(image_id, self._store[image_id][image_id], sure)
 
 
 def _nothing(known: bool, round: int, confidence: float) -> str:

@@ -76,6 +76,8 @@ def _train(graph: Graph, wildcards: Wildcards) -> Sources:
     logic, before = recipe.rounds_at(round).settings, at(wildcards, round - 1)
     found = {"manifest": manifest(), "codebook": graph.labels(wildcards)}
     found["masks"] = graph.every(masks_rule(round - 1), before)
+    if logic.keep_labels:
+        found["held"] = one("taxonomy_fit", wildcards, "held")
     if recipe.instances(round):  # those of the cut, later what was kept of the predictions
         found["instances"] = graph.every("paint_instances" if round == 1 else "rounds_teach", wildcards)
     if round == 1 and logic.images == "surest":

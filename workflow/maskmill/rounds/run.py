@@ -140,7 +140,7 @@ def train(
     keeper = Keeper.beside(out.student, _training_key(spec, hashes, place, team), resources.checkpoint_steps or 0)
     taught = Masks(
         masks, round.clusters + 1, round=round.number, chosen=IMAGES[logic.images](logic, round.number, history),
-        sure=history.confidence, confidence=logic.confidence,
+        sure=history.confidence, confidence=logic.confidence, held=history.held,
     )  # fmt: skip
     training = StudentTraining(
         round.clusters + 1, _round_seed(round.seed, round.number), place, resources.threads, keeper,
@@ -211,7 +211,8 @@ def _hashes(
     sources: Sources, masks: Sequence[str | Path], history: History, previous: StoredStudent | None
 ) -> list[str]:
     """Hashes of all that a training reads. Photos are known by the manifest, weights by their file."""
-    stores = [*sources.features.values(), masks, history.confidence, history.earlier, sources.instances]
+    held = [history.held] if history.held is not None else []
+    stores = [*sources.features.values(), masks, history.confidence, history.earlier, sources.instances, held]
     hashes = [Ragged(path).hash for paths in stores for path in paths]
     if previous is not None:
         hashes.append(previous.provenance["hash"])

@@ -1,9 +1,9 @@
 """Classes: what the stage taxonomy makes of clusters, and how it is stored; `maskmill.painting.scoring` uses it.
 
-Four kinds of rules give a vector its class. `merged`: classes own clusters of a codebook, or parts of a cluster that
-was clustered again. `mixed`: every centroid has a share of every class, and the nearest ones are mixed. `linear`: one
-vector of weights a class. `neighbours`: the nearest labelled vectors vote. The file holds no names, so that another
-name for a class changes nothing that was made from it.
+Three kinds of rules give a vector its class. `merged`: classes own clusters of a codebook, or parts of a cluster that
+was clustered again. `mixed`: every centroid, or every labelled vector, has a share of every class, and the nearest ones
+are mixed. `linear`: one vector of weights a class. The file holds no names, so that another name for a class changes
+nothing that was made from it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from maskmill.store.provenance import Provenance
 
 BACKGROUND, IGNORE = 0, -1  # values of columns beside the classes 1..K
 BACKGROUND_ROW = -2  # of a region that is background, in the column cluster of a table; -1 is ignore
-Kind = Literal["merged", "mixed", "linear", "neighbours"]
+Kind = Literal["merged", "mixed", "linear"]
 NEEDS: dict[str, tuple[str, ...]] = {
     "merged": ("leaf_cluster", "leaf_column", "parts"),
-    "mixed": ("centroids", "shares", "nearest", "temperature"),
-    "linear": ("weights", "bias", "shift", "scale"),
-    "neighbours": ("bank", "shares", "nearest", "temperature"),
+    "mixed": ("centroids", "shares", "nearest", "width", "spherical"),
+    "linear": ("weights", "bias"),
 }
 _BOOK = "codebook."
 
@@ -59,7 +58,8 @@ class Classes:
             no column.
         kind: of the rules. tensors: their numbers, see `NEEDS`.
         book: the clusters, for kind merged.
-        corrections: of single images. examples: ids of the images whose labels made the classes.
+        corrections: of single images. examples: ids of the images whose labels made the classes. label_ids: [K], the
+            label id of each class, where labels made them.
         confidence: [K] float32, how sure each class is, 0..1; NaN where nothing is known.
         notes: what could not be done as it was asked for, in words.
         hash: of what made the file (of one that was read).
@@ -74,6 +74,7 @@ class Classes:
     examples: tuple[str, ...] = ()
     confidence: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    label_ids: tuple[int, ...] = ()
     hash: str = field(default="", compare=False)
 
     def __len__(self) -> int:
@@ -100,6 +101,7 @@ def write(path: str | Path, classes: Classes, provenance: Provenance | None = No
         "kind": classes.kind,
         "examples": list(classes.examples),
         "notes": list(classes.notes),
+        "label_ids": list(classes.label_ids),
         "corrections": [[c.image, c.value, c.region, c.was] for c in classes.corrections],
     }
     tensors: dict[str, np.ndarray] = {
@@ -141,6 +143,7 @@ def read_labels(path: str | Path) -> Labels:
             tuple(about["examples"]),
             tensors.get("confidence"),
             tuple(about["notes"]),
+            tuple(about["label_ids"]),
             str(provenance.get("hash", "")),
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
+
     from maskmill.recipe.base import Model
     from maskmill.store.classes import Classes
     from maskmill.store.codebook import Codebook
@@ -92,8 +94,8 @@ class Source(Protocol):
     def naming(self, params: Any, recipe: str) -> Mapping[str, Any]:
         """What the classes are called and their colours, as JSON values: a change paints nothing."""
 
-    def fit(self, grouping: Mapping[str, Any], given: Clustered) -> Classes:
-        """The classes.
+    def fit(self, grouping: Mapping[str, Any], given: Clustered) -> tuple[Classes, Mapping[str, np.ndarray]]:
+        """The classes, and {image id: values [H, W] int32} of images whose classes are known: 1..K, BACKGROUND, IGNORE.
 
         Args:
             grouping: what `grouping` has returned.

@@ -28,6 +28,7 @@ class Labelled:
         vectors: [n, d] float32, of their tokens or regions. shares: [n, C] float32, of the pixels of each; void pixels
             are missing, so that a row sums to 1 or less.
         images: [n] int64, the place in `ids` of the image that a vector is of.
+        columns: {image id: [H, W] int16}, the place in `classes` of every pixel, -1 for void.
     """
 
     ids: tuple[str, ...]
@@ -35,6 +36,7 @@ class Labelled:
     vectors: np.ndarray
     shares: np.ndarray
     images: np.ndarray
+    columns: Mapping[str, np.ndarray]
 
 
 def chosen_labels(manifest: Manifest, folder: str, images: str | None) -> dict[str, str]:
@@ -83,11 +85,12 @@ def read(labels: Mapping[str, str], void: Sequence[int], given: Clustered) -> La
     classes = sorted({int(i) for mask in masks.values() for i in np.unique(mask)} - set(void))
     if not classes:
         raise InputError(f"taxonomy.labels: every pixel of {len(masks)} labels is void ({list(void)}); label others")
-    column = np.full(1 + max(int(mask.max()) for mask in masks.values()), -1, np.int64)
+    column = np.full(1 + max(int(mask.max()) for mask in masks.values()), -1, np.int16)
     column[classes] = np.arange(len(classes))
+    columns = {image_id: column[mask] for image_id, mask in masks.items()}
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for image_id, vectors, cells in _images(set(labels), given):
-        found[image_id] = vectors, shares_of(cells, column[masks[image_id]], len(vectors), len(classes))
+        found[image_id] = vectors, shares_of(cells, columns[image_id], len(vectors), len(classes))
     ids = tuple(sorted(found))
     return Labelled(
         ids,
@@ -95,6 +98,7 @@ def read(labels: Mapping[str, str], void: Sequence[int], given: Clustered) -> La
         np.concatenate([found[image_id][0] for image_id in ids]),
         np.concatenate([found[image_id][1] for image_id in ids]),
         np.concatenate([np.full(len(found[image_id][0]), i) for i, image_id in enumerate(ids)]),
+        columns,
     )
 
 
@@ -108,12 +112,13 @@ def shares_of(cells: np.ndarray, columns: np.ndarray, vectors: int, classes: int
 
     Args:
         cells: [h, w] int64, the vector 0..vectors-1 that each cell belongs to, -1 for none; of any size.
-        columns: [H, W] int64, the class 0..classes-1 of each pixel, -1 for void.
+        columns: [H, W] integers, the class 0..classes-1 of each pixel, -1 for void.
     """
     at = to_size(cells, (columns.shape[0], columns.shape[1])).ravel()
     named = (at >= 0) & (columns.ravel() >= 0)
     pixels = np.bincount(at[at >= 0], minlength=vectors)
-    counts = np.bincount(at[named] * classes + columns.ravel()[named], minlength=vectors * classes)
+    place = at[named] * classes + columns.ravel()[named]
+    counts = np.bincount(place, minlength=vectors * classes)
     return np.asarray(counts.reshape(vectors, classes) / np.maximum(pixels, 1)[:, None], np.float32)
 
 

@@ -27,14 +27,14 @@ def described(found: Classes, book: Codebook, naming: Mapping[str, Any]) -> dict
     """Names, colours and clusters of all classes, as JSON values.
 
     Args:
-        naming: {"classes": [[number, name, colour or None], ...]}; a class that it does not have is a cluster that was
-            kept as it is, and is called after it.
+        naming: {"classes": [[number, name, colour or None], ...]}, or {"label_names": {label id: name}} of classes that
+            labels made. A class that it does not have is called after its label id, or after the cluster that was kept.
     """
     leaves = clusters_of(found, book)
     owned: dict[int, list[str]] = {value: [] for value in (*range(1, len(found) + 1), BACKGROUND, IGNORE)}
     for leaf, value in leaves.items():
         owned[value].append(leaf_name(*leaf))
-    known = {number: (name, colour) for number, name, colour in naming["classes"]}
+    known = _known(found, naming)
     taken = {name for name, _ in known.values()}
     colours = palette(len(found) + 1)
     classes = []
@@ -58,6 +58,18 @@ def described(found: Classes, book: Codebook, naming: Mapping[str, Any]) -> dict
         "split": parts,
         "examples": list(found.examples),
         "notes": list(found.notes),
+    }
+
+
+def _known(found: Classes, naming: Mapping[str, Any]) -> dict[int, tuple[str, str | None]]:
+    """Number -> name and colour, if any; classes of one label name are told apart by their label ids."""
+    if "classes" in naming:
+        return {number: (name, colour) for number, name, colour in naming["classes"]}
+    names = [naming["label_names"].get(str(label), f"class {label}") for label in found.label_ids]
+    several = {name for name in names if names.count(name) > 1} | set(RESERVED)
+    return {
+        number: (f"{name} ({label})" if name in several else name, None)
+        for number, (name, label) in enumerate(zip(names, found.label_ids, strict=True), 1)
     }
 
 

@@ -13,6 +13,8 @@ from maskmill.taxonomy import Clustered, Traits
 from maskmill.taxonomy._document import Document, read
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from maskmill.store.classes import Classes
 
 TRAITS = Traits()
@@ -63,7 +65,7 @@ def naming(params: Params, recipe: str) -> dict[str, Any]:
     return {"classes": [[document.numbers[each.name], each.name, each.colour] for each in document.classes]}
 
 
-def fit(grouping: Mapping[str, Any], given: Clustered) -> Classes:
+def fit(grouping: Mapping[str, Any], given: Clustered) -> tuple[Classes, Mapping[str, np.ndarray]]:
     """The classes of the file; one that was written for other clusters is carried over to these.
 
     Raises:
@@ -75,4 +77,4 @@ def fit(grouping: Mapping[str, Any], given: Clustered) -> Classes:
     document = read(file)
     if document.content != grouping["content"]:
         raise ConfigError(f"{file}: changed since the run was planned; run snakemake again")
-    return merge(document, file, given)
+    return merge(document, file, given), {}

@@ -51,7 +51,7 @@ def _naming(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     return {"source": stage.method, "naming": stage.module.naming(stage.params, wildcards["recipe"])}
 
 
-@job("taxonomy_fit", _grouping, out=f"{FOLDER}/classes.safetensors")
+@job("taxonomy_fit", _grouping, out=f"{FOLDER}/classes.safetensors", held=f"{FOLDER}/held.zarr")
 def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
     """The clusters, and the vectors of all shards: of members that are clustered again, or of labelled images."""
     return _clustered(graph, wildcards)

@@ -9,6 +9,8 @@ from maskmill.recipe.base import Model
 from maskmill.taxonomy import Clustered, Traits
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from maskmill.store.classes import Classes
 
 TRAITS = Traits(names=False)
@@ -33,6 +35,6 @@ def naming(params: Params, recipe: str) -> dict[str, Any]:
     return {}
 
 
-def fit(grouping: Mapping[str, Any], given: Clustered) -> Classes:
+def fit(grouping: Mapping[str, Any], given: Clustered) -> tuple[Classes, Mapping[str, np.ndarray]]:
     """Never asked for: without names there are no classes."""
     raise AssertionError("taxonomy.source none has no classes")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import StoreError
-from maskmill.images.masks import mask_dtype
+from maskmill.images.masks import ignore_value, mask_dtype
 from maskmill.painting.scoring import assign
 from maskmill.progress import track
 from maskmill.recipe import registry
@@ -40,6 +40,19 @@ class SurveyFiles:
     clusters: str | Path
     margins: str | Path
     places: str | Path
+
+
+@dataclass(frozen=True)
+class FitFiles:
+    """What `fit` writes.
+
+    Attributes:
+        classes: safetensors of `maskmill.store.classes`.
+        held: Ragged "masks" of the images whose labels made the classes, at the size of the labels.
+    """
+
+    classes: str | Path
+    held: str | Path
 
 
 @dataclass(frozen=True)
@@ -81,7 +94,7 @@ def survey(given: Clustered, gallery: int, out: SurveyFiles) -> None:
     write_json(out.places, {"codebook": attrs["codebook"], "members": members.write(coarse)}, made)
 
 
-def fit(source: str, grouping: Mapping[str, Any], given: Clustered, out: str | Path, threads: int = 1) -> None:
+def fit(source: str, grouping: Mapping[str, Any], given: Clustered, out: FitFiles, threads: int = 1) -> None:
     """Write the classes that a source makes of the clusters.
 
     Args:
@@ -93,14 +106,19 @@ def fit(source: str, grouping: Mapping[str, Any], given: Clustered, out: str | P
     import torch
 
     torch.set_num_threads(threads)
-    found = registry.load("taxonomy", source).fit(grouping, given)
+    found, held = registry.load("taxonomy", source).fit(grouping, given)
     for note in found.notes:
         print(f"taxonomy: {note}", file=sys.stderr)
     inputs = [given.book.hash, *(Ragged(shard.vectors).hash for shard in given.shards)]
     if given.ground is not None:
         inputs.append(given.ground.hash)
     made = Provenance.of("taxonomy", {"source": source, "grouping": dict(grouping), "seed": given.seed}, inputs)
-    kinds.write(out, found, made)
+    dtype = mask_dtype(len(found))
+    attrs = {"clusters": len(found), "ignore": ignore_value(dtype)}
+    with RaggedWriter(out.held, "masks", dtype=dtype.name, attrs=attrs, provenance=made) as writer:
+        for image_id, values in held.items():
+            writer.append(image_id, np.where(values == kinds.IGNORE, attrs["ignore"], values).astype(dtype))
+    kinds.write(out.classes, found, made)
 
 
 def names(

@@ -1,0 +1,102 @@
+"""From labelled vectors to classes, by each method of the source `examples`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from maskmill.errors import InputError
+from maskmill.store.classes import BACKGROUND, Classes
+from maskmill.store.codebook import Codebook
+from maskmill.taxonomy import Clustered
+from maskmill.taxonomy import _neighbours as neighbours
+from maskmill.taxonomy import _probe as probe
+from maskmill.taxonomy import _votes as votes
+from maskmill.taxonomy._labelled import Labelled
+
+SHOWN = 12  # clusters in a note
+
+
+def learn(method: str, found: Labelled, background: int | None, given: Clustered) -> Classes:
+    """Classes of what the labelled images say.
+
+    Args:
+        method: clusters, probe or neighbours. background: the label id that becomes background, if any.
+
+    Raises:
+        InputError: the labels hold no class beside the background.
+    """
+    labels = [label for label in found.classes if label != background]
+    if not labels:
+        raise InputError(f"taxonomy.labels: they hold nothing but the background ({background}); label other images")
+    columns = [BACKGROUND if label == background else labels.index(label) + 1 for label in found.classes]
+    fitted: dict[str, Any] = {"clusters": _clusters, "probe": _probe, "neighbours": _neighbours}[method](found, given)
+    confidence = fitted.pop("confidence", None)
+    return Classes(
+        len(labels),
+        np.array(columns, np.int32),
+        book=None,
+        examples=found.ids,
+        label_ids=tuple(labels),
+        confidence=None if confidence is None else confidence[np.array(columns) > 0],
+        **fitted,
+    )
+
+
+def _clusters(found: Labelled, given: Clustered) -> dict[str, Any]:
+    settings, book = votes.Voting(), given.book
+    named = votes.fit(found.vectors, found.shares, book, settings)
+    tensors = {
+        "centroids": book.centroids,
+        "shares": named.shares,
+        "nearest": np.array(settings.nearest, np.int64),
+        "width": np.array(settings.width, np.float64),
+        "spherical": np.array(book.spherical, np.uint8),
+    }
+    return {
+        "kind": "mixed",
+        "tensors": tensors,
+        "confidence": named.class_confidence(_sizes(book)),
+        "notes": tuple(_notes(named, book)),
+    }
+
+
+def _sizes(book: Codebook) -> np.ndarray:
+    """Points of each centroid [m]; those of a cluster of several centroids are divided among them."""
+    if book.group is None:
+        return book.counts.astype(np.float64)
+    several = np.bincount(book.group[book.group >= 0], minlength=len(book))
+    sizes = np.zeros(len(book.group))
+    alive = book.group >= 0
+    sizes[alive] = (book.counts / np.maximum(several, 1))[book.group[alive]]
+    return sizes
+
+
+def _notes(named: votes.Named, book: Codebook) -> Sequence[str]:
+    """Which clusters have members of several classes, so that a person may split them."""
+    mixed = np.flatnonzero(named.mixed())
+    if not len(mixed):
+        return []
+    group = np.arange(len(named.shares)) if book.group is None else book.group
+    clusters = sorted({int(group[i]) + 1 for i in mixed})
+    more = f" and {len(clusters) - SHOWN} more" if len(clusters) > SHOWN else ""
+    return [f"clusters {', '.join(map(str, clusters[:SHOWN]))}{more} have labelled members of several classes"]
+
+
+def _probe(found: Labelled, given: Clustered) -> dict[str, Any]:
+    fitted = probe.fit(found.vectors, found.shares, found.images, seed=given.seed)
+    return {"kind": "linear", "tensors": {"weights": fitted.weights, "bias": fitted.bias}}
+
+
+def _neighbours(found: Labelled, given: Clustered) -> dict[str, Any]:
+    bank = neighbours.fit(found.vectors, found.shares, seed=given.seed)
+    tensors = {
+        "centroids": bank.keys,
+        "shares": bank.votes,
+        "nearest": np.array(neighbours.NEAREST, np.int64),
+        "width": np.array(neighbours.TEMPERATURE, np.float64),
+        "spherical": np.array(1, np.uint8),
+    }
+    return {"kind": "mixed", "tensors": tensors}

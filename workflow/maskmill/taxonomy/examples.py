@@ -1,0 +1,78 @@
+"""A few labelled images name the clusters, or teach a linear probe, or vote as nearest neighbours.
+
+The images are some of the run. `clusters`: their labels vote for the centroids of an over-clustering, and centroids
+that no label reaches are named by those most like them (`_votes`). `probe` (`_probe`) and `neighbours` (`_neighbours`)
+look at nothing but the labelled vectors; they are the yardstick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from maskmill.images.listing import content_fingerprint, listing_fingerprint
+from maskmill.recipe.base import LocalPath, Model
+from maskmill.taxonomy import Clustered, Traits
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from maskmill.store.classes import Classes
+
+TRAITS = Traits(labels=True)
+
+
+class Params(Model):
+    """Which images are examples, and how their labels become classes."""
+
+    labels: LocalPath = Field(description="folder of label images that are named like some images of the run")
+    images: LocalPath | None = Field(
+        None, description="text file of image ids, one a line: only these are examples; default: all with a label"
+    )
+    method: Literal["clusters", "probe", "neighbours"] = Field(
+        "clusters", description="votes for clusters, a linear probe, or votes of the nearest labelled vectors"
+    )
+    class_names: dict[int, str] | None = Field(
+        None, description="label id -> name; default: those of evaluate.class_names, else the id"
+    )
+    background: int | None = Field(None, ge=0, description="label id that becomes background, 0 in the masks")
+    ignore: list[int] = Field(default_factory=lambda: [255], description="label ids that are void")
+
+
+def serves(params: Params, recipe: str, recipes: Sequence[str]) -> bool:
+    """True: examples serve every recipe of the run."""
+    return True
+
+
+def grouping(params: Params, recipe: str) -> dict[str, Any]:
+    """All but names, with fingerprints of what the paths name."""
+    body = params.model_dump(mode="json", exclude={"class_names"})
+    listed = content_fingerprint(params.images) if params.images is not None else ""
+    return body | {"content": [listing_fingerprint([], params.labels), listed]}
+
+
+def naming(params: Params, recipe: str) -> dict[str, Any]:
+    """Label id -> name."""
+    return {"label_names": {str(label): name for label, name in sorted((params.class_names or {}).items())}}
+
+
+def fit(grouping: Mapping[str, Any], given: Clustered) -> tuple[Classes, Mapping[str, np.ndarray]]:
+    """The classes that the labels of the examples give, and these labels as classes.
+
+    Raises:
+        InputError: no label fits an image, or none can be used.
+    """
+    import numpy as np
+
+    from maskmill.store.classes import IGNORE
+    from maskmill.store.manifest import read_manifest
+    from maskmill.taxonomy._labelled import chosen_labels, read
+    from maskmill.taxonomy._learn import learn
+
+    labels = chosen_labels(read_manifest(given.manifest), str(grouping["labels"]), grouping["images"])
+    found = read(labels, grouping["ignore"], given)
+    classes = learn(str(grouping["method"]), found, grouping["background"], given)
+    values = np.append(classes.columns, IGNORE)  # which is the value of column -1, void
+    return classes, {image_id: values[column] for image_id, column in found.columns.items()}
