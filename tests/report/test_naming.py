@@ -71,7 +71,7 @@ def opened(page: Page, html: Path) -> None:
     page.evaluate("document.querySelector('input[name=recipe][value=kmeans]').click()")
     page.evaluate("document.activeElement.blur()")
     page.evaluate("document.querySelector('#clusters').scrollIntoView({behavior: 'instant'})")
-    page.keyboard.press("Home")
+    page.keyboard.press("k")
 
 
 def press(page: Page, *keys: str) -> None:
@@ -486,3 +486,18 @@ def test_after_its_run_a_taxonomy_still_knows_what_has_no_name(
     opened(page, target)
     assert page.evaluate(PROGRESS).startswith("4 of 4 clusters")
     assert problems == []
+
+
+def test_keys_of_the_page_are_left_alone_elsewhere(browser: Page) -> None:
+    before = browser.evaluate(TEXT)
+    browser.evaluate("document.activeElement.blur()")
+    top = browser.evaluate("scrollY")
+    press(browser, "ArrowDown", "ArrowDown", "ArrowDown")
+    chromium.until(browser, f"scrollY > {top}")  # scrolls, and does not step
+    assert browser.evaluate("document.activeElement.tagName") == "BODY"
+    browser.evaluate("document.querySelector('#find').focus()")
+    press(browser, "'binux1")
+    assert browser.evaluate("document.querySelector('#find').value") == "binux1"
+    browser.evaluate("document.querySelector('.row .panel').focus()")
+    press(browser, "b", "i", "1")
+    assert browser.evaluate(TEXT) == before

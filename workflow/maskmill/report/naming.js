@@ -9,7 +9,7 @@
     /** about: {recipe, seed, codebook, clusters: Set, shares: Map of cluster -> share}; text: of the run's taxonomy, or null. */
     constructor(about, text, members) {
       Object.assign(this, { about, members, back: [], forth: [], watchers: [] });
-      this.doc = text ? read(text, about, "the run's taxonomy.yaml") : this.empty();
+      this.doc = text ? this.parse(text, "the run's taxonomy.yaml") : this.empty();
     }
 
     empty() {
@@ -20,7 +20,10 @@
     /** The file's text. */
     text() { return write({ ...this.doc, members: this.members || this.doc.members }); }
 
-    parse(text, file) { return read(text, this.about, file); }
+    parse(text, file) {
+      const doc = read(text, this.about, file);
+      return this.members ? { ...doc, members: "" } : doc; // long, and the same for all files of these clusters
+    }
 
     watch(watcher) { this.watchers.push(watcher); }
 
