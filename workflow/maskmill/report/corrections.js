@@ -114,7 +114,7 @@
     const found = [...cells(desk, image)].sort((a, b) => b[1] - a[1]), whole = found.reduce((sum, [, count]) => sum + count, 0);
     return found.map(([owner, count]) => {
       const swatch = make("i");
-      swatch.style.setProperty("--c", desk.colour(owner) || "transparent");
+      swatch.style.setProperty("--c", { background: "#202329", ignore: "#cdcdcd" }[owner] || desk.colour(owner) || "transparent");
       return make("li", {}, swatch, `${owner || "without a name"}, ${percent(count / whole)}`);
     });
   }

@@ -213,7 +213,7 @@
       if (!row.parts.value) return;
       if (!Number.isInteger(parts) || parts < 1 || parts > maskmill.MOST_PARTS) this.say(`A cluster is split into 2 to ${maskmill.MOST_PARTS} parts; 1 makes it whole again.`, true);
       else if (this.naming.split(row.cluster, parts)) {
-        this.say(parts > 1 ? `Cluster ${row.cluster} becomes ${parts} parts; the next run makes them and shows them.` : `Cluster ${row.cluster} is whole again.`);
+        this.say(parts > 1 ? `Cluster ${row.cluster} becomes ${parts} parts; the next run makes them.` : `Cluster ${row.cluster} is whole again.`);
       }
     }
 
