@@ -212,6 +212,31 @@ def test_scores_of_the_clustering_are_shown_over_the_seeds(tmp_path: Path) -> No
     assert html.count('<td class="n">–</td><td class="n">–</td>') >= 2  # later rounds, and recipes without the file
 
 
+@pytest.mark.parametrize(
+    ("supported", "end", "tried", "said"),
+    [
+        (True, False, 9, ""),
+        (True, True, 9, "the best lies at the end of the range; widen cluster.range"),
+        (True, True, 7, "the best lies at the end of what so few vectors allow; use more images"),
+        (False, False, 9, "no number from 2 to 9 is repeatable, so this is only the smallest; set cluster.clusters"),
+    ],
+)
+def test_a_number_that_was_chosen_is_drawn(tmp_path: Path, supported: bool, end: bool, tried: int, said: str) -> None:
+    plan = synthetic_run.build(tmp_path, images=3)
+    curve = [{"clusters": k, "stability": 1.0 if k == 2 else 0.5, "reference": 0.25} for k in range(2, tried + 1)]
+    auto = {"chosen": 2, "supported": supported, "end": end, "range": [2, 9], "stable": 0.75, "curve": curve}
+    body = {"silhouette": 0.5, "labels": [0, 1], "auto": auto}
+    write_json(tmp_path / "results/recipes/kmeans/seed0/cluster/selection.json", body, Provenance.of("cluster", {}))
+    html = report(tmp_path, plan)
+    check(html)
+    assert "kmeans: stability 1.00 at 2 clusters, 0.25 without structure" in html
+    assert f"<b>2</b> clusters, chosen from 2 to {tried}" in html
+    assert html.count('class="warn"') == bool(said)
+    assert said in html
+    assert '<path class="course" d="M2.0 2.0L' in html  # 1 is at the top
+    assert '<path class="shift" d="M2.0 0V64"/>' in html
+
+
 def test_photo_that_has_moved_is_grey_and_named(tmp_path: Path) -> None:
     plan = synthetic_run.build(tmp_path, images=3)
     (tmp_path / "photos/0.png").unlink()

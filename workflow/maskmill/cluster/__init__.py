@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from maskmill.cluster._auto import Fits
     from maskmill.numerics.points import Source
     from maskmill.recipe.base import Model
     from maskmill.store.codebook import Codebook
@@ -23,11 +24,14 @@ class Traits:
         reads_images: `fit` is also given the vectors image by image, and the codebook of background and foreground.
         reads_head: `fit` is also given the file of the head that the stage adapt has learnt.
         finds_number: the method finds the number of clusters; its parameter `clusters`, if any, is a limit or a wish.
+        counted: `clusters` may be auto; `Params` is a `NumberParams` (`maskmill.cluster._number`), and the module is a
+            `CountedMethod`. `maskmill.cluster.run.fit` chooses the number, and `fit` gets it as `params.count`.
     """
 
     reads_images: bool = False
     reads_head: bool = False
     finds_number: bool = False
+    counted: bool = False
 
 
 class Method(Protocol):
@@ -56,4 +60,15 @@ class Method(Protocol):
 
         Raises:
             NumericsError: NaN or infinite values, or too few distinct points.
+        """
+
+
+class CountedMethod(Method, Protocol):
+    """A clustering that is told how many clusters to make, so that the number can be chosen from the data."""
+
+    def several(self, params: Any) -> Fits:
+        """A function of vectors [n, d], ascending numbers of clusters and a seed that gives a codebook of each number.
+
+        The number is chosen by it (`maskmill.cluster._auto`), on a few thousand vectors, a dozen times: what the
+        numbers have in common is computed once.
         """

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from maskmill.cluster._number import NumberParams, UpTo10000
 from maskmill.errors import NumericsError
 from maskmill.recipe.base import Model
 from maskmill.store.codebook import Codebook, assign
@@ -34,15 +35,16 @@ class NodeParams(Model):
     spherical: bool = Field(True, description="cosine geometry; false: Euclidean")
 
 
-class CountedParams(NodeParams):
-    """Parameters of methods on nodes that are told how many clusters to make."""
+class CountedParams(NodeParams, NumberParams):
+    """Parameters of methods on nodes that are told how many clusters to make, or choose the number."""
 
-    clusters: int = Field(8, ge=2, le=10_000, description="number of clusters k")
+    clusters: UpTo10000 = Field(8, description="number of clusters k; auto: chosen from the data")
 
     @model_validator(mode="after")
     def _enough(self) -> CountedParams:
-        if self.fine < self.clusters:
-            raise ValueError(f"fine must be at least clusters ({self.clusters})")
+        most, key = (self.range[1], "the end of range") if self.range else (self.count, "clusters")
+        if self.fine < most:
+            raise ValueError(f"fine must be at least {key} ({most})")
         return self
 
 

@@ -6,19 +6,23 @@ fine clusters follow what is frequent less than few clusters do; joining them gi
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from maskmill.cluster import Traits
+from maskmill.cluster import Traits, _auto
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from maskmill.cluster._nodes import Nodes
     from maskmill.numerics.points import Source
 
 
-TRAITS = Traits()
+TRAITS = Traits(counted=True)
 
 
 class Params(CountedParams):
@@ -42,15 +46,34 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
     Raises:
         NumericsError: NaN or infinite values, all vectors equal, or fewer distinct ones than clusters.
     """
+    from maskmill.cluster._linkage import cut
+
+    nodes = summarise(source, params, seed, device, params.count)
+    pairs, heights = tree(nodes, params)
+    return codebook_of(nodes, cut(pairs, params.count), {"nodes": len(nodes), "heights": heights})
+
+
+def tree(nodes: Nodes, params: Params) -> tuple[np.ndarray, np.ndarray]:
+    """All merges of nodes: pairs [m - 1, 2] and heights [m - 1], see `maskmill.cluster._linkage.merge`."""
     import numpy as np
 
-    from maskmill.cluster._linkage import cut, merge, squared
+    from maskmill.cluster._linkage import merge, squared
     from maskmill.numerics.blocks import one_thread
 
-    nodes = summarise(source, params, seed, device, params.clusters)
     with one_thread():
         distance = squared(nodes.x)  # [m, m]
         if params.linkage == "average":
             distance = distance / 2 if params.spherical else np.sqrt(distance)
-        pairs, heights = merge(distance, nodes.counts, params.linkage)
-    return codebook_of(nodes, cut(pairs, params.clusters), {"nodes": len(nodes), "heights": heights})
+        return merge(distance, nodes.counts, params.linkage)
+
+
+def several(params: Params) -> _auto.Fits:
+    """Codebooks of several numbers, all cut from one tree; see `maskmill.cluster.Method`."""
+    from maskmill.cluster._linkage import cut
+
+    def fits(x: np.ndarray, numbers: Sequence[int], seed: int) -> Iterable[Codebook]:
+        nodes = summarise(x, params, seed, "cpu", max(numbers))
+        pairs, _ = tree(nodes, params)
+        return (codebook_of(nodes, cut(pairs, k), {})[0] for k in numbers)
+
+    return fits

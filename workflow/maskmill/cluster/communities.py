@@ -9,13 +9,14 @@ to a number that is kept exactly is not in the paper.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from maskmill.cluster import Traits
 from maskmill.cluster._graph import installed
 from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
+from maskmill.cluster._number import no_auto
 from maskmill.errors import NumericsError
 from maskmill.store.codebook import Codebook
 
@@ -33,7 +34,9 @@ TRAITS = Traits(reads_images=True, finds_number=True)
 class Params(NodeParams):
     """Parameters of communities of co-occurring clusters; the values of `recipes/leopart_cbfe.yaml` are Leopart's."""
 
-    clusters: int | None = Field(None, ge=2, le=2000, description="number of clusters; null: from the data")
+    clusters: Annotated[int | None, no_auto("null lets this one find its number")] = Field(
+        None, ge=2, le=2000, description="number of clusters; null: from the data"
+    )
     number: Literal["exact", "preferred"] = Field(
         "exact", description="clusters: bisects the scale until there are so many, or is a wish that infomap is told"
     )

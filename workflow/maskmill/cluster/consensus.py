@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from maskmill.cluster import Traits
+from maskmill.cluster import Traits, _auto
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
+from maskmill.cluster._number import UpTo1000
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
     from maskmill.numerics.points import Source
 
 
-TRAITS = Traits()
+TRAITS = Traits(counted=True)
 
 
 class Params(CountedParams):
     """Parameters of consensus clustering."""
 
-    clusters: int = Field(8, ge=2, le=1000, description="number of clusters k")
+    clusters: UpTo1000 = Field(8, description="number of clusters k; auto: chosen from the data, by k-means")
     runs: int = Field(200, ge=2, le=10_000, description="k-means runs that vote")
     most: float = Field(2.0, ge=1, le=100, description="a run has between k and `most` times k clusters, drawn evenly")
     share: float = Field(0.8, gt=0, le=1, description="share of the nodes that a run is fitted on, drawn anew")
@@ -54,14 +55,19 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
     from maskmill.numerics.blocks import one_thread
     from maskmill.store.codebook import assign
 
-    nodes = summarise(source, params, seed, device, params.clusters)
+    nodes = summarise(source, params, seed, device, params.count)
     with one_thread():
         affinity = meetings(nodes, params, seed)
-        _, rows = embed(csr_array(affinity.astype(np.float64)), params.clusters, seed)
-    own = kmeans.Settings(clusters=params.clusters, spherical=True, restarts=params.restarts)
+        _, rows = embed(csr_array(affinity.astype(np.float64)), params.count, seed)
+    own = kmeans.Settings(clusters=params.count, spherical=True, restarts=params.restarts)
     book, _ = kmeans.fit(rows, own, seed, "cpu")
     labels = _graph.numbered(assign(rows, book)[0])
     return codebook_of(nodes, labels, {"nodes": len(nodes), "agreement": agreement(affinity, labels)})
+
+
+def several(params: Params) -> _auto.Fits:
+    """Codebooks of several numbers, by single k-means runs; see `maskmill.cluster.Method`."""
+    return _auto.by_kmeans(params.spherical)
 
 
 def meetings(nodes: Nodes, params: Params, seed: int) -> np.ndarray:
@@ -71,10 +77,10 @@ def meetings(nodes: Nodes, params: Params, seed: int) -> np.ndarray:
     from maskmill.store.codebook import assign
 
     m, draws = len(nodes), rng(seed, "cluster", "consensus")
-    size = min(m, max(params.clusters + 1, round(params.share * m)))
+    size = min(m, max(params.count + 1, round(params.share * m)))
     together = np.zeros((m, m), np.float32)
     for run in range(params.runs):
-        k = int(draws.integers(params.clusters, round(params.most * params.clusters) + 1))
+        k = int(draws.integers(params.count, round(params.most * params.count) + 1))
         seen = np.sort(draws.choice(m, size, replace=False, shuffle=False))
         own = kmeans.Settings(clusters=min(k, size), spherical=params.spherical, restarts=1)
         book, _ = kmeans.fit(nodes.x[seen], own, int(rng(seed, "consensus", str(run)).integers(2**31)), "cpu")

@@ -6,12 +6,13 @@ Distances lose their meaning in many dimensions: reduce the vectors first, to 20
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from maskmill.cluster import Traits
 from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
+from maskmill.cluster._number import no_auto
 from maskmill.errors import NumericsError
 from maskmill.store.codebook import Codebook, assign
 
@@ -28,7 +29,7 @@ TRAITS = Traits(finds_number=True)
 class Params(NodeParams):
     """Parameters of HDBSCAN."""
 
-    clusters: int | None = Field(
+    clusters: Annotated[int | None, no_auto("null lets this one find its number")] = Field(
         None, ge=2, le=20_000, description="at most this many clusters: more are merged; null: as many as are found"
     )
     min_cluster_size: int = Field(20, ge=2, description="nodes of the smallest cluster")

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from maskmill.cluster import Traits
+from pydantic import Field
+
+from maskmill.cluster import Traits, _auto
+from maskmill.cluster._number import NumberParams, UpTo65534
 from maskmill.numerics import kmeans
 
 if TYPE_CHECKING:
     from maskmill.numerics.points import Source
     from maskmill.store.codebook import Codebook
 
-TRAITS = Traits()
+TRAITS = Traits(counted=True)
 
 
-class Params(kmeans.Settings):
+class Params(NumberParams, kmeans.Course):
     """Parameters of k-means."""
+
+    clusters: UpTo65534 = Field(
+        8, description="number of clusters k; 1: every region is of one class; auto: chosen from the data"
+    )
 
 
 def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tuple[Codebook, dict[str, Any]]:
     """Cluster points; see `maskmill.numerics.kmeans.fit`."""
-    return kmeans.fit(source, params, seed, device)
+    own = kmeans.Settings(clusters=params.count, **params.model_dump(include=set(kmeans.Course.model_fields)))
+    return kmeans.fit(source, own, seed, device)
+
+
+def several(params: Params) -> _auto.Fits:
+    """Codebooks of several numbers; see `maskmill.cluster.Method`."""
+    return _auto.by_kmeans(params.spherical)

@@ -6,13 +6,14 @@ of any size and shape, so that large classes are not split as k-means does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 from maskmill.cluster import Traits
 from maskmill.cluster._graph import installed
 from maskmill.cluster._nodes import NodeParams, codebook_of, summarise
+from maskmill.cluster._number import no_auto
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ TRAITS = Traits()
 class Params(NodeParams):
     """Parameters of Leiden communities."""
 
-    clusters: int | None = Field(
+    clusters: Annotated[int | None, no_auto("null lets this one find its number")] = Field(
         None, ge=2, le=20_000, description="number of clusters, by bisection of the resolution; null: from the data"
     )
     resolution: float = Field(1.0, gt=0, description="without a number of clusters: larger gives more communities")

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from maskmill.cluster import Traits
+from maskmill.cluster import Traits, _auto
+from maskmill.cluster._number import From2To65534, NumberParams
 from maskmill.errors import NumericsError
-from maskmill.recipe.base import Model
 
 if TYPE_CHECKING:
     import torch
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from maskmill.numerics.points import PreparedPoints, Source
     from maskmill.store.codebook import Codebook
 
-TRAITS = Traits()
+TRAITS = Traits(counted=True)
 
 
-class Params(Model):
+class Params(NumberParams):
     """Parameters of the cluster probe."""
 
-    clusters: int = Field(8, ge=2, le=65534, description="number of prototypes k")
+    clusters: From2To65534 = Field(8, description="number of prototypes k; auto: chosen from the data, by k-means")
     steps: int = Field(5000, ge=1, description="optimiser steps")
     batch_size: int = Field(12_544, ge=1, description="vectors a step; 12544: sixteen images of 28 x 28 tokens")
     learning_rate: float = Field(5e-3, gt=0, description="Adam")
@@ -63,6 +63,11 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
     return book, {"loss": value, "unused": unused}
 
 
+def several(params: Params) -> _auto.Fits:
+    """Codebooks of several numbers, by k-means, which minimises the same; see `maskmill.cluster.Method`."""
+    return _auto.by_kmeans(spherical=True)
+
+
 def _held(points: PreparedPoints, seed: int) -> np.ndarray:
     """Unit vectors [n, d] in memory: all of them, or as many as fit, drawn at random."""
     from maskmill.numerics.points import MEMORY_BYTES
@@ -87,7 +92,7 @@ def train(x: np.ndarray, params: Params, seed: int, place: torch.device) -> tupl
 
     from maskmill.numerics.sampling import batch_rows
 
-    weight = torch.from_numpy(start(params.clusters, x.shape[1], seed)).to(place).requires_grad_()
+    weight = torch.from_numpy(start(params.count, x.shape[1], seed)).to(place).requires_grad_()
     optimiser = torch.optim.Adam([weight], lr=params.learning_rate)
     value = torch.zeros(())
     size, points = min(params.batch_size, len(x)), torch.from_numpy(x).to(place)  # once: at most 8 GiB

@@ -8,13 +8,14 @@ codes are read out better by k-means. Which of the two a recipe's masks show (`r
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from maskmill.cluster import Traits
 from maskmill.cluster._directions import codebook_of_directions
+from maskmill.cluster._number import no_auto
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.recipe.base import Model
 
@@ -29,7 +30,9 @@ TRAITS = Traits(reads_head=True)
 class Params(Model):
     """Parameters of prototypes."""
 
-    clusters: int = Field(8, ge=2, le=65534, description="number of prototypes k that the head learns")
+    clusters: Annotated[int, no_auto("a head learns as many prototypes as it is told; give a number")] = Field(
+        8, ge=2, le=65534, description="number of prototypes k that the head learns"
+    )
     readout: Literal["auto", "prototypes", "kmeans"] = Field(
         "auto", description="what the masks show: the prototypes, k-means of the codes, or whichever is closer to them"
     )

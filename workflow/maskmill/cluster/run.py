@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.cluster import Method
+from maskmill.cluster import CountedMethod, Method, _auto
 from maskmill.cluster._candidates import choose, fit_candidate, read_candidates
 from maskmill.cluster._foreground import ForegroundTokens
 from maskmill.cluster._selection import measure
 from maskmill.errors import NumericsError, StoreError
 from maskmill.numerics.points import points_of
+from maskmill.numerics.sampling import sample_of_images
 from maskmill.recipe.model import Stage, chosen_from
 from maskmill.store import codebook as books
 from maskmill.store.artefact import read_table, write_json, write_table
@@ -71,20 +72,40 @@ def fit(
     if method.TRAITS.reads_head:
         more = {"head": optional.head}
     made_of = [store.hash for store in stores] + ([ground.hash] if ground is not None else [])
+    chosen: _auto.Choice | None = None
     if optional.candidates is not None:
         ready = read_candidates(optional.candidates, chosen_from(stage.params.readout))
         found = choose(ready)
         made_of += [book.hash for book in ready.values()]
     else:
+        chosen, settings = number(stores, stage)
 
         def fitted() -> books.Codebook:
-            return method.fit(points_of(stores, limit, seed), stage.params, seed, device, **more)[0]
+            return method.fit(points_of(stores, limit, seed), settings, seed, device, **more)[0]
 
         found = fit_candidate(fitted) if optional.candidate else fitted()
     provenance = Provenance.of("cluster", dict(params) | {"seed": seed}, made_of)
     if optional.selection is not None:
-        write_json(optional.selection, measure(stores, found), provenance)
+        told = {} if chosen is None else {"auto": chosen.as_dict()}
+        write_json(optional.selection, measure(stores, found) | told, provenance)
     books.write(out_codebook, found, provenance)
+
+
+def number(stores: Sequence[Ragged], stage: Stage[Any]) -> tuple[_auto.Choice | None, Any]:
+    """How many clusters to make: what was chosen, where it is to be, and the parameters with the number in them.
+
+    The choice depends on the vectors, the method and its parameters, and on no seed: all seeds of a recipe have the
+    same number of clusters.
+    """
+    params = stage.params
+    if not stage.module.TRAITS.counted or not params.auto:
+        return None, params
+    method: CountedMethod = stage.module
+    limit = min(_auto.SAMPLE, int(stage.settings.max_fit_points))
+    rows, images = sample_of_images(stores, limit, 0)
+    spherical = bool(getattr(params, "spherical", True))  # `online` knows directions only
+    choice = _auto.choose(rows, images, params.range, method.several(params), spherical)
+    return choice, params.model_copy(update={"clusters": choice.chosen, "range": None})
 
 
 def _open(paths: Sequence[str | Path], foreground: books.Codebook | None) -> list[Ragged]:

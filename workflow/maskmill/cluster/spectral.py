@@ -6,31 +6,34 @@ eigenvectors of D^-1/2 W D^-1/2, rows to unit length, k-means.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
-from maskmill.cluster import Traits
+from maskmill.cluster import Traits, _auto
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
+from maskmill.cluster._number import UpTo1000
 from maskmill.errors import NumericsError
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
-    import numpy as np
     from scipy.sparse import csr_array
 
     from maskmill.numerics.points import Source
 
+SEARCHED = 800  # nodes of a graph while the number of clusters is looked for
 DENSE = 3000  # nodes up to which all eigenvectors are computed
 
 
-TRAITS = Traits()
+TRAITS = Traits(counted=True)
 
 
 class Params(CountedParams):
     """Parameters of spectral clustering."""
 
-    clusters: int = Field(8, ge=2, le=1000, description="number of clusters k, and of eigenvectors")
+    clusters: UpTo1000 = Field(8, description="number of clusters k, and of eigenvectors; auto: chosen from the data")
     neighbours: int = Field(15, ge=2, le=1000, description="neighbours of a node in the graph")
     restarts: int = Field(10, ge=1, le=1000, description="seedings of k-means on the eigenvectors")
     fine: int = Field(2000, ge=2, le=20_000, description="nodes of the graph")
@@ -51,17 +54,38 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
             that did not converge.
     """
     from maskmill.cluster import _graph
-    from maskmill.numerics import kmeans
     from maskmill.numerics.blocks import one_thread
+
+    nodes = summarise(source, params, seed, device, params.count)
+    with one_thread():
+        values, rows = embed(_graph.affinity(nodes.x, params.neighbours), params.count, seed)
+    return codebook_of(nodes, divide(rows, params.restarts, seed), {"nodes": len(nodes), "eigenvalues": values})
+
+
+def divide(rows: np.ndarray, restarts: int, seed: int) -> np.ndarray:
+    """Clusters [m] of the leading eigenvectors [m, k] of nodes, as many as vectors: k-means of rows of unit length."""
+    from maskmill.cluster import _graph
+    from maskmill.numerics import kmeans
     from maskmill.store.codebook import assign
 
-    nodes = summarise(source, params, seed, device, params.clusters)
-    with one_thread():
-        values, rows = embed(_graph.affinity(nodes.x, params.neighbours), params.clusters, seed)
-    own = kmeans.Settings(clusters=params.clusters, spherical=True, restarts=params.restarts)
+    own = kmeans.Settings(clusters=rows.shape[1], spherical=True, restarts=restarts)
     book, _ = kmeans.fit(rows, own, seed, "cpu")
-    labels = _graph.numbered(assign(rows, book)[0])
-    return codebook_of(nodes, labels, {"nodes": len(nodes), "eigenvalues": values})
+    return _graph.numbered(assign(rows, book)[0])
+
+
+def several(params: Params) -> _auto.Fits:
+    """Codebooks of several numbers from the eigenvectors of one small graph; see `maskmill.cluster.Method`."""
+    from maskmill.cluster import _graph
+
+    small = params.model_copy(update={"fine": min(params.fine, SEARCHED)})
+
+    def fits(x: np.ndarray, numbers: Sequence[int], seed: int) -> Iterable[Codebook]:
+        nodes = summarise(x, small, seed, "cpu", max(numbers))
+        rows = embed(_graph.affinity(nodes.x, params.neighbours), max(numbers), seed)[1]
+        for k in numbers:
+            yield codebook_of(nodes, divide(np.ascontiguousarray(rows[:, :k]), _auto.RESTARTS, seed), {})[0]
+
+    return fits
 
 
 def embed(weights: csr_array, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +94,6 @@ def embed(weights: csr_array, count: int, seed: int) -> tuple[np.ndarray, np.nda
     Args:
         weights: W [m, m], symmetric, with no empty row.
     """
-    import numpy as np
     import torch
     from scipy.sparse import diags_array
     from scipy.sparse.linalg import ArpackError, eigsh

@@ -28,7 +28,7 @@ def file_name(row: Row) -> str:
 
 def stem(row: Row) -> str:
     """The id, or `~<hash of the id>` where lists of one name a line could not hold it."""
-    plain = row.id == row.id.strip() and not row.id.startswith("#") and row.id.isprintable()
+    plain = row.id == row.id.strip() and not row.id.startswith("#") and row.id.splitlines() == [row.id]
     return row.id if plain else f"~{json_hash(row.id)}"
 
 

@@ -54,14 +54,13 @@ class Picture:
         """What tools for annotation show: every instance, or every cluster's part of the mask by rising value."""
         if self.found is None:
             ignore = ignore_value(self.mask.dtype)
-            return [Segment(v, *cut) for v, *cut in _boxes(self.mask) if 0 < v < ignore]
-        masks = (mask.astype(np.uint8) for mask in self.found.masks)
-        boxed = ([cut for v, *cut in _boxes(mask) if v] for mask in masks)
-        return [
-            Segment(int(label), *box[0], score)
-            for box, label, score in zip(boxed, self.found.labels, map(float, self.found.scores), strict=True)
-            if box and label != VOID
-        ]
+            return [Segment(value, *box) for value, box in _boxes(self.mask) if 0 < value < ignore]
+        segments = []
+        for mask, label, score in zip(self.found.masks, self.found.labels, self.found.scores, strict=True):
+            box = dict(_boxes(mask.astype(np.uint8))).get(1)
+            if box is not None and label != VOID:
+                segments.append(Segment(int(label), *box, score=float(score)))
+        return segments
 
     @cached_property
     def png(self) -> bytes:
@@ -74,11 +73,11 @@ class Picture:
         return body.getvalue()
 
 
-def _boxes(mask: np.ndarray) -> Iterator[tuple[int, int, int, np.ndarray]]:
-    """(value, top, left, pixels bool [h, w] of the value in its box) of every value, ascending."""
+def _boxes(mask: np.ndarray) -> Iterator[tuple[int, tuple[int, int, np.ndarray]]]:
+    """(value, (top, left, pixels bool [h, w] of the value in its box)) of every value, ascending."""
     values, boxes = found_boxes(mask)
     for value, box in zip(values.tolist(), boxes, strict=True):
-        yield value, box[0].start, box[1].start, mask[box] == value
+        yield value, (box[0].start, box[1].start, mask[box] == value)
 
 
 def found_boxes(mask: np.ndarray) -> tuple[np.ndarray, list[tuple[slice, slice]]]:

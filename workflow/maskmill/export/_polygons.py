@@ -150,7 +150,7 @@ def _traced(mask: np.ndarray, first: int, second: int) -> tuple[np.ndarray, np.n
                 used += 1
             after[used - 1] = start
             if area > 0:
-                outer.append((start, np.int64(value)))
+                outer.append((start, int(value)))
             else:
                 holes.append((over_x, over_y - 1, over_corner))
     corner, after = _joined(mask, edge, corner[:used], after[:used], holes)

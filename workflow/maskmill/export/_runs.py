@@ -37,14 +37,13 @@ def brush(mask: np.ndarray) -> bytes:
     bits = np.array(_SIZES)[which]
     words = (((0b100 | which) << bits | (pieces - 1)) << 8) | np.repeat(values, parts)
     head = [(mask.size * _CHANNELS, 32), (8 - 1, 5), *((size - 1, 4) for size in _SIZES)]
-    stream = np.concatenate(
-        [_bits(np.array([word]), np.array([width])) for word, width in head] + [_bits(words, bits + 11)]
-    )
+    numbers, widths = np.array(head).T
+    stream = _bits(np.concatenate([numbers, words]), np.concatenate([widths, bits + 11]))
     return np.packbits(np.concatenate([stream, np.zeros(8 - len(stream) % 8, bool)])).tobytes()
 
 
 def _bits(words: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """The last `widths` bits of each word, one after the other, bool."""
-    widest = int(widths.max(initial=1))
+    widest = int(widths.max())
     places = np.arange(widest - 1, -1, -1)
     return ((words[:, None] >> places) & 1).astype(bool)[places < widths[:, None]]

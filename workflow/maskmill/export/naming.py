@@ -86,7 +86,7 @@ def _checked(name: Any, before: list[str]) -> str:
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"class {len(before)}: name: {shown(name)} is no name; give it some text")
     name = name.strip()
-    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in "\ufffe\uffff" for letter in name):
         raise InputError(f"class {len(before)}: name: {shown(name)} has a line break or another control character")
     if name in before:
         raise InputError(f"class {len(before)}: name: {shown(name)} is taken; give each class a name of its own")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from maskmill.numerics.kmeans_settings import Course as Course
 from maskmill.numerics.kmeans_settings import Settings as Settings
 
 if TYPE_CHECKING:

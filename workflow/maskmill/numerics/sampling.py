@@ -45,6 +45,11 @@ def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndar
     (seed, image id); an image smaller than the quota gives all it has. Where there are more images than `max_points`,
     as many of them give one row each, drawn by (seed, image id) as well, and the others are not read.
     """
+    return sample_of_images(stores, max_points, seed)[0]
+
+
+def sample_of_images(stores: Iterable[Ragged], max_points: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of `sample_rows`, and of each the image that it is of [m] int64: 0, 1, ... in the order of their ids."""
     stores = list(stores)
     places = sorted(_places(stores, max_points, seed))
     sizes = np.array([stores[s].offsets[i + 1] - stores[s].offsets[i] for _, s, i in places], dtype=np.int64)
@@ -58,7 +63,8 @@ def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndar
     out = np.empty((int(ends[-1]) if len(ends) else 0, depth), np.float32)
     for place, rows in _gather(stores, picked):
         out[end[place] - len(rows) : end[place]] = rows
-    return out[:max_points]
+    images = np.repeat(np.arange(len(places)), [len(picked[s, i]) for _, s, i in places])
+    return out[:max_points], images[:max_points]
 
 
 def _places(stores: Sequence[Ragged], limit: int, seed: int) -> Iterable[tuple[str, int, int]]:

@@ -38,6 +38,11 @@ MEASURED: dict[str, tuple[float, int]] = {
     "cluster_candidate/kmeans": (60.0, 0),  # a job: prototypes trained for 1000 steps
     "cluster_candidate/prototypes": (15.0, 0),  # half of the jobs only copy a head's prototypes
     "cluster_map/kmeans": (1e-3, 0),
+    "taxonomy_survey": (2.0, 0),  # a job: some hundred images, however many there are
+    "taxonomy_fit": (5.0, 0),
+    "taxonomy_names": (0.5, 0),
+    "taxonomy_map": (1e-3, 0),
+    "paint_limits": (1.0, 0),
     "paint/tokens": (4e-3, 196),
     "paint/regions": (2e-3, 1024),
     "rounds_train/token_head": (7.8e-3, 1024),

@@ -113,12 +113,12 @@ def _sizes(folder: Path, run: Run, images: int) -> dict[str, float]:
 
 
 def _bytes(paths: Any) -> int:
-    """Bytes of files and folders."""
+    """Bytes of files and folders; links that an export has to photos are none."""
     return sum(
         file.stat().st_size
         for path in paths
         for file in (path.rglob("*") if path.is_dir() else [path])
-        if file.is_file()
+        if file.is_file() and not (file.is_symlink() and "export" in file.parts)
     )
 
 

@@ -58,9 +58,7 @@ def check_counts(recipes: Mapping[str, Recipe], images: int) -> None:
         ConfigError: names the recipe, the key, both numbers, and what limits them.
     """
     for name, recipe in recipes.items():
-        clusters = (
-            None if recipe.cluster.module.TRAITS.finds_number else getattr(recipe.cluster.params, "clusters", None)
-        )
+        clusters, key = _least(recipe)
         if recipe.tokens:
             each, what = _tokens_at_most(recipe.behind(recipe.regions.settings.features)), "tokens"
         else:
@@ -69,8 +67,8 @@ def check_counts(recipes: Mapping[str, Recipe], images: int) -> None:
             source = what if recipe.tokens else f"{what} (cut: {recipe.stage('cut').method})"
             many = "1 image has" if images == 1 else f"{images} images have"
             raise ConfigError(
-                f"recipe {name}: cluster.clusters: {clusters} clusters, but {many} at most {images * each} {source}, "
-                f"{each} an image; set cluster.clusters to {images * each} or less, or use more images"
+                f"recipe {name}: {key}: {clusters} clusters, but {many} at most {images * each} {source}, "
+                f"{each} an image; set {key} to {images * each} or less, or use more images"
             )
 
 
@@ -82,12 +80,20 @@ def check_formats(recipes: Mapping[str, Recipe], export: Export) -> None:
     """
     small = [name for name in export.formats if name in PALETTED]
     for name, recipe in recipes.items():
-        clusters = getattr(recipe.cluster.params, "clusters", None)
-        if small and clusters is not None and clusters > PALETTE and not recipe.cluster.module.TRAITS.finds_number:
+        clusters, key = (None, "") if recipe.named else _least(recipe)
+        if small and clusters is not None and clusters > PALETTE:
             raise ConfigError(
-                f"export.formats: {small[0]} holds at most {PALETTE} classes, but recipe {name} has cluster.clusters: "
-                f"{clusters}; leave {small[0]} out, or set cluster.clusters lower"
+                f"export.formats: {small[0]} holds at most {PALETTE} classes, but recipe {name} has {key}: {clusters}; "
+                f"leave {small[0]} out, or set {key} lower"
             )
+
+
+def _least(recipe: Recipe) -> tuple[int | None, str]:
+    """The least number of clusters that a recipe makes, None where the data say it, and the key that says so."""
+    traits, params = recipe.cluster.module.TRAITS, recipe.cluster.params
+    if traits.counted and params.auto:
+        return int(params.range[0]), "cluster.range"
+    return None if traits.finds_number else params.clusters, "cluster.clusters"
 
 
 def _tokens_at_most(feature_set: FeatureSet) -> int:
@@ -237,11 +243,14 @@ def _check_flip(recipe: Recipe, path: Path) -> None:
 
 def _check_fit(recipe: Recipe, path: Path) -> None:
     """A clustering is fitted on more vectors than it has clusters."""
-    clusters, limit = getattr(recipe.cluster.params, "clusters", None), recipe.cluster.settings.max_fit_points
+    params, limit = recipe.cluster.params, recipe.cluster.settings.max_fit_points
+    auto = recipe.cluster.module.TRAITS.counted and params.auto
+    clusters, key = (params.range[1], "cluster.range") if auto else (params.clusters, "cluster.clusters")
     if clusters is not None and clusters > limit:
+        fitted = "may be" if auto else "are"
         raise ConfigError(
-            f"{path}: cluster.max_fit_points: {limit}, but {clusters} clusters are fitted; set it to "
-            f"{100 * clusters} or more, or lower cluster.clusters"
+            f"{path}: cluster.max_fit_points: {limit}, but {clusters} clusters {fitted} fitted; set it to "
+            f"{100 * clusters} or more, or lower {key}"
         )
 
 

@@ -25,6 +25,7 @@ from maskmill.recipe.sections import (
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 
 CODES = "codes"  # the feature set that the stage adapt makes
+UNTOLD = 8  # classes that a head learns where the number of clusters is not said
 CANDIDATES = ("prototypes", "kmeans", "online")  # ways to cluster the same tokens, as files are named
 S = TypeVar("S", bound=Model, covariant=True)
 
@@ -167,8 +168,10 @@ class Recipe:
     @property
     def code_length(self) -> int:
         """Length of a code of the stage adapt."""
-        stage = self.stage("adapt")
-        return int(stage.module.code_length(stage.params, int(self.cluster.params.clusters or 0)))
+        stage, clusters = self.stage("adapt"), self.cluster.params.clusters
+        if not isinstance(clusters, int):  # chosen from the codes, which there have to be before
+            clusters = UNTOLD
+        return int(stage.module.code_length(stage.params, clusters))
 
     @property
     def neighbours(self) -> bool:
@@ -200,7 +203,8 @@ class Recipe:
             k_means = {"method": "kmeans", "clusters": own.params.clusters, "restarts": own.params.restarts}
             return {"prototypes": body | {"readout": "prototypes"}, "kmeans": settings | k_means}
         if own.method == "kmeans" and own.params.spherical:
-            return {"kmeans": body, "online": settings | {"method": "online", "clusters": own.params.clusters}}
+            number = {key: body[key] for key in ("clusters", "range") if key in body}
+            return {"kmeans": body, "online": settings | {"method": "online"} | number}
         return {}
 
     @property

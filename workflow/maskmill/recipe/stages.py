@@ -150,8 +150,8 @@ STAGES: tuple[StageSpec, ...] = (
         "taxonomy", "clusters", "named classes, and where the clusters lie", Taxonomy, method_key="source",
         default="none",
         rules=(
-            Rule("taxonomy_survey", Needs(1, 3000, 60)),
-            Rule("taxonomy_fit", Needs(2, 6000, 120), unit="points", whole=True),
+            Rule("taxonomy_survey", Needs(1, 3000, 60), unit="jobs"),
+            Rule("taxonomy_fit", Needs(2, 6000, 120), unit="jobs", whole=True),
             Rule("taxonomy_names", Needs(1, 1000, 10), unit="jobs"),
             Rule("taxonomy_map", Needs(1, 3000, 60), per_shard=True),
         ),

@@ -91,6 +91,7 @@ class View:
     facts: list[dict[str, str]]
     config: str
     hashes: dict[str, str] = field(default_factory=dict)
+    number: _selection.NumberChart | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
     names = _scores.cluster_names(context.scores, name, rounds, seed) if naming is None else naming.names
     values = range(1, clusters + 1)
     steps = [f"round {r}" for r in range(rounds + 1)] if rounds else ["clusters" if naming is None else "classes"]
+    selection = _selection.read_selection(results, name, seeds)
     return View(
         name,
         str(body.get("description") or ""),
@@ -132,9 +134,10 @@ def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
         _clusters(name, context, tokens, names if naming is None else {}, naming is not None),
         naming is not None,
         _panels(results, name, seed, steps, tokens, colours, sample),
-        _fact_rows(facts, _selection.read_selection(results, name, seeds)),
+        _fact_rows(facts, selection),
         redact(yaml.safe_dump(dict(body.get("sections") or {}), sort_keys=False, width=100).strip()),
         _hashes(results, name, seed, rounds, sample),
+        _selection.number_chart(selection),
     )
 
 
@@ -200,7 +203,7 @@ def _shares(mask: np.ndarray) -> dict[int, float]:
 def _cluster_count(results: Path, name: str, seed: int, body: Mapping[str, Any], sample: Sample) -> int:
     """Number of clusters of a seed: that of its masks, or the planned one where there are no shards."""
     if not sample.shards:
-        return int(body["clusters"] or 0)
+        return body["clusters"] if isinstance(body["clusters"], int) else 0  # else it comes from the data
     return int(_facts.mask_store(results, name, seed, 0, sample.shards[0]).attrs["clusters"])
 
 

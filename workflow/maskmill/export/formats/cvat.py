@@ -6,12 +6,15 @@ CVAT's own files. Images are found by their name in the task.
 
 from __future__ import annotations
 
+import re
 from xml.sax.saxutils import escape, quoteattr
 
 from maskmill.export._layout import file_name
 from maskmill.export._picture import Picture, Segment
 from maskmill.export._runs import row_runs
 from maskmill.export.formats._base import Format
+
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # an XML file cannot have them
 
 
 class Cvat(Format):
@@ -42,8 +45,8 @@ class Cvat(Format):
 
     def add(self, picture: Picture) -> None:
         name, (height, width) = file_name(picture.row), picture.size
-        safe = "".join(letter if letter.isprintable() else "\ufffd" for letter in name)  # XML has no control characters
-        head = f'<image id="{self._count}" name={quoteattr(safe)} width="{width}" height="{height}">\n'
+        shown = quoteattr(_NOT_XML.sub("\ufffd", name))
+        head = f'<image id="{self._count}" name={shown} width="{width}" height="{height}">\n'
         self._file.write(head + "".join(map(self._mask, range(len(picture.segments)), picture.segments)) + "</image>\n")
         self._count += 1
         self.photo(picture.row, f"images/{name}")

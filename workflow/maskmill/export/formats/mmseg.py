@@ -24,7 +24,7 @@ reduce_zero_label = {reduce}  # {why}
 num_classes = {count}  # of the decode head; 255 is ignore, which is the default of the losses
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", reduce_zero_label=reduce_zero_label),
+    dict(type="LoadAnnotations"),  # takes reduce_zero_label from the data set
     dict(type="RandomResize", scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type="RandomCrop", crop_size=(512, 512), cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),

@@ -1,8 +1,8 @@
 """YOLO segmentation, as Ultralytics reads it: one text file an image, one line a polygon, and data.yaml.
 
 Each line is one connected part of a class, or of an instance: the class's number from 0, then x y of every corner as
-shares of the width and the height. Holes are joined with the border (maskmill.export._polygons), so a line gives its part back
-pixel for pixel. Background and ignore have no line.
+shares of the width and the height. Holes are joined with the border (maskmill.export._polygons), so a line gives its
+part back pixel for pixel. Background and ignore have no line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import yaml
 
 from maskmill.export._layout import stem
 from maskmill.export._picture import Picture
-from maskmill.export._polygons import polygons
 from maskmill.export.formats._base import Format, suffix_of
 from maskmill.images.masks import ignore_value
 from maskmill.store.hashing import json_hash
@@ -39,11 +38,10 @@ class Yolo(Format):
         (self.folder / "labels").mkdir()
 
     def add(self, picture: Picture) -> None:
-        row, (height, width) = picture.row, picture.size
-        lines = (_line(value, points / (width, height)) for value, points in _parts(picture))
+        row = picture.row
         # Ultralytics finds a label by putting "labels" in place of the last folder "images" of the photo's path.
         name = f"~{json_hash(row.id)}" if "images" in PurePosixPath(row.id).parts[:-1] else stem(row)
-        name = self.put(row, "labels", ".txt", "".join(lines).encode("ascii"), name)
+        name = self.put(row, "labels", ".txt", _lines(picture).encode("ascii"), name)
         self.photo(row, f"images/{name}{suffix_of(row)}")
 
     def end(self) -> None:
@@ -52,6 +50,8 @@ class Yolo(Format):
 
 def _parts(picture: Picture) -> Iterator[tuple[int, np.ndarray]]:
     """(value, corners [n, 2] in pixels) of every part of the mask, or of every instance."""
+    from maskmill.export._polygons import polygons  # numba takes half a second
+
     if picture.found is None:
         yield from polygons(picture.mask, (0, ignore_value(picture.mask.dtype)))
         return
@@ -60,5 +60,19 @@ def _parts(picture: Picture) -> Iterator[tuple[int, np.ndarray]]:
             yield segment.value, points + np.array([segment.left, segment.top])
 
 
-def _line(value: int, shares: np.ndarray) -> str:
-    return f"{value - 1} " + " ".join(map("{:.7f}".format, shares.ravel().tolist())) + "\n"
+def _lines(picture: Picture) -> str:
+    """The text of an image's file. Each of the few different coordinates is written as a number once."""
+    parts = list(_parts(picture))
+    if not parts:
+        return ""
+    points = np.concatenate([corners for _, corners in parts])
+    words = np.empty(points.shape, object)
+    for axis, side in enumerate(picture.size[::-1]):
+        places, which = np.unique(points[:, axis], return_inverse=True)
+        words[:, axis] = np.array([f"{place / side:.7f}" for place in places.tolist()], object)[which]
+    text, start = [], 0
+    for value, corners in parts:
+        end = start + len(corners)
+        text.append(f"{value - 1} {' '.join(words[start:end].ravel().tolist())}\n")
+        start = end
+    return "".join(text)
