@@ -71,7 +71,7 @@ def opened(page: Page, html: Path) -> None:
     page.evaluate("document.querySelector('input[name=recipe][value=kmeans]').click()")
     page.evaluate("document.activeElement.blur()")
     page.evaluate("document.querySelector('#clusters').scrollIntoView({behavior: 'instant'})")
-    page.keyboard.press("Home")
+    page.keyboard.press("k")
 
 
 def press(page: Page, *keys: str) -> None:
@@ -356,14 +356,19 @@ def test_the_gallery_shows_the_classes_and_corrections_of_an_image(browser: Page
     assert saved(browser)[1]["corrections"] == [{"image": store.ids[1], "class": "ignore"}]
 
 
-def written_by_the_run(folders: list[Path], values: list[int], naming: dict[str, Any]) -> str:
+FIX = Correction("set0/image-000000", 2, None, 1)
+
+
+def written_by_the_run(
+    folders: list[Path], values: list[int], naming: dict[str, Any], count: int = 4, fix: Correction = FIX
+) -> str:
     """The files of the stage taxonomy of some seeds, whose cluster i has the class values[i]; the first document."""
     for folder in folders:
         codebook = folders[0] / "cluster/codebook.safetensors"
         book = read(codebook)
         parts = np.zeros((0, book.centroids.shape[1]), np.float32)
-        found = merged(book, values, list(range(len(values))), parts, len(naming["classes"]))
-        found = replace(found, corrections=(Correction("set0/image-000000", 2, None, 1),))
+        found = merged(book, values, list(range(len(values))), parts, count)
+        found = replace(found, corrections=(fix,))
         write(folder / "taxonomy/classes.safetensors", found, Provenance.of("taxonomy", {}))
         write_json(folder / "taxonomy/members.json", {"members": synthetic_run.MEMBERS}, Provenance.of("taxonomy", {}))
         names(
@@ -398,6 +403,7 @@ def test_a_named_run_opens_with_its_names(tab: tuple[Page, list[str]], tmp_path:
     opened(page, target)
     assert page.evaluate(PROGRESS) == "4 of 4 clusters, 100 % of the area"
     assert saved(page)[0] == first  # to the last byte as the stage writes it
+    assert page.evaluate("document.querySelectorAll('.panel.named[data-recipe=kmeans]:not(.asleep)').length") == 0
     press(page, "Home", "x")
     kept = page.evaluate(TEXT)
     opened(page, target)
@@ -444,3 +450,54 @@ def test_maps_are_packed_as_the_page_unpacks_them(browser: Page, html: Path) -> 
                     numbers.append(value)
                     value = shift = 0
             np.testing.assert_array_equal(np.repeat(numbers[::2], numbers[1::2]).reshape(height, width), store[image])
+
+
+@pytest.mark.parametrize("unnamed", ["ignore", "background", "keep"])
+def test_after_its_run_a_taxonomy_still_knows_what_has_no_name(
+    tab: tuple[Page, list[str]], tmp_path: Path, unnamed: str
+) -> None:
+    """The document of a run lists every cluster; in the browser that wrote it the open ones stay open."""
+    page, problems = tab
+    problems.clear()
+    plan = synthetic_run.build(tmp_path, images=3, clusters=4)
+    target = tmp_path / "report.html"
+    run(plan, tmp_path / "results", tmp_path / "benchmarks", target)
+    chromium.load(page, target)
+    page.evaluate("localStorage.clear()")
+    opened(page, target)
+    order = page.evaluate(SHOWN)
+    press(page, "n", "'road", "Enter")
+    page.select_option(".atlas[data-recipe=kmeans] .rest select", unnamed)
+    entry = {"image": "set0/image-000000", "was": "road", "class": "ignore"}
+    page.evaluate("entry => maskmill.desks.get('kmeans').naming.correct(entry)", entry)
+    kept, _ = saved(page)
+    rest = {"ignore": [-1, -1, -1], "background": [0, 0, 0], "keep": [2, 3, 4]}[unnamed]
+    values = [*rest[: order[0] - 1], 1, *rest[order[0] - 1 :]]  # as `unnamed` gives them
+    seeds = [tmp_path / FOLDER.replace("seed0", f"seed{seed}") for seed in (0, 1)]
+    fix = Correction("set0/image-000000", -1, None, 1)
+    document = written_by_the_run(seeds, values, {"classes": [[1, "road", None]]}, 4, fix)
+    assert document != kept
+    plan["recipes"]["kmeans"]["named"] = True
+    run(plan, tmp_path / "results", tmp_path / "benchmarks", target)
+    opened(page, target)
+    assert page.evaluate(PROGRESS).startswith("1 of 4 clusters")
+    assert page.evaluate(TEXT) == kept
+    page.evaluate("localStorage.clear()")  # another browser
+    opened(page, target)
+    assert page.evaluate(PROGRESS).startswith("4 of 4 clusters")
+    assert problems == []
+
+
+def test_keys_of_the_page_are_left_alone_elsewhere(browser: Page) -> None:
+    before = browser.evaluate(TEXT)
+    browser.evaluate("document.activeElement.blur()")
+    top = browser.evaluate("scrollY")
+    press(browser, "ArrowDown", "ArrowDown", "ArrowDown")
+    chromium.until(browser, f"scrollY > {top}")  # scrolls, and does not step
+    assert browser.evaluate("document.activeElement.tagName") == "BODY"
+    browser.evaluate("document.querySelector('#find').focus()")
+    press(browser, "'binux1")
+    assert browser.evaluate("document.querySelector('#find').value") == "binux1"
+    browser.evaluate("document.querySelector('.row .panel').focus()")
+    press(browser, "b", "i", "1")
+    assert browser.evaluate(TEXT) == before

@@ -191,6 +191,7 @@ def _data(survey: Survey, wanted: Wanted, rows: Sequence[Row], colours: Sequence
         "several": wanted.recipes > 1,
         "taxonomy": survey.taxonomy,
         "members": survey.members,
+        "total": len(survey.book),
         "clusters": [[row.value, round(row.share, 6), list(row.near)] for row in rows],
         "colours": list(colours),
         "palette": [hexadecimal(colour) for colour in palette(max(32, min(len(colours), COLOURS)) + 1)[1:]],

@@ -75,7 +75,10 @@ class ClusterView:
 
 @dataclass(frozen=True)
 class View:
-    """A recipe, ready for the template: panels by image id, facts by round, and its clusters to be named."""
+    """A recipe, ready for the template: panels by image id, facts by round, and its clusters to be named.
+
+    With `named` the values of the masks are classes.
+    """
 
     name: str
     description: str
@@ -83,6 +86,7 @@ class View:
     rounds: int
     clusters: tuple[ClusterView, ...]
     editor: _editor.Editor
+    named: bool
     panels: dict[str, list[Panel]]
     facts: list[dict[str, str]]
     config: str
@@ -119,6 +123,7 @@ def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
     facts = [_facts.measure(results, name, s, rounds, k, sample) for s, k in zip(seeds, counts, strict=True)]
     names = _scores.cluster_names(context.scores, name, rounds, seed) if naming is None else naming.names
     values = range(1, clusters + 1)
+    steps = [f"round {r}" for r in range(rounds + 1)] if rounds else ["clusters" if naming is None else "classes"]
     selection = _selection.read_selection(results, name, seeds)
     return View(
         name,
@@ -127,7 +132,8 @@ def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
         rounds,
         tuple(ClusterView(v, hexadecimal(colours[v]), names.get(v, "")) for v in values),
         _clusters(name, context, tokens, names if naming is None else {}, naming is not None),
-        _panels(results, name, seed, rounds, tokens, colours, sample),
+        naming is not None,
+        _panels(results, name, seed, steps, tokens, colours, sample),
         _fact_rows(facts, selection),
         redact(yaml.safe_dump(dict(body.get("sections") or {}), sort_keys=False, width=100).strip()),
         _hashes(results, name, seed, rounds, sample),
@@ -165,7 +171,7 @@ def _clusters(name: str, context: ViewContext, tokens: bool, hints: Mapping[int,
 
 
 def _panels(
-    results: Path, name: str, seed: int, rounds: int, tokens: bool, colours: np.ndarray, sample: Sample
+    results: Path, name: str, seed: int, steps: Sequence[str], tokens: bool, colours: np.ndarray, sample: Sample
 ) -> dict[str, list[Panel]]:
     """Panels of every image of the gallery: the cut where there is one, then the rounds. A shard is opened once."""
     groups: dict[str, list[str]] = {}
@@ -179,12 +185,11 @@ def _panels(
             for image_id, segments in read_images(cut, ids).items():
                 note = f"confidence {float(confidence[cut.index(image_id)]):.2f}"
                 found[image_id].append(Panel("cut", _pictures.segments_uri(segments), {}, note, False))
-        for r in range(rounds + 1):
+        for r, step in enumerate(steps):
             masks = read_images(_facts.mask_store(results, name, seed, r, shard), ids)
             for image_id, mask in masks.items():
-                step = f"round {r}" if rounds else "clusters"
                 uri = _pictures.mask_uri(mask, colours)
-                found[image_id].append(Panel(step, uri, _shares(mask), "", r == rounds))
+                found[image_id].append(Panel(step, uri, _shares(mask), "", r == len(steps) - 1))
     return found
 
 

@@ -74,7 +74,8 @@
   }, { rootMargin: "300px" });
 
   function paint(desk) {
-    const { doc } = desk.naming, live = Object.keys(doc.of).length + doc.corrections.length > 0;
+    const { doc } = desk.naming, named = Object.keys(doc.of).length + doc.corrections.length > 0;
+    const live = named && desk.naming.text() !== desk.data.taxonomy; // the masks of a named run have the names already
     if (!desk.panels) {
       desk.panels = [...document.querySelectorAll(".panel.named")].filter((panel) => panel.dataset.recipe === desk.recipe);
       desk.panels.forEach((panel) => seen.observe(panel));
@@ -113,7 +114,7 @@
     const found = [...cells(desk, image)].sort((a, b) => b[1] - a[1]), whole = found.reduce((sum, [, count]) => sum + count, 0);
     return found.map(([owner, count]) => {
       const swatch = make("i");
-      swatch.style.setProperty("--c", desk.colour(owner) || "transparent");
+      swatch.style.setProperty("--c", { background: "#202329", ignore: "#cdcdcd" }[owner] || desk.colour(owner) || "transparent");
       return make("li", {}, swatch, `${owner || "without a name"}, ${percent(count / whole)}`);
     });
   }

@@ -57,7 +57,7 @@
     constructor(article, data) {
       const { recipe, seed, codebook } = data;
       const shares = new Map(data.clusters.map(([cluster, share]) => [cluster, share]));
-      const about = { recipe, seed, codebook, shares, clusters: new Set(shares.keys()) };
+      const about = { recipe, seed, codebook, shares, clusters: new Set(Array.from({ length: data.total }, (_, i) => i + 1)) };
       Object.assign(this, { article, data, recipe, show: "all", text: "", last: "" });
       let trouble = "";
       try {
@@ -95,7 +95,7 @@
         kept = JSON.parse(localStorage.getItem(this.slot));
         if (!kept || kept.text === this.naming.text()) return;
         const doc = this.naming.parse(kept.text, "what this browser kept");
-        if (kept.base === (this.data.taxonomy || "")) {
+        if (kept.base === (this.data.taxonomy || "") || this.naming.becomes(doc)) {
           this.naming.doc = doc;
           this.say("Continued where you left off in this browser.");
         } else {
@@ -213,7 +213,7 @@
       if (!row.parts.value) return;
       if (!Number.isInteger(parts) || parts < 1 || parts > maskmill.MOST_PARTS) this.say(`A cluster is split into 2 to ${maskmill.MOST_PARTS} parts; 1 makes it whole again.`, true);
       else if (this.naming.split(row.cluster, parts)) {
-        this.say(parts > 1 ? `Cluster ${row.cluster} becomes ${parts} parts; the next run makes them and shows them.` : `Cluster ${row.cluster} is whole again.`);
+        this.say(parts > 1 ? `Cluster ${row.cluster} becomes ${parts} parts; the next run makes them.` : `Cluster ${row.cluster} is whole again.`);
       }
     }
 

@@ -64,9 +64,10 @@
       else if (desk && way && !typing) act = () => desk.travel(way);
     } else if (inEditor && event.key === "Escape") act = () => (desk.current ? desk.select(desk.current) : field.blur());
     else if (desk && !typing && !field) {
-      const pressed = event.target.closest("button") && ["Enter", "Home", "End"].includes(event.key);
+      // Keys that scroll the page or press a button keep doing so where no cluster has the focus.
+      const inside = event.target.closest(".cluster") && !(event.key === "Enter" && event.target.closest("button"));
       if (/^[1-9]$/.test(event.key) && desk.naming.names()[event.key - 1]) act = () => owners(desk, desk.naming.names()[event.key - 1]);
-      else if (!pressed && Object.hasOwn(PLAIN, event.key)) act = () => PLAIN[event.key](desk);
+      else if (Object.hasOwn(PLAIN, event.key) && (event.key.length === 1 || inside)) act = () => PLAIN[event.key](desk);
     }
     if (!act) return;
     event.preventDefault();

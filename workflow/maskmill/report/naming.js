@@ -9,7 +9,7 @@
     /** about: {recipe, seed, codebook, clusters: Set, shares: Map of cluster -> share}; text: of the run's taxonomy, or null. */
     constructor(about, text, members) {
       Object.assign(this, { about, members, back: [], forth: [], watchers: [] });
-      this.doc = text ? read(text, about, "the run's taxonomy.yaml") : this.empty();
+      this.doc = text ? this.parse(text, "the run's taxonomy.yaml") : this.empty();
     }
 
     empty() {
@@ -20,7 +20,10 @@
     /** The file's text. */
     text() { return write({ ...this.doc, members: this.members || this.doc.members }); }
 
-    parse(text, file) { return read(text, this.about, file); }
+    parse(text, file) {
+      const doc = read(text, this.about, file);
+      return this.members ? { ...doc, members: "" } : doc; // long, and the same for all files of these clusters
+    }
 
     watch(watcher) { this.watchers.push(watcher); }
 
@@ -78,6 +81,15 @@
         if (this.decided(cluster)) { decided += 1; area += share; }
       }
       return { decided, clusters: this.about.shares.size, area: whole ? area / whole : 0 };
+    }
+
+    /** True where a run of `doc` says what this document says: what has no name there has become what it wants. */
+    becomes(doc) {
+      const same = (a, b) => JSON.stringify(a) === JSON.stringify(b), wanted = doc.classes.map((row) => row.name);
+      if (!same(doc.split, this.doc.split) || !same(doc.corrections, this.doc.corrections)) return false;
+      if (!same(wanted, this.names().slice(0, wanted.length))) return false;
+      const rest = (unit) => (doc.unnamed === "keep" ? `cluster ${unit}` : doc.unnamed);
+      return [...this.about.clusters].every((cluster) => this.units(cluster).every((unit) => (doc.of[unit] || rest(unit)) === this.doc.of[unit]));
     }
 
     // --- changes -----------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@
       const [r, g, b, a] = data.data.slice(4 * (y * data.width + x), 4 * (y * data.width + x) + 4);
       if (a === 255) chip = colours.get(r << 16 | g << 8 | b);
     }
-    if (chip) text = `cluster ${chip.textContent.trim()}`;
+    if (chip) text = `${chip.closest(".legend").dataset.what} ${chip.textContent.trim()}`;
     tip.hidden = !text;
     if (!text) return;
     (frame.closest("dialog") || document.body).append(tip);
