@@ -185,6 +185,21 @@ def test_polygons_give_every_part_back(mask: np.ndarray) -> None:
     assert (painted == mask).all()
 
 
+def test_holes_are_joined_with_the_border_above_from_left_to_right() -> None:
+    mask = np.ones((3, 5), np.uint8)
+    mask[1, 1::2] = 0
+    [(value, corners)] = polygons(mask, (0, 255))
+    near, far = 1 / 16, 15 / 16
+    first, second = (
+        [[x + 0.25, near], [x + 0.25, far], [x - near, far], [x - near, 2 + near], [x + 1 + near, 2 + near],
+         [x + 1 + near, far], [x + 0.25, far], [x + 0.25, near]]
+        for x in (1, 3)
+    )  # fmt: skip
+    border = [[4 + far, near], [4 + far, 2 + far], [near, 2 + far]]
+    assert value == 1
+    assert corners.tolist() == [[near, near], *first, *second, *border]
+
+
 @settings(max_examples=100, deadline=None)
 @given(mask=hnp.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.booleans()))
 def test_runs_give_every_mask_back(mask: np.ndarray) -> None:
@@ -337,6 +352,9 @@ def test_more_clusters_than_a_palette_holds(tmp_path: Path) -> None:
     run(params={"formats": ["coco_panoptic", "yolo", "cvat", "label_studio"]}, **keywords)
     body = json.loads((tmp_path / "export/coco_panoptic/annotations/panoptic_train.json").read_text())
     assert [s["category_id"] for s in body["annotations"][0]["segments_info"]] == [1, 255, 256, 300, 301]
+    with Image.open(tmp_path / "export/coco_panoptic/annotations/panoptic_train/a.png") as image:
+        red, green, blue = np.moveaxis(np.array(image).astype(int), -1, 0)
+    assert (red + 256 * green + 65536 * blue).tolist() == [[301, 1, 300, 0, 256, 255]]
     lines = (tmp_path / "export/yolo/labels/a.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["0", "299", "255", "254"]
 
