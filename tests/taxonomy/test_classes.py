@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from maskmill.errors import NumericsError, StoreError
 from maskmill.painting import scoring
 from maskmill.store import classes as kinds
 from maskmill.store import codebook as books
-from maskmill.store.classes import BACKGROUND, IGNORE, Classes, Correction, merged
+from maskmill.store.classes import BACKGROUND, IGNORE, Classes, Correction, Leaf, merged
 from maskmill.store.codebook import Codebook
 
 
@@ -23,6 +24,11 @@ def book(m: int = 6, d: int = 5, spherical: bool = True, group: list[int] | None
     return Codebook(centroids, np.ones(k, np.int64), 0.0, spherical, group=None if group is None else np.array(group))
 
 
+def leaves(values: Iterable[int], clusters: Iterable[int] | None = None) -> list[Leaf]:
+    values = list(values)
+    return [Leaf(c, v) for c, v in zip(range(len(values)) if clusters is None else clusters, values, strict=True)]
+
+
 def points(n: int = 400, d: int = 5) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(n, d)).astype(np.float32)
 
@@ -31,7 +37,7 @@ def points(n: int = 400, d: int = 5) -> np.ndarray:
 def test_a_class_is_the_union_of_its_clusters(spherical: bool) -> None:
     x, clusters = points(), book(spherical=spherical)
     owners = [2, BACKGROUND, 1, 1, IGNORE, 2]
-    found = merged(clusters, owners, range(6), np.zeros((0, 5)), 2)
+    found = merged(clusters, leaves(owners), np.zeros((0, 5)), 2)
     label, _ = books.assign(x, clusters)
     assert np.array_equal(scoring.assign(x, found), np.array(owners)[label])
     assert found.columns.tolist() == [1, 2, BACKGROUND, IGNORE]
@@ -44,7 +50,7 @@ def test_splitting_one_cluster_moves_no_vector_of_another(spherical: bool) -> No
     parts = np.random.default_rng(2).normal(size=(3, 5)).astype(np.float32)  # anywhere, nearer to others too
     if spherical:
         parts /= np.linalg.norm(parts, axis=1, keepdims=True)
-    found = merged(clusters, [1, 2, 3, 4, 5, 6, 7, 8], [0, 1, 2, 2, 2, 3, 4, 5], parts, 8)
+    found = merged(clusters, leaves(range(1, 9), [0, 1, 2, 2, 2, 3, 4, 5]), parts, 8)
     label, _ = books.assign(x, clusters)
     value = scoring.assign(x, found)
     of_leaf = np.array([0, 1, 2, 2, 2, 3, 4, 5])[value - 1]
@@ -57,7 +63,7 @@ def test_splitting_one_cluster_moves_no_vector_of_another(spherical: bool) -> No
 
 def test_noise_keeps_its_place() -> None:
     x, clusters = points(), book(group=[0, 0, 1, 2, 2, -1])
-    found = merged(clusters, [1, 1, 2, IGNORE], [0, 1, 2, 3], np.zeros((0, 5)), 2)
+    found = merged(clusters, leaves([1, 1, 2, IGNORE]), np.zeros((0, 5)), 2)
     label, _ = books.assign(x, clusters)
     assert (label < 0).any()
     assert np.array_equal(scoring.assign(x, found), np.array([1, 1, 2, IGNORE])[label])
@@ -86,7 +92,7 @@ def test_a_linear_rule_is_a_softmax() -> None:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    found = merged(book(group=[0, 0, 1, 2, 2, -1]), [1, 1, 2, IGNORE], [0, 1, 2, 3], np.zeros((0, 5)), 2)
+    found = merged(book(group=[0, 0, 1, 2, 2, -1]), leaves([1, 1, 2, IGNORE]), np.zeros((0, 5)), 2)
     fixes = (Correction("ä/b", 2, region=4), Correction("c", IGNORE, was=1))
     more = Classes(
         2, found.columns, "merged", found.tensors, found.book, fixes, ("one",), np.array([0.5, np.nan]), ("a note",)
@@ -116,7 +122,7 @@ def test_vectors_that_do_not_fit(bad: np.ndarray) -> None:
     for found in (
         Classes(5, columns, "mixed", mixed),
         Classes(5, columns, "linear", linear),
-        merged(book(), [1] * 6, range(6), np.zeros((0, 5)), 1),
+        merged(book(), leaves([1] * 6), np.zeros((0, 5)), 1),
     ):
         with pytest.raises(NumericsError):
             scoring.scores(bad, found)

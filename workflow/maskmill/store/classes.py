@@ -26,7 +26,7 @@ BACKGROUND, IGNORE = 0, -1  # values of columns beside the classes 1..K
 BACKGROUND_ROW = -2  # of a region that is background, in the column cluster of a table; -1 is ignore
 Kind = Literal["merged", "mixed", "linear"]
 NEEDS: dict[str, tuple[str, ...]] = {
-    "merged": ("leaf_cluster", "leaf_column", "parts"),
+    "merged": ("leaf_cluster", "leaf_column", "leaf_open", "parts"),
     "mixed": ("centroids", "shares", "nearest", "width", "spherical"),
     "linear": ("weights", "bias"),
 }
@@ -60,6 +60,7 @@ class Classes:
         book: the clusters, for kind merged.
         corrections: of single images. examples: ids of the images whose labels made the classes. label_ids: [K], the
             label id of each class, where labels made them.
+        unnamed: what became of clusters that nobody has decided: ignore, background or keep.
         confidence: [K] float32, how sure each class is, 0..1; NaN where nothing is known.
         notes: what could not be done as it was asked for, in words.
         hash: of what made the file (of one that was read).
@@ -75,6 +76,7 @@ class Classes:
     confidence: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     label_ids: tuple[int, ...] = ()
+    unnamed: str = "ignore"
     hash: str = field(default="", compare=False)
 
     def __len__(self) -> int:
@@ -102,6 +104,7 @@ def write(path: str | Path, classes: Classes, provenance: Provenance | None = No
         "examples": list(classes.examples),
         "notes": list(classes.notes),
         "label_ids": list(classes.label_ids),
+        "unnamed": classes.unnamed,
         "corrections": [[c.image, c.value, c.region, c.was] for c in classes.corrections],
     }
     tensors: dict[str, np.ndarray] = {
@@ -144,26 +147,41 @@ def read_labels(path: str | Path) -> Labels:
             tensors.get("confidence"),
             tuple(about["notes"]),
             tuple(about["label_ids"]),
+            str(about["unnamed"]),
             str(provenance.get("hash", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: no classes of this version ({error!r}); delete it and run snakemake again") from None
 
 
-def merged(book: Codebook, values: Sequence[int], leaves: Sequence[int], parts: np.ndarray, count: int) -> Classes:
+@dataclass(frozen=True)
+class Leaf:
+    """A cluster 0..k-1, or a part of one that is split; k stands for noise.
+
+    Attributes:
+        value: 1..K, BACKGROUND or IGNORE. open: nobody has decided its value.
+    """
+
+    cluster: int
+    value: int
+    open: bool = False
+
+
+def merged(book: Codebook, leaves: Sequence[Leaf], parts: np.ndarray, count: int) -> Classes:
     """Classes that own clusters.
 
     Args:
-        values: [L] of every leaf: 1..count, BACKGROUND or IGNORE. leaves: [L], the cluster 0..k-1 of each leaf,
-            ascending; a cluster with several leaves is split, and k stands for noise.
+        leaves: [L], clusters ascending; one with several leaves is split.
         parts: [P, d] float32, the centroids of the leaves of split clusters, in the order of the leaves.
         count: number of classes K.
     """
+    values = [leaf.value for leaf in leaves]
     columns = np.array(sorted(set(values), key=lambda value: (value <= 0, -value if value <= 0 else value)), np.int32)
     place = {int(value): i for i, value in enumerate(columns)}
     tensors = {
-        "leaf_cluster": np.asarray(leaves, np.int32),
+        "leaf_cluster": np.array([leaf.cluster for leaf in leaves], np.int32),
         "leaf_column": np.array([place[value] for value in values], np.int32),
+        "leaf_open": np.array([leaf.open for leaf in leaves], np.uint8),
         "parts": np.asarray(parts, np.float32).reshape(-1, book.centroids.shape[1]),
     }
     return Classes(count, columns, "merged", tensors, book)

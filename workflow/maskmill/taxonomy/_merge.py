@@ -9,7 +9,7 @@ import numpy as np
 
 from maskmill.errors import ConfigError, NumericsError, nearest
 from maskmill.images.masks import mask_dtype
-from maskmill.store.classes import BACKGROUND, IGNORE, Classes, merged
+from maskmill.store.classes import BACKGROUND, IGNORE, Classes, Leaf, merged
 from maskmill.store.codebook import Codebook, assign, fingerprint
 from maskmill.store.manifest import read_manifest
 from maskmill.store.ragged import Ragged
@@ -20,7 +20,7 @@ from maskmill.taxonomy._document import Document, leaf_name
 from maskmill.taxonomy._survey import maps
 
 FEW = 10_000  # names among which the nearest one is looked for
-Leaf = tuple[int, int | None]  # cluster 1..k, part
+Place = tuple[int, int | None]  # cluster 1..k, part
 
 
 def merge(document: Document, file: str, given: Clustered) -> Classes:
@@ -34,38 +34,34 @@ def merge(document: Document, file: str, given: Clustered) -> Classes:
             lay; a cluster with too few different members to split.
     """
     _check_images(document, file, given)
-    found = fingerprint(given.book)
+    codebook = fingerprint(given.book)
     notes: tuple[str, ...] = ()
-    if document.codebook in (None, found):
+    if document.codebook in (None, codebook):
         owners, split = document.leaves, document.split
         _check_clusters([*owners, *((cluster, None) for cluster in split)], file, len(given.book))
     else:
         carried = carry(document, _overlap(document, file, given))
-        notes = (f"{file} was written for clusters {document.codebook}, these are {found}", *carried.notes)
+        notes = (f"{file} was written for clusters {document.codebook}, these are {codebook}", *carried.notes)
         owners, split = {(cluster, None): value for cluster, value in carried.owners.items()}, {}
-    return replace(_classes(document, owners, split, given), corrections=document.fixes, notes=notes)
+    found = _classes(document, owners, split, given)
+    return replace(found, corrections=document.fixes, notes=notes, unnamed=document.unnamed)
 
 
-def _classes(document: Document, owners: Mapping[Leaf, int], split: Mapping[int, int], given: Clustered) -> Classes:
+def _classes(document: Document, owners: Mapping[Place, int], split: Mapping[int, int], given: Clustered) -> Classes:
     """Leaves in the order of the clusters, with the values of their owners; noise comes last."""
-    book = given.book
-    parts = _parts(split, given)
+    book, count = given.book, len(document.classes)
     leaves: list[Leaf] = []
     for cluster in range(1, len(book) + 1):
-        leaves += [(cluster, part) for part in range(split[cluster])] if cluster in split else [(cluster, None)]
-    count = len(document.classes)
-    values = []
-    for leaf in leaves:
-        if leaf not in owners and document.unnamed == "keep":
-            count += 1
-        others = {"ignore": IGNORE, "background": BACKGROUND, "keep": count}[document.unnamed]
-        values.append(owners.get(leaf, others))
-    clusters = [cluster - 1 for cluster, _ in leaves]
+        for part in range(split[cluster]) if cluster in split else [None]:
+            decided = owners.get((cluster, part))
+            if decided is None and document.unnamed == "keep":
+                count += 1
+            others = {"ignore": IGNORE, "background": BACKGROUND, "keep": count}[document.unnamed]
+            leaves.append(Leaf(cluster - 1, others if decided is None else decided, decided is None))
     if book.noise:
-        clusters.append(len(book))
-        values.append(BACKGROUND if book.noise_is_background else IGNORE)
+        leaves.append(Leaf(len(book), BACKGROUND if book.noise_is_background else IGNORE))
     mask_dtype(count)
-    return merged(book, values, clusters, parts, count)
+    return merged(book, leaves, _parts(split, given), count)
 
 
 def _parts(split: Mapping[int, int], given: Clustered) -> np.ndarray:
@@ -94,7 +90,7 @@ def _parts(split: Mapping[int, int], given: Clustered) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _check_clusters(leaves: Sequence[Leaf], file: str, clusters: int) -> None:
+def _check_clusters(leaves: Sequence[Place], file: str, clusters: int) -> None:
     for cluster, part in leaves:
         if cluster > clusters:
             raise ConfigError(
@@ -134,19 +130,22 @@ def _overlap(document: Document, file: str, given: Clustered) -> np.ndarray:
     return members.overlap(old, new, len(given.book))
 
 
-def clusters_of(classes: Classes, book: Codebook) -> dict[Leaf, int]:
-    """The value of every cluster, or of its parts: its owner, or the class of its best centroid."""
+def clusters_of(classes: Classes, book: Codebook) -> dict[Place, tuple[int, bool]]:
+    """The value of every cluster, or of its parts, and whether somebody has decided it.
+
+    Where no cluster is owned as a whole, a cluster has the class of its first centroid.
+    """
     from maskmill.painting.scoring import assign as classify
 
     if classes.kind != "merged":
         first = np.arange(len(book)) if book.group is None else np.searchsorted(book.group, np.arange(len(book)))
-        return {(i + 1, None): int(value) for i, value in enumerate(classify(book.centroids[first], classes))}
-    cluster = classes.tensors["leaf_cluster"]
-    values = classes.columns[classes.tensors["leaf_column"]]
-    several = np.bincount(cluster)
-    found: dict[Leaf, int] = {}
-    for i, value in zip(cluster.tolist(), values.tolist(), strict=True):
+        return {(i + 1, None): (int(value), True) for i, value in enumerate(classify(book.centroids[first], classes))}
+    tensors = classes.tensors
+    cluster, values = tensors["leaf_cluster"].tolist(), classes.columns[tensors["leaf_column"]].tolist()
+    several = np.bincount(tensors["leaf_cluster"])
+    found: dict[Place, tuple[int, bool]] = {}
+    for i, value, undecided in zip(cluster, values, tensors["leaf_open"].tolist(), strict=True):
         if i < len(book):
-            part = sum(1 for leaf in found if leaf[0] == i + 1) if several[i] > 1 else None
-            found[i + 1, part] = value
+            part = sum(1 for place in found if place[0] == i + 1) if several[i] > 1 else None
+            found[i + 1, part] = value, not undecided
     return found

@@ -32,7 +32,7 @@ def described(found: Classes, book: Codebook, naming: Mapping[str, Any]) -> dict
     """
     leaves = clusters_of(found, book)
     owned: dict[int, list[str]] = {value: [] for value in (*range(1, len(found) + 1), BACKGROUND, IGNORE)}
-    for leaf, value in leaves.items():
+    for leaf, (value, _) in leaves.items():
         owned[value].append(leaf_name(*leaf))
     known = _known(found, naming)
     taken = {name for name, _ in known.values()}
@@ -56,6 +56,8 @@ def described(found: Classes, book: Codebook, naming: Mapping[str, Any]) -> dict
         "background": owned[BACKGROUND],
         "ignore": owned[IGNORE],
         "split": parts,
+        "unnamed": found.unnamed,
+        "open": [leaf_name(*leaf) for leaf, (_, decided) in leaves.items() if not decided],
         "examples": list(found.examples),
         "notes": list(found.notes),
     }
@@ -84,15 +86,18 @@ def _kept(clusters: Sequence[str], taken: set[str]) -> str:
 def document_text(body: Mapping[str, Any], found: Classes, members: str) -> str:
     """`taxonomy.yaml` of what `names` has found; reading it gives the same classes."""
     names = {each["id"]: each["name"] for each in body["classes"]} | {v: name for name, v in RESERVED.items()}
+    undecided = set(body["open"])
+    kept = [each for each in body["classes"] if not each["clusters"] or not undecided.issuperset(each["clusters"])]
     lines = [HEAD.rstrip(), f"taxonomy: {VERSION}"]
     lines += [f"{key}: {_text(body[key])}" for key in ("recipe", "seed", "codebook")]
-    lines.append("classes:" if body["classes"] else "classes: []")
+    lines.append("classes:" if kept else "classes: []")
     lines += [
         f"  - {{name: {_text(each['name'])}, colour: {_text(each['colour'])}, clusters: {_flow(each['clusters'])}}}"
-        for each in body["classes"]
+        for each in kept
     ]
-    lines += [f"{name}: {_flow(body[name])}" for name in RESERVED]
-    lines += ["unnamed: ignore", f"split: {{{', '.join(f'{k}: {v}' for k, v in body['split'].items())}}}"]
+    lines += [f"{name}: {_flow([each for each in body[name] if each not in undecided])}" for name in RESERVED]
+    lines.append(f"unnamed: {body['unnamed']}")
+    lines.append(f"split: {{{', '.join(f'{k}: {v}' for k, v in body['split'].items())}}}")
     lines.append("corrections:" if found.corrections else "corrections: []")
     for each in found.corrections:
         what = f"region: {each.region}, " if each.region is not None else ""
