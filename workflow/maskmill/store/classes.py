@@ -178,7 +178,7 @@ def merged(book: Codebook, leaves: Sequence[Leaf], parts: np.ndarray, count: int
     values = [leaf.value for leaf in leaves]
     columns = np.array(sorted(set(values), key=lambda value: (value <= 0, -value if value <= 0 else value)), np.int32)
     place = {int(value): i for i, value in enumerate(columns)}
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "leaf_cluster": np.array([leaf.cluster for leaf in leaves], np.int32),
         "leaf_column": np.array([place[value] for value in values], np.int32),
         "leaf_open": np.array([leaf.open for leaf in leaves], np.uint8),
