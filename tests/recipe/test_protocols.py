@@ -36,6 +36,8 @@ def asked(stage: str, module: ModuleType) -> type:
         name = "BatchedMethod"
     if stage == "reduce" and traits.fitted:
         name = "FittedMethod"
+    if stage == "cluster" and traits.counted:
+        name = "CountedMethod"
     if stage == "regions" and traits.pools:
         name = "CropPooling" if traits.photos else "TokenPooling"
     protocol: type = getattr(package, name)

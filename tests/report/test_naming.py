@@ -18,7 +18,7 @@ from playwright.sync_api import Page
 
 from maskmill.report.run import run
 from maskmill.store.artefact import write_json
-from maskmill.store.classes import BACKGROUND, IGNORE, Correction, merged, write
+from maskmill.store.classes import BACKGROUND, IGNORE, Correction, Leaf, merged, write
 from maskmill.store.codebook import fingerprint, read
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
@@ -367,7 +367,7 @@ def written_by_the_run(
         codebook = folders[0] / "cluster/codebook.safetensors"
         book = read(codebook)
         parts = np.zeros((0, book.centroids.shape[1]), np.float32)
-        found = merged(book, values, list(range(len(values))), parts, count)
+        found = merged(book, [Leaf(i, value) for i, value in enumerate(values)], parts, count)
         found = replace(found, corrections=(fix,))
         write(folder / "taxonomy/classes.safetensors", found, Provenance.of("taxonomy", {}))
         write_json(folder / "taxonomy/members.json", {"members": synthetic_run.MEMBERS}, Provenance.of("taxonomy", {}))

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from maskmill.cluster import Traits, _auto
+from maskmill.cluster import Traits
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from maskmill.cluster._auto import Fits
     from maskmill.cluster._nodes import Nodes
     from maskmill.numerics.points import Source
 
@@ -67,7 +68,7 @@ def tree(nodes: Nodes, params: Params) -> tuple[np.ndarray, np.ndarray]:
         return merge(distance, nodes.counts, params.linkage)
 
 
-def several(params: Params) -> _auto.Fits:
+def several(params: Params) -> Fits:
     """Codebooks of several numbers, all cut from one tree; see `maskmill.cluster.Method`."""
     from maskmill.cluster._linkage import cut
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from maskmill.cluster import Traits, _auto
+from maskmill.cluster import Traits
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
 from maskmill.cluster._number import UpTo1000
 from maskmill.store.codebook import Codebook
 
 if TYPE_CHECKING:
+    from maskmill.cluster._auto import Fits
     from maskmill.cluster._nodes import Nodes
     from maskmill.numerics.points import Source
 
@@ -65,8 +66,10 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
     return codebook_of(nodes, labels, {"nodes": len(nodes), "agreement": agreement(affinity, labels)})
 
 
-def several(params: Params) -> _auto.Fits:
+def several(params: Params) -> Fits:
     """Codebooks of several numbers, by single k-means runs; see `maskmill.cluster.Method`."""
+    from maskmill.cluster import _auto
+
     return _auto.by_kmeans(params.spherical)
 
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from maskmill.cluster import Traits, _auto
+from maskmill.cluster import Traits
 from maskmill.cluster._number import NumberParams, UpTo65534
 from maskmill.numerics import kmeans
 
 if TYPE_CHECKING:
+    from maskmill.cluster._auto import Fits
     from maskmill.numerics.points import Source
     from maskmill.store.codebook import Codebook
 
@@ -31,6 +32,8 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
     return kmeans.fit(source, own, seed, device)
 
 
-def several(params: Params) -> _auto.Fits:
+def several(params: Params) -> Fits:
     """Codebooks of several numbers; see `maskmill.cluster.Method`."""
+    from maskmill.cluster import _auto
+
     return _auto.by_kmeans(params.spherical)

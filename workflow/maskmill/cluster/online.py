@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from maskmill.cluster import Traits, _auto
+from maskmill.cluster import Traits
 from maskmill.cluster._number import From2To65534, NumberParams
 from maskmill.errors import NumericsError
 
 if TYPE_CHECKING:
     import torch
 
+    from maskmill.cluster._auto import Fits
     from maskmill.numerics.points import PreparedPoints, Source
     from maskmill.store.codebook import Codebook
 
@@ -63,8 +64,10 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
     return book, {"loss": value, "unused": unused}
 
 
-def several(params: Params) -> _auto.Fits:
+def several(params: Params) -> Fits:
     """Codebooks of several numbers, by k-means, which minimises the same; see `maskmill.cluster.Method`."""
+    from maskmill.cluster import _auto
+
     return _auto.by_kmeans(spherical=True)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from maskmill.cluster import Traits, _auto
+from maskmill.cluster import Traits
 from maskmill.cluster._nodes import CountedParams, codebook_of, summarise
 from maskmill.cluster._number import UpTo1000
 from maskmill.errors import NumericsError
@@ -21,6 +21,7 @@ from maskmill.store.codebook import Codebook
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+    from maskmill.cluster._auto import Fits
     from maskmill.numerics.points import Source
 
 SEARCHED = 800  # nodes of a graph while the number of clusters is looked for
@@ -73,9 +74,9 @@ def divide(rows: np.ndarray, restarts: int, seed: int) -> np.ndarray:
     return _graph.numbered(assign(rows, book)[0])
 
 
-def several(params: Params) -> _auto.Fits:
+def several(params: Params) -> Fits:
     """Codebooks of several numbers from the eigenvectors of one small graph; see `maskmill.cluster.Method`."""
-    from maskmill.cluster import _graph
+    from maskmill.cluster import _auto, _graph
 
     small = params.model_copy(update={"fine": min(params.fine, SEARCHED)})
 
