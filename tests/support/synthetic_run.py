@@ -122,7 +122,12 @@ def _survey(results: Path, images: dict[str, tuple[int | None, tuple[int, int]]]
         write(folder / "cluster/codebook.safetensors", book, Provenance.of("cluster", {}))
         attrs = {"clusters": clusters, "codebook": fingerprint(book)}
         made = Provenance.of("taxonomy", {})
-        write_json(folder / "taxonomy/members.json", {"codebook": attrs["codebook"], "members": MEMBERS}, made)
+        alone = [[[cluster, 1.0]] for cluster in range(1, attrs["clusters"] + 1)]
+        write_json(
+            folder / "taxonomy/members.json",
+            {"codebook": attrs["codebook"], "members": MEMBERS, "influences": alone},
+            made,
+        )
         with (
             RaggedWriter(folder / "taxonomy/survey.zarr", "masks", dtype=mask_dtype(clusters).name, attrs=attrs,
                          provenance=made) as maps,

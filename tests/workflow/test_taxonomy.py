@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import chromium
 import numpy as np
 import pytest
 import whole_run
@@ -191,3 +192,40 @@ def test_another_clustering_takes_over_the_names(work: Path, programs: Path) -> 
             run(work, programs, given(work, document))
     finally:
         path.write_text(before)
+
+
+def test_keys_pressed_in_the_report_become_masks(programs: Path, work: Path) -> None:
+    """The whole way of a person: open the report, name, merge, undo, save, run the same command again."""
+    executable = chromium.find()
+    if executable is None:
+        pytest.skip("no Chromium here (set CHROMIUM to its path)")
+    run(work, programs)  # without names
+    owned = {row["name"]: set(row["clusters"]) for row in named_by_colour(work, "tokens")["classes"]}
+    with chromium.tab(executable) as (page, problems):
+        chromium.load(page, work / "results/report.html")
+        page.evaluate("document.querySelector('input[name=recipe][value=tokens]').click()")
+        page.evaluate("document.activeElement.blur()")
+        page.evaluate("document.querySelector('#clusters').scrollIntoView({behavior: 'instant'})")
+        page.keyboard.press("k")
+        desk = "maskmill.desks.get('tokens')"
+        page.keyboard.press("b")  # a mistake
+        page.keyboard.press("u")
+        for _ in range(6):
+            cluster = page.evaluate(f"{desk}.current.cluster")
+            name = next(name for name, clusters in owned.items() if cluster in clusters)
+            page.keyboard.press("n")
+            page.keyboard.type(name)
+            page.keyboard.press("Enter")
+        assert page.evaluate(f"{desk}.progress.textContent").startswith("6 of 6 clusters, 100 %")
+        with page.expect_download() as found:
+            page.keyboard.press("w")
+        found.value.save_as(work / "saved.yaml")
+        assert problems == []
+    ran = run(work, programs, {"source": "file", "file": str(work / "saved.yaml")})
+    assert {"taxonomy_fit", "paint", "report"} <= ran
+    assert not {"features", "cluster_fit", "cut", "taxonomy_survey"} & ran
+    place = {each["name"]: each["id"] for each in read_json(
+        work / "results/recipes/tokens/seed0/taxonomy/classes.json")["classes"]}  # fmt: skip
+    expected = np.array([place[name] for name in COLOURS])[photo(0)[1]]
+    for mask in masks(work, "tokens").values():
+        assert np.mean(mask == expected) > 0.97

@@ -58,13 +58,17 @@ class Editor:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is read for one recipe: maps and margins by image id, the codebook, its fingerprint, the run's taxonomy."""
+    """What is read for one recipe: maps and margins by image id, the codebook, its fingerprint, the run's taxonomy.
+
+    `influences` [k] are, for each cluster, the clusters that a name for it settles and to what share (stage taxonomy).
+    """
 
     layers: dict[str, Layer]
     book: Codebook
     codebook: str
     taxonomy: str | None = None
     members: str | None = None
+    influences: Sequence[Any] = ()
 
 
 NOTHING = Survey({}, Codebook(np.zeros((0, 1), np.float32), np.zeros(0, np.int64), 0.0, False), "")  # of no images
@@ -91,6 +95,7 @@ def read_survey(results: Path, recipe: str, seed: int, sample: Sample, named: bo
     """
     folder = results / f"recipes/{recipe}/seed{seed}"
     book = read(folder / "cluster/codebook.safetensors")
+    places = read_json(folder / "taxonomy/members.json")
     maps, margins = Ragged(folder / "taxonomy/survey.zarr", "masks"), Ragged(folder / "taxonomy/margins.zarr")
     ids = [*dict.fromkeys([*(p.id for p in sample.gallery), *(i for row in sample.statistics.values() for i in row)])]
     values, sure = read_images(maps, ids), read_images(margins, ids)
@@ -99,7 +104,8 @@ def read_survey(results: Path, recipe: str, seed: int, sample: Sample, named: bo
         book,
         str(maps.attrs.get("codebook", "")),
         _text(folder / "taxonomy/taxonomy.yaml") if named else None,
-        str(read_json(folder / "taxonomy/members.json")["members"]),
+        str(places["members"]),
+        list(places.get("influences", ())),
     )
 
 
@@ -191,6 +197,7 @@ def _data(survey: Survey, wanted: Wanted, rows: Sequence[Row], colours: Sequence
         "several": wanted.recipes > 1,
         "taxonomy": survey.taxonomy,
         "members": survey.members,
+        "influences": list(survey.influences),
         "total": len(survey.book),
         "clusters": [[row.value, round(row.share, 6), list(row.near)] for row in rows],
         "colours": list(colours),

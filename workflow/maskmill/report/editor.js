@@ -118,7 +118,8 @@
       this.find = make("input", { type: "search", placeholder: "number or name", "aria-label": "Find clusters", autocomplete: "off", spellcheck: "false",
         on: { input: () => { this.text = this.find.value.trim().toLowerCase(); this.filter(); } } });
       this.open = button("Without name", () => this.toggleOpen(), { "aria-pressed": "false", title: "f" });
-      const tools = make("div", { class: "acts" }, this.find, this.open, this.undo, this.redo,
+      const telling = button("Name next", () => this.telling(), { title: "t: the cluster whose name tells most" });
+      const tools = make("div", { class: "acts" }, this.find, this.open, ...(this.data.influences.length ? [telling] : []), this.undo, this.redo,
         button("Load", () => this.file.click(), { title: "l, or drop a file here" }),
         button("Save taxonomy.yaml", () => this.save(), { class: "main", title: "w, Ctrl S" }),
         button("Keys", () => maskmill.help(), { title: "?" }), this.file);
@@ -254,6 +255,25 @@
       const rows = this.shown(), at = rows.indexOf(row);
       const open = [...rows.slice(at + 1), ...rows.slice(0, at)].find((other) => !this.naming.decided(other.cluster));
       return this.select(open || rows[at + 1] || row);
+    }
+
+    /** Goes to the cluster whose name settles most of the area without one, its neighbours' included. */
+    telling() {
+      const open = new Map([...this.naming.about.shares].map(([cluster, share]) => [cluster, this.naming.decided(cluster) ? 0 : share]));
+      const settles = (cluster) => this.data.influences[cluster - 1] || [];
+      for (const cluster of open.keys()) {
+        if (!this.naming.decided(cluster)) continue;
+        for (const [other, weight] of settles(cluster)) open.set(other, (open.get(other) || 0) * (1 - weight));
+      }
+      const gain = (row) => settles(row.cluster).reduce((sum, [other, weight]) => sum + weight * (open.get(other) || 0), 0);
+      let best = null, most = 0;
+      for (const row of this.rows.values()) {
+        const settled = this.naming.decided(row.cluster) ? 0 : gain(row);
+        if (settled > most) [best, most] = [row, settled];
+      }
+      if (!best) { this.say("Every cluster that the page lists is decided."); return; }
+      this.select(best);
+      this.say(`Cluster ${best.cluster} and those most like it: ${percent(most)} of the area has no sure name yet.`);
     }
 
     filter() {

@@ -3,7 +3,7 @@
 (() => {
   const { Desk, desks, make, button } = maskmill;
   const KEYS = [
-    ["j ↓ · k ↑", "next cluster · the one before"], ["o", "next cluster without a name"], ["n Enter", "name it; a name that exists joins the class"],
+    ["j ↓ · k ↑", "next cluster · the one before"], ["o", "next cluster without a name"], ["t", "the cluster whose name tells most"], ["n Enter", "name it; a name that exists joins the class"],
     ["1 … 9", "the class of this number"], [".", "the name given last"], ["b · i", "background · ignore"], ["s", "split into parts"], ["x", "no name"],
     ["u · r", "undo · redo (also Ctrl Z, Ctrl Y)"], ["f · /", "only those without a name · find"], ["c", "to the classes; Alt ↑ ↓ moves one"],
     ["w · l", "save · load taxonomy.yaml"], ["Esc", "out of a field"], ["?", "this list"],
@@ -42,6 +42,7 @@
     j: (desk) => desk.step(1), ArrowDown: (desk) => desk.step(1), k: (desk) => desk.step(-1), ArrowUp: (desk) => desk.step(-1),
     Home: (desk) => desk.step(-1e9), End: (desk) => desk.step(1e9), o: (desk) => on(desk, (row) => desk.onward(row)),
     n: (desk) => on(desk, (row) => { desk.select(row); row.lines[0].field.focus(); }),
+    t: (desk) => desk.telling(),
     b: (desk) => owners(desk, "background"), i: (desk) => owners(desk, "ignore"),
     x: (desk) => on(desk, (row) => desk.give(desk.naming.units(row.cluster), "")),
     ".": (desk) => desk.last && owners(desk, desk.last), s: (desk) => on(desk, (row) => { desk.select(row); desk.ask(row); }),
