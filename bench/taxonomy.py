@@ -1,6 +1,6 @@
 """A few labelled images name the classes: how good are the masks, by labelled images, by method, by names given?
 
-    python bench/taxonomy.py --cache FOLDER [--parts camvid voc person suggest all student] [--draws 5] [--out FILE]
+    python bench/taxonomy.py [--cache FOLDER] [--parts camvid voc person suggest all student] [--draws 5] [--out FILE]
 
 Tokens of the embedded EfficientNet-Lite0 at stride 16: CamVid at short side 360, other sets squeezed to 448 x 448.
 Features and clusterings (spherical k-means, 800 clusters where nothing else is said) are computed once into the cache.
@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _tokens import Tokens, camvid_split, clustered, tokens_of
+from _photos import data_folder
+from _tokens import SETS, Tokens, camvid_split, clustered, tokens_of
 
 from maskmill.evaluate.readout import argmax_at
 from maskmill.numerics import multinomial
@@ -319,11 +320,15 @@ PARTS = {
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True, help="folder of features and clusterings")
+    parser.add_argument("--cache", type=Path, default=Path("bench_taxonomy"), help="of features and clusterings")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--out", type=Path, help="JSON of all scores; a run goes on where it ended")
     asked = parser.parse_args()
+    missing = [name for name in SETS if data_folder(name) is None]
+    if missing:
+        print(f"no labelled sets ({', '.join(missing)}): nothing to measure; see MASKMILL_DATA")
+        return
     out = Results(asked.out or asked.cache / "taxonomy.json")
     for part in asked.parts:
         PARTS[part](asked, out)
