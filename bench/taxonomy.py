@@ -283,17 +283,18 @@ def suggest(asked: argparse.Namespace, out: Results) -> None:
     known = tokens("camvid", asked.cache)
     train, held = camvid_split(known)
     x = known.vectors[known.rows(held)]
-    for k in (200, 800):
+    for k in asked.clusters:
         book = clustered(known, train, k, 0, asked.cache)
         names = majority_names(known, train, book)
         orders = {"suggested": [suggested(book, names, len(known.classes), k // 2)], "largest first": [np.arange(k)]}
         orders["random"] = [np.random.default_rng(d).permutation(k) for d in range(asked.draws)]
-        for share in (0.05, 0.1, 0.25, 0.5, 1.0):
+        for share in (0.05, 0.1, 0.25, 0.5):
             for row, several in orders.items():
                 for d, order in enumerate(several):
-                    some = order[: int(share * k)] if share < 1 else np.arange(k)
                     key = f"suggest|{k} clusters, {row}|{100 * share:.0f} % of the names|{d}"
-                    out.of(key, lambda b=book, n=names, s=some: named_score(known, held, x, b, n, s))
+                    out.of(key, partial(named_score, known, held, x, book, names, order[: int(share * k)]))
+        key = f"suggest|{k} clusters, {next(iter(orders))}|all names|0"
+        out.of(key, partial(named_score, known, held, x, book, names, np.arange(k)))
     book = clustered(known, train, CLUSTERS, 0, asked.cache)
     tallies = np.array(
         [np.bincount(assign(known.vectors[known.rows([i])], book)[0], minlength=len(book)) for i in train]
@@ -323,6 +324,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("bench_taxonomy"), help="of features and clusterings")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--clusters", nargs="+", type=int, default=[200, 800], help="of the part suggest")
     parser.add_argument("--out", type=Path, help="JSON of all scores; a run goes on where it ended")
     asked = parser.parse_args()
     missing = [name for name in SETS if data_folder(name) is None]
