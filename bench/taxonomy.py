@@ -266,13 +266,13 @@ def named_score(
 
 def suggested(book: Codebook, names: np.ndarray, classes: int, count: int, step: int = 10) -> np.ndarray:
     """Clusters in the order in which they are suggested to a person who names `step` of them at a time."""
-    settles = _suggest.influence(_suggest.cluster_graph(book))
+    alike = _suggest.likeness(book)
     chosen: np.ndarray = np.zeros(0, np.int64)
     unsure = np.ones(len(book))
     while len(chosen) < count:
         done = np.zeros(len(book), bool)
         done[chosen] = True
-        more, _ = _suggest.clusters(book.counts, unsure, settles, min(step, count - len(chosen)), done)
+        more, _ = _suggest.clusters(book.counts, unsure, alike, min(step, count - len(chosen)), done)
         chosen = np.concatenate([chosen, more])
         unsure = 1 - by_names(book, names, chosen, classes).confidence
     return chosen
@@ -299,8 +299,8 @@ def suggest(asked: argparse.Namespace, out: Results) -> None:
     tallies = np.array(
         [np.bincount(assign(known.vectors[known.rows([i])], book)[0], minlength=len(book)) for i in train]
     )
-    settles = _suggest.influence(_suggest.cluster_graph(book))
-    order, _ = _suggest.images(tallies, tallies.sum(axis=0), np.ones(len(book)), settles, 10)
+    alike = _suggest.likeness(book)
+    order, _ = _suggest.images(tallies, tallies.sum(axis=0), np.ones(len(book)), alike, 10)
     for n in (1, 3, 10):
         some = [train[i] for i in order[:n]]
         for name in ("clusters", "probe"):
