@@ -1,6 +1,6 @@
 """A few labelled images name the classes: how good are the masks, by labelled images, by method, by names given?
 
-    python bench/taxonomy.py --cache FOLDER [--parts camvid voc person suggest all student] [--draws 5] [--out FILE]
+    python bench/taxonomy.py [--cache FOLDER] [--parts camvid voc person suggest all student] [--draws 5] [--out FILE]
 
 Tokens of the embedded EfficientNet-Lite0 at stride 16: CamVid at short side 360, other sets squeezed to 448 x 448.
 Features and clusterings (spherical k-means, 800 clusters where nothing else is said) are computed once into the cache.
@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _tokens import Tokens, camvid_split, clustered, tokens_of
+from _photos import data_folder
+from _tokens import SETS, Tokens, camvid_split, clustered, tokens_of
 
 from maskmill.evaluate.readout import argmax_at
 from maskmill.numerics import multinomial
@@ -265,13 +266,13 @@ def named_score(
 
 def suggested(book: Codebook, names: np.ndarray, classes: int, count: int, step: int = 10) -> np.ndarray:
     """Clusters in the order in which they are suggested to a person who names `step` of them at a time."""
-    settles = _suggest.influence(_suggest.cluster_graph(book))
+    alike = _suggest.likeness(book)
     chosen: np.ndarray = np.zeros(0, np.int64)
     unsure = np.ones(len(book))
     while len(chosen) < count:
         done = np.zeros(len(book), bool)
         done[chosen] = True
-        more, _ = _suggest.clusters(book.counts, unsure, settles, min(step, count - len(chosen)), done)
+        more, _ = _suggest.clusters(book.counts, unsure, alike, min(step, count - len(chosen)), done)
         chosen = np.concatenate([chosen, more])
         unsure = 1 - by_names(book, names, chosen, classes).confidence
     return chosen
@@ -282,23 +283,24 @@ def suggest(asked: argparse.Namespace, out: Results) -> None:
     known = tokens("camvid", asked.cache)
     train, held = camvid_split(known)
     x = known.vectors[known.rows(held)]
-    for k in (200, 800):
+    for k in asked.clusters:
         book = clustered(known, train, k, 0, asked.cache)
         names = majority_names(known, train, book)
         orders = {"suggested": [suggested(book, names, len(known.classes), k // 2)], "largest first": [np.arange(k)]}
         orders["random"] = [np.random.default_rng(d).permutation(k) for d in range(asked.draws)]
-        for share in (0.05, 0.1, 0.25, 0.5, 1.0):
+        for share in (0.05, 0.1, 0.25, 0.5):
             for row, several in orders.items():
                 for d, order in enumerate(several):
-                    some = order[: int(share * k)] if share < 1 else np.arange(k)
                     key = f"suggest|{k} clusters, {row}|{100 * share:.0f} % of the names|{d}"
-                    out.of(key, lambda b=book, n=names, s=some: named_score(known, held, x, b, n, s))
+                    out.of(key, partial(named_score, known, held, x, book, names, order[: int(share * k)]))
+        key = f"suggest|{k} clusters, {next(iter(orders))}|all names|0"
+        out.of(key, partial(named_score, known, held, x, book, names, np.arange(k)))
     book = clustered(known, train, CLUSTERS, 0, asked.cache)
     tallies = np.array(
         [np.bincount(assign(known.vectors[known.rows([i])], book)[0], minlength=len(book)) for i in train]
     )
-    settles = _suggest.influence(_suggest.cluster_graph(book))
-    order, _ = _suggest.images(tallies, tallies.sum(axis=0), np.ones(len(book)), settles, 10)
+    alike = _suggest.likeness(book)
+    order, _ = _suggest.images(tallies, tallies.sum(axis=0), np.ones(len(book)), alike, 10)
     for n in (1, 3, 10):
         some = [train[i] for i in order[:n]]
         for name in ("clusters", "probe"):
@@ -319,11 +321,16 @@ PARTS = {
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True, help="folder of features and clusterings")
+    parser.add_argument("--cache", type=Path, default=Path("bench_taxonomy"), help="of features and clusterings")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--clusters", nargs="+", type=int, default=[200, 800], help="of the part suggest")
     parser.add_argument("--out", type=Path, help="JSON of all scores; a run goes on where it ended")
     asked = parser.parse_args()
+    missing = [name for name in SETS if data_folder(name) is None]
+    if missing:
+        print(f"no labelled sets ({', '.join(missing)}): nothing to measure; see MASKMILL_DATA")
+        return
     out = Results(asked.out or asked.cache / "taxonomy.json")
     for part in asked.parts:
         PARTS[part](asked, out)

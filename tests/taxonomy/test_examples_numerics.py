@@ -271,46 +271,50 @@ def test_one_cluster_and_one_class() -> None:
     np.testing.assert_allclose(_votes.score(x, book, named.shares), 1, atol=1e-6)
 
 
+def alike(count: int, edges: list[tuple[int, int, float]]) -> sp.csc_array:
+    """Likeness with ones on the diagonal."""
+    return sp.csc_array(graph_of(count, edges) + sp.eye_array(count))
+
+
 def test_suggestions_by_hand() -> None:
-    """Of a large pair and a lone cluster: one of the pair first, then the lone one, though the other is larger."""
-    settles = _suggest.influence(graph_of(3, [(0, 1, 1.0)]))
-    chosen, gains = _suggest.clusters(np.array([10, 9, 4]), np.ones(3), settles, 3)
+    """Of a like pair and a lone cluster: one of the pair first, then the lone one, though the other is larger."""
+    chosen, gains = _suggest.clusters(np.array([100, 81, 16]), np.ones(3), alike(3, [(0, 1, 0.8)]), 3)
     assert chosen.tolist() == [0, 2, 1]
-    np.testing.assert_allclose(gains, [19, 4, 0])
+    np.testing.assert_allclose(gains, [10 + 0.8 * 9, 4, 0.2 * 9])
 
 
 def test_suggestions_skip_what_is_named_and_what_is_sure() -> None:
-    settles = _suggest.influence(graph_of(4, []))
-    area, unsure, named = np.array([8, 4, 2, 1]), np.array([1, 0.1, 1, 1]), np.array([True, False, False, False])
-    assert _suggest.clusters(area, unsure, settles, 9, named)[0].tolist() == [2, 3, 1]
+    area, unsure = np.array([8, 4, 2, 1]), np.array([1, 0.1, 1, 1])
+    named = np.array([True, False, False, False])
+    assert _suggest.clusters(area, unsure, alike(4, []), 9, named)[0].tolist() == [2, 3, 1]
+    near_a_name = alike(4, [(0, 2, 0.9)])
+    assert _suggest.clusters(area, unsure, near_a_name, 9, named)[0].tolist() == [3, 1, 2]
 
 
-def test_what_greedy_choice_settles_falls_and_is_near_the_best() -> None:
-    graph = _suggest.cluster_graph(codebook(12))
-    settles, area = _suggest.influence(graph), np.random.default_rng(2).random(12)
-    chosen, gains = _suggest.clusters(area, np.ones(12), settles, 3)
+def test_what_greedy_choice_covers_falls_and_is_near_the_best() -> None:
+    likeness, area = _suggest.likeness(codebook(12)), np.random.default_rng(2).random(12)
+    chosen, gains = _suggest.clusters(area, np.ones(12), likeness, 3)
     assert (np.diff(gains) <= 1e-12).all()
-    left = 1 - settles.toarray()
 
-    def settled(some: tuple[int, ...]) -> float:
-        return float(area @ (1 - np.prod(left[:, list(some)], axis=1)))
+    def covered(some: tuple[int, ...]) -> float:
+        return float(np.sqrt(area) @ likeness.toarray()[:, list(some)].max(axis=1))
 
-    np.testing.assert_allclose(settled(tuple(chosen)), gains.sum(), rtol=1e-9)
-    best = max(settled((a, b, c)) for a in range(12) for b in range(a) for c in range(b))
+    np.testing.assert_allclose(covered(tuple(chosen)), gains.sum(), rtol=1e-9)
+    best = max(covered((a, b, c)) for a in range(12) for b in range(a) for c in range(b))
     assert gains.sum() >= (1 - 1 / np.e) * best
 
 
 def test_images_that_show_other_things_come_first() -> None:
-    settles = _suggest.influence(graph_of(3, []))
     tallies = np.array([[90, 6, 0], [80, 5, 0], [0, 0, 40]])
-    chosen, gains = _suggest.images(tallies, np.array([170, 11, 40]), np.ones(3), settles, 3)
+    chosen, gains = _suggest.images(tallies, np.array([170, 11, 40]), np.ones(3), alike(3, []), 3)
     assert chosen.tolist() == [0, 2, 1]
     assert (np.diff(gains) <= 0).all()
 
 
-def test_clusters_of_several_centroids_share_a_graph() -> None:
+def test_clusters_of_several_centroids_are_as_like_as_their_likest() -> None:
     book = codebook(6, group=[0, 0, 1, 1, 2, -1])
-    fine = _graph.centroid_graph(_graph.index_of(book.centroids, True), 10, 0.1).toarray()
-    found = _suggest.cluster_graph(book).toarray()
-    np.testing.assert_allclose(found[0, 1], fine[:2, 2:4].sum(), rtol=1e-6)
-    np.testing.assert_allclose(found.diagonal(), 0, atol=1e-12)
+    fine = _graph.centroid_graph(_graph.index_of(book.centroids, True), 200, 0.4).toarray()
+    found = _suggest.likeness(book).toarray()
+    np.testing.assert_allclose(found[0, 1], fine[:2, 2:4].max(), rtol=1e-6)
+    np.testing.assert_allclose(found[2, 1], fine[4, 2:4].max(), rtol=1e-6)
+    np.testing.assert_array_equal(found.diagonal(), 1)

@@ -29,8 +29,8 @@ class Voting:
         width: of their weights exp(-(1 - cosine) / width), and of the graph's.
         neighbours: of a centroid in the graph.
         smoothing: weight of an edge, in labelled vectors.
-        leak: share of its weight by which a centroid forgets its neighbours; it makes distance from labels count in the
-            confidence and keeps the shares as they are but for that.
+        leak: weight by which a centroid forgets, in weights of all its neighbours. 1: each step away from the labels
+            halves what they say, so that the near ones decide; 0: far from few labels all shares are alike.
         prior: votes are divided by (share of their class) ** prior; 0: they are not.
     """
 
@@ -38,7 +38,7 @@ class Voting:
     width: float = 0.1
     neighbours: int = 10
     smoothing: float = 0.1
-    leak: float = 0.05
+    leak: float = 1.0
     prior: float = 0.5
 
 
