@@ -37,7 +37,7 @@ def test_the_second_suggestion_lies_elsewhere(folder: Path) -> None:
     """The first cluster settles its neighbours too, so the next one is of the other group, though it is smaller."""
     found = [each for each in suggest(folder, 2) if each.kind == "cluster"]
     assert int(found[0].id) <= 3 < int(found[1].id)
-    assert found[0].settles > found[1].settles > 0
+    assert found[0].tells > found[1].tells > 0
 
 
 def test_shares_are_those_of_the_survey(folder: Path) -> None:
@@ -55,9 +55,16 @@ def test_what_a_person_has_named_is_not_suggested(folder: Path) -> None:
 
 
 def test_influences_are_those_of_the_rule(folder: Path) -> None:
+    """Likeness is exp(-(1 - cosine) / 0.4), a cluster is itself first."""
     found = influences(books.read(folder / "cluster/codebook.safetensors"))
-    assert all(dict(rows)[cluster] == 1 for cluster, rows in enumerate(found, 1))
-    assert {other for other, weight in found[0] if weight > 0.2} <= {1, 2, 3}
+    assert all(rows[0] == (cluster, 1.0) for cluster, rows in enumerate(found, 1))
+    assert dict(found[0])[3] == pytest.approx(np.exp(-(1 - np.cos(np.deg2rad(8))) / 0.4), abs=1e-3)
+    assert {other for other, weight in found[0] if weight > 0.5} == {1, 2, 3}
+
+
+def test_all_suggestions_together_tell_everything(folder: Path) -> None:
+    found = [each for each in suggest(folder, 6) if each.kind == "cluster"]
+    assert sum(each.tells for each in found) == pytest.approx(1)
 
 
 def test_the_command_writes_a_table(folder: Path, tmp_path: Path) -> None:

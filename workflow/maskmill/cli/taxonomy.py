@@ -121,10 +121,8 @@ def suggest(
     for kind, verb in (("cluster", "name"), ("image", "label")):
         mine = [each for each in found if each.kind == kind]
         names = ", ".join(each.id for each in mine[:8]) + (", ..." if len(mine) > 8 else "")
-        settled = sum(each.settles for each in mine)
-        typer.echo(
-            f"{verb} next: {names or 'nothing is left'}" + (f" (settles {settled:.0%} of the area)" if mine else "")
-        )
+        told = f" (they tell {sum(each.tells for each in mine):.0%} of what is open)" if mine else ""
+        typer.echo(f"{verb} next: {names or 'nothing is left'}{told}")
     typer.echo(f"{len(found)} lines in {out}")
 
 

@@ -60,7 +60,7 @@ class Editor:
 class Survey:
     """What is read for one recipe: maps and margins by image id, the codebook, its fingerprint, the run's taxonomy.
 
-    `influences` [k] are, for each cluster, the clusters that a name for it settles and to what share (stage taxonomy).
+    `influences` [k] are, for each cluster, the clusters that its name tells of and how much (stage taxonomy).
     """
 
     layers: dict[str, Layer]

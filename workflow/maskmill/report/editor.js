@@ -257,23 +257,23 @@
       return this.select(open || rows[at + 1] || row);
     }
 
-    /** Goes to the cluster whose name settles most of the area without one, its neighbours' included. */
+    /** Goes to the cluster whose name tells most: the rule of `maskmill suggest`, with the likest clusters only. */
     telling() {
-      const open = new Map([...this.naming.about.shares].map(([cluster, share]) => [cluster, this.naming.decided(cluster) ? 0 : share]));
-      const settles = (cluster) => this.data.influences[cluster - 1] || [];
-      for (const cluster of open.keys()) {
-        if (!this.naming.decided(cluster)) continue;
-        for (const [other, weight] of settles(cluster)) open.set(other, (open.get(other) || 0) * (1 - weight));
+      const shares = this.naming.about.shares, alike = (cluster) => this.data.influences[cluster - 1] || [];
+      const known = new Map(); // cluster -> how well a decided one tells of it
+      for (const cluster of shares.keys()) {
+        if (this.naming.decided(cluster)) for (const [other, how] of alike(cluster)) known.set(other, Math.max(how, known.get(other) || 0));
       }
-      const gain = (row) => settles(row.cluster).reduce((sum, [other, weight]) => sum + weight * (open.get(other) || 0), 0);
+      const weight = (cluster) => (this.naming.decided(cluster) ? 0 : Math.sqrt(shares.get(cluster) || 0));
+      const gain = (row) => alike(row.cluster).reduce((sum, [other, how]) => sum + weight(other) * Math.max(0, how - (known.get(other) || 0)), 0);
       let best = null, most = 0;
       for (const row of this.rows.values()) {
-        const settled = this.naming.decided(row.cluster) ? 0 : gain(row);
-        if (settled > most) [best, most] = [row, settled];
+        const told = this.naming.decided(row.cluster) ? 0 : gain(row);
+        if (told > most) [best, most] = [row, told];
       }
       if (!best) { this.say("Every cluster that the page lists is decided."); return; }
       this.select(best);
-      this.say(`Cluster ${best.cluster} and those most like it: ${percent(most)} of the area has no sure name yet.`);
+      this.say(`Cluster ${best.cluster} tells most about what has no name yet.`);
     }
 
     filter() {

@@ -19,8 +19,8 @@ from maskmill.store.ragged import Ragged
 from maskmill.taxonomy import _suggest as rule
 
 UNKNOWN = 0.5  # uncertainty of a cluster that labels named and of which no confidence is known
-LEAST = 0.01  # smaller influences are left out of the survey
-COLUMNS = ["rank", "kind", "id", "share", "settles"]
+LIKEST = 32  # clusters that the report knows to be alike
+COLUMNS = ["rank", "kind", "id", "share", "tells"]
 
 
 @dataclass(frozen=True)
@@ -28,26 +28,26 @@ class Suggestion:
     """A cluster (its number, from 1) or an image (its id) to name or to label next.
 
     Attributes:
-        share: of the surveyed area: the cluster's own; of an image what is open in it. settles: of the area that has no
-            sure name, what naming it settles after those before it.
+        share: of the surveyed area: the cluster's own; of an image what is open in it. tells: of all that is to be told
+            (`_suggest`), what its name tells beside those before it, 0..1.
     """
 
     kind: str
     id: str
     share: float
-    settles: float
+    tells: float
 
 
 def influences(book: Codebook) -> list[list[tuple[int, float]]]:
-    """For each cluster [k], the clusters that a name for it settles and to what share, itself among them (numbers
-    from 1): what the report needs to suggest anew after every name.
+    """For each cluster [k], the clusters that its name tells most of and how much (numbers from 1), itself first: what
+    the report needs to suggest anew after every name.
     """
-    settles = rule.influence(rule.cluster_graph(book))
+    alike = rule.likeness(book)
     found = []
     for j in range(len(book)):
-        rows = slice(settles.indptr[j], settles.indptr[j + 1])
-        pairs = sorted(zip(settles.indices[rows].tolist(), settles.data[rows].tolist(), strict=True))
-        found.append([(i + 1, round(w, 4)) for i, w in pairs if w >= LEAST])
+        rows = slice(alike.indptr[j], alike.indptr[j + 1])
+        pairs = sorted(zip((-alike.data[rows]).tolist(), alike.indices[rows].tolist(), strict=True))
+        found.append([(i + 1, round(-w, 4)) for w, i in pairs[: LIKEST + 1]])
     return found
 
 
@@ -73,16 +73,20 @@ def suggest(folder: Path, count: int) -> list[Suggestion]:
     )
     area = tallies.sum(axis=0) / max(1, sum(int(h) * int(w) for h, w in survey.grid))
     named, uncertainty = _known(folder, len(book))
-    settles = rule.influence(rule.cluster_graph(book))
-    clusters, gains = rule.clusters(area, uncertainty, settles, count, named)
+    unsure, alike = np.where(named, 0, uncertainty), rule.likeness(book)
+    whole = float((area**rule.POWER * unsure).sum()) or 1.0
+    clusters, gains = rule.clusters(area, unsure, alike, count, named)
     found = [
-        Suggestion("cluster", str(c + 1), float(area[c]), float(g)) for c, g in zip(clusters, gains, strict=True) if g
+        Suggestion("cluster", str(c + 1), float(area[c]), float(g) / whole)
+        for c, g in zip(clusters, gains, strict=True)
+        if g
     ]
-    unsure = np.where(named, 0, uncertainty)
-    images, gains = rule.images(tallies, area, unsure, settles, count)
+    images, gains = rule.images(tallies, area, unsure, alike, count)
     open_in = (tallies @ unsure) / np.maximum(tallies.sum(axis=1), 1)
     return found + [
-        Suggestion("image", survey.ids[i], float(open_in[i]), float(g)) for i, g in zip(images, gains, strict=True) if g
+        Suggestion("image", survey.ids[i], float(open_in[i]), float(g) / whole)
+        for i, g in zip(images, gains, strict=True)
+        if g
     ]
 
 
@@ -112,4 +116,4 @@ def write_csv(path: Path, found: Sequence[Suggestion]) -> None:
         out.writerow(COLUMNS)
         for each in found:
             ranks[each.kind] += 1
-            out.writerow([ranks[each.kind], each.kind, each.id, f"{each.share:.6f}", f"{each.settles:.6f}"])
+            out.writerow([ranks[each.kind], each.kind, each.id, f"{each.share:.6f}", f"{each.tells:.6f}"])
