@@ -167,6 +167,7 @@ def test_the_choice_does_not_depend_on_the_order_of_the_images() -> None:
         ([5], (40, 40), {"context": 0.5}, (5, 5, 20)),  # half of it at each end
         ([0], (40, 40), {"context": 0.5}, (0, 0, 20)),  # moved into the photo
         ([5], (40, 40), {"size": (64, 64)}, (7, 7, 16)),  # at least a quarter of the model's side
+        ([15], (40, 40), {"context": 0.5}, (20, 20, 20)),  # at its other corner too
         ([0, 1, 2, 3], (40, 80), {"context": 0}, (0, 20, 40)),  # longer than the photo is tall: the middle
     ],
 )
@@ -239,6 +240,41 @@ def test_clusters_get_the_names_that_they_look_like(tmp_path: Path, monkeypatch:
     params = text.Params(names={"grass": ["green"], "brick": ["red"]}, checkpoint="w")
     body = described(found, given.book, text.naming(params, "r"))
     assert [(each["name"], each["clusters"]) for each in body["classes"]] == [("grass", ["2"]), ("brick", ["1"])]
+
+
+def test_a_cluster_is_the_mean_of_its_crops(tmp_path: Path) -> None:
+    """Red beside green in one photo and beside blue in another, each seen with its neighbour and alone."""
+    given = scene(tmp_path, HALVES, ONE)
+    settings = recognise.Settings([["red"]], [], ["{}"], 2, 0.5, "both", None, 0.5, 0.0, "ignore")
+    found = recognise.of_clusters(settings, Colours(), given)
+    beside = math.sqrt(0.5)
+    expected = np.array([2 * beside + 2, beside, beside, 0])
+    assert found[0] == pytest.approx(expected / np.linalg.norm(expected))
+
+
+def test_the_temperature_is_that_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = fitted(monkeypatch, scene(tmp_path, HALVES, ONE), Colours(scale=3.0))
+    assert found.confidence == pytest.approx([1 / (1 + math.exp(-3))] * 2)
+
+
+def test_names_of_the_background_are_no_rivals_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both look like red, and have 0.42 of it each."""
+    given = scene(tmp_path, HALVES, ONE)
+    found = fitted(monkeypatch, given, names=["green"], background=["red", "bright_red"], threshold=0.45)
+    assert owners(found, given) == [BACKGROUND, 1, BACKGROUND]
+    found = fitted(monkeypatch, given, names=["red", "green"], background={"red things": "bright red"}, threshold=0.45)
+    assert owners(found, given) == [IGNORE, 2, IGNORE]
+
+
+def test_the_confidence_of_a_class_is_by_the_points_of_its_clusters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One class between red (30 points) and green (10 points), at 22.5 degrees from red."""
+    given = scene(tmp_path, HALVES, ONE)
+    found = fitted(monkeypatch, given, names={"warm": ["red", "red green"], "blue": "blue"})
+    assert owners(found, given) == [1, 1, 2]
+    red, green = (1 / (1 + math.exp(-f(math.pi / 8))) for f in (math.cos, math.sin))
+    assert found.confidence[0] == pytest.approx((30 * red + 10 * green) / 40)
 
 
 def test_every_photo_is_decoded_once_and_every_place_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,7 +537,7 @@ def test_a_whole_fit_is_what_the_model_says(tmp_path: Path, model: Path) -> None
 
 
 @needs_open_clip
-def test_weights_in_a_file(model: Path, tmp_path: Path) -> None:
+def test_weights_in_a_file(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import open_clip
 
     (tmp_path / "tiny-test.json").write_text(json.dumps(CONFIG))
@@ -510,11 +546,16 @@ def test_weights_in_a_file(model: Path, tmp_path: Path) -> None:
     photo = np.zeros((1, 32, 32, 3), np.uint8)
     tower = clip.load("tiny-test", None, str(weights), CPU)
     assert tower.about.startswith(f"tiny-test, {weights} (sha256 ")
+    assert tower.mean == open_clip.OPENAI_DATASET_MEAN
     state = open_clip.factory.load_state_dict(str(weights))
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "trained.pt")
     same = clip.load("tiny-test", None, str(tmp_path / "trained.pt"), CPU)
     assert np.array_equal(same.encode_image(photo), tower.encode_image(photo))
     assert same.about[-25:] == tower.about[-25:]
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: {"ours": LOOK}.get(tag, {}))
+    assert clip.load("tiny-test", "ours", str(weights), CPU).mean == (0.5, 0.4, 0.3)
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda model: ["ours", "others"])
+    assert clip.load("tiny-test", None, str(weights), CPU).mean == (0.5, 0.4, 0.3)
 
 
 @needs_open_clip
