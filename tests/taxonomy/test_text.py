@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -464,16 +465,21 @@ def test_a_missing_package_is_named_before_the_first_job(tmp_path: Path, monkeyp
 
 # ---- a tiny model of open_clip, with weights at random
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+TIMM = {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160}
 LOOK = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.1]}
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
+    return published(tmp_path / "model", CONFIG)
+
+
+def published(folder: Path, config: dict[str, Any]) -> Path:
     """A folder as open_clip reads and publishes them."""
     from maskmill.backbones.network import import_timm
 
@@ -481,26 +487,27 @@ def model(tmp_path: Path) -> Path:
     import open_clip
     from safetensors.torch import save_file
 
-    folder = tmp_path / "model"
     folder.mkdir()
     torch.manual_seed(0)
-    network = open_clip.CLIP(**CONFIG)
+    network = open_clip.CLIP(**config)
     save_file(
         {name: value.clone() for name, value in network.state_dict().items()}, folder / "open_clip_model.safetensors"
     )
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": LOOK}))
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": LOOK}))
     return folder
 
 
 @needs_open_clip
-def test_a_model_sees_what_open_clip_sees(model: Path) -> None:
+@pytest.mark.parametrize("vision", [CONFIG["vision_cfg"], TIMM], ids=["own", "timm"])
+def test_a_model_sees_what_open_clip_sees(tmp_path: Path, vision: dict[str, Any]) -> None:
+    model, side = published(tmp_path / "model", CONFIG | {"vision_cfg": vision}), vision["image_size"]
     import open_clip
 
     tower = clip.load(f"local-dir:{model}", None, None, CPU)
-    assert (tower.size, tower.mean) == ((32, 32), (0.5, 0.4, 0.3))
+    assert (tower.size, tower.mean) == ((side, side), (0.5, 0.4, 0.3))
     assert tower.scale == pytest.approx(1 / 0.07, rel=1e-5)
     theirs, transform = open_clip.create_model_from_pretrained(f"local-dir:{model}")
-    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    photo = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
     with torch.inference_mode():
         image = theirs.eval().encode_image(transform(Image.fromarray(photo))[None]).numpy()
         words = theirs.encode_text(open_clip.get_tokenizer(f"local-dir:{model}")(["a red car", "sky"])).numpy()
@@ -594,6 +601,15 @@ def test_weights_that_cannot_be_fetched_or_are_not_there(model: Path, monkeypatc
         clip.load("RN50", "openai", None, CPU)
     (model / "open_clip_model.safetensors").unlink()
     with pytest.raises(WeightsError, match=r"could not load local-dir:.*check the folder"):
+        clip.load(f"local-dir:{model}", None, None, CPU)
+
+
+@needs_open_clip
+def test_a_tokenizer_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = CONFIG | {"text_cfg": CONFIG["text_cfg"] | {"hf_tokenizer_name": "no/tokenizer"}}
+    model = published(tmp_path / "model", foreign)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(WeightsError, match=r"its tokenizer does not load .* needs the Python package transformers"):
         clip.load(f"local-dir:{model}", None, None, CPU)
 
 

@@ -191,9 +191,15 @@ def load(model: str, pretrained: str | None, checkpoint: str | None, device: tor
     source = checkpoint or pretrained or "its own weights"
     try:
         network = open_clip.create_model(model, **_weights(open_clip, model, pretrained, checkpoint))
-        tokenizer = open_clip.get_tokenizer(model)
     except Exception as error:  # of hub clients, unpickling, foreign formats, tensors that do not fit
         raise _unloaded(model, pretrained, checkpoint, error) from None
+    try:
+        tokenizer = open_clip.get_tokenizer(model)
+    except Exception as error:  # of transformers, which may not be there, and of hub clients
+        raise WeightsError(
+            f"taxonomy.model: {model}: its tokenizer does not load ({_reason(error)}); it needs the Python package "
+            "transformers and, once, a network; or take a model with CLIP's own tokenizer, as ViT-B-32"
+        ) from None
     seen = open_clip.get_model_preprocess_cfg(network)
     size = seen["size"]
     return OpenClip(
@@ -224,7 +230,7 @@ def _weights(open_clip: Any, model: str, pretrained: str | None, checkpoint: str
 
 
 def _unloaded(model: str, pretrained: str | None, checkpoint: str | None, error: Exception) -> WeightsError:
-    reason = " ".join(str(error).split())[:200]
+    reason = _reason(error)
     if checkpoint is not None:
         return WeightsError(
             f"taxonomy.checkpoint: {checkpoint}: does not load as {model} ({reason}); give its weights as "
@@ -232,10 +238,14 @@ def _unloaded(model: str, pretrained: str | None, checkpoint: str | None, error:
         )
     what = model if pretrained is None else f"the weights {pretrained!r} of {model}"
     advice = "check the folder" if model.startswith(FOLDER) else (
-        "without a network give taxonomy.checkpoint: /path/to/weights, or model: local-dir:/path; models with a "
-        "tokenizer of transformers need that package too"
+        "without a network give taxonomy.checkpoint: /path/to/weights, or model: local-dir:/path; text towers "
+        "of transformers need that package too"
     )  # fmt: skip
-    return WeightsError(f"taxonomy.model: open_clip could not load {what} ({type(error).__name__}: {reason}); {advice}")
+    return WeightsError(f"taxonomy.model: open_clip could not load {what} ({reason}); {advice}")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _digest(state: Mapping[str, torch.Tensor]) -> str:
