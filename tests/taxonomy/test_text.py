@@ -16,7 +16,9 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from maskmill.cli.app import app
 from maskmill.dag.files import Graph
 from maskmill.dag.jobs import Job, jobs, run_again
 from maskmill.errors import ConfigError, InputError, NumericsError, StoreError, WeightsError
@@ -24,6 +26,8 @@ from maskmill.images.decode import resize
 from maskmill.recipe import packages
 from maskmill.recipe.base import validate
 from maskmill.recipe.resolve import load as resolve
+from maskmill.store import classes as kinds
+from maskmill.store import codebook as books
 from maskmill.store.artefact import write_table
 from maskmill.store.classes import BACKGROUND, IGNORE, Classes
 from maskmill.store.codebook import Codebook
@@ -394,6 +398,31 @@ def test_weights_that_change_after_planning(tmp_path: Path) -> None:
         text.fit(planned, Clustered(Codebook(np.eye(2), np.ones(2), 0.0, True), None, [], tmp_path))
 
 
+def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command line to the names, on the device that is asked for."""
+    given, asked = scene(tmp_path, HALVES, ONE), []
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"1")
+    books.write(tmp_path / "book.safetensors", given.book)
+    monkeypatch.setattr(clip, "load", lambda *given: asked.append(given) or Colours())
+    params = text.Params(names={"leaf": "green", "brick": "red"}, checkpoint=str(weights), templates=["{}"])
+    body = {"source": "text", "grouping": text.grouping(params, "r"), "max_fit_points": 10}
+    options = {
+        "vectors": tmp_path, "codebook": tmp_path / "book.safetensors", "manifest": given.manifest,
+        "params": json.dumps(body), "out": tmp_path / "classes.safetensors", "held": tmp_path / "held.zarr",
+    }  # fmt: skip
+    words = ["taxonomy", "fit", *(part for k, v in options.items() for part in (f"--{k}", str(v)))]
+    done = CliRunner().invoke(app, words, env={"MASKMILL_DEVICE": "cpu"})
+    assert done.exit_code == 0, done.output
+    assert asked == [("ViT-B-32", None, str(weights), CPU)]
+    found = kinds.read(tmp_path / "classes.safetensors")
+    assert owners(found, given) == [2, 1, IGNORE]
+    assert found.notes == ("clusters that stay unnamed: 3 (green 0.50, red 0.50)",)
+    (tmp_path / "c.png").write_bytes(b"gone")
+    done = CliRunner().invoke(app, words, env={"MASKMILL_DEVICE": "cpu"})
+    assert done.exit_code == 1
+
+
 # ---- planning
 
 
@@ -575,7 +604,7 @@ def test_files_that_are_no_weights(tmp_path: Path, kind: str) -> None:
     path = {"pickle": "w.pt", "text": "w.safetensors", "numpy": "w.npz", "other": "o.safetensors"}[kind]
     file = tmp_path / path
     if kind == "pickle":
-        file.write_bytes(pickle.dumps(Path("/")))
+        file.write_bytes(pickle.dumps(Path("/"), protocol=2))
     elif kind == "other":
         save_file({"weight": torch.zeros(2)}, file)
     else:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskmill.errors import shown
-from maskmill.store.classes import BACKGROUND, IGNORE
+from maskmill.taxonomy._document import RESERVED
 
 # The seven that CLIP's authors chose for ImageNet among their eighty.
 TEMPLATES = (
@@ -19,7 +19,6 @@ TEMPLATES = (
     "art of the {}.",
     "a photo of the small {}.",
 )
-RESERVED = {"background": BACKGROUND, "ignore": IGNORE}
 ARTICLE = re.compile(r"^(?:a|an|the) (?=\S)", re.IGNORECASE)
 LONGEST = 200  # letters of a name
 
