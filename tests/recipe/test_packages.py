@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from maskmill.recipe.model import Stage
+from maskmill.recipe.packages import EXTRAS, NAMES
 from maskmill.recipe.resolve import load
 
 ON_GPUS = {"cuml"}  # taken instead of a dependency where somebody has installed it
@@ -74,5 +75,9 @@ def test_every_package_that_is_imported_is_a_dependency() -> None:
     used -= set(sys.stdlib_module_names) | {"maskmill"} | ON_GPUS
     # Snakemake brings its plugin interface, jinja2 its markupsafe; torchvision is only asked for by name, in a guard.
     used -= {"snakemake_interface_executor_plugins", "markupsafe", "torchvision"}
+    for package, extra in EXTRAS.items():  # only some methods need them, and say so when a run is planned
+        named = {re.split(r"[\[<>=]", each)[0].lower() for each in project["optional-dependencies"][extra]}
+        assert {NAMES.get(package, package).lower()} <= named
+        used.discard(package)
     absent = {name for name in used if not {each.lower() for each in given_by.get(name, [name])} & declared}
     assert absent == set()

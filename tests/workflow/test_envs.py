@@ -30,7 +30,7 @@ def test_conda_environment_equals_pyproject() -> None:
 
 def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [r for name in ("dev", "bench") for r in project["optional-dependencies"][name]]
+    extras = [r for name in ("dev", "bench", "text") for r in project["optional-dependencies"][name]]
     pins = {
         re.split("==", line)[0].lower().replace("_", "-")
         for line in (ROOT / "constraints.txt").read_text().split("\n")

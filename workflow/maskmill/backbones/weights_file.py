@@ -31,7 +31,7 @@ def write(out: Path, state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     from safetensors.torch import save_file
 
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in sorted(state.items())}
-    about = with_checksum({**facts, "sha256": _digest(tensors), "asked": expected.asked()})
+    about = with_checksum({**facts, "sha256": digest(tensors), "asked": expected.asked()})
     with atomic(out) as temporary, system_errors():
         save_file(tensors, str(temporary), metadata={"maskmill": json.dumps(about)})
 
@@ -55,13 +55,13 @@ def read(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise WeightsError(f"{path}: not a weights file of maskmill ({error}); {AGAIN}") from None
     if not isinstance(facts, dict) or CHECKSUM not in facts:
         raise WeightsError(f"{path}: {OLDER}; {AGAIN}")
-    if not fits_checksum(facts) or facts["sha256"] != _digest(state):
+    if not fits_checksum(facts) or facts["sha256"] != digest(state):
         raise WeightsError(f"{path}: damaged (its checksum does not fit its content); {AGAIN}")
     expected.check(path, facts)
     return state, facts
 
 
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """sha256 of names, shapes and numbers, in the order of the names."""
     import torch
 

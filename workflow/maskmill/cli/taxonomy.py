@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maskmill.cli.options import Foreground, ManifestFile, Out, Params, Seed, Threads, section, shard_files
+from maskmill.cli.options import Device, Foreground, ManifestFile, Out, Params, Seed, Threads, section, shard_files
 from maskmill.taxonomy import Clustered, ShardVectors
 
 app = typer.Typer(help="taxonomy: clusters -> classes that have names.", no_args_is_help=True)
@@ -51,13 +51,14 @@ def fit(
     foreground: Foreground = None,
     seed: Seed = 0,
     threads: Threads = 1,
+    device: Device = "auto",
 ) -> None:
     """Which vectors become which class."""
     from maskmill.taxonomy.run import FitFiles, fit
 
     body = section(params)
     given = _clustered(codebook, foreground, _shards(vectors, manifest, cut, regions), manifest)
-    given = replace(given, seed=seed, limit=int(body["max_fit_points"]))
+    given = replace(given, seed=seed, limit=int(body["max_fit_points"]), device=device)
     fit(body["source"], body["grouping"], given, FitFiles(out, held), threads)
 
 

@@ -20,7 +20,14 @@ from maskmill.recipe.stages import BY_NAME
 
 PACKAGE = Path(__file__).parents[1]
 OPTIONAL = {"cuml", "torchvision"}  # taken instead of a dependency, or asked for in a guard
-NAMES = {"PIL": "pillow", "sklearn": "scikit-learn", "umap": "umap-learn", "yaml": "pyyaml"}  # else as it is imported
+NAMES = {
+    "PIL": "pillow",
+    "open_clip": "open_clip_torch",
+    "sklearn": "scikit-learn",
+    "umap": "umap-learn",
+    "yaml": "pyyaml",
+}  # else as it is imported
+EXTRAS = {"open_clip": "text"}  # of the project, that bring what only some methods need
 STATEMENT = re.compile(
     r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]*)|import[ \t]+(\w[\w., \t]*))", re.M
 )
@@ -32,10 +39,11 @@ def check_packages(run: Run) -> None:
         for where, module in _methods(recipe):
             for package in sorted(foreign(module)):
                 if not _installed(package):
+                    what = f'".[{EXTRAS[package]}]"' if package in EXTRAS else "."
                     raise ConfigError(
                         f"recipe {recipe.name}: {where} needs the Python package {NAMES.get(package, package)}, which "
                         f"is not installed for {sys.executable}; install maskmill with what it needs: "
-                        "pip install -c constraints.txt -e . (docs/reuse.md)"
+                        f"pip install -c constraints.txt -e {what} (docs/reuse.md)"
                     )
 
 

@@ -151,7 +151,7 @@ STAGES: tuple[StageSpec, ...] = (
         default="none",
         rules=(
             Rule("taxonomy_survey", Needs(1, 3000, 60), unit="jobs"),
-            Rule("taxonomy_fit", Needs(2, 6000, 120), unit="jobs", whole=True),
+            Rule("taxonomy_fit", Needs(2, 6000, 120), Needs(2, 8000, 240), unit="jobs", whole=True),
             Rule("taxonomy_names", Needs(1, 1000, 10), unit="jobs"),
             Rule("taxonomy_map", Needs(1, 3000, 60), per_shard=True),
         ),

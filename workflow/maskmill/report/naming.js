@@ -83,13 +83,12 @@
       return { decided, clusters: this.about.shares.size, area: whole ? area / whole : 0 };
     }
 
-    /** True where a run of `doc` says what this document says: what has no name there has become what it wants. */
+    /** True where a run of `doc` says what this document says, but for colours that the run has chosen. */
     becomes(doc) {
-      const same = (a, b) => JSON.stringify(a) === JSON.stringify(b), wanted = doc.classes.map((row) => row.name);
+      const same = (a, b) => JSON.stringify(a) === JSON.stringify(b), names = doc.classes.map((row) => row.name);
       if (!same(doc.split, this.doc.split) || !same(doc.corrections, this.doc.corrections)) return false;
-      if (!same(wanted, this.names().slice(0, wanted.length))) return false;
-      const rest = (unit) => (doc.unnamed === "keep" ? `cluster ${unit}` : doc.unnamed);
-      return [...this.about.clusters].every((cluster) => this.units(cluster).every((unit) => (doc.of[unit] || rest(unit)) === this.doc.of[unit]));
+      if (!same(names, this.names()) || doc.unnamed !== this.doc.unnamed) return false;
+      return [...this.about.clusters].every((cluster) => this.units(cluster).every((unit) => doc.of[unit] === this.doc.of[unit]));
     }
 
     // --- changes -----------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class Clustered:
     Attributes:
         book: the clusters. ground: codebook of background and foreground, in recipes that have one.
         shards: vectors of all shards, and where they lie in the images. manifest: of the run.
-        seed: of the run. limit: vectors that a fit reads at most.
+        seed: of the run. limit: vectors that a fit reads at most. device: of a network: auto, cpu, cuda or cuda:0.
     """
 
     book: Codebook
@@ -65,6 +65,7 @@ class Clustered:
     manifest: Path
     seed: int = 0
     limit: int = 500_000
+    device: str = "auto"
 
 
 class Source(Protocol):

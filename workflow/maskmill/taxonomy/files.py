@@ -51,9 +51,23 @@ def _naming(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     return {"source": stage.method, "naming": stage.module.naming(stage.params, wildcards["recipe"])}
 
 
-@job("taxonomy_fit", _grouping, out=f"{FOLDER}/classes.safetensors", held=f"{FOLDER}/held.zarr")
+def _network(graph: Graph, wildcards: Wildcards) -> bool:
+    """An image-text model looks at photos."""
+    return bool(graph.recipe(wildcards).taxonomy.module.TRAITS.photos)
+
+
+@job(
+    "taxonomy_fit",
+    _grouping,
+    network=_network,
+    out=f"{FOLDER}/classes.safetensors",
+    held=f"{FOLDER}/held.zarr",
+)
 def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
-    """The clusters, and the vectors of all shards: of members that are clustered again, or of labelled images."""
+    """The clusters, and the vectors of all shards: of members that are clustered again, or of labelled images.
+
+    Photos are read where the manifest says they are; local weights are part of `depends` by their content.
+    """
     return _clustered(graph, wildcards)
 
 
