@@ -16,7 +16,7 @@ from maskmill.errors import InputError, NumericsError, StoreError
 from maskmill.images.photos import PhotoFile, read_ahead, reader_count
 from maskmill.images.sample import read
 from maskmill.progress import track
-from maskmill.store.classes import BACKGROUND, IGNORE, Classes, merged
+from maskmill.store.classes import BACKGROUND, IGNORE, Classes, Leaf, merged
 from maskmill.store.codebook import Codebook
 from maskmill.taxonomy import Clustered
 from maskmill.taxonomy._clip import Tower
@@ -160,12 +160,12 @@ def classes_of(odds: np.ndarray, settings: Settings, book: Codebook) -> Classes:
             count += 1
         values[cluster] = {"ignore": IGNORE, "background": BACKGROUND, "keep": count}[settings.unnamed]
     confidence = _confidence(rival, np.where(sure, best, IGNORE), book, count)
-    leaves = list(range(len(book)))
+    leaves = [Leaf(cluster, value, not sure[cluster]) for cluster, value in enumerate(values)]
     if book.noise:
-        leaves.append(len(book))
-        values.append(BACKGROUND if book.noise_is_background else IGNORE)
-    found = merged(book, values, leaves, np.zeros((0, book.centroids.shape[1]), np.float32), count)
-    return replace(found, confidence=confidence, notes=tuple(_notes(rival, sure, best, settings)))
+        leaves.append(Leaf(len(book), BACKGROUND if book.noise_is_background else IGNORE))
+    found = merged(book, leaves, np.zeros((0, book.centroids.shape[1]), np.float32), count)
+    notes = tuple(_notes(rival, sure, best, settings))
+    return replace(found, confidence=confidence, notes=notes, unnamed=settings.unnamed)
 
 
 def _confidence(rival: np.ndarray, value: np.ndarray, book: Codebook, count: int) -> np.ndarray:
