@@ -232,7 +232,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch, given: Clustered, tower: Colours | N
 
 
 def owners(found: Classes, given: Clustered) -> list[int]:
-    return [clusters_of(found, given.book)[cluster, None] for cluster in (1, 2, 3)]
+    return [clusters_of(found, given.book)[cluster, None][0] for cluster in (1, 2, 3)]
 
 
 def test_clusters_get_the_names_that_they_look_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

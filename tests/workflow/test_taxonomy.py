@@ -229,3 +229,14 @@ def test_keys_pressed_in_the_report_become_masks(programs: Path, work: Path) -> 
     expected = np.array([place[name] for name in COLOURS])[photo(0)[1]]
     for mask in masks(work, "tokens").values():
         assert np.mean(mask == expected) > 0.97
+
+
+def test_an_edited_file_counts_though_something_was_deleted(work: Path, programs: Path) -> None:
+    """A finished run whose file has changed is not as it was: the change is painted, not only the deletion mended."""
+    document = named_by_colour(work, "tokens")
+    run(work, programs, given(work, document))
+    (work / "results/recipes/tokens/seed0/round0/scores.json").unlink()
+    document["classes"][0]["clusters"] += document["classes"].pop()["clusters"]  # blue is red now
+    assert {"taxonomy_fit", "paint", "evaluate"} <= run(work, programs, given(work, document))
+    expected = np.array([1, 2, 1])[photo(0)[1]]
+    assert all(np.mean(mask == expected) > 0.97 for mask in masks(work, "tokens").values())

@@ -161,8 +161,15 @@ class Rules:
         listed = [self._listing(config.images, config.labels)]
         if objects is not None and objects.instances is not None:
             listed.append(self._listing(objects.instances, None))
-        shown = self.graph.depends("report", {})
+        shown = [self.graph.depends("report", {}), *self._named_by_files]
         return json_hash([config.model_dump(mode="json"), shown, dict(STAGE_VERSION), listed, self._contents])
+
+    @property
+    def _named_by_files(self) -> list[str]:
+        """What files, labels and checkpoints say of the classes of every recipe that has some."""
+        rules = ("taxonomy_fit", "taxonomy_names")
+        named = [name for name, recipe in self.run.recipes.items() if recipe.named]
+        return [self.graph.depends(rule, {"recipe": name}) for name in named for rule in rules]
 
     @cached_property
     def _contents(self) -> str:
