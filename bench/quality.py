@@ -7,8 +7,8 @@ are 38 variants a set: 24 with as many clusters as classes (k-means on cosines o
 as they are, PCA, whitened; at half the resolution; colour), and 14 with 4 to 64. Each is fitted with two seeds.
 
 Ranking: Spearman correlation over the variants of a prediction without labels and the mIoU with them. Predictions: the
-adjusted Rand index with the other variants, which is the rule of the report (maskmill.report._quality), that between the
-two seeds, and their mean. The same consensus is also measured by Hungarian IoU and by the Rand index of single images.
+adjusted Rand index with the other variants (the rule of the report, maskmill.report._quality), that between the two
+seeds, and their mean. The same consensus is also measured by Hungarian IoU and by the Rand index of single images.
 
 Coverage: the cells of least confidence become ignore, and mIoU is that of the cells left, matched anew. Confidence: the
 margin between the two best clusters, or the share of the other variants (or the other seed) that say the same.

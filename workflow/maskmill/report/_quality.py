@@ -1,10 +1,11 @@
 """Predicted quality without labels: how far the masks of recipes, seeds and rounds agree on the sampled images.
 
-The rule is fixed: the predicted quality of a recipe is its mean agreement with the other recipes of the run; where there
-are none, the agreement between its seeds. What other methods find again in other vectors is evidence. That seeds agree is
-less: coarse clusters are stable, right or wrong. Rounds are shown and never count: a student that imitates its masks
-agrees with them. Agreement is the adjusted Rand index of all sampled cells together, so that a label must mean the same
-in all images. It ranks recipes of one number of clusters only (docs/benchmarks.md), so the page warns of others.
+The rule is fixed: the predicted quality of a recipe is its mean agreement with the other recipes of the run; where
+there are none, the agreement between its seeds. What other methods find again in other vectors is evidence. That seeds
+agree is less: coarse clusters are stable, right or wrong. Rounds are shown and never count: a student that imitates its
+masks agrees with them. Agreement is the adjusted Rand index of all sampled cells together, so that a label must mean
+the same in all images. It ranks recipes of one number of clusters only (docs/benchmarks.md), so the page warns of
+others.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ class Row:
     """A recipe. Numbers are None where there is nothing to compare with.
 
     Attributes:
-        values: different values in its masks. predicted: `others`, or `seeds` where there are none. seeds, rounds, others: adjusted Rand index between the last masks of
-            its seeds, of its last two rounds, and with the other recipes. classes, images: the least agreed on first.
+        values: different values in its masks. predicted: `others`, or `seeds` where there are none.
+        seeds, rounds, others: adjusted Rand index between the last masks of its seeds, of its last two rounds, and with
+            the other recipes. classes, images: the least agreed on first.
     """
 
     recipe: str
@@ -125,11 +127,10 @@ class _Compared:
         """Cells by their labels, [labels of a, labels of b]; None where they cannot be compared."""
         if max(self.maps[a].size, self.maps[b].size) > LABELS:
             return None
-        if (b, a) in self._tables:
-            return self._tables[b, a].T
         if (a, b) not in self._tables:
             sizes = self.maps[a].size, self.maps[b].size
-            self._tables[a, b] = table(self.maps[a].labels, self.maps[b].labels, sizes)
+            counts = table(self.maps[a].labels, self.maps[b].labels, sizes)
+            self._tables[a, b], self._tables[b, a] = counts, counts.T
         return self._tables[a, b] if self._tables[a, b].any() else None
 
     def values(self, key: Key) -> int:
