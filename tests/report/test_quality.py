@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -75,18 +76,27 @@ def test_what_most_recipes_say_ranks_first(tmp_path: Path) -> None:
         assert (row.seeds, row.rounds, row.values) == (None, None, 4)
 
 
-def test_seeds_count_only_where_there_is_one_recipe_and_rounds_never(tmp_path: Path) -> None:
+def test_seeds_and_rounds_are_shown_and_never_count(tmp_path: Path) -> None:
     truth = scenes()
     one = measured(tmp_path / "one", {("a", 0, 0): truth, ("a", 1, 0): truth})["a"]
-    assert (one.predicted, one.seeds, one.others) == (1, 1, None)
+    assert (one.predicted, one.seeds, one.others) == (None, 1, None)
     runs = {("a", s, r): truth for s in (0, 1) for r in (0, 1)}
-    both = measured(tmp_path / "both", runs | {("b", 0, 0): scenes(3), ("b", 1, 0): scenes(4)})["a"]
-    assert (both.seeds, both.rounds) == (1, 1)
-    assert both.predicted == both.others != 1
+    runs |= {(recipe, s, 0): scenes(3 + s) for recipe in "bc" for s in (0, 1)}
+    rows = measured(tmp_path / "three", runs)
+    assert (rows["a"].seeds, rows["a"].rounds) == (1, 1)
+    assert abs(rows["a"].predicted or 1) < 0.01
+    assert [row.predicted for row in rows.values()] == [row.others for row in rows.values()]
+    assert rows["b"].others == pytest.approx(0.5, abs=0.01)  # c says the same, a nothing of it
     alone = measured(tmp_path / "alone", {("a", 0, 0): truth, ("a", 0, 1): noisy(truth, 0.3)})["a"]
     assert (alone.predicted, alone.classes, alone.images) == (None, [], [])
     assert alone.rounds is not None
     assert 0 < alone.rounds < 1
+
+
+def test_two_recipes_agree_with_each_other_alike_so_neither_is_predicted(tmp_path: Path) -> None:
+    rows = measured(tmp_path, {("a", 0, 0): scenes(), ("b", 0, 0): noisy(scenes(), 0.4)})
+    assert rows["a"].others == rows["b"].others
+    assert [row.predicted for row in rows.values()] == [None, None]
 
 
 def test_one_set_of_masks_says_nothing_and_is_not_even_read(tmp_path: Path) -> None:
@@ -113,12 +123,20 @@ def test_the_image_and_the_class_that_are_wrong_come_first(tmp_path: Path) -> No
 def test_masks_that_are_all_ignored_cannot_be_compared(tmp_path: Path) -> None:
     nothing = {name: np.full(GRID, ignore_value(mask_dtype(4)), np.uint8) for name in IDS}
     rows = measured(tmp_path, {("a", 0, 0): scenes(), ("b", 0, 0): nothing})
-    assert [row.predicted for row in rows.values()] == [None, None]
+    assert [row.others for row in rows.values()] == [None, None]
     assert rows["b"].values == 0
 
 
+def third(plan: dict[str, Any], results: Path) -> dict[str, Any]:
+    """A third recipe in the plan, whose masks are those of `kmeans`."""
+    shutil.copytree(results / "recipes/kmeans", results / "recipes/again")
+    for store in (results / "recipes/again").glob("*/*/scores.json"):
+        store.unlink()
+    return plan | {"recipes": plan["recipes"] | {"again": plan["recipes"]["kmeans"]}}
+
+
 def test_the_page_shows_the_figures_of_the_masks(tmp_path: Path) -> None:
-    plan = synthetic_run.build(tmp_path)
+    plan = third(synthetic_run.build(tmp_path), tmp_path / "results")
     html = report(tmp_path, plan)
     checker = check(html)  # every link into the gallery has its image
     part = html.split('id="quality"')[1].split("</article>")[0]
@@ -128,8 +146,9 @@ def test_the_page_shows_the_figures_of_the_masks(tmp_path: Path) -> None:
     rows = _quality.measure(tmp_path / "results", plan["recipes"], [0, 1], sample)
     shown = re.findall(r'<tr class="first"><th scope="row">(\w+)</th><td class="n">\d+</td><td class="n">([^<]*)', part)
     assert shown == [(row.recipe, f"{row.predicted:.2f}") for row in rows]
+    assert [row.recipe for row in rows] == ["kmeans", "again", "comus"]
     assert "different numbers of values" in part  # one of the recipes has background
-    assert [row.rounds is None for row in rows] == [row.recipe == "kmeans" for row in rows]
+    assert [row.rounds is None for row in rows] == [True, True, False]
 
 
 def test_agreement_of_the_stored_masks_by_hand(tmp_path: Path) -> None:
@@ -148,15 +167,17 @@ def test_agreement_of_the_stored_masks_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("only", "said"), [("kmeans", "Not known"), ("comus", "the last two rounds agree at")], ids=["one", "rounds"]
+    ("only", "said"),
+    [(["kmeans"], "Not known"), (["comus"], "Predicted quality is not known"), (["kmeans", "comus"], "is not known")],
+    ids=["one", "rounds", "two"],
 )
-def test_the_page_says_when_nothing_is_known(tmp_path: Path, only: str, said: str) -> None:
+def test_the_page_says_when_nothing_is_known(tmp_path: Path, only: list[str], said: str) -> None:
     plan: dict[str, Any] = synthetic_run.build(tmp_path, images=4, seeds=(0,))
-    plan["recipes"] = {only: plan["recipes"][only]}
+    plan["recipes"] = {name: plan["recipes"][name] for name in only}
     part = report(tmp_path, plan).split('id="quality"')[1].split("</article>")[0]
     assert said in text_of(part)
-    assert "Not known" in part
-    assert "<table" not in part
+    assert "A guess" not in part
+    assert ("Doubtful in" in part) == (len(only) == 2)
 
 
 def test_hostile_ids_are_text_in_the_list_of_doubtful_images(tmp_path: Path) -> None:

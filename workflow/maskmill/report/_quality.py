@@ -1,11 +1,11 @@
 """Predicted quality without labels: how far the masks of recipes, seeds and rounds agree on the sampled images.
 
-The rule is fixed: the predicted quality of a recipe is its mean agreement with the other recipes of the run; where
-there are none, the agreement between its seeds. What other methods find again in other vectors is evidence. That seeds
-agree is less: coarse clusters are stable, right or wrong. Rounds are shown and never count: a student that imitates its
-masks agrees with them. Agreement is the adjusted Rand index of all sampled cells together, so that a label must mean
-the same in all images. It ranks recipes of one number of clusters only (docs/benchmarks.md), so the page warns of
-others.
+The rule is fixed: the predicted quality of a recipe is its mean agreement with the other recipes of the run. With fewer
+than three recipes it is unknown, as two agree with each other to the same degree. What other methods find again in
+other vectors is evidence. That seeds agree is none, as coarse and poor clusters are stable, nor that a round keeps its
+masks, as a student imitates them: both are shown only. Agreement is the adjusted Rand index of all sampled cells
+together, so that a label must mean the same in all images. It ranks recipes of one number of clusters
+(docs/benchmarks.md), and the page warns of others.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from maskmill.report import _facts
 
 SIDE = 64  # cells of the longer side of an image on which maps are compared
 SEEDS = 3  # of a recipe that are compared
+RANKED = 3  # recipes that it takes to tell them apart
 LABELS = 1024  # maps of more labels are not compared: the tables grow with the square
 CLASSES_SHOWN, IMAGES_SHOWN = 40, 8
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """One set of masks on the sampled images: labels [cells] int32 of all images in turn, OPEN where ignored."""
+    """One set of masks on the sampled images: labels [cells] int16 or int32, images in turn, OPEN where ignored."""
 
     labels: np.ndarray
     size: int
@@ -61,17 +62,17 @@ class Row:
     """A recipe. Numbers are None where there is nothing to compare with.
 
     Attributes:
-        values: different values in its masks. predicted: `others`, or `seeds` where there are none.
-        seeds, rounds, others: adjusted Rand index between the last masks of its seeds, of its last two rounds, and with
-            the other recipes. classes, images: the least agreed on first.
+        values: different values in its masks. predicted: `others` where there are at least RANKED recipes.
+        others, seeds, rounds: adjusted Rand index of its last masks with those of the other recipes, between its seeds,
+            and with those of the round before. classes, images: the least agreed on first.
     """
 
     recipe: str
     values: int | None
     predicted: float | None
+    others: float | None
     seeds: float | None
     rounds: float | None
-    others: float | None
     classes: list[ClassRow]
     images: list[ImageRow]
 
@@ -79,7 +80,7 @@ class Row:
 def measure(results: Path, recipes: Mapping[str, Mapping[str, Any]], seeds: Sequence[int], sample: Sample) -> list[Row]:
     """Compare the masks of the sampled images; recipes of the highest predicted quality first, the unknown last.
 
-    Memory: at most 4096 cells of 4 bytes for each sampled image, recipe and compared seed.
+    Memory: at most 4096 cells of 2 bytes (4 for 16-bit masks) for each sampled image, recipe and compared seed.
     """
     if not sample.measured:
         return []
@@ -102,15 +103,15 @@ def measure(results: Path, recipes: Mapping[str, Mapping[str, Any]], seeds: Sequ
             Row(
                 name,
                 compared.values(own[0]),
-                between if with_others is None else with_others,
+                with_others if len(recipes) >= RANKED else None,
+                with_others,
                 between,
                 along,
-                with_others,
                 compared.classes(own[0], partners),
                 compared.images(own[0], partners, ids, starts, places),
             )
         )
-    return sorted(rows, key=lambda row: (row.predicted is None, -(row.predicted or 0.0), row.recipe))
+    return sorted(rows, key=lambda row: (row.predicted is None, -(row.predicted or 0.0)))
 
 
 Key = tuple[str, int, int]  # recipe, seed, round
@@ -199,4 +200,6 @@ def _grid(height: int, width: int) -> tuple[int, int]:
 
 def _labels(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     small = to_size(mask, grid).ravel()
-    return np.where(small == ignore_value(mask.dtype), OPEN, small.astype(np.int32))
+    labels = small.astype(np.int16 if mask.dtype == np.uint8 else np.int32)
+    labels[small == ignore_value(mask.dtype)] = OPEN
+    return labels
