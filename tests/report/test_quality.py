@@ -127,6 +127,24 @@ def test_masks_that_are_all_ignored_cannot_be_compared(tmp_path: Path) -> None:
     assert rows["b"].values == 0
 
 
+def test_maps_of_very_many_values_are_not_compared(tmp_path: Path) -> None:
+    wide = np.arange(64 * 64).reshape(GRID)
+    masks = {recipe: dict.fromkeys(IDS, wide % most) for recipe, most in (("a", _quality.LABELS), ("b", 3), ("c", 3))}
+    masks["d"] = dict.fromkeys(IDS, wide % (_quality.LABELS + 1))
+    for recipe, each in masks.items():
+        path = tmp_path / f"recipes/{recipe}/seed0/round0/masks/s0.zarr"
+        with RaggedWriter(path, "masks", dtype="uint16", provenance=Provenance.of("paint", {}), attrs={}) as out:
+            for name, mask in each.items():
+                out.append(name, mask.astype(np.uint16))
+    found = _quality.measure(tmp_path, {recipe: {"rounds": 0} for recipe in masks}, [0], sample_of(tmp_path))
+    rows = {row.recipe: row for row in found}
+    assert list(rows)[-1] == "d"
+    assert (rows["d"].others, rows["d"].images, rows["d"].values) == (None, [], _quality.LABELS + 1)
+    assert rows["b"].others is not None
+    assert 0.4 < rows["b"].others < 0.6  # that with a is near 0, that with c is 1, and d is left out
+    assert len(rows["a"].classes) == _quality.CLASSES_SHOWN
+
+
 def third(plan: dict[str, Any], results: Path) -> dict[str, Any]:
     """A third recipe in the plan, whose masks are those of `kmeans`."""
     shutil.copytree(results / "recipes/kmeans", results / "recipes/again")

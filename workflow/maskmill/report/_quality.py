@@ -180,7 +180,8 @@ def _read(results: Path, wanted: Sequence[Key], sample: Sample) -> tuple[list[st
     """Sampled ids, the first cell of each, and all maps on one grid an image: that of the photo, SIDE cells long."""
     pictures = sample.pictures([image_id for ids in sample.statistics.values() for image_id in ids])
     parts: dict[Key, list[np.ndarray]] = defaultdict(list)
-    names, cells = [], []
+    names: list[str] = []
+    cells: list[int] = []
     for shard, ids in sample.statistics.items():
         names += ids
         grids = [_grid(pictures[image_id].height, pictures[image_id].width) for image_id in ids]
