@@ -83,8 +83,7 @@ def _extract(name: str, backbone: str, limit: int, out: Path) -> None:
     from maskmill.recipe.sections import FeatureSet, Size
 
     folder = data_folder(name)
-    if folder is None:
-        raise SystemExit(f"{name}: no labelled set; set MASKMILL_DATA to the folder of the sets")
+    assert folder is not None
     out.parent.mkdir(parents=True, exist_ok=True)
     feature_set = FeatureSet(backbone=backbone, stride=16, size=Size(square=SIDE))
     weights = out.parent / f"{backbone}.safetensors"
@@ -151,10 +150,13 @@ def painted(x: np.ndarray, book: Codebook, side: int) -> tuple[np.ndarray, np.nd
 
 
 def true_miou(masks: np.ndarray, y: np.ndarray, kept: np.ndarray, rule: str) -> float:
-    """MIoU in percent of the kept cells of masks of labels [n, s, s]; y: index of the class, -1 void."""
+    """MIoU in percent of the kept cells of masks of labels [n, s, s]; y: index of the class, -1 void.
+
+    A class of which no cell is kept counts 0.
+    """
     counts = table(masks[kept], y[kept], (int(masks.max()) + 1, int(y.max()) + 1))
     counts = counts[:, counts.any(axis=0)]
-    return 100 * metrics(counts, MATCHERS[rule](counts)).miou
+    return 100 * float(metrics(counts, MATCHERS[rule](counts)).iou.sum()) / len(np.unique(y[y >= 0]))
 
 
 @dataclass
@@ -296,7 +298,7 @@ def main() -> None:
     """Both tables of every set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data")
-    parser.add_argument("--cache", type=Path, default=Path("quality_cache"))
+    parser.add_argument("--cache", type=Path, default=Path("bench_quality"), help="folder that keeps the tokens")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--limit", type=int, default=120)
     arguments = parser.parse_args()
@@ -306,6 +308,9 @@ def main() -> None:
         os.environ["MASKMILL_DATA"] = arguments.data
     torch.set_num_threads(1)
     for name in arguments.sets:
+        if data_folder(name) is None:
+            print(f"{name}: no labelled set; set MASKMILL_DATA to the folder of the sets", file=sys.stderr)
+            continue
         start = time.process_time()
         made, truth = make(name, arguments.limit, arguments.cache)
         print(f"\n{name}: {len(truth)} images, {truth.max() + 1} classes")
