@@ -69,7 +69,7 @@ def variants() -> list[Variant]:
 
 def tokens(name: str, backbone: str, limit: int, cache: Path) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [n, h, w, d] float16 and label ids [n, 4 h, 4 w] of a set, images evenly spread; kept in `cache`."""
-    stored = cache / f"{name}.{backbone}.npz"
+    stored = cache / f"{name}.{backbone}.{limit}.npz"
     if not stored.is_file():
         _extract(name, backbone, limit, stored)
     with np.load(stored, allow_pickle=False) as found:
