@@ -23,6 +23,7 @@ import numpy as np
 
 from maskmill.errors import StoreError
 from maskmill.evaluate.truth import Truth
+from maskmill.numerics.agreement import adjusted_rand
 from maskmill.store.rle import encode_all
 
 CORLOC = (
@@ -239,21 +240,6 @@ class ForegroundRand:
     def result(self) -> dict[str, float | None]:
         """{"fg_ari": mean, at most 1, or None}; None too where no image has two objects to be told apart."""
         return {"fg_ari": math.fsum(self.values) / len(self.values) if self._several else None}
-
-
-def adjusted_rand(table: np.ndarray) -> float:
-    """Adjusted Rand index of two partitions by the pixels [n, m] that they share (Hubert and Arabie 1985).
-
-    Two partitions without a choice (all pixels in one part of both, or each in a part of its own) agree: 1.
-    """
-
-    def pairs(counts: np.ndarray) -> int:
-        return sum(count * (count - 1) // 2 for count in counts.ravel().tolist())
-
-    both, rows, columns, every = pairs(table), pairs(table.sum(1)), pairs(table.sum(0)), pairs(table.sum())
-    # whole numbers of pairs, exact; both sides of the fraction are multiplied by 2 * every
-    denominator = every * (rows + columns) - 2 * rows * columns
-    return 2 * (both * every - rows * columns) / denominator if denominator else 1.0
 
 
 class AveragePrecision:
