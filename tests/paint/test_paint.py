@@ -22,8 +22,10 @@ from maskmill.paint.run import (
     run_regions,
     run_tokens,
 )
+from maskmill.painting.tokens import margins
 from maskmill.store import codebook
 from maskmill.store.artefact import write_table
+from maskmill.store.classes import Classes
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 PARAMS = {"keep_closest": 1.0, "dropped": "ignore", "upsample": 2}
@@ -236,3 +238,20 @@ def test_noise_is_ignored_in_tokens_and_not_kept_in_regions(tmp_path: Path) -> N
     run_tokens(tmp_path / "s0.zarr", tmp_path / "u.safetensors", PARAMS | {"upsample": 1}, tmp_path / "n.zarr")
     assert Ragged(tmp_path / "n.zarr", "masks")["a"].squeeze().tolist() == [[1, 2], [0, 0]]
     assert region_labels([(1, 0, 0.1), (2, -1, 0.1), (3, 0, 0.9)], limits, 2, 255, 0)[:4].tolist() == [0, 1, 0, 255]
+
+
+@pytest.mark.parametrize(("abstain", "expected"), [(0.0, [1, 1, 2]), (0.4, [1, 255, 2]), (0.6, [1, 255, 255])])
+def test_unsure_cells_are_ignore(tmp_path: Path, abstain: float, expected: list[int]) -> None:
+    """A token at a centre has margin 1, one between two centres 0, one at cosines 0.6 and 0.8 has 1 - 0.2 / 0.4."""
+    with RaggedWriter(tmp_path / "v.zarr", "features", depth=2, dtype="float32") as out:
+        out.append("a", np.array([[[1, 0], [1, 1], [0.6, 0.8]]], np.float32))
+    book = write_codebook(tmp_path / "c.safetensors", np.eye(2))
+    section = {"upsample": 1} | ({"abstain": abstain} if abstain else {})
+    run_tokens(tmp_path / "v.zarr", book, section, tmp_path / "m.zarr")
+    assert Ragged(tmp_path / "m.zarr")["a"].tolist() == [expected]
+
+
+def test_margins_of_probabilities_are_leads() -> None:
+    tensors = {"weights": np.zeros((2, 3), np.float32), "bias": np.log(np.array([0.6, 0.3, 0.1], np.float32))}
+    found = margins(np.ones((1, 2, 2)), Classes(3, np.array([1, 2, 3], np.int32), "linear", tensors), (1, 2))
+    assert found == pytest.approx(np.full((1, 2), 0.3))

@@ -35,7 +35,7 @@ from maskmill.errors import StoreError
 from maskmill.images.interpolate import majority, one_hots, resize_labels, resize_maps
 from maskmill.images.masks import ignore_value, mask_dtype
 from maskmill.images.photos import ManifestPhotos
-from maskmill.painting.tokens import paint_tokens
+from maskmill.painting.tokens import margins, paint_tokens
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Paint, Refine
@@ -180,6 +180,9 @@ def run_tokens(
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             see = partial(photos.on_grid, image_id) if photos else None
             mask = paint_tokens(store[i], book, settings.upsample, settings.refine, see, ground)
+            if settings.abstain:
+                sure = margins(store[i], book, (mask.shape[0], mask.shape[1]))
+                mask[(mask > 0) & (sure < settings.abstain)] = ignore_value(mask.dtype)
             writer.append(image_id, corrected(mask, image_id, book))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from maskmill.images.interpolate import best_scores
+from maskmill.images.interpolate import best_scores, resize_maps
 from maskmill.images.masks import mask_dtype
 from maskmill.painting.scoring import scores, values
 from maskmill.recipe.sections import Refine
@@ -64,12 +64,33 @@ def best_labels(
     return refine_scores(_logits(maps, book), best, photo, settings, void)
 
 
+def margins(tokens: np.ndarray, book: Labels, size: tuple[int, int]) -> np.ndarray:
+    """How sure each mask cell [H, W] is of its column, float32 in 0..1, by interpolated scores of tokens [h, w, d].
+
+    1 - (distance to the nearest) / (distance to the second nearest), which is 0 on the border between two clusters or
+    classes and 1 at a centre; of probabilities the lead of the first over the second.
+    """
+    h, w, d = tokens.shape
+    found = np.asarray(scores(tokens.astype(np.float32).reshape(h * w, d), book))
+    if found.shape[1] < 2:
+        return np.ones(size, np.float32)
+    fine = resize_maps(np.moveaxis(found.reshape(h, w, -1), 2, 0), size)
+    second, first = np.partition(fine, -2, axis=0)[-2:]
+    if not isinstance(book, Codebook) and book.book is None:
+        return np.asarray(first - second)
+    near, far = (1 - first, 1 - second) if _spherical(book) else (-first, -second)
+    return np.asarray(np.clip(1 - np.maximum(near, 0) / np.maximum(far, 1e-12), 0, 1), np.float32)
+
+
+def _spherical(book: Labels) -> bool:
+    return book.spherical if isinstance(book, Codebook) else bool(book.book and book.book.spherical)
+
+
 def _logits(maps: np.ndarray, book: Labels) -> np.ndarray:
     """Scores [C, h, w] in the unit that refinement expects."""
     if not isinstance(book, Codebook) and book.book is None:
         return np.asarray(np.log(np.maximum(maps, LEAST)))
-    spherical = book.spherical if isinstance(book, Codebook) else bool(book.book and book.book.spherical)
-    return COSINES * maps if spherical else in_spreads(maps)
+    return COSINES * maps if _spherical(book) else in_spreads(maps)
 
 
 def in_spreads(maps: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ def check(recipe: Recipe, path: Path) -> None:
         raise ConfigError(f"{path}: rounds.images: surest ranks regions, but pool: token has none; use images: all")
     _check_instances(recipe, path)
     _check_labels_kept(recipe, path)
+    _check_abstain(recipe, path)
     _check_adapt(recipe, path)
     if recipe.cut is None and not recipe.tokens:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method!r} needs a cut section (or use pool: token)")
@@ -46,6 +47,16 @@ def _check_labels_kept(recipe: Recipe, path: Path) -> None:
         if recipe.instances(round):
             raise ConfigError(f"{path}: rounds.keep_labels: student {recipe.rounds_at(round).method!r} learns from "
                               "instances, which the labels do not give; leave it out")  # fmt: skip
+
+
+def _check_abstain(recipe: Recipe, path: Path) -> None:
+    """Segments have a distance to their centre, by which `keep_closest` leaves some out."""
+    wanted = recipe.paint.settings.abstain
+    if wanted and not recipe.tokens:
+        raise ConfigError(
+            f"{path}: paint.abstain: {wanted}: is for recipes of tokens (pool: token); here paint.keep_closest leaves "
+            "regions out"
+        )
 
 
 def check_counts(recipes: Mapping[str, Recipe], images: int) -> None:

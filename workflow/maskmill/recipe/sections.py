@@ -234,6 +234,17 @@ class Paint(Model):
     dropped: Literal["ignore", "background"] = Field("ignore", description="what becomes of regions not kept")
     upsample: int = Field(4, ge=1, le=16, description="mask cells a token side, bilinear on scores")
     refine: Refine = Field(default_factory=Refine, description="fit the masks to the photo's edges")
+    abstain: float = Field(
+        0.0, ge=0, lt=1, description="recipes of tokens: cells with a margin below it are ignore; 0: none"
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `abstain` where it is 0: masks that do not ask for it are those of older versions."""
+        body: dict[str, Any] = handler(self)
+        if not body.get("abstain"):
+            body.pop("abstain", None)
+        return body
 
 
 class Rounds(Model):
