@@ -81,3 +81,20 @@ def test_images_with_clusters_that_others_lack_come_first() -> None:
 def test_a_damaged_text_is_one_line(text: str) -> None:
     with pytest.raises(InputError, match=r"taxonomy.yaml: members: damaged .*save the file again"):
         members.read(text, "taxonomy.yaml")
+
+
+def test_many_clusters_are_followed_in_no_time() -> None:
+    """As many pairs as there are cells are counted, whatever the numbers of the clusters are."""
+    old = {"image": np.full((16, 16), 65535, "<u2")}
+    counts = members.overlap(old, maps(5, 5, 5, 5), 60000)
+    assert counts.shape == (65536, 60001)
+    assert counts.nnz == 1
+
+
+def test_nested_text_is_one_line() -> None:
+    import base64
+    import zlib
+
+    text = base64.b64encode(zlib.compress(b"[" * 10**6 + b"\n")).decode()
+    with pytest.raises(InputError, match="members: damaged"):
+        members.read(text, "taxonomy.yaml")

@@ -28,6 +28,7 @@ corrections:
 
 
 def written(folder: Path, text: str) -> str:
+    folder.mkdir(exist_ok=True)
     path = folder / "taxonomy.yaml"
     path.write_text(text, encoding="utf-8")
     return str(path)
@@ -78,6 +79,10 @@ def test_names_and_colours_do_not_count_as_content(tmp_path: Path) -> None:
         ("taxonomy: 1\nclasses: [{name: a}]\ncorrections: [{image: i, class: a, was: a, region: 1}]",
          "give one of them"),
         ("taxonomy: 1\nclasses: [", "not valid YAML"),
+        ("taxonomy: 1\nclasses: [{name: a, clusters: [3.0]}]", "classes.0.clusters.0"),
+        ("taxonomy: 1\nclasses: []\nsplit: {true: 2}", "split"),
+        ("taxonomy: 1\nclasses: [{name: \"a\\x7fb\"}]", "no line break or control character"),
+        ("taxonomy: 1\nclasses: [{name: a}]\ncorrections: [{image: 2007_000175, class: a}]", "put the id in quotes"),
     ],
 )  # fmt: skip
 def test_what_it_cannot_say(tmp_path: Path, text: str, said: str) -> None:
@@ -86,6 +91,8 @@ def test_what_it_cannot_say(tmp_path: Path, text: str, said: str) -> None:
         documents.read(path)
     assert said in str(error.value)
     assert str(error.value).startswith(path)
+    assert ": :" not in str(error.value)
+    assert len(str(error.value)) < 400
     assert "\n" not in str(error.value)
 
 
@@ -97,11 +104,34 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_which_recipe_a_file_is_for(tmp_path: Path) -> None:
     mine = written(tmp_path, "taxonomy: 1\nrecipe: kmeans\nclasses: []")
     params = source.Params(file=[mine])
-    assert source.serves(params, "kmeans", ["kmeans", "comus"])
-    assert not source.serves(params, "comus", ["kmeans", "comus"])
+    assert source.serves(params, "kmeans", ["kmeans", "comus"], 1)
+    assert not source.serves(params, "comus", ["kmeans", "comus"], 1)
     with pytest.raises(ConfigError, match="written for kmeans, which this run does not have"):
-        source.serves(params, "comus", ["comus"])
+        source.serves(params, "comus", ["comus"], 1)
     other = tmp_path / "other.yaml"
     other.write_text("taxonomy: 1\nclasses: []")
     with pytest.raises(ConfigError, match="are both for recipe kmeans"):
-        source.serves(source.Params(file=[mine, str(other)]), "kmeans", ["kmeans"])
+        source.serves(source.Params(file=[mine, str(other)]), "kmeans", ["kmeans"], 1)
+
+
+def test_numbers_of_clusters_mean_something_for_one_recipe_and_one_seed(tmp_path: Path) -> None:
+    params = source.Params(file=[written(tmp_path, "taxonomy: 1\nclasses: []")])
+    assert source.serves(params, "kmeans", ["kmeans"], 1)
+    with pytest.raises(ConfigError, match=r"codebook and members: are missing, and the run has 2 seeds"):
+        source.serves(params, "kmeans", ["kmeans"], 2)
+    with pytest.raises(ConfigError, match="recipe: is missing, and the run has kmeans, comus"):
+        source.serves(params, "kmeans", ["kmeans", "comus"], 1)
+
+
+def test_the_file_that_a_run_writes_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/taxonomy.yaml").write_text("taxonomy: 1\nclasses: []")
+    with pytest.raises(ConfigError, match="the run writes this file anew; copy it out of results/ first"):
+        source.serves(source.Params(file=["results/taxonomy.yaml"]), "kmeans", ["kmeans"], 1)
+
+
+def test_another_place_is_not_another_content(tmp_path: Path) -> None:
+    one, other = (source.Params(file=[written(tmp_path / name, GOOD)]) for name in ("a", "b"))
+    assert source.grouping(one, "r") == source.grouping(other, "r")
+    assert source.place(one, "r") != source.place(other, "r")

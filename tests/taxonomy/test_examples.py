@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,35 @@ def test_labels_without_a_class(tmp_path: Path, given: Clustered) -> None:
     params = examples.Params(labels=folder(tmp_path / "other", a=np.full((8, 8), 3)), background=3)
     with pytest.raises(InputError, match=r"nothing but the background \(3\)"):
         examples.fit(examples.grouping(params, "r"), given)
+
+
+def test_what_no_label_reaches_is_ignore(tmp_path: Path, given: Clustered) -> None:
+    """Two clusters far from the labelled ones, and unconnected to them: no class, and a note."""
+    far = np.concatenate([np.eye(2, 4), np.eye(4)[2:]]).astype(np.float32)
+    with RaggedWriter(tmp_path / "s1.zarr", "features", depth=4) as out:
+        tokens = np.zeros((4, 4, 4), np.float32)
+        tokens[..., 0] = 1
+        out.append("a", tokens)
+    book = Codebook(far, np.array([9, 9, 9, 9]), 0.0, True, group=np.array([0, 1, 2, -1]))
+    given = replace(given, book=book, shards=[ShardVectors(tmp_path / "s1.zarr")])
+    params = examples.Params(labels=folder(tmp_path / "labels", a=np.full((8, 8), 7)))
+    found, _ = examples.fit(examples.grouping(params, "r"), given)
+    assert scoring.assign(np.eye(4, dtype=np.float32)[3:], found).tolist() == [IGNORE]  # noise
+    assert IGNORE in found.columns
+
+
+def test_the_label_that_is_called_background_is_background(tmp_path: Path, given: Clustered) -> None:
+    label = np.full((8, 8), 7)
+    label[:, 4:] = 9
+    params = examples.Params(labels=folder(tmp_path / "labels", a=label), class_names={7: "Background", 9: "cat"})
+    found, _ = examples.fit(examples.grouping(params, "r"), given)
+    assert (found.count, found.label_ids, found.background_label) == (1, (9,), 7)
+
+
+@pytest.mark.parametrize("name", ["", " sky", "a\nb", "a\x7fb", "a\u2028b"])
+def test_names_of_labels_are_names(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        examples.Params(labels="labels", class_names={1: name})
 
 
 def test_names_are_no_part_of_what_is_painted(tmp_path: Path) -> None:

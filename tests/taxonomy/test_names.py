@@ -18,7 +18,7 @@ from maskmill.taxonomy._document import Document
 from maskmill.taxonomy._merge import merge
 from maskmill.taxonomy._names import described, document_text
 
-NAMES = ["road", 'a "quoted" #name', "улица\u2028🚲", "no"]
+NAMES = ["road", 'a "quoted" #name', "улица\u2003🚲", "no"]
 
 
 @pytest.fixture
@@ -69,6 +69,10 @@ def test_every_class_has_a_colour_of_the_palette_unless_it_has_its_own(given: Cl
 def test_labels_of_one_name_are_told_apart(given: Clustered) -> None:
     found = merge(validate(Document, {"taxonomy": 1, "classes": [{"name": "a"}, {"name": "b"}]}, "f"), "f", given)
     by_labels = Classes(2, found.columns, "merged", found.tensors, found.book, label_ids=(4, 9))
+    odd = {"label_names": {"4": "wall", "9": "wall", "11": "wall (4)"}}
+    three = Classes(3, found.columns, "merged", found.tensors, found.book, label_ids=(4, 9, 11))
+    names = [each["name"] for each in described(three, given.book, odd)["classes"]]
+    assert len(set(names)) == 3
     naming = {"label_names": {"4": "wall", "9": "wall"}}
     assert [e["name"] for e in described(by_labels, given.book, naming)["classes"]] == ["wall (4)", "wall (9)"]
     assert [e["name"] for e in described(by_labels, given.book, {"label_names": {}})["classes"]] == [

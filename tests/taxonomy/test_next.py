@@ -47,7 +47,14 @@ def test_shares_are_those_of_the_survey(folder: Path) -> None:
 
 def test_what_a_person_has_named_is_not_suggested(folder: Path) -> None:
     classes = [{"id": 1, "name": "x", "colour": "#112233", "clusters": ["1", "2", "3a", "3b"], "confidence": None}]
-    body = {"classes": classes, "background": ["4"], "ignore": ["5", "6"], "examples": [], "source": "file"}
+    body = {
+        "classes": classes,
+        "background": ["4"],
+        "ignore": ["5", "6"],
+        "examples": [],
+        "source": "file",
+        "open": ["5", "6"],
+    }
     write_json(folder / "taxonomy/classes.json", body, Provenance.of("taxonomy", {}))
     found = suggest(folder, 6)
     assert {each.id for each in found if each.kind == "cluster"} == {"5", "6"}

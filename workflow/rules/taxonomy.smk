@@ -46,8 +46,9 @@ rule taxonomy_fit:
         run=command("taxonomy_fit"),
         depends=depends("taxonomy_fit"),
         files=options("taxonomy_fit"),
+        place=place("taxonomy_fit"),
     shell:
-        "{params.run} taxonomy fit {params.files} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
+        "{params.run} taxonomy fit {params.files} {params.place} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
 
 
 # Names and colours of the classes, and the file to edit.

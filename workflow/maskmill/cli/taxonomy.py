@@ -50,6 +50,7 @@ def fit(
     regions: Tables = None,
     foreground: Foreground = None,
     seed: Seed = 0,
+    place: Annotated[str, typer.Option(help="source file: where the file is")] = "",
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
@@ -58,7 +59,7 @@ def fit(
 
     body = section(params)
     given = _clustered(codebook, foreground, _shards(vectors, manifest, cut, regions), manifest)
-    given = replace(given, seed=seed, limit=int(body["max_fit_points"]), device=device)
+    given = replace(given, seed=seed, limit=int(body["max_fit_points"]), place=place, device=device)
     fit(body["source"], body["grouping"], given, FitFiles(out, held), threads)
 
 

@@ -271,6 +271,16 @@ class Rules:
         """Param: the same files and those that the job writes, as options. Snakemake runs no job again for this."""
         return lambda wildcards, input, output: self.graph.options(rule, dict(wildcards), input, output)
 
+    def place(self, rule: str) -> Callable[..., str]:
+        """Param: where the taxonomy of a recipe is found, as an option; no job runs again for another place."""
+
+        def found(wildcards: Any, input: Any) -> str:
+            recipe = self.graph.recipe(dict(wildcards))
+            where = recipe.taxonomy.module.place(recipe.taxonomy.params, recipe.name)
+            return f"--place {shlex.quote(where)}" if where else ""
+
+        return found
+
     def depends(self, rule: str) -> Callable[..., str]:
         """Param: what a job runs again for, besides its files."""
         return lambda wildcards: self.graph.depends(rule, dict(wildcards))

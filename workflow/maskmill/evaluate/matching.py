@@ -112,10 +112,12 @@ def by_name(names: Mapping[int, str], classes: Sequence[str], rows: int) -> np.n
     Args:
         names: row -> name. classes: names of the columns. rows: number of rows.
     """
-    columns = {_plain(name): column for column, name in enumerate(classes)}
+    exact = {name: column for column, name in enumerate(classes)}
+    plain = [_plain(name) for name in classes]
+    alike = {name: column for column, name in enumerate(plain) if plain.count(name) == 1}
     match = np.full(rows, -1, np.int64)
     for row, name in names.items():
-        match[row] = columns.get(_plain(name), -1)
+        match[row] = exact.get(name, alike.get(_plain(name), -1))
     return match
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import InputError, StoreError
-from maskmill.evaluate.labelled import check_complete, digest, labelled_images, labelled_rows, read_label
+from maskmill.evaluate.labelled import check_complete, class_label, digest, labelled_images, labelled_rows, read_label
 from maskmill.evaluate.run_objects import MaskSaliency, score_instances
 from maskmill.evaluate.tally import Tally
 from maskmill.images.masks import MaskSet
@@ -59,7 +59,7 @@ def run(
     rows = _unseen(labelled_rows(images), naming)
     stores = [Ragged(path, "masks") for path in mask_stores]
     clusters = cluster_count(stores)
-    tally = Tally(clusters, settings, None if naming is None else naming.names)
+    tally = Tally(clusters, settings, None if naming is None else _row_names(naming, settings))
     painted = MaskSaliency.asked(settings, rows, images.ids)
     digests: dict[str, str] = {}
     count = 0
@@ -83,6 +83,12 @@ def run(
     write_json(out, body, made)
 
 
+def _row_names(naming: ClassNames, settings: Evaluate) -> dict[int, str]:
+    """Mask value -> name of its class; a class that a label made has the name that the scores give to this label."""
+    ids = naming.label_ids
+    return naming.names | {value: class_label(label, settings.class_names) for value, label in ids.items()}
+
+
 def _unseen(rows: Mapping[str, Row], naming: ClassNames | None) -> dict[str, Row]:
     """The labelled images that did not make the classes.
 
@@ -93,8 +99,8 @@ def _unseen(rows: Mapping[str, Row], naming: ClassNames | None) -> dict[str, Row
     left = {image_id: row for image_id, row in rows.items() if image_id not in seen}
     if not left:
         raise InputError(
-            f"taxonomy.examples: all {len(rows)} labelled images made the classes, so none is left to score; keep some "
-            "of them out of taxonomy.examples, or leave labels out"
+            f"taxonomy.labels: all {len(rows)} labelled images made the classes, so none is left to score; name the "
+            "ones that are to be examples in taxonomy.images, or leave labels out"
         )
     return left
 

@@ -109,6 +109,9 @@ def validate(
             reason = f"unknown key{nearest(parts[-1], fields)}{options}"
         elif problem["type"] == "missing":
             reason = "is required"
+        elif not key:  # of the whole, which is too long to be shown
+            whole = f"{place(origin, [])}: {problem['msg'].removeprefix('Value error, ')}"
+            raise ConfigError(one_line(redact(whole))) from None
         else:
             reason = f"{problem['msg'].removeprefix('Value error, ')}, found {shown(problem['input'])}"
         where = place(origin, [*around, *parts])

@@ -90,7 +90,7 @@ def _load(config: Mapping[str, Any], recipe_folder: Path, origin: str | Origin) 
 def _served(recipe: Recipe, recipes: Sequence[str], config: Config) -> Recipe:
     """The recipe, without a taxonomy where that of the run is one of other recipes; labels have the run's names."""
     stage = recipe.taxonomy
-    if not stage.module.serves(stage.params, recipe.name, recipes):
+    if not stage.module.serves(stage.params, recipe.name, recipes, len(config.seeds)):
         stage = Stage.of("taxonomy", {})
     elif stage.module.TRAITS.labels and stage.params.class_names is None:
         params = stage.params.model_copy(update={"class_names": dict(config.evaluate.class_names)})

@@ -116,7 +116,16 @@
       this.redo = button("Redo", () => this.travel("redo"), { title: "r, Ctrl Y" });
       this.file = make("input", { type: "file", accept: ".yaml,.yml", hidden: true, on: { change: () => this.load(this.file.files[0]) } });
       this.find = make("input", { type: "search", placeholder: "number or name", "aria-label": "Find clusters", autocomplete: "off", spellcheck: "false",
-        on: { input: () => { this.text = this.find.value.trim().toLowerCase(); this.filter(); } } });
+        on: {
+          input: () => { this.text = this.find.value.trim().toLowerCase(); this.filter(); if (this.shown()[0]) this.reveal(this.shown()[0]); },
+          keydown: (event) => {
+            if (event.key !== "Enter" && event.key !== "Escape") return;
+            event.preventDefault();
+            event.stopPropagation();
+            if (event.key === "Escape") { this.find.value = this.text = ""; this.filter(); }
+            if (this.current) this.select(this.current);
+          },
+        } });
       this.open = button("Without name", () => this.toggleOpen(), { "aria-pressed": "false", title: "f" });
       const telling = button("Name next", () => this.telling(), { title: "t: the cluster whose name tells most" });
       const tools = make("div", { class: "acts" }, this.find, this.open, ...(this.data.influences.length ? [telling] : []), this.undo, this.redo,
@@ -232,6 +241,11 @@
       this.reach(row, true);
       if (!focus) return;
       row.li.focus({ preventScroll: true });
+      this.reveal(row);
+    }
+
+    /** Scrolls to a row where it is out of view or behind the bars. */
+    reveal(row) {
       const area = row.li.getBoundingClientRect(), top = this.article.querySelector(".desk").getBoundingClientRect().bottom;
       if (area.top < top + 8 || area.bottom > innerHeight - 8) row.li.scrollIntoView({ block: area.height > innerHeight - top ? "start" : "center", behavior: "instant" });
     }
@@ -345,6 +359,10 @@
     get fileName() { return this.data.several ? `taxonomy-${this.recipe.replace(/[^\w.-]/g, "_")}.yaml` : "taxonomy.yaml"; }
 
     save() {
+      if (!Object.keys(this.naming.doc.of).length && !this.naming.doc.corrections.length) {
+        this.say("No cluster has a name yet, so there is nothing to save.", true);
+        return;
+      }
       if (document.activeElement) document.activeElement.blur(); // what stands in a field counts
       const url = URL.createObjectURL(new Blob([this.naming.text()], { type: "application/yaml" }));
       make("a", { href: url, download: this.fileName }).click();
@@ -354,7 +372,7 @@
       this.next.replaceChildren(
         make("p", {}, make("b", { text: `${this.fileName} is saved.` }), " Put it beside your config.yaml, add this there, and run the same command again. Only painting and what follows it is done anew.", ...(this.data.several ? [` The file holds for the recipe ${this.recipe} alone; name several as [one.yaml, other.yaml].`] : [])),
         make("pre", { tabindex: "0", text: lines.join("\n") }));
-      this.say(`Saved ${this.fileName}.`);
+      this.say(`Saved ${this.fileName}. Put it beside config.yaml, set there ${lines[0]} and run the same command again.`);
     }
 
     async load(file) {

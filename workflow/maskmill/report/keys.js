@@ -75,6 +75,11 @@
     act();
   });
 
+  // After a jump to the clusters the keys are theirs.
+  for (const link of document.querySelectorAll('a[href="#clusters"]')) {
+    link.addEventListener("click", () => { const desk = active(true); if (desk && desk.current) desk.current.li.focus({ preventScroll: true }); });
+  }
+
   // --- a file dropped anywhere --------------------------------------------------------------------------------------------
   const files = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
   document.addEventListener("dragover", (event) => { if (files(event)) event.preventDefault(); });

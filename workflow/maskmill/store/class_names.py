@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskmill.errors import StoreError
+from maskmill.errors import StoreError, shown
 from maskmill.store.artefact import read_json
+
+
+def check_class_name(name: str) -> None:
+    """Raises ValueError where a name is none: empty, with blanks at its ends, or with what no file can hold."""
+    if not name.strip():
+        raise ValueError("a class has a name of at least one letter")
+    odd = any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or ord(c) & 0xFFFE == 0xFFFE for c in name)
+    if name != name.strip() or odd:
+        raise ValueError(f"{shown(name)}: a name has no line break or control character, and no blank at its ends")
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,11 @@ class ClassNames:
     examples: tuple[str, ...]
     body: Mapping[str, Any]
     hash: str
+
+    @property
+    def label_ids(self) -> dict[int, int]:
+        """Value of the masks -> label id, of classes that labels made; empty for others."""
+        return {int(value): int(label) for value, label in self.body.get("label_ids", {}).items()}
 
     @property
     def names(self) -> dict[int, str]:

@@ -59,7 +59,7 @@ class Classes:
         kind: of the rules. tensors: their numbers, see `NEEDS`.
         book: the clusters, for kind merged.
         corrections: of single images. examples: ids of the images whose labels made the classes. label_ids: [K], the
-            label id of each class, where labels made them.
+            label id of each class, where labels made them. background_label: that of the background.
         unnamed: what became of clusters that nobody has decided: ignore, background or keep.
         confidence: [K] float32, how sure each class is, 0..1; NaN where nothing is known.
         notes: what could not be done as it was asked for, in words.
@@ -76,6 +76,7 @@ class Classes:
     confidence: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     label_ids: tuple[int, ...] = ()
+    background_label: int | None = None
     unnamed: str = "ignore"
     hash: str = field(default="", compare=False)
 
@@ -104,6 +105,7 @@ def write(path: str | Path, classes: Classes, provenance: Provenance | None = No
         "examples": list(classes.examples),
         "notes": list(classes.notes),
         "label_ids": list(classes.label_ids),
+        "background_label": classes.background_label,
         "unnamed": classes.unnamed,
         "corrections": [[c.image, c.value, c.region, c.was] for c in classes.corrections],
     }
@@ -147,6 +149,7 @@ def read_labels(path: str | Path) -> Labels:
             tensors.get("confidence"),
             tuple(about["notes"]),
             tuple(about["label_ids"]),
+            about["background_label"],
             str(about["unnamed"]),
             str(provenance.get("hash", "")),
         )

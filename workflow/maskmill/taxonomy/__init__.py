@@ -57,6 +57,7 @@ class Clustered:
         book: the clusters. ground: codebook of background and foreground, in recipes that have one.
         shards: vectors of all shards, and where they lie in the images. manifest: of the run.
         seed: of the run. limit: vectors that a fit reads at most. device: of a network: auto, cpu, cuda or cuda:0.
+        place: what the source's `place` has returned.
     """
 
     book: Codebook
@@ -65,6 +66,7 @@ class Clustered:
     manifest: Path
     seed: int = 0
     limit: int = 500_000
+    place: str = ""
     device: str = "auto"
 
 
@@ -78,12 +80,18 @@ class Source(Protocol):
     Params: type[Model]
     TRAITS: Traits
 
-    def serves(self, params: Any, recipe: str, recipes: Sequence[str]) -> bool:
+    def serves(self, params: Any, recipe: str, recipes: Sequence[str], seeds: int) -> bool:
         """False where this source says nothing of a recipe of the run, whose clusters then stay without names.
+
+        Args:
+            recipes: of the run. seeds: how many it has.
 
         Raises:
             ConfigError: what the parameters name is impossible, as far as that is known before the first job.
         """
+
+    def place(self, params: Any, recipe: str) -> str:
+        """Where the job finds what `grouping` tells the content of; nothing runs again for another place."""
 
     def grouping(self, params: Any, recipe: str) -> Mapping[str, Any]:
         """What decides which vectors belong together, as JSON values: a change paints the masks again.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 
 from maskmill.taxonomy._document import Document, leaf_name
 
@@ -25,7 +26,7 @@ class Carried:
     notes: tuple[str, ...]
 
 
-def carry(document: Document, counts: np.ndarray) -> Carried:
+def carry(document: Document, counts: sp.csr_array) -> Carried:
     """Owners of the new clusters by overlap of members.
 
     A new cluster goes to the owner of more than half of its places; places of clusters without an owner count too, so
@@ -34,27 +35,22 @@ def carry(document: Document, counts: np.ndarray) -> Carried:
     Args:
         counts: [old values, new clusters + 1] of `_members.overlap`.
     """
-    of_old = _owners(document, len(counts))
+    of_old = _owners(document, counts.shape[0])
     kinds = sorted(set(of_old.values()))
-    owners: dict[int, int] = {}
-    unclear = []
-    for cluster in range(1, counts.shape[1]):
-        places = counts[1:, cluster]
-        total = int(places.sum())
-        if not total:
-            continue
-        shares = {
-            kind: sum(int(places[old - 1]) for old, value in of_old.items() if value == kind) / total for kind in kinds
-        }
-        best = max(shares, key=lambda kind: (shares[kind], -kind), default=None)
-        if best is not None and shares[best] > MAJORITY:
-            owners[cluster] = best
-        elif sum(shares.values()) > MAJORITY:
-            unclear.append(cluster)
+    member = np.zeros((len(kinds), counts.shape[0]))
+    for old, value in of_old.items():
+        member[kinds.index(value), old] = 1
+    places = np.asarray(counts[1:].sum(axis=0)).ravel()  # of each new cluster, without what had no cluster before
+    shares = (member @ counts) / np.maximum(places, 1)  # [kinds, new clusters + 1]
+    best = shares.argmax(axis=0) if kinds else np.zeros(len(places), int)
+    first, named = shares.max(axis=0, initial=0), shares.sum(axis=0)
+    new = range(1, counts.shape[1])
+    owners = {cluster: kinds[best[cluster]] for cluster in new if first[cluster] > MAJORITY}
     notes = _lost(document, owners) + _of_splits(document, of_old)
+    unclear = [cluster for cluster in new if first[cluster] <= MAJORITY < named[cluster]]
     if unclear:
         notes.append(f"clusters {_list(unclear)} have members of several classes and none has more than half")
-    absent = [cluster for cluster in range(1, counts.shape[1]) if not counts[1:, cluster].any()]
+    absent = [cluster for cluster in new if not places[cluster]]
     if absent:
         notes.append(f"clusters {_list(absent)} lie in none of the images that the file knows")
     return Carried(owners, tuple(notes))

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
-from typing import Any, Literal
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, StrictInt, StrictStr, model_validator
 
 from maskmill.errors import ConfigError, nearest, shown
 from maskmill.recipe.base import Model, validate
 from maskmill.recipe.documents import read_mapping
+from maskmill.store.class_names import check_class_name
 from maskmill.store.classes import BACKGROUND, IGNORE, Correction
 from maskmill.store.hashing import json_hash
 
@@ -24,7 +25,13 @@ VERSION = 1
 RESERVED = {"background": BACKGROUND, "ignore": IGNORE}
 MOST_PARTS = 26  # a letter each
 EMPTY = ("classes", "background", "ignore", "corrections", "split")  # keys that may stand there without a value
-Cluster = int | str
+Cluster = StrictInt | StrictStr
+
+
+def _quoted(value: Any) -> Any:
+    if isinstance(value, int | float):
+        raise ValueError("put the id in quotes, because YAML takes it for a number")
+    return value
 
 
 class Class(Model):
@@ -33,13 +40,13 @@ class Class(Model):
     name: str = Field(min_length=1, max_length=200)
     id: int | None = Field(None, ge=1, le=65534)
     colour: str | None = Field(None, pattern="^#[0-9a-fA-F]{6}$")
-    clusters: list[Cluster] = Field(default_factory=list)
+    clusters: Annotated[list[Cluster], BeforeValidator(lambda value: value or [])] = Field(default_factory=list)
 
 
 class ImageCorrection(Model):
     """What is known better of one image; see `maskmill.store.classes.Correction`."""
 
-    image: str = Field(min_length=1)
+    image: Annotated[str, BeforeValidator(_quoted)] = Field(min_length=1)
     to: str = Field(alias="class")
     region: int | None = Field(None, ge=1, le=255)
     was: str | None = None
@@ -56,7 +63,7 @@ class Document(Model):
     background: list[Cluster] = Field(default_factory=list)
     ignore: list[Cluster] = Field(default_factory=list)
     unnamed: Literal["ignore", "background", "keep"] = "ignore"
-    split: dict[int, int] = Field(default_factory=dict)
+    split: dict[StrictInt, StrictInt] = Field(default_factory=dict)
     corrections: list[ImageCorrection] = Field(default_factory=list)
     members: str | None = None
 
@@ -97,20 +104,19 @@ class Document(Model):
             raise ValueError(f"cluster {given}: split does not say that {cluster} has so many parts; add it there")
 
     def _check_class(self, name: str | None) -> None:
-        known = [each.name for each in self.classes]
-        if name is not None and name not in known and name not in RESERVED:
-            raise ValueError(f"corrections: no class {name!r}{nearest(name, [*known, *RESERVED])}")
+        if name is not None and name not in self.numbers and name not in RESERVED:
+            raise ValueError(f"corrections: no class {name!r}{nearest(name, [*self.numbers, *RESERVED])}")
 
     def value(self, name: str) -> int:
         """The value of a class in the masks: 1..K, BACKGROUND or IGNORE."""
         return RESERVED[name] if name in RESERVED else self.numbers[name]
 
-    @property
+    @cached_property
     def numbers(self) -> dict[str, int]:
         """Name -> number 1..K."""
         return {each.name: each.id or place for place, each in enumerate(self.classes, 1)}
 
-    @property
+    @cached_property
     def leaves(self) -> dict[tuple[int, int | None], int]:
         """(cluster 1..k, part or None) -> the value of its owner."""
         found: dict[tuple[int, int | None], int] = {}
@@ -133,7 +139,7 @@ class Document(Model):
         """Hash of all that decides which vectors belong together: of everything but names and colours."""
         leaves = sorted([leaf_name(*leaf), value] for leaf, value in self.leaves.items())
         fixes = [[c.image, c.value, c.region, c.was] for c in self.fixes]
-        made_for = [self.seed, self.codebook, self.members]
+        made_for = [self.codebook, self.members]
         return json_hash(
             [VERSION, len(self.classes), leaves, self.unnamed, sorted(self.split.items()), fixes, made_for]
         )
@@ -151,8 +157,7 @@ def _check_names(classes: Sequence[Class]) -> None:
             raise ValueError(f"classes: {each.name!r} is no name of a class; list its clusters under {each.name}:")
         if each.name in seen:
             raise ValueError(f"classes: {each.name!r} is there twice; put all of its clusters into one entry")
-        if each.name != each.name.strip() or any(ord(letter) < 32 for letter in each.name):
-            raise ValueError(f"classes: {shown(each.name)}: a name has no line break and no blank at its ends")
+        check_class_name(each.name)
         seen.add(each.name)
 
 

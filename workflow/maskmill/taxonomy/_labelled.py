@@ -140,4 +140,4 @@ def _images(wanted: set[str], given: Clustered) -> Iterator[tuple[str, np.ndarra
             place = np.full(256, -1, np.int64)
             regions = list(rows.get(image_id, ()))
             place[regions] = np.arange(len(regions))
-            yield image_id, store[image_id].reshape(len(regions), -1).astype(np.float32), place[segments]
+            yield image_id, store[image_id].reshape(len(regions), store.depth or 1).astype(np.float32), place[segments]

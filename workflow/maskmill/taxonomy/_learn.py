@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import InputError
-from maskmill.store.classes import BACKGROUND, Classes
+from maskmill.store.classes import BACKGROUND, IGNORE, Classes
 from maskmill.store.codebook import Codebook
 from maskmill.taxonomy import Clustered
 from maskmill.taxonomy import _neighbours as neighbours
@@ -31,16 +31,17 @@ def learn(method: str, found: Labelled, background: int | None, given: Clustered
     labels = [label for label in found.classes if label != background]
     if not labels:
         raise InputError(f"taxonomy.labels: they hold nothing but the background ({background}); label other images")
-    columns = [BACKGROUND if label == background else labels.index(label) + 1 for label in found.classes]
+    columns = np.array([BACKGROUND if label == background else labels.index(label) + 1 for label in found.classes])
     fitted: dict[str, Any] = {"clusters": _clusters, "probe": _probe, "neighbours": _neighbours}[method](found, given)
     confidence = fitted.pop("confidence", None)
     return Classes(
         len(labels),
-        np.array(columns, np.int32),
+        np.append(columns, fitted.pop("more", [])).astype(np.int32),
         book=None,
         examples=found.ids,
         label_ids=tuple(labels),
-        confidence=None if confidence is None else confidence[np.array(columns) > 0],
+        background_label=background if background in found.classes else None,
+        confidence=None if confidence is None else confidence[columns > 0],
         **fitted,
     )
 
@@ -48,9 +49,10 @@ def learn(method: str, found: Labelled, background: int | None, given: Clustered
 def _clusters(found: Labelled, given: Clustered) -> dict[str, Any]:
     settings, book = votes.Voting(), given.book
     named = votes.fit(found.vectors, found.shares, book, settings)
+    shares, more, notes = _with_unreached(named.shares, book)
     tensors = {
         "centroids": book.centroids,
-        "shares": named.shares,
+        "shares": shares,
         "nearest": np.array(settings.nearest, np.int64),
         "width": np.array(settings.width, np.float64),
         "spherical": np.array(book.spherical, np.uint8),
@@ -59,8 +61,24 @@ def _clusters(found: Labelled, given: Clustered) -> dict[str, Any]:
         "kind": "mixed",
         "tensors": tensors,
         "confidence": named.class_confidence(_sizes(book)),
-        "notes": tuple(_notes(named, book)),
+        "notes": (*_notes(named, book), *notes),
+        "more": more,
     }
+
+
+def _with_unreached(shares: np.ndarray, book: Codebook) -> tuple[np.ndarray, list[int], list[str]]:
+    """Shares [m, C + columns] in which every centroid has a value, the values of the columns added, and notes.
+
+    A centroid that no label reaches is ignore; one of noise is what noise is to the clustering.
+    """
+    group = np.arange(len(shares)) if book.group is None else book.group
+    noise, empty = group < 0, ~shares.any(axis=1)
+    values = np.where(noise & book.noise_is_background, BACKGROUND, IGNORE)
+    more = sorted({int(value) for value in values[empty]}, reverse=True)
+    added = np.stack([(empty & (values == value)) for value in more], axis=1) if more else np.zeros((len(shares), 0))
+    lost = sorted({int(c) + 1 for c in group[empty & ~noise]})
+    notes = [f"clusters {_listed(lost)} are like none that a label reaches, so they are ignore"] if lost else []
+    return np.concatenate([shares, added.astype(np.float32)], axis=1), more, notes
 
 
 def _sizes(book: Codebook) -> np.ndarray:
@@ -81,8 +99,12 @@ def _notes(named: votes.Named, book: Codebook) -> Sequence[str]:
         return []
     group = np.arange(len(named.shares)) if book.group is None else book.group
     clusters = sorted({int(group[i]) + 1 for i in mixed})
+    return [f"clusters {_listed(clusters)} have labelled members of several classes"]
+
+
+def _listed(clusters: Sequence[int]) -> str:
     more = f" and {len(clusters) - SHOWN} more" if len(clusters) > SHOWN else ""
-    return [f"clusters {', '.join(map(str, clusters[:SHOWN]))}{more} have labelled members of several classes"]
+    return f"{', '.join(map(str, clusters[:SHOWN]))}{more}"
 
 
 def _probe(found: Labelled, given: Clustered) -> dict[str, Any]:

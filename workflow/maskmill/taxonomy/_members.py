@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import scipy.sparse as sp
 
 from maskmill.errors import InputError
 from maskmill.images.masks import to_size
@@ -54,19 +55,21 @@ def read(text: str, file: str) -> dict[str, np.ndarray]:
             raise ValueError("cut off or too large")
         head, _, rest = body.partition(b"\n")
         ids = json.loads(head)
+        if not isinstance(ids, list) or not all(isinstance(image_id, str) for image_id in ids):
+            raise ValueError("names no images")
         values = np.frombuffer(rest, "<u2").reshape(len(ids), GRID, GRID)
         return {str(image_id): each for image_id, each in zip(ids, values, strict=True)}
-    except (ValueError, binascii.Error, zlib.error, TypeError) as error:
+    except (ValueError, binascii.Error, zlib.error, TypeError, RecursionError) as error:
         raise InputError(
             f"{file}: members: damaged ({error}); save the file again in the report, or remove the key"
         ) from None
 
 
-def overlap(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], clusters: int) -> np.ndarray:
-    """Cells [old values, clusters + 1] int64 with an old and a new value, over the images that both have."""
-    rows = 1 + max((int(values.max(initial=0)) for values in old.values()), default=0)
-    counts = np.zeros((rows, clusters + 1), np.int64)
-    for image_id, values in old.items():
-        if image_id in new:
-            np.add.at(counts, (values.ravel(), to_size(new[image_id], values.shape).ravel()), 1)
-    return counts
+def overlap(old: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], clusters: int) -> sp.csr_array:
+    """Cells [old values, clusters + 1] with an old and a new value, over the images that both have; sparse."""
+    both = [image_id for image_id in old if image_id in new]
+    none = np.zeros(0, np.int64)
+    rows = np.concatenate([none, *(old[image_id].ravel().astype(np.int64) for image_id in both)])
+    columns = np.concatenate([none, *(to_size(new[i], old[i].shape).ravel().astype(np.int64) for i in both)])
+    shape = 1 + int(rows.max(initial=0)), clusters + 1
+    return sp.coo_array((np.ones(len(rows), np.int64), (rows, columns)), shape=shape).tocsr()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import scipy.sparse as sp
 
 from maskmill.errors import ConfigError, NumericsError, nearest
 from maskmill.images.masks import mask_dtype
@@ -17,7 +18,7 @@ from maskmill.taxonomy import Clustered
 from maskmill.taxonomy import _members as members
 from maskmill.taxonomy._carry import carry
 from maskmill.taxonomy._document import Document, leaf_name
-from maskmill.taxonomy._survey import maps
+from maskmill.taxonomy._survey import maps, region_rows
 
 FEW = 10_000  # names among which the nearest one is looked for
 Place = tuple[int, int | None]  # cluster 1..k, part
@@ -34,6 +35,7 @@ def merge(document: Document, file: str, given: Clustered) -> Classes:
             lay; a cluster with too few different members to split.
     """
     _check_images(document, file, given)
+    _check_regions(document, file, given)
     codebook = fingerprint(given.book)
     notes: tuple[str, ...] = ()
     if document.codebook in (None, codebook):
@@ -43,6 +45,11 @@ def merge(document: Document, file: str, given: Clustered) -> Classes:
         carried = carry(document, _overlap(document, file, given))
         notes = (f"{file} was written for clusters {document.codebook}, these are {codebook}", *carried.notes)
         owners, split = {(cluster, None): value for cluster, value in carried.owners.items()}, {}
+        if not owners:
+            raise ConfigError(
+                f"{file}: written for clusters {document.codebook}, and of these ({codebook}) none could be placed "
+                f"({'; '.join(carried.notes)}); name clusters in the report of this run"
+            )
     found = _classes(document, owners, split, given)
     return replace(found, corrections=document.fixes, notes=notes, unnamed=document.unnamed)
 
@@ -109,7 +116,28 @@ def _check_images(document: Document, file: str, given: Clustered) -> None:
                 raise ConfigError(f"{file}: corrections: the run has no image {each.image!r}{near}")
 
 
-def _overlap(document: Document, file: str, given: Clustered) -> np.ndarray:
+def _check_regions(document: Document, file: str, given: Clustered) -> None:
+    """Every region that is corrected is one of its image."""
+    wanted = [each for each in document.corrections if each.region is not None]
+    if wanted and any(shard.table is None for shard in given.shards):
+        raise ConfigError(
+            f"{file}: corrections: {wanted[0].image}: region {wanted[0].region}: the recipe clusters tokens and has no "
+            "regions; write was: instead"
+        )
+    images = {each.image for each in wanted}
+    for shard in given.shards if wanted else ():
+        rows = region_rows(shard.table) if shard.table is not None else {}
+        for each in wanted:
+            if each.image in rows and each.region not in rows[each.image]:
+                raise ConfigError(
+                    f"{file}: corrections: {each.image}: region {each.region}: the image has {list(rows[each.image])}"
+                )
+        images -= rows.keys()
+    if images:
+        raise ConfigError(f"{file}: corrections: {min(images)}: the image has no region")
+
+
+def _overlap(document: Document, file: str, given: Clustered) -> sp.csr_array:
     """Cells [old values, k + 1] with an old and a new cluster."""
     if document.members is None:
         raise ConfigError(
@@ -139,7 +167,8 @@ def clusters_of(classes: Classes, book: Codebook) -> dict[Place, tuple[int, bool
 
     if classes.kind != "merged":
         first = np.arange(len(book)) if book.group is None else np.searchsorted(book.group, np.arange(len(book)))
-        return {(i + 1, None): (int(value), True) for i, value in enumerate(classify(book.centroids[first], classes))}
+        found_there = enumerate(classify(book.centroids[first], classes))
+        return {(i + 1, None): (int(value), value != IGNORE) for i, value in found_there}
     tensors = classes.tensors
     cluster, values = tensors["leaf_cluster"].tolist(), classes.columns[tensors["leaf_column"]].tolist()
     several = np.bincount(tensors["leaf_cluster"])

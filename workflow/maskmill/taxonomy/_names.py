@@ -57,10 +57,17 @@ def described(found: Classes, book: Codebook, naming: Mapping[str, Any]) -> dict
         "ignore": owned[IGNORE],
         "split": parts,
         "unnamed": found.unnamed,
+        "label_ids": _label_ids(found),
         "open": [leaf_name(*leaf) for leaf, (_, decided) in leaves.items() if not decided],
         "examples": list(found.examples),
         "notes": list(found.notes),
     }
+
+
+def _label_ids(found: Classes) -> dict[str, int]:
+    """Value in the masks -> label id, of classes that labels made."""
+    ids = {str(value): label for value, label in enumerate(found.label_ids, 1)}
+    return ids if found.background_label is None else {"0": found.background_label} | ids
 
 
 def _known(found: Classes, naming: Mapping[str, Any]) -> dict[int, tuple[str, str | None]]:
@@ -68,11 +75,16 @@ def _known(found: Classes, naming: Mapping[str, Any]) -> dict[int, tuple[str, st
     if "classes" in naming:
         return {number: (name, colour) for number, name, colour in naming["classes"]}
     names = [naming["label_names"].get(str(label), f"class {label}") for label in found.label_ids]
-    several = {name for name in names if names.count(name) > 1} | set(RESERVED)
-    return {
-        number: (f"{name} ({label})" if name in several else name, None)
-        for number, (name, label) in enumerate(zip(names, found.label_ids, strict=True), 1)
-    }
+    taken = {*names, *RESERVED}
+    known: dict[int, tuple[str, str | None]] = {}
+    for number, (name, label) in enumerate(zip(names, found.label_ids, strict=True), 1):
+        own = name
+        if names.count(name) > 1 or name in RESERVED:
+            while own in taken:
+                own += f" ({label})"
+        taken.add(own)
+        known[number] = own, None
+    return known
 
 
 def _kept(clusters: Sequence[str], taken: set[str]) -> str:

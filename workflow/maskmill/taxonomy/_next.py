@@ -19,6 +19,7 @@ from maskmill.store.ragged import Ragged
 from maskmill.taxonomy import _suggest as rule
 
 UNKNOWN = 0.5  # uncertainty of a cluster that labels named and of which no confidence is known
+LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of parts of split clusters
 LIKEST = 32  # clusters that the report knows to be alike
 COLUMNS = ["rank", "kind", "id", "share", "tells"]
 
@@ -97,11 +98,10 @@ def _known(folder: Path, clusters: int) -> tuple[np.ndarray, np.ndarray]:
     if not file.is_file():
         return named, uncertainty
     body = read_names(file).body
-    by_hand = body["source"] == "file"
+    by_hand, undecided = body["source"] == "file", set(body["open"])
     owners: list[tuple[Sequence[str], Any]] = [(each["clusters"], each["confidence"]) for each in body["classes"]]
-    owners += [(body["background"], None)] + ([] if by_hand else [(body["ignore"], 0.0)])
-    for owned, confidence in owners:
-        numbers = {int(leaf.rstrip("abcdefghijklmnopqrstuvwxyz")) - 1 for leaf in owned}
+    for owned, confidence in (*owners, (body["background"], None), (body["ignore"], None)):
+        numbers = {int(leaf.rstrip(LETTERS)) - 1 for leaf in owned if leaf not in undecided}
         at = np.array(sorted(n for n in numbers if 0 <= n < clusters), int)
         named[at] = by_hand
         uncertainty[at] = UNKNOWN if confidence is None else 1 - float(confidence)

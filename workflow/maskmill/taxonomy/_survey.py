@@ -55,7 +55,7 @@ def _of_segments(store: Ragged, segments: Ragged, table: Path, book: Codebook, i
         vectors = store[image_id]
         if len(vectors) != len(regions):
             raise StoreError(f"{table}: its regions are not those of {store.path}; delete both and run snakemake again")
-        values, margins = values_of(vectors.reshape(len(regions), -1), book)
+        values, margins = values_of(vectors.reshape(len(regions), vectors.shape[-1]), book)
         of_segment, sure = np.zeros(256, values.dtype), np.zeros(256, np.uint8)
         of_segment[regions], sure[regions] = values, margins
         coarse = found[cells // 2 :: cells, cells // 2 :: cells]

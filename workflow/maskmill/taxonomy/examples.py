@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from maskmill.errors import InputError
 from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.recipe.base import LocalPath, Model
+from maskmill.store.class_names import check_class_name
 from maskmill.taxonomy import Clustered, Traits
 
 if TYPE_CHECKING:
@@ -35,22 +37,40 @@ class Params(Model):
         "clusters", description="votes for clusters, a linear probe, or votes of the nearest labelled vectors"
     )
     class_names: dict[int, str] | None = Field(
-        None, description="label id -> name; default: those of evaluate.class_names, else the id"
+        None, description="label id -> name; default: those of evaluate.class_names, else `class <id>`"
     )
-    background: int | None = Field(None, ge=0, description="label id that becomes background, 0 in the masks")
+    background: int | None = Field(None, ge=0, description="label id that is background; default: the one called so")
     ignore: list[int] = Field(default_factory=lambda: [255], description="label ids that are void")
 
+    @field_validator("class_names")
+    @classmethod
+    def _are_names(cls, names: dict[int, str] | None) -> dict[int, str] | None:
+        for name in (names or {}).values():
+            check_class_name(name)
+        return names
 
-def serves(params: Params, recipe: str, recipes: Sequence[str]) -> bool:
+
+def serves(params: Params, recipe: str, recipes: Sequence[str], seeds: int) -> bool:
     """True: examples serve every recipe of the run."""
     return True
 
 
+def place(params: Params, recipe: str) -> str:
+    """Nowhere: `grouping` names everything."""
+    return ""
+
+
 def grouping(params: Params, recipe: str) -> dict[str, Any]:
     """All but names, with fingerprints of what the paths name."""
-    body = params.model_dump(mode="json", exclude={"class_names"})
+    body = params.model_dump(mode="json", exclude={"class_names"}) | {"background": _background(params)}
     listed = content_fingerprint(params.images) if params.images is not None else ""
     return body | {"content": [listing_fingerprint([], params.labels), listed]}
+
+
+def _background(params: Params) -> int | None:
+    """The label id of the background: the one that is given, or the one that is called so."""
+    called = (label for label, name in sorted((params.class_names or {}).items()) if name.casefold() == "background")
+    return params.background if params.background is not None else next(called, None)
 
 
 def naming(params: Params, recipe: str) -> dict[str, Any]:
@@ -71,7 +91,14 @@ def fit(grouping: Mapping[str, Any], given: Clustered) -> tuple[Classes, Mapping
     from maskmill.taxonomy._labelled import chosen_labels, read
     from maskmill.taxonomy._learn import learn
 
-    labels = chosen_labels(read_manifest(given.manifest), str(grouping["labels"]), grouping["images"])
+    manifest = read_manifest(given.manifest)
+    labels = chosen_labels(manifest, str(grouping["labels"]), grouping["images"])
+    scored = {row.id for row in manifest.rows if row.label is not None}
+    if scored and scored <= set(labels):
+        raise InputError(
+            f"taxonomy.labels: all {len(scored)} labelled images of the run are examples, so none is left to score; "
+            "name some of them in taxonomy.images (a text file of ids), or leave labels out"
+        )
     found = read(labels, grouping["ignore"], given)
     classes = learn(str(grouping["method"]), found, grouping["background"], given)
     values = np.append(classes.columns, IGNORE)  # which is the value of column -1, void

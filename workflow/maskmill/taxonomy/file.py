@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -23,19 +24,32 @@ TRAITS = Traits()
 class Params(Model):
     """Where the file is."""
 
-    file: Annotated[list[LocalPath], BeforeValidator(split_list)] = Field(
+    file: Annotated[list[LocalPath], BeforeValidator(split_list, json_schema_input_type=str | list[str])] = Field(
         min_length=1, description="taxonomy.yaml, or several, one a recipe"
     )
 
 
-def serves(params: Params, recipe: str, recipes: Sequence[str]) -> bool:
+def serves(params: Params, recipe: str, recipes: Sequence[str], seeds: int) -> bool:
     """False where the files are those of other recipes of the run: then the clusters of this one have no names.
+
+    Numbers of clusters mean something for one recipe and one seed only, so a file for several must say for which.
 
     Raises:
         ConfigError: a file is impossible, two serve the recipe, or one serves no recipe of the run.
     """
     documents = [(file, read(file)) for file in params.file]
     for file, document in documents:
+        if Path(file).resolve().is_relative_to(Path("results").resolve()):
+            raise ConfigError(f"taxonomy.file: {file}: the run writes this file anew; copy it out of results/ first")
+        if document.recipe is None and len(recipes) > 1:
+            raise ConfigError(
+                f"{file}: recipe: is missing, and the run has {', '.join(recipes)}; name the one that it is for"
+            )
+        if seeds > 1 and (document.codebook is None or document.members is None):
+            raise ConfigError(
+                f"{file}: codebook and members: are missing, and the run has {seeds} seeds, each with clusters of its "
+                "own; save the file in the report, or run one seed"
+            )
         if document.recipe is not None and document.recipe not in recipes:
             raise ConfigError(
                 f"{file}: recipe: written for {document.recipe}, which this run does not have ({', '.join(recipes)}); "
@@ -53,10 +67,14 @@ def document_of(params: Params, recipe: str) -> tuple[str, Document]:
     return next((file, each) for file, each in found if each.recipe in (None, recipe))
 
 
+def place(params: Params, recipe: str) -> str:
+    """The file."""
+    return document_of(params, recipe)[0]
+
+
 def grouping(params: Params, recipe: str) -> dict[str, Any]:
-    """The file, and the hash of what it says of clusters; the file itself may be large."""
-    file, document = document_of(params, recipe)
-    return {"file": file, "content": document.content}
+    """The hash of what the file says of clusters; the file itself may be large, and may move."""
+    return {"content": document_of(params, recipe)[1].content}
 
 
 def naming(params: Params, recipe: str) -> dict[str, Any]:
@@ -73,7 +91,7 @@ def fit(grouping: Mapping[str, Any], given: Clustered) -> tuple[Classes, Mapping
     """
     from maskmill.taxonomy._merge import merge
 
-    file = str(grouping["file"])
+    file = given.place
     document = read(file)
     if document.content != grouping["content"]:
         raise ConfigError(f"{file}: changed since the run was planned; run snakemake again")

@@ -20,9 +20,14 @@ class Params(Model):
     """No parameters."""
 
 
-def serves(params: Params, recipe: str, recipes: Sequence[str]) -> bool:
+def serves(params: Params, recipe: str, recipes: Sequence[str], seeds: int) -> bool:
     """True: there is nothing to say."""
     return True
+
+
+def place(params: Params, recipe: str) -> str:
+    """Nowhere: `grouping` names everything."""
+    return ""
 
 
 def grouping(params: Params, recipe: str) -> dict[str, Any]:

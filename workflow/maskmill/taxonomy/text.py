@@ -75,7 +75,7 @@ class Params(Model):
         return self
 
 
-def serves(params: Params, recipe: str, recipes: Sequence[str]) -> bool:
+def serves(params: Params, recipe: str, recipes: Sequence[str], seeds: int) -> bool:
     """True: names serve every recipe of the run.
 
     Raises:
@@ -83,6 +83,11 @@ def serves(params: Params, recipe: str, recipes: Sequence[str]) -> bool:
     """
     clip.check(params.model, params.pretrained, params.checkpoint)
     return True
+
+
+def place(params: Params, recipe: str) -> str:
+    """Nowhere: `grouping` names everything."""
+    return ""
 
 
 def grouping(params: Params, recipe: str) -> dict[str, Any]:
