@@ -399,7 +399,9 @@ def written_by_the_run(
         open_ = set() if decided is None else set(range(1, len(values) + 1)) - set(decided)
         leaves = [Leaf(i, value, i + 1 in open_) for i, value in enumerate(values)]
         count = max(len(naming["classes"]), *values)
-        found = replace(merged(book, leaves, parts, count), corrections=(fix,), unnamed=unnamed)
+        found = replace(
+            merged(book, leaves, parts, count), corrections=(fix,), unnamed=unnamed, notes=("a <b>note</b>",)
+        )
         write(folder / "taxonomy/classes.safetensors", found, Provenance.of("taxonomy", {}))
         write_json(folder / "taxonomy/members.json", {"members": synthetic_run.MEMBERS}, Provenance.of("taxonomy", {}))
         names(
@@ -432,6 +434,7 @@ def test_a_named_run_opens_with_its_names(tab: tuple[Page, list[str]], tmp_path:
     chromium.load(page, target)
     page.evaluate("localStorage.clear()")
     opened(page, target)
+    assert page.evaluate("document.querySelector('.atlas[data-recipe=kmeans] .notes').textContent") == "a <b>note</b>"
     assert page.evaluate(PROGRESS) == "4 of 4 clusters, 100 % of the area"
     assert saved(page)[0] == first  # to the last byte as the stage writes it
     assert page.evaluate("document.querySelectorAll('.panel.named[data-recipe=kmeans]:not(.asleep)').length") == 0

@@ -92,6 +92,7 @@ class View:
     config: str
     hashes: dict[str, str] = field(default_factory=dict)
     number: _selection.NumberChart | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ def view(name: str, body: Mapping[str, Any], context: ViewContext) -> View:
         redact(yaml.safe_dump(dict(body.get("sections") or {}), sort_keys=False, width=100).strip()),
         _hashes(results, name, seed, rounds, sample),
         _selection.number_chart(selection),
+        () if naming is None else tuple(redact(str(note)) for note in naming.body.get("notes", ())),
     )
 
 
