@@ -300,7 +300,7 @@ def test_the_default_naming_is_that_of_the_palette() -> None:
     naming = Naming.default(300)
     assert naming.names[:3] == ("background", "cluster_1", "cluster_2")
     assert (naming.colours == palette(301)).all()
-    assert Naming.default(40).png_palette() == png_palette(40)
+    assert Naming.default(40).png_palette() == png_palette(palette(41))
     assert len({tuple(colour) for colour in Naming.default(254).colours.tolist()} | {IGNORE}) == 256
 
 

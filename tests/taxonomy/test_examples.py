@@ -102,6 +102,13 @@ def test_one_label_is_background(tmp_path: Path, given: Clustered) -> None:
     assert set(np.unique(held["a"])) == {BACKGROUND, 1}
 
 
+def test_more_than_a_few_labels_are_one_line(tmp_path: Path, given: Clustered, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labelled, "MOST", 1)
+    params = examples.Params(labels=folder(tmp_path / "labels", a=np.zeros((8, 8)), b=np.zeros((8, 8))))
+    with pytest.raises(InputError, match=r"2 images of the run have a label, which is more than a few \(1\)"):
+        examples.fit(examples.grouping(params, "r"), given)
+
+
 def test_labels_without_a_class(tmp_path: Path, given: Clustered) -> None:
     params = examples.Params(labels=folder(tmp_path / "labels", a=np.full((8, 8), 255)))
     with pytest.raises(InputError, match=r"every pixel of 1 labels is void \(\[255\]\)"):

@@ -175,8 +175,8 @@ def _fitting(naming: Naming | None, clusters: int, settings: Export) -> Naming:
     small = [name for name in settings.formats if name in PALETTED]
     if small and clusters > PALETTE:
         raise ConfigError(
-            f"export.formats: {small[0]} holds at most {PALETTE} classes, the masks have {clusters}; leave it out, or "
-            "set cluster.clusters lower"
+            f"export.formats: {small[0]} holds at most {PALETTE} classes, the masks have {clusters}; leave it out, "
+            "name fewer classes, or set cluster.clusters lower"
         )
     return naming
 

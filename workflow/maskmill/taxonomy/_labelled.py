@@ -18,6 +18,8 @@ from maskmill.store.ragged import Ragged
 from maskmill.taxonomy import Clustered
 from maskmill.taxonomy._survey import region_rows
 
+MOST = 2000  # labelled images, whose vectors and labels are in memory together
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -25,8 +27,8 @@ class Labelled:
 
     Attributes:
         ids: of the images, sorted. classes: their label ids, ascending, without those that are void.
-        vectors: [n, d] float32, of their tokens or regions. shares: [n, C] float32, of the pixels of each; void pixels
-            are missing, so that a row sums to 1 or less.
+        vectors: [n, d] floats as they are stored, of their tokens or regions.
+        shares: [n, C] float32, of the pixels of each; void pixels are missing, so that a row sums to 1 or less.
         images: [n] int64, the place in `ids` of the image that a vector is of.
         columns: {image id: [H, W] int16}, the place in `classes` of every pixel, -1 for void.
     """
@@ -81,6 +83,11 @@ def read(labels: Mapping[str, str], void: Sequence[int], given: Clustered) -> La
         InputError: a label cannot be used, or all of them are void.
     """
     manifest = read_manifest(given.manifest)
+    if len(labels) > MOST:
+        raise InputError(
+            f"taxonomy.labels: {len(labels)} images of the run have a label, which is more than a few ({MOST}); name "
+            "the ones to learn from in taxonomy.images"
+        )
     masks = {image_id: label_of(file, manifest.row(image_id)) for image_id, file in labels.items()}
     classes = sorted({int(i) for mask in masks.values() for i in np.unique(mask)} - set(void))
     if not classes:
@@ -103,8 +110,8 @@ def read(labels: Mapping[str, str], void: Sequence[int], given: Clustered) -> La
 
 
 def label_of(file: str, row: Row) -> np.ndarray:
-    """Label ids int32 [H, W] of an image."""
-    return checked_label(file, row.path, row.height, row.width)[0]
+    """Label ids uint16 [H, W] of an image."""
+    return checked_label(file, row.path, row.height, row.width)[0].astype(np.uint16)
 
 
 def shares_of(cells: np.ndarray, columns: np.ndarray, vectors: int, classes: int) -> np.ndarray:
@@ -131,7 +138,7 @@ def _images(wanted: set[str], given: Clustered) -> Iterator[tuple[str, np.ndarra
             continue
         if shard.segments is None or shard.table is None:
             for image_id in mine:
-                vectors = store[image_id].astype(np.float32)  # [h, w, d]
+                vectors = store[image_id]  # [h, w, d]
                 h, w, depth = vectors.shape
                 yield image_id, vectors.reshape(-1, depth), np.arange(h * w).reshape(h, w)
             continue
@@ -140,4 +147,4 @@ def _images(wanted: set[str], given: Clustered) -> Iterator[tuple[str, np.ndarra
             place = np.full(256, -1, np.int64)
             regions = list(rows.get(image_id, ()))
             place[regions] = np.arange(len(regions))
-            yield image_id, store[image_id].reshape(len(regions), store.depth or 1).astype(np.float32), place[segments]
+            yield image_id, store[image_id].reshape(len(regions), store.depth or 1), place[segments]
