@@ -23,7 +23,13 @@ from maskmill.recipe.stages import STAGES
 
 ASK = Rules(workflow, config, checkpoints)
 RUN, READER_PRIORITY = ASK.run, ASK.reader_priority
-inputs, options, depends, command, place = ASK.inputs, ASK.options, ASK.depends, ASK.command, ASK.place
+inputs, options, depends, command, place = (
+    ASK.inputs,
+    ASK.options,
+    ASK.depends,
+    ASK.command,
+    ASK.place,
+)
 cores, memory, minutes, setting = ASK.cores, ASK.memory, ASK.minutes, ASK.setting
 watched = ASK.watched
 
