@@ -45,15 +45,6 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "report.html"
 
 
-@pytest.fixture(scope="module")
-def tab() -> Iterator[tuple[Page, list[str]]]:
-    executable = chromium.find()
-    if executable is None:
-        pytest.skip("no Chromium here (set CHROMIUM to its path)")
-    with chromium.tab(executable) as opened:
-        yield opened
-
-
 @pytest.fixture
 def browser(tab: tuple[Page, list[str]], html: Path) -> Iterator[Page]:
     page, problems = tab
