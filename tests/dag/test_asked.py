@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from maskmill.cli.options import section
 from maskmill.dag.asked import Asked
 from maskmill.dag.files import Graph
-from maskmill.dag.jobs import Job, jobs, run_again
+from maskmill.dag.jobs import ONE_SHARD, Job, jobs, run_again
 from maskmill.errors import ConfigError, StoreError
 from maskmill.recipe.resolve import load
 from maskmill.store import expected
 from maskmill.store.artefact import read_json, read_table, read_tensors, write_json, write_table, write_tensors
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
+from maskmill.store.words import packed, unpacked
 
 ROOT = Path(__file__).parents[2]
 SHARDS = ("s0000000000", "s0000000001", "s0000000002")
@@ -159,3 +161,26 @@ def test_a_store_of_another_shard_in_its_place_is_named(tmp_path: Path) -> None:
 def test_another_text_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--job"):
         expected.parse(text)
+
+
+def test_the_report_of_all_recipes_is_a_command_that_no_script_must_hold() -> None:
+    """Snakemake writes a command of more than 65535 characters to a script, whose path it does not quote."""
+    names = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+    config = {"recipes": names, "seeds": [0, 1, 2], "labels": "labels", "evaluate": {"objects": True}}
+    graph = Graph(load(config, ROOT / "recipes"), lambda: [ONE_SHARD])
+    given = {name: source.files for name, source in graph.inputs("report", {}).items()}
+    job = Asked(graph).job("report", {}, given, ["results/report.html"])
+    plan = packed(graph.depends("report", {}))
+    assert len(job) + len(plan) < 65_535 // 2
+    assert unpacked(plan) == graph.depends("report", {})
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', '{"a": "' + "x" * 20_000 + '"}'])
+def test_words_are_what_they_were(text: str) -> None:
+    assert unpacked(packed(text)) == text
+    assert len(packed(text)) < 9_000
+
+
+def test_what_is_no_word_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="--params: not valid JSON"):
+        section("AAAA")

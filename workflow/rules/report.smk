@@ -19,6 +19,7 @@ rule report:
         run=command("report"),
         depends=depends("report"),
         files=options("report"),
+        plan=ASK.packed("report"),
         results=lambda wc, output: os.path.dirname(output.out),
     shell:
-        "{params.run} report {params.files} --plan {params.depends:q} --results {params.results} --benchmarks {params.results}/../benchmarks &> {log}"
+        "{params.run} report {params.files} --plan {params.plan:q} --results {params.results} --benchmarks {params.results}/../benchmarks &> {log}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from maskmill.errors import ConfigError, InputError
+from maskmill.store.words import unpacked
 from maskmill.urls import is_url, refusal
 
 Params = Annotated[str, typer.Option("--params", help="the stage's section as JSON, as its rule passes it")]
@@ -49,8 +51,8 @@ def refuse_urls(arguments: Sequence[str]) -> None:
 def section(text: str) -> dict[str, Any]:
     """The JSON object of an option; the rule's code version is not a parameter of the stage."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = json.loads(unpacked(text))
+    except (ValueError, zlib.error) as error:
         raise ConfigError(f"--params: not valid JSON ({error}); copy it from `snakemake -p`") from None
     if not isinstance(value, dict):
         raise ConfigError(f"--params: expected a JSON object, found {type(value).__name__}")

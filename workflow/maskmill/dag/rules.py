@@ -46,6 +46,7 @@ from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import read_shards
 from maskmill.store.names import sweep
 from maskmill.store.provenance import read_provenance
+from maskmill.store.words import packed
 from maskmill.versions import STAGE_VERSION
 
 T = TypeVar("T")
@@ -270,6 +271,10 @@ class Rules:
     def options(self, rule: str) -> Callable[..., str]:
         """Param: the same files and those that the job writes, as options. Snakemake runs no job again for this."""
         return lambda wildcards, input, output: self.graph.options(rule, dict(wildcards), input, output)
+
+    def packed(self, rule: str) -> Callable[..., str]:
+        """Param: `depends` as a word of a command line; it is not compared, because `depends` is."""
+        return lambda wildcards, input: packed(self.graph.depends(rule, dict(wildcards)))
 
     def place(self, rule: str) -> Callable[..., str]:
         """Param: where the taxonomy of a recipe is found, as an option; no job runs again for another place."""

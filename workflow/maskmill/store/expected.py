@@ -8,7 +8,6 @@ left behind is named, and not used. A verb that a person calls by hand expects n
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -22,9 +21,9 @@ from maskmill.errors import ConfigError, StoreError
 from maskmill.store import claims
 from maskmill.store.disk import disk_errors
 from maskmill.store.hashing import json_hash
+from maskmill.store.words import packed, unpacked
 from maskmill.store.writer import Writer
 
-_LONG = 32_000  # characters; the kernel takes 128 kB in one argument, and quotes count too
 _SHOWN = 160  # characters of the parameters in a message
 
 
@@ -63,14 +62,13 @@ def of_shard(base: str, shard: str) -> str:
 def render(expected: Expected) -> str:
     """The text of `--job`; of a job that reads very many files it is compressed."""
     body = {"asked": expected.asked, "reads": expected.reads, "writes": expected.writes}
-    text = json.dumps(body, separators=(",", ":"))
-    return text if len(text) < _LONG else base64.b64encode(zlib.compress(text.encode())).decode()
+    return packed(json.dumps(body, separators=(",", ":")))
 
 
 def parse(text: str) -> Expected:
     """What `render` wrote; anything else is a ConfigError."""
     try:
-        body = json.loads(text if text.startswith("{") else zlib.decompress(base64.b64decode(text)))
+        body = json.loads(unpacked(text))
         reads = {os.path.normpath(path) + "/" * path.endswith("/"): asked for path, asked in body["reads"].items()}
         return Expected(body["asked"], reads, tuple(os.path.normpath(path) for path in body["writes"]))
     except (ValueError, KeyError, AttributeError, TypeError, zlib.error) as error:
