@@ -24,7 +24,7 @@ from maskmill.store.hashing import json_hash
 from maskmill.store.words import packed, unpacked
 from maskmill.store.writer import Writer
 
-_SHOWN = 160  # characters of the parameters in a message
+_SHOWN = 400  # characters of the parameters in a message
 
 
 @dataclass(frozen=True)
