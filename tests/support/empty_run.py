@@ -15,7 +15,8 @@ from small_run import environment, snakemake
 NOTHING = """#!/bin/sh
 while [ $# -gt 1 ]; do
     case "$1" in
-        --out | --table | --vectors | --selection | --timing | --confidence | --margins | --places | --held | --document)
+        --out | --table | --vectors | --selection | --timing | --confidence | \\
+        --margins | --places | --held | --document)
             [ -e "$2" ] || case "$2" in
                 *.zarr | */export) mkdir "$2" && : > "$2/zarr.json" ;;
                 *.*) : > "$2" ;;
