@@ -362,5 +362,4 @@ def test_from_tokens_to_segments_through_the_verbs(method: str, tmp_path: Path) 
     for image_id in segments.ids:
         np.testing.assert_array_equal(segments[image_id], cut(codes[image_id].astype(np.float32))[0])
     assert (segments.per_image("groups") == segments.per_image("groups").astype(int)).all()
-    # How many a head of so few steps finds depends on the machine's kernels; one group in all images is a collapse.
-    assert segments.per_image("groups").mean() > 1.2
+    assert segments.per_image("groups").mean() > 1.5

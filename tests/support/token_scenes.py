@@ -14,7 +14,7 @@ DEPTH = 16
 FAST: dict[str, dict] = {
     "acseg": {"steps": 60, "batch_size": 8, "concepts": 5, "blocks": 1, "heads": 2, "hidden": 16,
               "learning_rate": 5e-3},
-    "dinosaur": {"steps": 80, "batch_size": 8, "masks": "slots", "slots": 3, "slot_size": 32, "width": 32,
+    "dinosaur": {"steps": 80, "batch_size": 8, "masks": "slots", "slots": 4, "slot_size": 32, "width": 32,
                  "input_width": 32, "layers": 1, "side": 6, "iterations": 2, "learning_rate": 2e-2, "warmup": 5,
                  "halve_every": 200},
     "stego": {"steps": 60, "batch_size": 8, "dimensions": 8, "places": 4},
