@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from maskmill.errors import InputError, shown
 from maskmill.images.palette import BACKGROUND, IGNORE, hexadecimal, palette, png_palette
+from maskmill.store.class_names import check_class_name
 
 BACKGROUND_NAME = "background"
 
@@ -86,8 +86,11 @@ def _checked(name: Any, before: list[str]) -> str:
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"class {len(before)}: name: {shown(name)} is no name; give it some text")
     name = name.strip()
-    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in "\ufffe\uffff" for letter in name):
-        raise InputError(f"class {len(before)}: name: {shown(name)} has a line break or another control character")
+    try:
+        check_class_name(name)
+    except ValueError:
+        message = f"class {len(before)}: name: {shown(name)} has a line break or another control character"
+        raise InputError(message) from None
     if name in before:
         raise InputError(f"class {len(before)}: name: {shown(name)} is taken; give each class a name of its own")
     return name

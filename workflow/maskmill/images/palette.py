@@ -8,6 +8,7 @@ palette begins with the shorter one: adding clusters repaints none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -47,6 +48,14 @@ def palette(k: int) -> np.ndarray:
     rest = np.arange(len(searched), max(0, k - 1))
     extra = _round_the_hues(rest)
     return np.concatenate([np.array([BACKGROUND], np.uint8), searched, extra])[:k]
+
+
+def class_palette(count: int, chosen: Mapping[int, str]) -> np.ndarray:
+    """`palette` of so many classes, uint8 [count + 1, 3], with the colours that some values have: value -> #rrggbb."""
+    colours = palette(count + 1)
+    for value, colour in chosen.items():
+        colours[value] = list(bytes.fromhex(colour.removeprefix("#")))
+    return colours
 
 
 def png_palette(known: np.ndarray) -> bytes:

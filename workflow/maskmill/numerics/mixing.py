@@ -78,6 +78,11 @@ class Anchors:
                 out[rows] += weight[:, k, None] * values[found[:, k]]
         return out
 
+    def odds(self, x: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """`mean` of shares or votes [m, K], each row divided by its sum; a row of zeros stays."""
+        found = self.mean(x, values)
+        return np.asarray(found / np.maximum(found.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny))
+
     def collect(self, x: np.ndarray, values: np.ndarray) -> np.ndarray:
         """What the anchors get [m, K] float64 when every vector gives them its values [n, K], by its weights."""
         import scipy.sparse as sp

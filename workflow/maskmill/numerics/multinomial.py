@@ -28,6 +28,13 @@ class Linear:
         return flat.reshape(-1, h, w)
 
 
+def probabilities(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Softmax [n, K] float32 of points [n, d] under weights [d, K] and a bias [K]; NaN where a point is not finite."""
+    logits = x @ weight + bias
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+
 def fit(
     x: np.ndarray, y: np.ndarray, penalty: float, threads: int = 1, device: str = "auto", stage: str = "linear probe"
 ) -> tuple[Linear, dict[str, float]]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from maskmill.errors import NumericsError
 from maskmill.numerics.mixing import Anchors
+from maskmill.numerics.multinomial import probabilities
 from maskmill.numerics.neighbours import unit_rows
 from maskmill.store import codebook as books
 from maskmill.store.classes import IGNORE, Classes, Labels
@@ -37,6 +38,12 @@ def values(labels: Labels, dtype: np.dtype) -> np.ndarray:
         noise = 0 if labels.noise_is_background else unknown
         return np.array([*range(1, len(labels) + 1), noise], dtype)[: len(labels) + labels.noise]
     return np.where(labels.columns == IGNORE, unknown, labels.columns).astype(dtype)
+
+
+def margin(first: np.ndarray, second: np.ndarray, spherical: bool) -> np.ndarray:
+    """1 - (distance to the nearest) / (distance to the second), 0..1, of the scores of these two; 0 where equal."""
+    near, far = (1 - first, 1 - second) if spherical else (-first, -second)
+    return np.asarray(np.clip(1 - np.maximum(near, 0) / np.maximum(far, 1e-12), 0, 1))
 
 
 def assign(x: np.ndarray, labels: Classes) -> np.ndarray:
@@ -72,8 +79,7 @@ def _merged(x: np.ndarray, labels: Classes) -> np.ndarray:
 def _mixed(x: np.ndarray, labels: Classes) -> np.ndarray:
     found = labels.tensors
     near = Anchors(found["centroids"], bool(found["spherical"]), int(found["nearest"]), float(found["width"]))
-    odds = near.mean(x, found["shares"])
-    return np.asarray(odds / np.maximum(odds.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny))
+    return near.odds(x, found["shares"])
 
 
 def _linear(x: np.ndarray, labels: Classes) -> np.ndarray:
@@ -83,8 +89,7 @@ def _linear(x: np.ndarray, labels: Classes) -> np.ndarray:
             f"vectors of shape {x.shape} do not fit classes of {len(weights)} dimensions; they must come from the same "
             "features and reduction as the labelled ones"
         )
-    logits = unit_rows(x.astype(np.float32)) @ weights + labels.tensors["bias"]
-    if not np.isfinite(logits).all():
+    odds = probabilities(unit_rows(x.astype(np.float32)), weights, labels.tensors["bias"])
+    if not np.isfinite(odds).all():
         raise NumericsError("vectors hold NaN or infinite values; check the features or the reduction that made them")
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+    return odds

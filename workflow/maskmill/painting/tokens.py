@@ -8,7 +8,7 @@ import numpy as np
 
 from maskmill.images.interpolate import best_scores, resize_maps
 from maskmill.images.masks import mask_dtype
-from maskmill.painting.scoring import scores, values
+from maskmill.painting.scoring import margin, scores, values
 from maskmill.recipe.sections import Refine
 from maskmill.refine import refine_scores, refine_step
 from maskmill.store.classes import Labels
@@ -78,8 +78,7 @@ def margins(tokens: np.ndarray, book: Labels, size: tuple[int, int]) -> np.ndarr
     second, first = np.partition(fine, -2, axis=0)[-2:]
     if not isinstance(book, Codebook) and book.book is None:
         return np.asarray(first - second)
-    near, far = (1 - first, 1 - second) if _spherical(book) else (-first, -second)
-    return np.asarray(np.clip(1 - np.maximum(near, 0) / np.maximum(far, 1e-12), 0, 1), np.float32)
+    return margin(first, second, _spherical(book)).astype(np.float32)
 
 
 def _spherical(book: Labels) -> bool:

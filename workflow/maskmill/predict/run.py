@@ -11,7 +11,7 @@ from PIL import Image
 
 from maskmill.errors import InputError, NumericsError, UserError
 from maskmill.images.decode import MAX_PIXELS, SUFFIXES, decode
-from maskmill.images.palette import overlay, palette, png_palette
+from maskmill.images.palette import class_palette, overlay, png_palette
 from maskmill.images.stems import names
 from maskmill.predict.segmenter import Segmenter, load
 from maskmill.progress import track
@@ -120,10 +120,7 @@ def _check_targets(found: dict[str, Path], out: Path, overlays: bool) -> None:
 
 def _colours(segmenter: Segmenter) -> np.ndarray:
     """Colours uint8 [k + 1, 3] of the values of its masks: those of its classes, or the palette."""
-    colours = palette(segmenter.clusters + 1)
-    for each in segmenter.classes:
-        colours[int(each["id"])] = list(bytes.fromhex(str(each["colour"]).removeprefix("#")))
-    return colours
+    return class_palette(segmenter.clusters, {int(each["id"]): str(each["colour"]) for each in segmenter.classes})
 
 
 def _indexed(mask: np.ndarray, colours: np.ndarray) -> Image.Image:

@@ -13,7 +13,7 @@ import yaml
 
 from maskmill.errors import InputError
 from maskmill.images.masks import ignore_value
-from maskmill.images.palette import hexadecimal, palette
+from maskmill.images.palette import class_palette, hexadecimal, palette
 from maskmill.images.photos import unchanged
 from maskmill.images.sample import Picture, Sample, read_images
 from maskmill.redact import redact
@@ -149,10 +149,7 @@ def _naming(results: Path, name: str, seed: int) -> ClassNames:
 
 def _colours(naming: ClassNames) -> np.ndarray:
     """uint8 [k + 1, 3]: the background's, then those of the classes."""
-    colours = palette(len(naming.classes) + 1)
-    for each in naming.classes:
-        colours[each.value] = list(bytes.fromhex(each.colour.removeprefix("#")))
-    return colours
+    return class_palette(len(naming.classes), {each.value: each.colour for each in naming.classes})
 
 
 def _clusters(name: str, context: ViewContext, tokens: bool, hints: Mapping[int, str], named: bool) -> _editor.Editor:

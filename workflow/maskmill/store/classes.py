@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +92,14 @@ class Classes:
 
     def corrections_of(self, image_id: str) -> Sequence[Correction]:
         """Those of one image, in the order of the file."""
-        return [each for each in self.corrections if each.image == image_id]
+        return self._by_image.get(image_id, ())
+
+    @cached_property
+    def _by_image(self) -> Mapping[str, list[Correction]]:
+        found: dict[str, list[Correction]] = {}
+        for each in self.corrections:
+            found.setdefault(each.image, []).append(each)
+        return found
 
 
 Labels = Codebook | Classes

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from maskmill.taxonomy._document import Document, leaf_name
+from maskmill.taxonomy._words import listed
 
 MAJORITY = 0.5  # of a new cluster's places must have had one owner
 
@@ -49,10 +50,10 @@ def carry(document: Document, counts: sp.csr_array) -> Carried:
     notes = _lost(document, owners) + _of_splits(document, of_old)
     unclear = [cluster for cluster in new if first[cluster] <= MAJORITY < named[cluster]]
     if unclear:
-        notes.append(f"clusters {_list(unclear)} have members of several classes and none has more than half")
+        notes.append(f"clusters {listed(unclear)} have members of several classes and none has more than half")
     absent = [cluster for cluster in new if not places[cluster]]
     if absent:
-        notes.append(f"clusters {_list(absent)} lie in none of the images that the file knows")
+        notes.append(f"clusters {listed(absent)} lie in none of the images that the file knows")
     return Carried(owners, tuple(notes))
 
 
@@ -82,8 +83,3 @@ def _lost(document: Document, owners: Mapping[int, int]) -> list[str]:
 def _of_splits(document: Document, of_old: Mapping[int, int]) -> list[str]:
     lost = [leaf_name(cluster, None) for cluster in sorted(document.split) if cluster not in of_old]
     return [f"split clusters {', '.join(lost)} could not be followed"] if lost else []
-
-
-def _list(clusters: list[int], most: int = 12) -> str:
-    more = f" and {len(clusters) - most} more" if len(clusters) > most else ""
-    return ", ".join(map(str, clusters[:most])) + more

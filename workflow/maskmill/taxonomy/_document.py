@@ -134,7 +134,7 @@ class Document(Model):
             for each in self.corrections
         )
 
-    @property
+    @cached_property
     def content(self) -> str:
         """Hash of all that decides which vectors belong together: of everything but names and colours."""
         leaves = sorted([leaf_name(*leaf), value] for leaf, value in self.leaves.items())

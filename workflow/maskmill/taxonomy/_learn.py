@@ -15,8 +15,7 @@ from maskmill.taxonomy import _neighbours as neighbours
 from maskmill.taxonomy import _probe as probe
 from maskmill.taxonomy import _votes as votes
 from maskmill.taxonomy._labelled import Labelled
-
-SHOWN = 12  # clusters in a note
+from maskmill.taxonomy._words import listed
 
 
 def learn(method: str, found: Labelled, background: int | None, given: Clustered) -> Classes:
@@ -77,7 +76,7 @@ def _with_unreached(shares: np.ndarray, book: Codebook) -> tuple[np.ndarray, lis
     more = sorted({int(value) for value in values[empty]}, reverse=True)
     added = np.stack([(empty & (values == value)) for value in more], axis=1) if more else np.zeros((len(shares), 0))
     lost = sorted({int(c) + 1 for c in group[empty & ~noise]})
-    notes = [f"clusters {_listed(lost)} are like none that a label reaches, so they are ignore"] if lost else []
+    notes = [f"clusters {listed(lost)} are like none that a label reaches, so they are ignore"] if lost else []
     return np.concatenate([shares, added.astype(np.float32)], axis=1), more, notes
 
 
@@ -99,12 +98,7 @@ def _notes(named: votes.Named, book: Codebook) -> Sequence[str]:
         return []
     group = np.arange(len(named.shares)) if book.group is None else book.group
     clusters = sorted({int(group[i]) + 1 for i in mixed})
-    return [f"clusters {_listed(clusters)} have labelled members of several classes"]
-
-
-def _listed(clusters: Sequence[int]) -> str:
-    more = f" and {len(clusters) - SHOWN} more" if len(clusters) > SHOWN else ""
-    return f"{', '.join(map(str, clusters[:SHOWN]))}{more}"
+    return [f"clusters {listed(clusters)} have labelled members of several classes"]
 
 
 def _probe(found: Labelled, given: Clustered) -> dict[str, Any]:

@@ -50,25 +50,38 @@ def merge(document: Document, file: str, given: Clustered) -> Classes:
                 f"{file}: written for clusters {document.codebook}, and of these ({codebook}) none could be placed "
                 f"({'; '.join(carried.notes)}); name clusters in the report of this run"
             )
-    found = _classes(document, owners, split, given)
-    return replace(found, corrections=document.fixes, notes=notes, unnamed=document.unnamed)
+    found = owned(given.book, owners, len(document.classes), document.unnamed, split, _parts(split, given))
+    return replace(found, corrections=document.fixes, notes=notes)
 
 
-def _classes(document: Document, owners: Mapping[Place, int], split: Mapping[int, int], given: Clustered) -> Classes:
-    """Leaves in the order of the clusters, with the values of their owners; noise comes last."""
-    book, count = given.book, len(document.classes)
+def owned(
+    book: Codebook,
+    owners: Mapping[Place, int],
+    count: int,
+    unnamed: str,
+    split: Mapping[int, int] | None = None,
+    parts: np.ndarray | None = None,
+) -> Classes:
+    """Classes that own clusters; noise is what it is to the clustering.
+
+    Args:
+        owners: {(cluster 1..k, part or None): value}. count: number of named classes.
+        unnamed: what becomes of clusters without an owner: ignore, background, or keep, a class more for each.
+        split: {cluster: number of its parts}. parts: [P, d], their centroids, in the order of the clusters.
+    """
     leaves: list[Leaf] = []
     for cluster in range(1, len(book) + 1):
-        for part in range(split[cluster]) if cluster in split else [None]:
+        for part in range(split[cluster]) if split and cluster in split else [None]:
             decided = owners.get((cluster, part))
-            if decided is None and document.unnamed == "keep":
+            if decided is None and unnamed == "keep":
                 count += 1
-            others = {"ignore": IGNORE, "background": BACKGROUND, "keep": count}[document.unnamed]
+            others = {"ignore": IGNORE, "background": BACKGROUND, "keep": count}[unnamed]
             leaves.append(Leaf(cluster - 1, others if decided is None else decided, decided is None))
     if book.noise:
         leaves.append(Leaf(len(book), BACKGROUND if book.noise_is_background else IGNORE))
     mask_dtype(count)
-    return merged(book, leaves, _parts(split, given), count)
+    none = np.zeros((0, book.centroids.shape[1]), np.float32)
+    return replace(merged(book, leaves, none if parts is None else parts, count), unnamed=unnamed)
 
 
 def _parts(split: Mapping[int, int], given: Clustered) -> np.ndarray:

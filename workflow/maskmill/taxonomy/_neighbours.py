@@ -55,5 +55,4 @@ def score(x: np.ndarray, bank: Bank, nearest: int = NEAREST, temperature: float 
     Raises:
         NumericsError: another number of dimensions, or NaN or infinite values.
     """
-    votes = Anchors(bank.keys, True, nearest, temperature).mean(x, bank.votes)
-    return np.asarray(votes / np.maximum(votes.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny))
+    return Anchors(bank.keys, True, nearest, temperature).odds(x, bank.votes)

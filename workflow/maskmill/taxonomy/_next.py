@@ -17,9 +17,9 @@ from maskmill.store.class_names import read as read_names
 from maskmill.store.codebook import Codebook
 from maskmill.store.ragged import Ragged
 from maskmill.taxonomy import _suggest as rule
+from maskmill.taxonomy._document import leaf_of
 
 UNKNOWN = 0.5  # uncertainty of a cluster that labels named and of which no confidence is known
-LETTERS = "abcdefghijklmnopqrstuvwxyz"  # of parts of split clusters
 LIKEST = 32  # clusters that the report knows to be alike
 COLUMNS = ["rank", "kind", "id", "share", "tells"]
 
@@ -101,7 +101,7 @@ def _known(folder: Path, clusters: int) -> tuple[np.ndarray, np.ndarray]:
     by_hand, undecided = body["source"] == "file", set(body["open"])
     owners: list[tuple[Sequence[str], Any]] = [(each["clusters"], each["confidence"]) for each in body["classes"]]
     for owned, confidence in (*owners, (body["background"], None), (body["ignore"], None)):
-        numbers = {int(leaf.rstrip(LETTERS)) - 1 for leaf in owned if leaf not in undecided}
+        numbers = {leaf_of(leaf)[0] - 1 for leaf in owned if leaf not in undecided}
         at = np.array(sorted(n for n in numbers if 0 <= n < clusters), int)
         named[at] = by_hand
         uncertainty[at] = UNKNOWN if confidence is None else 1 - float(confidence)

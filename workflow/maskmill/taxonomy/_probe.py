@@ -62,9 +62,7 @@ def score(x: np.ndarray, probe: Probe) -> np.ndarray:
     """Class probabilities [n, K] float32 of vectors [n, d]; a class without a label has none."""
     out: np.ndarray = np.empty((len(x), len(probe.bias)), np.float32)
     for start in range(0, len(x), ROWS):
-        logits = _unit(x[start : start + ROWS]) @ probe.weights + probe.bias
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        out[start : start + ROWS] = odds / odds.sum(axis=1, keepdims=True)
+        out[start : start + ROWS] = multinomial.probabilities(_unit(x[start : start + ROWS]), probe.weights, probe.bias)
     return out
 
 

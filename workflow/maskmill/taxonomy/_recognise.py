@@ -16,16 +16,17 @@ from maskmill.errors import InputError, NumericsError, StoreError
 from maskmill.images.photos import PhotoFile, read_ahead, reader_count
 from maskmill.images.sample import read
 from maskmill.progress import track
-from maskmill.store.classes import BACKGROUND, IGNORE, Classes, Leaf, merged
+from maskmill.store.classes import IGNORE, Classes
 from maskmill.store.codebook import Codebook
 from maskmill.taxonomy import Clustered
 from maskmill.taxonomy._clip import Tower
+from maskmill.taxonomy._merge import owned
 from maskmill.taxonomy._places import Look, Place, View, read_crops, typical
 from maskmill.taxonomy._prompts import sentences
 from maskmill.taxonomy._survey import maps
+from maskmill.taxonomy._words import listed
 
 BATCH = 32  # crops that the image tower sees at once
-SHOWN = 12  # clusters in the notes
 TIE = 1e-6  # of probability: nearer ones are as good, but for rounding
 
 
@@ -154,18 +155,11 @@ def classes_of(odds: np.ndarray, settings: Settings, book: Codebook) -> Classes:
     sure = (two[:, 1] >= settings.threshold) & (two[:, 1] - two[:, 0] > settings.margin + TIE)  # NaN: False
     if not (sure & (best > 0)).any():
         raise InputError(_nothing(rival, settings))
-    values, count = np.where(sure, best, IGNORE).tolist(), names
-    for cluster in np.flatnonzero(~sure).tolist():
-        if settings.unnamed == "keep":
-            count += 1
-        values[cluster] = {"ignore": IGNORE, "background": BACKGROUND, "keep": count}[settings.unnamed]
-    confidence = _confidence(rival, np.where(sure, best, IGNORE), book, count)
-    leaves = [Leaf(cluster, value, not sure[cluster]) for cluster, value in enumerate(values)]
-    if book.noise:
-        leaves.append(Leaf(len(book), BACKGROUND if book.noise_is_background else IGNORE))
-    found = merged(book, leaves, np.zeros((0, book.centroids.shape[1]), np.float32), count)
+    owners: dict[tuple[int, int | None], int] = {(int(c) + 1, None): int(best[c]) for c in np.flatnonzero(sure)}
+    found = owned(book, owners, names, settings.unnamed)
+    confidence = _confidence(rival, np.where(sure, best, IGNORE), book, len(found))
     notes = tuple(_notes(rival, sure, best, settings))
-    return replace(found, confidence=confidence, notes=notes, unnamed=settings.unnamed)
+    return replace(found, confidence=confidence, notes=notes)
 
 
 def _confidence(rival: np.ndarray, value: np.ndarray, book: Codebook, count: int) -> np.ndarray:
@@ -181,18 +175,13 @@ def _notes(rival: np.ndarray, sure: np.ndarray, best: np.ndarray, settings: Sett
     """Which clusters nothing is said of, and which classes have none."""
     nowhere = np.flatnonzero(np.isnan(rival).any(axis=1))
     if len(nowhere):
-        yield f"clusters without a place in the sample of the images: {_listed([str(i + 1) for i in nowhere])}"
+        yield f"clusters without a place in the sample of the images: {listed(i + 1 for i in nowhere)}"
     unsure = np.setdiff1d(np.flatnonzero(~sure), nowhere)
     if len(unsure):
-        yield f"clusters that stay unnamed: {_listed([_doubt(i + 1, rival[i], settings) for i in unsure], '; ')}"
+        yield f"clusters that stay unnamed: {listed([_doubt(i + 1, rival[i], settings) for i in unsure], '; ')}"
     missing = [phrases[0] for i, phrases in enumerate(settings.phrases, 1) if not (sure & (best == i)).any()]
     if missing:
-        yield f"no cluster looks like: {_listed(missing)}"
-
-
-def _listed(items: Sequence[str], between: str = ", ") -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return between.join(items[:SHOWN]) + more
+        yield f"no cluster looks like: {listed(missing)}"
 
 
 def _doubt(cluster: int, odds: np.ndarray, settings: Settings) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from maskmill.errors import StoreError
 from maskmill.images.masks import mask_dtype
 from maskmill.images.sample import read, read_images
+from maskmill.painting import scoring
 from maskmill.store.artefact import read_table
 from maskmill.store.codebook import Codebook, scores
 from maskmill.store.ragged import Ragged
@@ -80,9 +81,7 @@ def margin(found: np.ndarray, spherical: bool) -> np.ndarray:
     if found.shape[1] < 2:
         return np.full(len(found), STEPS, np.uint8)
     two = np.partition(found, -2, axis=1)[:, -2:].astype(np.float64)
-    second, first = (1 - two.T) if spherical else -two.T
-    share = 1 - np.maximum(first, 0) / np.maximum(second, 1e-12)
-    return np.asarray(np.round(STEPS * np.clip(share, 0, 1)).astype(np.uint8))
+    return np.asarray(np.round(STEPS * scoring.margin(two[:, 1], two[:, 0], spherical)).astype(np.uint8))
 
 
 def sampled(manifest: str | Path, gallery: int) -> Mapping[str, tuple[str, ...]]:

@@ -173,9 +173,8 @@ def map_regions(vectors: str | Path, assignments: str | Path, classes: str | Pat
 def _corrected(value: np.ndarray, images: Sequence[str], regions: Sequence[int], labels: kinds.Classes) -> np.ndarray:
     """Values [n] of regions after the corrections of their images, each in the order of the file."""
     value = value.copy()
-    wanted = {each.image for each in labels.corrections}
-    for row, (image, region) in enumerate(zip(images, regions, strict=True)):
-        for each in labels.corrections_of(image) if image in wanted else ():
+    for row, (image, region) in enumerate(zip(images, regions, strict=True) if labels.corrections else ()):
+        for each in labels.corrections_of(image):
             whole = each.region is None and each.was is None
             if whole or each.region == region or (each.was is not None and each.was == value[row]):
                 value[row] = each.value
