@@ -35,11 +35,11 @@ def outputs(folder: Path) -> Outputs:
 
 def in_parts(out: Path, images: Any, labels: str | None, parts: int, settings: dict[str, Any]) -> None:
     made, listing = outputs(out), out / "listing.parquet"
-    list_files(images, labels, settings, listing, parts, out / "frames")
+    list_files(images, labels, settings | {"parts": parts}, listing, out / "frames")
     names = [part_name(i) for i in range(parts)]
     for name in reversed(names):  # in any order
-        check_part(listing, name, settings, out / f"{name}.parquet", 1)
-    gather(listing, [out / f"{name}.parquet" for name in names], labels, settings, made, 1)
+        check_part(listing, name, settings, out / f"checked/{name}.parquet", 1)
+    gather(listing, out / "checked", labels, settings, made, 1)
 
 
 def same(tmp_path: Path, images: Any, labels: str | None, parts: int, **keys: Any) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +34,29 @@ class About:
     """What a listing says besides its candidates.
 
     Attributes:
-        count: of the candidates. skipped, links, again: see `Listing`.
+        count: of the candidates. skipped, links, again: see `Listing`. parts: their names; none where there are none.
     """
 
     count: int
     skipped: Counter[str]
     links: Sequence[str]
     again: int
+    parts: Sequence[str] = ()
 
     @classmethod
     def of(cls, listing: Listing, count: int) -> About:
+        """Of a listing of which so many candidates are kept."""
         return cls(count, listing.skipped, listing.links, listing.again)
 
     def as_json(self) -> str:
-        return json.dumps(
-            {"count": self.count, "skipped": self.skipped, "links": list(self.links), "again": self.again}
-        )
+        """For the metadata of a table."""
+        return json.dumps({field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> About:
+        """What `as_json` made."""
         body = json.loads(text)
-        return cls(body["count"], Counter(body["skipped"]), body["links"], body["again"])
+        return cls(**body | {"skipped": Counter(body["skipped"])})
 
 
 def listed(sources: Sequence[str], labels: str | None, frames: Path, settings: Inputs) -> tuple[list[Candidate], About]:
@@ -88,15 +90,14 @@ def write_listing(
         InputError: see `match_labels`.
     """
     matched = match_labels(chosen, labels)
-    size = max(1, -(-len(chosen) // parts))
     names = [part_name(i) for i in range(parts)]
     columns = [
-        pa.array([names[i // size] for i in range(len(chosen))], pa.string()),
+        pa.array([names[i * parts // len(chosen)] for i in range(len(chosen))], pa.string()),
         *(_bytes([getattr(c, name) for c in chosen]) for name in ("id", "path", "stem", "label")),
         _bytes([matched.get(c.id) for c in chosen]),
     ]
-    table = pa.table(columns, schema=_SCHEMA.with_metadata({_FACTS: about.as_json()}))
-    write_table(out, table, made, size)
+    table = pa.table(columns, schema=_SCHEMA.with_metadata({_FACTS: replace(about, parts=names).as_json()}))
+    write_table(out, table, made, -(-len(chosen) // parts))
 
 
 def _bytes(texts: Sequence[str | None]) -> pa.Array:

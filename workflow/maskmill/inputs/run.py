@@ -70,14 +70,19 @@ def run(
 
 
 def list_files(
-    images: str | Sequence[str], labels: str | None, params: Mapping[str, Any], out: Path, parts: int, frames: Path
+    images: str | Sequence[str], labels: str | None, params: Mapping[str, Any], out: Path, frames: Path
 ) -> None:
-    """Write the candidates in `parts` parts, without opening any; see `run`.
+    """Write the candidates in parts, without opening any; see `run`.
+
+    Args:
+        params: the `inputs` section, and `parts`: into how many parts.
 
     Raises:
         InputError: nothing to read; labels that do not fit.
     """
-    chosen, about = listed(_placed(images, out), labels, Path(frames), _settings(params))
+    section = dict(params)
+    parts = int(section.pop("parts"))
+    chosen, about = listed(_placed(images, out), labels, Path(frames), _settings(section))
     write_listing(out, chosen, about, parts, labels, Provenance.of("inputs", params))
     print(f"inputs: {len(chosen)} files listed in {parts} parts", file=sys.stderr)
 
@@ -94,15 +99,16 @@ def check_part(listing: Path, part: str, params: Mapping[str, Any], out: Path, t
 
 
 def gather(
-    listing: Path, parts: Sequence[Path], labels: str | None, params: Mapping[str, Any], out: Outputs, threads: int
+    listing: Path, checked: Path, labels: str | None, params: Mapping[str, Any], out: Outputs, threads: int
 ) -> None:
-    """Write what `run` writes, from the parts of a listing in their order.
+    """Write what `run` writes, from a listing and the folder of its parts.
 
     Raises:
         InputError: more rejected than `tolerated`; labels that do not fit. StoreError: a part is missing.
     """
-    table = pa.concat_tables([read_table(part) for part in parts])
-    _gather(table, read_about(listing), labels, params, out, threads)
+    about = read_about(listing)
+    table = pa.concat_tables([read_table(checked / f"{part}.parquet") for part in about.parts])
+    _gather(table, about, labels, params, out, threads)
 
 
 def _settings(params: Mapping[str, Any]) -> Inputs:

@@ -119,6 +119,10 @@ class Inputs(Model):
     )
     frame_step: int = Field(1, ge=1, description="video: keep every n-th frame")
     max_images: int | None = Field(None, ge=1, description="keep this many, evenly spread over the sorted ids")
+    # What is checked in parts is the same to the last byte: no hash has it.
+    check_files: int = Field(
+        20_000, ge=1, exclude=True, description="more files than this are checked in several jobs, so many files each"
+    )
 
 
 class Refine(Model):
