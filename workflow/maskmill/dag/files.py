@@ -149,11 +149,13 @@ class Graph:
     Attributes:
         run: the resolved configuration. shards: gives the shards of the manifest; in the workflow it waits for it.
         parts: gives the parts in which the images are checked; none where they are few and one job checks them.
+        images: gives the number of images of the manifest; in the workflow it waits for it.
     """
 
     run: Run
     shards: Callable[[], Sequence[str]]
     parts: Callable[[], Sequence[str]] = tuple
+    images: Callable[[], int] = int
 
     def inputs(self, rule: str, wildcards: Wildcards) -> Sources:
         """What a job reads, by name; a name is an option of the rule's verb."""

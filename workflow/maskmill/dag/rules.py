@@ -101,7 +101,7 @@ class Rules:
         self._check_machine()
         if not self.module:  # before the first file is written; a module leaves its caller's files alone (`command`)
             access.restrict(self.run.config.readers, ".snakemake")
-        self.graph = Graph(self.run, self.shards, self.parts)
+        self.graph = Graph(self.run, self.shards, self.parts, self._images)
         driver.announce()
         self.reader_priority = 1 if self.run.temporary else 0
 
@@ -127,6 +127,10 @@ class Rules:
         """The shards of the manifest; waits for the checkpoint."""
         file = str(self._manifest.get().output.manifest)
         return self._read_shards(file, os.stat(file).st_mtime_ns)
+
+    def _images(self) -> int:
+        """The images of the manifest; waits for the checkpoint."""
+        return guarded(count_rows, str(self._manifest.get().output.manifest))
 
     def parts(self) -> Sequence[str]:
         """The parts in which the images are checked; none where one job checks all of them.
@@ -242,10 +246,11 @@ class Rules:
     def _asked_of_manifest(self) -> Asked | None:
         """The same by the manifest that lies on the disk, whether it is up to date or not; none without one."""
         try:
-            found = read_shards(f"{self.prefix}{path('inputs', 'manifest')}")
+            file = f"{self.prefix}{path('inputs', 'manifest')}"
+            found, count = read_shards(file), count_rows(file)
         except UserError:  # absent, damaged or of an older version: the stage inputs makes it again
             return None
-        return Asked(Graph(self.run, lambda: found, self.parts))
+        return Asked(Graph(self.run, lambda: found, self.parts, lambda: count))
 
     @cached_property
     def _known(self) -> dict[tuple[str, int], Sequence[str]]:

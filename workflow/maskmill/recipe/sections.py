@@ -333,6 +333,11 @@ class Export(Model):
         "/data/local-files/?d=", description="label_studio: where it finds photos; the name of each one is put behind"
     )
 
+    # One job or many write the same bytes: no hash has it.
+    single_images: int = Field(
+        20_000, ge=0, exclude=True, description="up to so many images one job exports; of more, a job a shard"
+    )
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the keys that say nothing: exports that ask for no format keep the hashes of older versions."""

@@ -193,7 +193,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         "export", "masks", "PNG, COCO JSON, segmenter", Export, in_recipes=False,
-        rules=(Rule("export", Needs(1, 3000, 240)),),
+        rules=(Rule("export_shard", Needs(1, 3000, 120), per_shard=True), Rule("export", Needs(1, 3000, 240))),
     ),
     StageSpec(
         "report", "everything", "one HTML file", Report, in_recipes=False,
