@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
+from maskmill.images.parts import part_names
 from maskmill.images.tables import has_labels, is_table
 from maskmill.recipe.model import CODES, Recipe, Run
 from maskmill.recipe.sections import FeatureSet
@@ -148,14 +149,20 @@ class Graph:
 
     Attributes:
         run: the resolved configuration. shards: gives the shards of the manifest; in the workflow it waits for it.
-        parts: gives the parts in which the images are checked; none where they are few and one job checks them.
+        files: gives how many files the sources of images name, as far as it is known before they are checked.
         images: gives the number of images of the manifest; in the workflow it waits for it.
     """
 
     run: Run
     shards: Callable[[], Sequence[str]]
-    parts: Callable[[], Sequence[str]] = tuple
+    files: Callable[[], int] = int
     images: Callable[[], int] = int
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts in which the images are checked; none where they are few and one job checks them."""
+        settings, files = self.run.config.inputs, self.files()
+        return part_names(min(files, settings.max_images or files), settings.check_files)
 
     def inputs(self, rule: str, wildcards: Wildcards) -> Sources:
         """What a job reads, by name; a name is an option of the rule's verb."""

@@ -30,7 +30,6 @@ from maskmill.dag.jobs import targets
 from maskmill.dag.restore import RECORD, Deleted, Finished, Seen, deleted, look, unmade
 from maskmill.errors import InputError, UserError
 from maskmill.images.listing import content_fingerprint, counted_fingerprint
-from maskmill.images.parts import part_name, part_names
 from maskmill.images.presence import check_presence
 from maskmill.recipe.architectures import check_backbones
 from maskmill.recipe.checks import check_counts, check_labels
@@ -101,7 +100,7 @@ class Rules:
         self._check_machine()
         if not self.module:  # before the first file is written; a module leaves its caller's files alone (`command`)
             access.restrict(self.run.config.readers, ".snakemake")
-        self.graph = Graph(self.run, self.shards, self.parts, self._images)
+        self.graph = Graph(self.run, self.shards, self._files, self._images)
         driver.announce()
         self.reader_priority = 1 if self.run.temporary else 0
 
@@ -132,18 +131,16 @@ class Rules:
         """The images of the manifest; waits for the checkpoint."""
         return guarded(count_rows, str(self._manifest.get().output.manifest))
 
-    def parts(self) -> Sequence[str]:
-        """The parts in which the images are checked; none where one job checks all of them.
+    def _files(self) -> int:
+        """How many files the sources of images name.
 
-        A job on another machine does not list the images to know what it follows: the list is there by then. A list
-        that is left of a run with more images is removed before the first job (`before_first_job`).
+        A job on another machine does not list them to know what it follows: the list is there by then. A list that is
+        left of a run with more images is removed before the first job (`before_first_job`).
         """
-        config = self.run.config
         if self._mine("inputs_list"):
-            files = self._listed(config.images, config.labels)[1]
-            return part_names(min(files, config.inputs.max_images or files), config.inputs.check_files)
+            return self._listed(self.run.config.images, self.run.config.labels)[1]
         found = read_provenance(self._list) if os.path.lexists(self._list) else None
-        return [part_name(i) for i in range(found["params"]["parts"])] if found else ()
+        return int(found["params"]["files"]) if found else 0
 
     @property
     def _list(self) -> str:
@@ -214,7 +211,7 @@ class Rules:
         guarded(check_writable, places)
         guarded(slurm.before_first_job, Path.cwd(), self._workflow.executor_settings)
         if self._workflow.is_main_process:
-            if not self.parts():
+            if not self.graph.parts:
                 Path(self._list).unlink(missing_ok=True)
             left = sweep(places[0])
             if left:
@@ -250,7 +247,7 @@ class Rules:
             found, count = read_shards(file), count_rows(file)
         except UserError:  # absent, damaged or of an older version: the stage inputs makes it again
             return None
-        return Asked(Graph(self.run, lambda: found, self.parts, lambda: count))
+        return Asked(Graph(self.run, lambda: found, self._files, lambda: count))
 
     @cached_property
     def _known(self) -> dict[tuple[str, int], Sequence[str]]:
@@ -396,7 +393,7 @@ class Rules:
             WorkflowError: files that the stage inputs would read are not there. In a module a rule of the caller may
                 make them.
         """
-        if not self._mine(rule) or (not self._workflow.is_main_process and rule == "inputs" and self.parts()):
+        if not self._mine(rule) or (not self._workflow.is_main_process and rule == "inputs" and self.graph.parts):
             return ""
         if rule == "inputs" and not self.module:
             guarded(check_presence, self.run, self._origin())

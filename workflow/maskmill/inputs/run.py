@@ -75,13 +75,13 @@ def list_files(
     """Write the candidates in parts, without opening any; see `run`.
 
     Args:
-        params: the `inputs` section, and `parts`: into how many parts.
+        params: the `inputs` section; `parts`: into how many parts; `files`: how many there were when this was planned.
 
     Raises:
         InputError: nothing to read; labels that do not fit.
     """
     section = dict(params)
-    parts = int(section.pop("parts"))
+    parts, _ = int(section.pop("parts")), section.pop("files", None)
     chosen, about = listed(_placed(images, out), labels, Path(frames), _settings(section))
     write_listing(out, chosen, about, parts, labels, Provenance.of("inputs", params))
     print(f"inputs: {len(chosen)} files listed in {parts} parts", file=sys.stderr)
