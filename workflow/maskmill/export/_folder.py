@@ -108,8 +108,10 @@ class Folder:
 
     def __enter__(self) -> Folder:
         with contextlib.ExitStack() as stack:
-            for writer in (*self._coco.values(), *self._formats.values()):
-                stack.enter_context(writer)
+            for coco in self._coco.values():
+                stack.enter_context(coco)
+            for each in self._formats.values():
+                stack.enter_context(each)
             self._stack = stack.pop_all()
         return self
 

@@ -121,7 +121,10 @@ class Inputs(Model):
     max_images: int | None = Field(None, ge=1, description="keep this many, evenly spread over the sorted ids")
     # What is checked in parts is the same to the last byte: no hash has it.
     check_files: int = Field(
-        20_000, ge=1, exclude=True, description="more files than this are checked in several jobs, so many files each"
+        20_000,
+        ge=1,
+        exclude=True,
+        description="more files than this are checked in several jobs, each of about so many",
     )
 
 
