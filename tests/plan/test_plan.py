@@ -213,7 +213,7 @@ def test_no_single_job_of_ten_million_images_takes_an_hour() -> None:
     single = {row.work.rule: row.seconds for row in plan.rows if row.work.jobs == 1}
     assert {"inputs_list", "inputs", "export", "report"} <= set(single)
     assert all(seconds is not None and seconds < 3600 for seconds in single.values()), single
-    assert any(line.startswith("longest job that cannot be divided: report") for line in lines(plan))
+    assert any(line.startswith("longest job that cannot be divided: report") for line in text.lines(plan))
     assert plan.by_rule()["inputs_check"] == 500
     assert plan.by_rule()["export_shard"] == 2000
     given = Rates(given={"export": 1000.0}, measured={})  # of a single job: it holds for the shards, not for the index
