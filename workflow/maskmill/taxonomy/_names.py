@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskmill.images.palette import hexadecimal, palette
+from maskmill.store.calibration import Calibration
 from maskmill.store.classes import BACKGROUND, IGNORE, Classes
 from maskmill.store.codebook import Codebook
 from maskmill.taxonomy._document import RESERVED, VERSION, leaf_name
@@ -50,6 +51,7 @@ def described(found: Classes, book: Codebook, naming: Mapping[str, Any]) -> dict
                 "confidence": None if math.isnan(sure) else round(sure, 4),
             }
         )
+    calibration = {} if found.calibration is None else {"calibration": _calibration(found.calibration)}
     parts = {str(cluster): 1 + max(p or 0 for c, p in leaves if c == cluster) for cluster, part in leaves if part}
     return {
         "classes": classes,
@@ -61,7 +63,12 @@ def described(found: Classes, book: Codebook, naming: Mapping[str, Any]) -> dict
         "open": [leaf_name(*leaf) for leaf, (_, decided) in leaves.items() if not decided],
         "examples": list(found.examples),
         "notes": list(found.notes),
-    }
+    } | calibration
+
+
+def _calibration(found: Calibration) -> dict[str, Any]:
+    """What the confidence of regions rests on, and the mean confidence of the sampled images."""
+    return found.facts() | {"sampled": dict(found.seen)}
 
 
 def _label_ids(found: Classes) -> dict[str, int]:
