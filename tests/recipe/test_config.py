@@ -326,6 +326,10 @@ def test_the_surest_images_need_regions(tmp_path: Path) -> None:
         run(recipes=[str(own)])
 
 
+def test_the_description_of_named_holds_for_any_number() -> None:
+    assert not re.search("[0-9]", run(recipes=["named"], cluster={"clusters": 50}).recipes["named"].description)
+
+
 def test_abstaining_by_confidence_needs_labels(tmp_path: Path) -> None:
     def paint(**section: Any) -> dict[str, Any]:
         made = run(recipes=["kmeans"], paint=section, taxonomy={"source": "examples", "labels": str(tmp_path)})

@@ -58,6 +58,10 @@ def serves(params: Params, recipe: str, recipes: Sequence[str], seeds: int) -> b
     return True
 
 
+def check_clusters(params: Params, recipe: str, clusters: int) -> None:
+    """Nothing: no cluster is named by its number."""
+
+
 def place(params: Params, recipe: str) -> str:
     """Nowhere: `grouping` names everything."""
     return ""
@@ -78,8 +82,9 @@ def _background(params: Params) -> int | None:
 
 
 def naming(params: Params, recipe: str) -> dict[str, Any]:
-    """Label id -> name."""
-    return {"label_names": {str(label): name for label, name in sorted((params.class_names or {}).items())}}
+    """Label id -> name, of labels that say something."""
+    named = {label: name for label, name in (params.class_names or {}).items() if label not in params.ignore}
+    return {"label_names": {str(label): name for label, name in sorted(named.items())}}
 
 
 def fit(grouping: Mapping[str, Any], given: Clustered) -> tuple[Classes, Mapping[str, np.ndarray]]:

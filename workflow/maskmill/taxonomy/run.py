@@ -143,6 +143,8 @@ def names(
     found, book = kinds.read(classes), books.read(codebook)
     body = {key: params[key] for key in ("recipe", "seed", "source")} | {"codebook": books.fingerprint(book)}
     body |= described(found, book, params["naming"])
+    for note in body["notes"][len(found.notes) :]:  # the others `fit` has told
+        print(f"taxonomy: {note}", file=sys.stderr)
     made = Provenance.of("taxonomy", {"naming": params["naming"]}, [found.hash, book.hash])
     write_json(out.classes, body, made)
     with atomic(out.document) as temporary:
