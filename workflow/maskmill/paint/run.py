@@ -181,11 +181,16 @@ def run_tokens(
             see = partial(photos.on_grid, image_id) if photos else None
             mask = paint_tokens(store[i], book, settings.upsample, settings.refine, see, ground)
             if settings.abstain:
-                size = (mask.shape[0], mask.shape[1])
-                by_chance = settings.abstain_by == "confidence" and isinstance(book, Classes)
-                sure = confidences(store[i], book, size) if by_chance else margins(store[i], book, size)
+                sure = _sure(store[i], book, (mask.shape[0], mask.shape[1]), settings)
                 mask[(mask > 0) & (sure < settings.abstain)] = ignore_value(mask.dtype)
             writer.append(image_id, corrected(mask, image_id, book))
+
+
+def _sure(tokens: np.ndarray, labels: Labels, size: tuple[int, int], settings: Paint) -> np.ndarray:
+    """What `abstain` is compared with, float32 [H, W] of tokens [h, w, d]."""
+    if settings.abstain_by == "confidence" and isinstance(labels, Classes):
+        return confidences(tokens, labels, size)
+    return margins(tokens, labels, size)
 
 
 def corrected(mask: np.ndarray, image_id: str, labels: Labels) -> np.ndarray:

@@ -40,7 +40,7 @@ def described(found: Classes, book: Codebook, naming: Mapping[str, Any]) -> dict
     known = _known(found, naming)
     taken = {name for name, _ in known.values()}
     colours = palette(len(found) + 1)
-    classes = []
+    classes: list[dict[str, Any]] = []
     for number in range(1, len(found) + 1):
         name, colour = known.get(number) or (_kept(owned[number], taken), None)
         sure = math.nan if found.confidence is None else float(found.confidence[number - 1])
