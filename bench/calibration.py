@@ -1,6 +1,7 @@
 """Is the confidence of named classes right? Expected calibration error on images that named nothing.
 
-    python bench/calibration.py [--cache FOLDER] [--parts camvid voc regions] [--draws 5] [--out FILE]
+    python bench/calibration.py [--cache FOLDER] [--parts camvid voc regions] [--methods clusters neighbours probe]
+        [--draws 5] [--out FILE]
 
 Some images have labels; their classes and the calibration (maskmill.taxonomy._calibrate, cross-validation over these
 images) come from them alone. Scored are tokens, or regions, of other images: how far the probability of the best class
@@ -35,7 +36,7 @@ from maskmill.taxonomy._calibrate import calibrate, expected_error, judged
 from maskmill.taxonomy._labelled import Labelled
 from maskmill.taxonomy._learn import learn
 
-METHODS = ("clusters", "probe", "neighbours")
+METHODS = ("clusters", "neighbours", "probe")
 PARTS_A_PHOTO, PART_CLUSTERS = 8, 200
 COLUMNS = ("before", "after", "foreseen", "right")
 
@@ -63,12 +64,18 @@ def errors(known: Tokens, images: Sequence[int], held: Sequence[int], book: Code
 
 
 def curves(
-    part: str, known: Tokens, book: Codebook, held: Sequence[int], draws: Mapping[str, Any], out: Results
+    part: str,
+    known: Tokens,
+    book: Codebook,
+    held: Sequence[int],
+    draws: Mapping[str, Any],
+    methods: Sequence[str],
+    out: Results,
 ) -> None:
-    """Every method on every draw of labelled images."""
+    """Some methods on every draw of labelled images."""
     for column, several in draws.items():
         for d, images in enumerate(several):
-            for method in METHODS:
+            for method in methods:
                 out.of(f"{part}|{method}|{column}|{d}", partial(errors, known, images, held, book, method))
 
 
@@ -77,14 +84,16 @@ def camvid(asked: argparse.Namespace, out: Results) -> None:
     known = tokens("camvid", asked.cache)
     train, held = camvid_split(known)
     draws = {f"{n}": [drawn(train, n, d) for d in range(asked.draws)] for n in (3, 10, 30)}
-    curves("camvid", known, clustered(known, train, CLUSTERS, 0, asked.cache), held, draws, out)
+    curves("camvid", known, clustered(known, train, CLUSTERS, 0, asked.cache), held, draws, asked.methods, out)
 
 
 def voc(asked: argparse.Namespace, out: Results) -> None:
     """Photos, by their tokens."""
     known = tokens("voc_animals", asked.cache)
     held, draws = photo_draws(known, asked.draws)
-    curves("voc", known, clustered(known, range(len(known.ids)), CLUSTERS, 0, asked.cache), held, draws, out)
+    curves(
+        "voc", known, clustered(known, range(len(known.ids)), CLUSTERS, 0, asked.cache), held, draws, asked.methods, out
+    )
 
 
 def regions(asked: argparse.Namespace, out: Results) -> None:
@@ -92,7 +101,15 @@ def regions(asked: argparse.Namespace, out: Results) -> None:
     known = tokens("voc_animals", asked.cache)
     held, draws = photo_draws(known, asked.draws)
     parts = in_parts(known)
-    curves("regions", parts, clustered(parts, range(len(parts.ids)), PART_CLUSTERS, 0, asked.cache), held, draws, out)
+    curves(
+        "regions",
+        parts,
+        clustered(parts, range(len(parts.ids)), PART_CLUSTERS, 0, asked.cache),
+        held,
+        draws,
+        asked.methods,
+        out,
+    )
 
 
 def in_parts(known: Tokens) -> Tokens:
@@ -139,6 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path("bench_taxonomy"), help="of features and clusterings")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--out", type=Path, help="JSON of all figures; a run goes on where it ended")
     asked = parser.parse_args()

@@ -35,9 +35,12 @@ def test_the_least_sure_images_come_first_with_links(tmp_path: Path) -> None:
     check(html)
     text = text_of(html)
     assert "Least sure in kmeans Of 3 sampled images, those whose classes are most likely wrong: " in text
-    order = [text.index(part) for part in ("(31.0 % right)", "not/shown (42.0 % right)", "(90.0 % right)")]
+    order = [
+        text.index(part)
+        for part in ("(31.0 % likely right)", "not/shown (42.0 % likely right)", "(90.0 % likely right)")
+    ]
     assert order == sorted(order)
-    assert '">set1/image-000001</a> (31.0 % right)' in html
+    assert '">set1/image-000001</a> (31.0 % likely right)' in html
     assert "calibrated on 70 regions or tokens of 4 labelled images" in text
     assert "error 0.200 before, 0.050 after" in text
 

@@ -137,6 +137,16 @@ def test_regions_without_labels_or_class_do_not_count() -> None:
     assert inside.regions == int((found.vectors[40:, 0] > found.vectors[40:, 1]).sum())
 
 
+def test_a_class_that_one_image_alone_shows_does_not_count() -> None:
+    """Left out, nothing could name it; the classes that are used know it."""
+    found = found_images(5)
+    alone = found.images == 2
+    found.shares[~alone] = [1, 0]
+    found.shares[alone] = np.where(np.arange(40)[:, None] < 10, [1, 0], [0, 1])
+    whole = calibrate.calibrate(found, spied([]))
+    assert (whole.regions, whole.images) == (170, 5)
+
+
 def test_it_is_stored_and_read(tmp_path: Path) -> None:
     one = calibrate.calibrate(found_images(5), spied([]))
     classes = spied([])(found_images(1))

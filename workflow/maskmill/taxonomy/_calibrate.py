@@ -2,9 +2,10 @@
 
 The labelled images are divided into folds of neighbours (frames of a film that follow each other stay together); the
 classes are learnt from the others, and say of every region what it is and how probable. A region is right if most of
-its labelled pixels have that class. Probability against right gives one curve for all classes and images together:
-logistic for few of them (Platt, "Probabilistic Outputs for Support Vector Machines", 1999), isotonic for many (Zadrozny
-and Elkan, KDD 2002), as isotonic curves overfit below about a thousand cases (Niculescu-Mizil and Caruana, ICML 2005).
+its labelled pixels have that class; regions of a class that none of the others shows do not count, as the classes that
+are used know it. Probability against right gives one curve for all classes and images together: logistic for few of
+them (Platt, "Probabilistic Outputs for Support Vector Machines", 1999), isotonic for many (Zadrozny and Elkan, KDD
+2002), as isotonic curves overfit below about a thousand cases (Niculescu-Mizil and Caruana, ICML 2005).
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ def calibrate(found: Labelled, learn: Learn, ground: Codebook | None = None) -> 
     if images < LEAST_IMAGES:
         return _too_few(0, images)
     fold = _folds(images)[found.images]
-    known = found.shares.sum(axis=1) >= KNOWN
+    known, most = found.shares.sum(axis=1) >= KNOWN, found.shares.argmax(axis=1)
     if ground is not None:
         known &= assign(found.vectors, ground)[0] == 1
     odds, right = np.full(len(fold), np.nan), np.zeros(len(fold), bool)
     for each in range(fold.max() + 1):
-        held = np.flatnonzero((fold == each) & known)
+        seen = found.shares[fold != each].any(axis=0)
+        held = np.flatnonzero((fold == each) & known & seen[most])
         try:
             classes = learn(without(found, fold == each))
         except (InputError, NumericsError):  # the others hold no class: nothing is said of these
