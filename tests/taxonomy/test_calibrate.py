@@ -104,6 +104,21 @@ def spied(seen: list[set[int]]) -> calibrate.Learn:
     return learn
 
 
+def test_odds_that_are_right_stay_as_they_are() -> None:
+    """A curve from few cases would only add noise to them."""
+    rng = np.random.default_rng(0)
+    odds = rng.uniform(0.4, 1, 4000)
+    found = calibrate.fit(odds, rng.random(4000) < odds, np.repeat(np.arange(4), 1000), np.repeat(np.arange(4), 1000))
+    at = np.linspace(0, 1, 7)
+    np.testing.assert_allclose(found.confidence(at)[3:], at[3:], atol=0.03)  # of many cases, the curve is as good
+    assert found.after <= found.before
+    few = slice(None, None, 40)
+    kept = calibrate.fit(odds[few], rng.random(100) < odds[few], np.arange(100) // 25, np.arange(100) // 25)
+    assert kept.kind == "identity"
+    np.testing.assert_allclose(kept.confidence(at), at, rtol=1e-6)
+    assert "kept as it is" in kept.sentence
+
+
 def test_no_image_is_judged_by_classes_that_it_named() -> None:
     seen: list[set[int]] = []
     found = calibrate.calibrate(found_images(7), spied(seen))
@@ -214,10 +229,10 @@ def test_examples_are_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     params = examples.Params(labels=str(tmp_path / "labels"))
     found, _ = examples.fit(examples.grouping(params, "r"), given)
     assert found.calibration is not None
-    assert found.calibration.sentence.startswith("calibrated on 64 regions or tokens of 4 labelled images")
+    assert "on 64 regions or tokens of 4 labelled images" in found.calibration.sentence
     assert set(found.calibration.seen) == {"i4", "i5"}
     body = described(found, book, {"label_names": {}})["calibration"]
-    assert (body["kind"], body["regions"], set(body["sampled"])) == ("platt", 64, {"i4", "i5"})
+    assert (body["kind"], body["regions"], set(body["sampled"])) == ("identity", 64, {"i4", "i5"})
 
 
 class Sampled:

@@ -13,7 +13,7 @@ import numpy as np
 
 from maskmill.errors import StoreError
 
-Kind = Literal["isotonic", "platt", "none"]
+Kind = Literal["isotonic", "platt", "identity", "none"]
 _FITS = {"isotonic": "isotonic regression", "platt": "a logistic curve"}
 
 
@@ -22,7 +22,8 @@ class Calibration:
     """A curve from the probability of a vector's best class to how often this class is right.
 
     Attributes:
-        kind: of the curve; none: there were too few labels for one, for the reason `why`.
+        kind: of the curve; identity: the probability as it is, since no curve came closer to images that it had not
+            seen; none: there were too few labels for one, for the reason `why`.
         curve: [n, 2] float64, probabilities that ascend, and the confidence at each; straight lines lie between them.
         regions, images: labelled regions (or tokens) that the curve rests on, and the images that they lie in.
         before, after: expected calibration error of the probabilities, and of the confidence by curves that were fitted
@@ -44,6 +45,11 @@ class Calibration:
         """Too few labels for a curve."""
         return cls("none", np.zeros((0, 2)), regions, images, why=why)
 
+    @classmethod
+    def identity(cls, regions: int, images: int, before: float) -> Calibration:
+        """The probability as it is, whose expected calibration error is `before`."""
+        return cls("identity", np.array([[0.0, 0.0], [1.0, 1.0]]), regions, images, before, before)
+
     def __bool__(self) -> bool:
         """False where there is no curve."""
         return self.kind != "none"
@@ -59,6 +65,12 @@ class Calibration:
         """What a person should know of it."""
         if not self:
             return f"uncalibrated: {self.why}"
+        if self.kind == "identity":
+            return (
+                f"checked on {self.regions} regions or tokens of {self.images} labelled images, each judged by classes "
+                f"that it did not name: expected calibration error {self.before:.3f}, which no curve made smaller; the "
+                "probability is kept as it is"
+            )
         return (
             f"calibrated on {self.regions} regions or tokens of {self.images} labelled images, each judged by classes "
             f"that it did not name ({_FITS[self.kind]}); expected calibration error {self.before:.3f} before, "

@@ -100,7 +100,10 @@ def called(x: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit(odds: np.ndarray, right: np.ndarray, images: np.ndarray, fold: np.ndarray) -> Calibration:
-    """The curve of probabilities [n] that were right or not, bool [n], in images and folds [n]."""
+    """The curve of probabilities [n] that were right or not, bool [n], in images and folds [n].
+
+    It is used where, fitted without the images that it is compared on, it comes closer than the probability itself.
+    """
     names = np.unique(images)
     kind: Kind = "isotonic" if len(names) >= MANY_IMAGES and len(odds) >= MANY_REGIONS else "platt"
     after = np.zeros(len(odds))
@@ -108,6 +111,8 @@ def fit(odds: np.ndarray, right: np.ndarray, images: np.ndarray, fold: np.ndarra
         here = fold == each
         after[here] = Calibration(kind, curve(odds[~here], right[~here], kind), 0, 0).confidence(odds[here])
     errors = expected_error(odds, right), expected_error(after, right)
+    if errors[1] >= errors[0]:  # few images, or probabilities that were right before: a curve would only add noise
+        return Calibration.identity(len(odds), len(names), errors[0])
     return Calibration(kind, curve(odds, right, kind), len(odds), len(names), *errors)
 
 
