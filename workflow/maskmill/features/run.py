@@ -213,8 +213,9 @@ def _write(
     attrs: dict[str, Any] = {"backbone": chosen.backbone, "facet": chosen.facet, "stride": backbone.stride}
     if backbone.heads is not None:
         attrs["heads"] = backbone.heads
-    depth, dtype = (backbone.depth, chosen.dtype) if codec is None else (codec.bytes, "uint8")
-    with RaggedWriter(out, "features", depth=depth, dtype=dtype, attrs=attrs, provenance=made, codec=codec) as writer:
+    with RaggedWriter(
+        out, "features", depth=backbone.depth, dtype=codec or chosen.dtype, attrs=attrs, provenance=made
+    ) as writer:
         for image in images:
             if not image.finite:
                 raise NumericsError(f"{image.row.id}: NaN or infinite tokens of {chosen.backbone}; check the photo")

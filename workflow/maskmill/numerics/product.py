@@ -30,7 +30,7 @@ def fit(x: np.ndarray, size: int, rotate: bool, seed: int) -> tuple[Codec, dict[
     The result depends on x, its order, and the arguments, and not on the number of threads.
 
     Returns:
-        the codec; and diagnostics: points, centroids (the least number of any part), error (the mean squared error of
+        the codec; and diagnostics: points, letters (the least number of centroids of any part), error (the mean squared error of
         the points over their variance).
 
     Raises:
@@ -59,7 +59,7 @@ def fit(x: np.ndarray, size: int, rotate: bool, seed: int) -> tuple[Codec, dict[
             "centroids; they are stored as they are, and others by the nearest of them",
             file=sys.stderr,
         )
-    shares = {"points": float(len(x)), "centroids": float(least), "error": error / variance if variance > 0 else 0.0}
+    shares = {"points": float(len(x)), "letters": float(least), "error": error / variance if variance > 0 else 0.0}
     return Codec(rotation, centroids), shares
 
 

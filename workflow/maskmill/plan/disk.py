@@ -24,11 +24,8 @@ def value_bytes(rows: int, depth: int, itemsize: int, read: int | None = None) -
 
 
 def feature_bytes(rows: int, images: int, depth: int, dtype: str, vectors: int, code: int = 0) -> int:
-    """Bytes of a feature store: values, scales of int8, the codec of pq, and `vectors` of [depth] and 40 bytes of places
-    an image.
-
-    Args:
-        code: bytes a token of pq.
+    """Bytes of a feature store: values, scales of int8, the codec of pq, and for each image `vectors` of [depth] and 40
+    bytes of places; `code` are the bytes of a token of pq.
 
     What is not in `values` is taken before its compression; zstd leaves floats as long as they are.
     """

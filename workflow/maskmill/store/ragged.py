@@ -51,7 +51,7 @@ class RaggedWriter:
     Args:
         depth: length d of a value's vector, or None for one scalar a cell.
         dtype: stored type; "int8" with a depth stores float vectors as int8 with a scale a row. A product-quantised
-            store takes codes: depth is their bytes, dtype uint8, and `codec` says what they mean.
+            codec stores vectors as its codes, and `append` takes codes [h, w, bytes] uint8.
         compress: zstd for values that compress (labels); float features do not.
         attrs: free JSON metadata of the store, returned as `Ragged.attrs`.
     """
@@ -62,16 +62,18 @@ class RaggedWriter:
         kind: str,
         *,
         depth: int | None = None,
-        dtype: str = "float16",
+        dtype: str | product.Codec = "float16",
         compress: bool | None = None,
         attrs: Mapping[str, Any] | None = None,
         provenance: Provenance | None = None,
-        codec: product.Codec | None = None,
     ) -> None:
+        self.codec = dtype if isinstance(dtype, product.Codec) else None
+        if isinstance(dtype, product.Codec):
+            depth, dtype = dtype.bytes, "uint8"
         self.path, self.kind, self.depth, self.dtype = Path(path), kind, depth, np.dtype(dtype)
         self.quantised = self.dtype == np.int8 and depth is not None
         self.compress = depth is None if compress is None else compress
-        self.attrs, self.provenance, self.codec = dict(attrs or {}), provenance, codec
+        self.attrs, self.provenance = dict(attrs or {}), provenance
         self.ids: list[str] = []
         self._grid: list[tuple[int, int]] = []
         self._extra: dict[str, list[np.ndarray]] = {}
@@ -80,7 +82,7 @@ class RaggedWriter:
         self._rows_pending = self._rows_written = 0
         row_bytes = self.dtype.itemsize * (depth or 1)
         # A chunk of codes has as many rows as one of float16: that is what its reader has to hold.
-        self._chunk = max(1, CHUNK_BYTES // (row_bytes if codec is None else 2 * codec.depth))
+        self._chunk = max(1, CHUNK_BYTES // (row_bytes if self.codec is None else 2 * self.codec.depth))
         self._shard = self._chunk * max(1, SHARD_BYTES // (self._chunk * row_bytes))
         self._stack = contextlib.ExitStack()
 
