@@ -120,11 +120,14 @@ def _letters(rows: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
     """
     from maskmill.numerics.kmeans import Settings
     from maskmill.numerics.kmeans import fit as kmeans
+    from maskmill.numerics.points import prepare
 
-    if len(rows) <= LETTERS or len(np.unique(rows[: 4 * LETTERS], axis=0)) <= LETTERS:
-        different = np.unique(rows, axis=0)
+    seen = prepare(rows, False, 1, "features").array  # as k-means sees them: rows may differ by rounding alone
+    assert seen is not None
+    if len(np.unique(seen[: 4 * LETTERS], axis=0)) <= LETTERS:
+        different = np.unique(seen, axis=0, return_index=True)[1]
         if len(different) <= LETTERS:
-            return different, 0.0
+            return rows[np.sort(different)], 0.0
     settings = Settings(clusters=LETTERS, spherical=False, restarts=1, iterations=ITERATIONS, tolerance=TOLERANCE)
     book, _ = kmeans(rows, settings, seed, "cpu", "features.pq.bytes")
     return book.centroids, book.inertia
