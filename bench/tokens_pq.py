@@ -2,18 +2,16 @@
 
     python bench/tokens_pq.py quality --cache FOLDER [--data DATA] [--sets camvid ...] [--limit 120] [--seeds 5]
     python bench/tokens_pq.py speed   --cache FOLDER
-    python bench/tokens_pq.py kmeans  --cache FOLDER
     python bench/tokens_pq.py faiss   --cache FOLDER      (needs the extra `bench`)
 
 Photos squeezed to 448 x 448. `quality` compares what recipes make of tokens that a store gives back, for float16, int8
-and codes of 16, 32 and 64 bytes: k-means of tokens (keys of the embedded ViT-S/14, and EfficientNet-Lite0 as the recipe
-kmeans has it), and the objects of the cuts ncut and lost on keys. Each half of a set's images is coded by the codec that
-was fitted on the other half, so no image is coded by a codec that has seen it. Of k-means there are two figures, means
-over the seeds: of clusters fitted on what the store gives back, and of the same clusters of the float16 tokens, which
-leaves out that another fit ends elsewhere. The setting was chosen on camvid; the other sets were looked at afterwards.
+and codes of 16, 32 and 64 bytes: k-means of tokens (keys of the embedded ViT-S/14, and EfficientNet-Lite0 as in the
+recipe kmeans), and the objects of the cuts ncut and lost on keys. Codecs are fitted on every second image, and all figures
+are those of the other images, which no codec has seen. Of k-means there are two figures, means over the seeds: of clusters
+fitted on what the store gives back, and of the clusters of the float16 tokens, which leaves out that another fit ends
+elsewhere. The setting was chosen on camvid; the other sets were looked at afterwards.
 
-`speed` times coding and decoding against reading float16 from a store; `kmeans` times k-means on codes against k-means
-on the decoded tokens; `faiss` fits faiss' OPQ (its OPQMatrix and ProductQuantizer) on the same tokens.
+`speed` times coding and decoding against reading float16 from a store; `faiss` fits faiss' OPQ (its OPQMatrix and ProductQuantizer) on the same tokens.
 """
 
 from __future__ import annotations
@@ -108,22 +106,14 @@ def coded(codec: Codec, tokens: np.ndarray) -> np.ndarray:
     return codec.decode(Encoder(codec).codes(flat).numpy()).reshape(tokens.shape)
 
 
-def crossed(tokens: np.ndarray, size: int) -> np.ndarray:
-    """Tokens of each half of the images as the codec of the other half codes them."""
-    found = np.empty_like(tokens)
-    for half in (0, 1):
-        found[half::2] = coded(fit(sample(tokens[1 - half :: 2]), size, True, 0)[0], tokens[half::2])
-    return found
-
-
-def given_back(tokens: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """(dtype, tokens as a store of it gives them back)."""
+def given_back(tokens: np.ndarray, seen: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """(dtype, tokens as a store of it gives them back); codecs are fitted on those of the images `seen`."""
     flat = tokens.reshape(len(tokens), -1, tokens.shape[-1])
     for dtype in ("float16", "int8"):
         yield dtype, as_stored(flat, dtype).reshape(tokens.shape).astype(np.float32)
     for size in BYTES:
         if tokens.shape[-1] % size == 0:
-            yield f"pq {size}", crossed(tokens, size)
+            yield f"pq {size}", coded(fit(sample(seen), size, True, 0)[0], tokens)
 
 
 def miou(tokens: np.ndarray, photos: Photos, book: Codebook, classes: tuple[int, ...]) -> float:
@@ -163,9 +153,10 @@ def quality(asked: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in asked.sets:
         for backbone in BACKBONES:
-            photos = photos_of(name, backbone, asked.limit, asked.cache)
+            both = photos_of(name, backbone, asked.limit, asked.cache)
+            photos = Photos(both.tokens[1::2], both.labels[1::2])
             books: list[Codebook] = []
-            for dtype, tokens in given_back(photos.tokens):
+            for dtype, tokens in given_back(photos.tokens, both.tokens[::2]):
                 _row(name, backbone, dtype, tokens, photos, books, asked.seeds)
 
 
@@ -188,9 +179,8 @@ def _row(
     alike = np.mean([(scores(got, b).argmax(1) == r).mean() for b, r in zip(books, _row_reference, strict=True)])
     cuts = ["", ""]
     if name in OBJECTS and backbone == "vit_small_focus":
-        cuts = [
-            "{:.1f}, {:.0f}".format(*proposals(tokens, photos, method, OBJECTS[name])) for method in ("ncut", "lost")
-        ]
+        both = (proposals(tokens, photos, method, OBJECTS[name]) for method in ("ncut", "lost"))
+        cuts = [f"{iou:.1f}, {share:.0f} %" for iou, share in both]
     print(f"| {name} | {backbone} | {dtype} | {error:.2g} | {away:.2g} | {np.mean(values):.2f} ± {np.std(values):.2f} "
           f"| {np.mean(same):.2f} | {100 * alike:.1f} % | {cuts[0]} | {cuts[1]} |", flush=True)  # fmt: skip
 
@@ -220,8 +210,9 @@ def speed(asked: argparse.Namespace) -> None:
                 codes = Ragged(path).stored(0, count)
                 some = codes[: 1 << 16]
                 decode = _seconds(lambda codec=codec, some=some: codec.decode(some)) / len(some)
-        print(f"| {plain} {size or ''} | {each[0]:.0f} | {each[1]:.0f} | {whole / each[0]:.1f} | {took[0]:.1f} "
-              f"| {1e6 * took[1] / count:.1f} | {1e6 * read / count:.2f} | {1e6 * decode:.2f} |", flush=True)  # fmt: skip
+        times = f"{took[0]:.1f} | {1e6 * took[1] / count:.1f} | {1e6 * read / count:.2f} | {1e6 * decode:.2f}"
+        sizes = f"{each[0]:.0f} | {each[1]:.0f} | {whole / each[0]:.1f}"
+        print(f"| {plain} {size or ''} | {sizes} | {times} |", flush=True)
 
 
 def _written(path: Path, tokens: np.ndarray, dtype: str, size: int) -> tuple[tuple[float, float], Codec | None]:

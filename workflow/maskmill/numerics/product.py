@@ -30,8 +30,8 @@ def fit(x: np.ndarray, size: int, rotate: bool, seed: int) -> tuple[Codec, dict[
     The result depends on x, its order, and the arguments, and not on the number of threads.
 
     Returns:
-        the codec; and diagnostics: points, letters (the least number of centroids of any part), error (the mean squared error of
-        the points over their variance).
+        the codec; and diagnostics: points, letters (the least number of centroids of any part), error (the mean squared
+        error of the points over their variance).
 
     Raises:
         NumericsError: no points, or NaN or infinite values.
