@@ -6,12 +6,13 @@
 
 Photos squeezed to 448 x 448. `quality` compares what recipes make of tokens that a store gives back, for float16, int8
 and codes of 16, 32 and 64 bytes: k-means of tokens (keys of the embedded ViT-S/14, and EfficientNet-Lite0 as in the
-recipe kmeans), and the objects of the cuts ncut and lost on keys. Codecs are fitted on every second image, and all figures
-are those of the other images, which no codec has seen. Of k-means there are two figures, means over the seeds: of clusters
-fitted on what the store gives back, and of the clusters of the float16 tokens, which leaves out that another fit ends
-elsewhere. The setting was chosen on camvid; the other sets were looked at afterwards.
+recipe kmeans), and the objects of the cuts ncut and lost on keys. Codecs are fitted on every second image, and all
+figures are those of the other images, which no codec has seen. Of k-means there are two figures, means over the seeds:
+of clusters fitted on what the store gives back, and of the clusters of the float16 tokens, which leaves out that another
+fit ends elsewhere. The setting was chosen on camvid; the other sets were looked at afterwards.
 
-`speed` times coding and decoding against reading float16 from a store; `faiss` fits faiss' OPQ (its OPQMatrix and ProductQuantizer) on the same tokens.
+`speed` times coding and decoding against reading float16 from a store; `faiss` fits faiss' OPQ (its OPQMatrix and
+ProductQuantizer) on the same tokens.
 """
 
 from __future__ import annotations
