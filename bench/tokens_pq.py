@@ -8,10 +8,11 @@ Photos squeezed to 448 x 448. `quality` compares what recipes make of tokens tha
 and codes of 16, 32 and 64 bytes: k-means of tokens (keys of the embedded ViT-S/14, and EfficientNet-Lite0 as in the
 recipe kmeans), and the objects of the cuts ncut and lost on keys. Codecs are fitted on every second image, and all
 figures are those of the other images, which no codec has seen. Of k-means there are two figures, means over the seeds:
-of clusters fitted on what the store gives back, and of the clusters of the float16 tokens, which leaves out that another
-fit ends elsewhere. The setting was chosen on camvid; the other sets were looked at afterwards.
+of clusters fitted on what the store gives back, and of those of the float16 tokens, which leaves out that another fit
+ends elsewhere. The setting was chosen on camvid; the other sets were looked at afterwards.
 
-`speed` times coding and decoding against reading float16 from a store; `faiss` fits faiss' OPQ (its OPQMatrix and
+`speed` times coding and decoding against reading float16 from a store, and a step of k-means on codes against decoding
+and a step on vectors; `faiss` fits faiss' OPQ (its OPQMatrix and
 ProductQuantizer) on the same tokens.
 """
 
@@ -214,6 +215,34 @@ def speed(asked: argparse.Namespace) -> None:
         times = f"{took[0]:.1f} | {1e6 * took[1] / count:.1f} | {1e6 * read / count:.2f} | {1e6 * decode:.2f}"
         sizes = f"{each[0]:.0f} | {each[1]:.0f} | {whole / each[0]:.1f}"
         print(f"| {plain} {size or ''} | {sizes} | {times} |", flush=True)
+    steps(tokens, 32)
+
+
+def steps(tokens: np.ndarray, size: int) -> None:
+    """Print CPU microseconds a token of one step of k-means that streams a store: on codes, and on decoded vectors."""
+    from maskmill.numerics.kmeans_stream import Stream
+    from maskmill.numerics.lloyd_codes import CodedStream
+    from maskmill.numerics.lloyd_cpu import CpuEngine
+    from maskmill.numerics.points import CodedPoints, prepare
+
+    print("\n| clusters | step on codes | decoding and step | share of points that go elsewhere |")
+    print("|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        _, codec = _written(Path(folder) / "a.zarr", tokens, "pq", size)
+        assert codec is not None
+        source = CodedPoints([Ragged(Path(folder) / "a.zarr")], Ragged(Path(folder) / "a.zarr").codec or codec)
+        points = prepare(source, True, 1)
+        for clusters in (11, 27, 100, 500):
+            start = points.take(np.sort(np.random.default_rng(0).choice(points.count, clusters, replace=False)))
+            engines = (
+                CodedStream(source, points, clusters, None, 1),
+                Stream(points, clusters, lambda x, clusters=clusters: CpuEngine(x, clusters, 1)),
+            )
+            times = [_seconds(lambda engine=engine, start=start: engine.step(start), 3) for engine in engines]
+            counts = [engine.step(start)[1] for engine in engines]
+            moved = np.abs(counts[0] - counts[1]).sum() / 2 / points.count
+            one, other = (f"{1e6 * each / points.count:.2f}" for each in times)
+            print(f"| {clusters} | {one} | {other} | {moved:.1e} |", flush=True)
 
 
 def _written(path: Path, tokens: np.ndarray, dtype: str, size: int) -> tuple[tuple[float, float], Codec | None]:

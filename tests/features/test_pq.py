@@ -110,8 +110,10 @@ def test_the_codec_of_another_feature_set_is_refused(rows: list[Row], weights: P
     fitted(rows, weights, tmp_path / "pq.safetensors")
     table, out = manifest(rows, tmp_path / "m.parquet"), tmp_path / "a.zarr"
     other = chosen(stride=8).model_dump(mode="json")
-    with pytest.raises(StoreError, match=r"pq\.safetensors: not the codec of this feature set: it was fitted with stride: 4 "
-                                         r"and not 8; delete it and run snakemake again"):  # fmt: skip
+    said = (
+        r"pq\.safetensors: not the codec of this feature set: it was fitted with stride: 4 and not 8; delete it and run"
+    )
+    with pytest.raises(StoreError, match=said):
         run(table, "s0", other, weights, out, Compute(1, 1, "cpu"), tmp_path / "pq.safetensors")
     with pytest.raises(ConfigError, match=r"dtype: pq needs the codec that `maskmill features-pq` writes"):
         run(table, "s0", chosen().model_dump(mode="json"), weights, out, Compute(1, 1, "cpu"))
