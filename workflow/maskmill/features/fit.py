@@ -41,19 +41,20 @@ def fit(manifest: Path, params: dict[str, Any], weights: Path, out: Path, comput
 
     place = pick(compute.device)
     chosen: FeatureSet = Stage.of("features", params).settings
-    if chosen.pq is None:
+    asked = chosen.pq
+    if asked is None:
         raise ConfigError(f"features: dtype: {chosen.dtype} has no codec; set dtype: pq")
     backbone = load(weights, chosen, place)
     try:
         chosen.check_depth(backbone.depth)
     except ValueError as error:
         raise ConfigError(f"features.<name>.{error}") from None
-    rows = read_images(manifest, lambda ids: smallest(ids, chosen.pq.images, chosen.pq.seed))
-    tokens = _sample(backbone, rows, chosen.pq, compute.threads)
-    codec, facts = product.fit(tokens, chosen.pq.bytes, chosen.pq.rotate, chosen.pq.seed)
+    rows = read_images(manifest, lambda ids: smallest(ids, asked.images, asked.seed))
+    tokens = _sample(backbone, rows, asked, compute.threads)
+    codec, facts = product.fit(tokens, asked.bytes, asked.rotate, asked.seed)
     seen = json_hash([[row.id, row.crc32c] for row in rows])
     made = Provenance.of("features", chosen.model_dump(mode="json"), [backbone.digest, seen])
-    write(out, codec, {name: np.float64(value) for name, value in facts.items()}, made)
+    write(out, codec, {name: np.array(value) for name, value in facts.items()}, made)
 
 
 def _sample(backbone: Dense, rows: list[Row], asked: ProductCode, threads: int) -> np.ndarray:
