@@ -86,7 +86,7 @@ def test_bytes_of_codes_are_those_of_a_store(tmp_path: Path) -> None:
     on_disk = sum(f.stat().st_size for f in (tmp_path / "s.zarr/values/c").rglob("*") if f.is_file())
     assert on_disk == value_bytes(6000, 32, 1, 2 * 384)
     whole = sum(f.stat().st_size for f in (tmp_path / "s.zarr").rglob("*") if f.is_file() and f.name != "zarr.json")
-    assert whole == pytest.approx(feature_bytes(6000, 1, 384, "pq", 1, 32), rel=0.05)  # zstd finds little in floats
+    assert whole == pytest.approx(feature_bytes(6000, 1, 384, "pq", 1, 32), rel=0.1)  # zstd finds little in floats
 
 
 def test_a_codec_is_one_job_over_a_sample() -> None:
