@@ -56,7 +56,7 @@ def sample_of_images(stores: Iterable[Ragged], max_points: int, seed: int) -> tu
     quota = _quota(sizes, max_points)
     picked: dict[tuple[int, int], np.ndarray] = {}
     for (image_id, s, i), size in zip(places, sizes, strict=True):
-        picked[s, i] = _draw(int(size), quota, seed, image_id)
+        picked[s, i] = drawn(int(size), quota, seed, image_id)
     ends = np.cumsum([len(picked[s, i]) for _, s, i in places])
     end = {(s, i): int(stop) for (_, s, i), stop in zip(places, ends, strict=True)}
     depth = next((store.depth or 1 for store in stores), 1)
@@ -80,6 +80,12 @@ def _places(stores: Sequence[Ragged], limit: int, seed: int) -> Iterable[tuple[s
     return heapq.nsmallest(limit, filled, key=lambda place: _order(seed, place[0]))
 
 
+def smallest(ids: Iterable[str], limit: int, seed: int) -> list[int]:
+    """Places of the images that are drawn from where no more than `limit` are wanted, ascending."""
+    found = heapq.nsmallest(limit, enumerate(ids), key=lambda place: _order(seed, place[1]))
+    return sorted(place for place, _ in found)
+
+
 def _order(seed: int, image_id: str) -> bytes:
     """Where an image stands in the draw of images."""
     return hashlib.blake2b(f"{seed}\0image\0{image_id}".encode(), digest_size=8).digest()
@@ -96,7 +102,8 @@ def _quota(sizes: np.ndarray, max_points: int) -> int:
     return low
 
 
-def _draw(size: int, quota: int, seed: int, image_id: str) -> np.ndarray:
+def drawn(size: int, quota: int, seed: int, image_id: str) -> np.ndarray:
+    """Which of an image's `size` rows are drawn, ascending: `quota` of them, or all where there are no more."""
     if size <= quota:
         return np.arange(size)
     return np.sort(rng(seed, image_id).choice(size, quota, replace=False))
