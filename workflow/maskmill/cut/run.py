@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from maskmill.cut import Method
-from maskmill.cut._needs import Extras
+from maskmill.cut._needs import EVERYWHERE, Extras
 from maskmill.cut._together import cut_together
 from maskmill.device import pick
+from maskmill.images.nodata import at_grid, box
 from maskmill.images.photos import ManifestPhotos
 from maskmill.numerics.blocks import one_thread, ordered
 from maskmill.progress import track
@@ -53,6 +54,9 @@ def run(
     the photo: their grid and the attribute `cells` then have `refine_cells` cells for every token side, and the
     diagnostic `unrefined` counts the segments that refinement was not allowed to change.
 
+    Tokens that show no data belong to no segment. What is cut is the box around those that do; the others within it
+    hold the vector of the nearest one that does (features), so that a cut sees no border where the data ends.
+
     Args:
         params: the flat section of the recipe: `method`, `features`, `colour`, and the method's own parameters.
         device: auto, cpu, cuda or cuda:0. On CUDA, methods that are `batched` cut images of one grid
@@ -82,16 +86,34 @@ def run(
         return finish(store.ids[i], *found) if finish else found
 
     def one(i: int) -> tuple[np.ndarray, dict[str, Any]]:
-        return finished(i, method.cut(store[i].astype(np.float32), own, seed, store.ids[i], **extras.of(i)))
+        valid, tokens = store.valid(i), store[i].astype(np.float32)
+        within = EVERYWHERE if valid is None else box(valid)
+        segments, diagnostics = method.cut(tokens[within], own, seed, store.ids[i], **extras.of(i, within))
+        segments, diagnostics = finished(i, (inside(segments, valid, within), diagnostics))
+        return inside(segments, at_grid(valid, (segments.shape[0], segments.shape[1]))), diagnostics
 
     with one_thread(), RaggedWriter(out, "segments", dtype="uint8", attrs=attrs, provenance=made) as writer:
         if place.type == "cuda" and method.TRAITS.batched:
             found = cut_together(stage.module, own, store, seed, str(place))
-            results = ordered(lambda i: finished(i, found[i]), range(len(store)), threads)
+            results = ordered(lambda i: finished(i, found[i]) if i in found else one(i), range(len(store)), threads)
         else:
             results = track(ordered(one, range(len(store)), threads), len(store), "cut")
-        for image_id, (segments, diagnostics) in zip(store.ids, results, strict=True):
-            writer.append(image_id, segments, **{key: np.float32(value) for key, value in diagnostics.items()})
+        for i, (segments, diagnostics) in enumerate(results):
+            valid = at_grid(store.valid(i), (segments.shape[0], segments.shape[1]))
+            fields = {key: np.float32(value) for key, value in diagnostics.items()}
+            writer.append(store.ids[i], segments, valid=valid, **fields)
+
+
+def inside(segments: np.ndarray, valid: np.ndarray | None, within: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
+    """Segments [h, w] of the box `within` of a grid, laid on that grid, 0 where it is not `valid`.
+
+    Their ids stay, so that a score still belongs to its segment; one that lies outside the data alone is gone.
+    """
+    if valid is None:
+        return segments
+    found = np.zeros(valid.shape, segments.dtype)
+    found[within] = segments
+    return np.where(valid, found, segments.dtype.type(0))
 
 
 class _Refiner:

@@ -12,6 +12,7 @@ import numpy as np
 
 from maskmill.errors import ConfigError, InputError
 from maskmill.images.decode import MAX_PIXELS, decode, image_bytes, resize
+from maskmill.images.nodata import filled
 from maskmill.recipe import registry
 from maskmill.store.manifest import read_manifest
 from maskmill.store.seal import bytes_crc32c
@@ -47,14 +48,33 @@ class PhotoFile(Protocol):
     def view(self) -> str | None: ...
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A picture as it is shown.
+
+    Attributes:
+        pixels: uint8 RGB [H, W, 3]. valid: bool [H, W], which pixels show data; None where the file declares no nodata
+            value, and where all do.
+    """
+
+    pixels: np.ndarray
+    valid: np.ndarray | None = None
+
+
 def read_photo(row: PhotoFile) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of one image of the manifest.
+    """uint8 RGB [H, W, 3] of one image of the manifest, in a neutral colour where it shows no data.
 
     Raises:
         InputError: it is not the file that the manifest describes; names it.
     """
+    shown = read_shown(row)
+    return filled(shown.pixels, shown.valid)
+
+
+def read_shown(row: PhotoFile) -> Shown:
+    """One image of the manifest, and which of its pixels show data; raises as `read_photo`."""
     try:
-        return unchanged(row)
+        return Shown(unchanged(row))
     except (InputError, OSError) as error:
         raise InputError(
             f"{row.path}: {error}; it changed since the inputs were checked: restore the file and run snakemake again"
