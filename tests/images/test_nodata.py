@@ -74,7 +74,7 @@ def write(path: Path, valid: dict[str, np.ndarray | None], dtype: str = "float32
     """Vectors whose numbers are 1000 and more where they are not valid."""
     with RaggedWriter(path, "features", depth=2, dtype=dtype) as out:
         for i, (image_id, shown) in enumerate(valid.items()):
-            values = np.random.default_rng(i).random((3, 4, 2)).astype(np.float32)
+            values = np.random.default_rng([i, *image_id.encode()]).random((3, 4, 2)).astype(np.float32)
             if shown is not None:
                 values[~shown] += 1000
             out.append(image_id, values, valid=shown, place=np.int32(i))

@@ -179,8 +179,7 @@ def apply_to_photos(
     Raises:
         StoreError: the head sees stored tokens. InputError: a photo has changed.
     """
-    from maskmill.images.nodata import filled
-    from maskmill.images.photos import read_shown
+    from maskmill.images.photos import read_filled
 
     model = Head.load(head, device)
     if not model.sees_photos:
@@ -191,10 +190,10 @@ def apply_to_photos(
     shown: dict[str, np.ndarray] = {}  # of the photos that are being computed, where some pixel shows no data
 
     def read(image_id: str) -> np.ndarray:
-        photo = read_shown(rows[image_id])
+        photo = read_filled(rows[image_id])
         if photo.valid is not None:
             shown[image_id] = photo.valid
-        return model.resized(filled(photo.pixels, photo.valid))
+        return model.resized(photo.pixels)
 
     _write(out, model, list(rows), read, made, workers, lambda image_id: shown.pop(image_id, None))
 

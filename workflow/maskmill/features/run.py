@@ -13,8 +13,8 @@ import numpy as np
 
 from maskmill.errors import NumericsError
 from maskmill.images.decode import resize, target_size
-from maskmill.images.nodata import filled, nearest_valid, shares, valid_cells
-from maskmill.images.photos import read_ahead, read_shown, reader_count
+from maskmill.images.nodata import nearest_valid, shares, valid_cells
+from maskmill.images.photos import read_ahead, read_filled, reader_count
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import FeatureSet
@@ -85,8 +85,8 @@ def read_batch(batch: Batch, fill: np.ndarray) -> Pictures:
     """
     images, valid = np.empty((len(batch.rows), *batch.size, 3), np.uint8), []
     for image, row in zip(images, batch.rows, strict=True):
-        shown = read_shown(row)
-        image[...] = resize(filled(shown.pixels, shown.valid, fill), batch.size)
+        shown = read_filled(row, fill)
+        image[...] = resize(shown.pixels, batch.size)
         valid.append(None if shown.valid is None else shares(shown.valid, batch.size).astype(np.float32))
     return Pictures(images, tuple(valid))
 

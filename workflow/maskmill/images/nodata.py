@@ -16,9 +16,14 @@ ROUNDING = 1e-6  # of that share
 
 
 def filled(pixels: np.ndarray, valid: np.ndarray | None, colour: np.ndarray | tuple[int, ...] = NEUTRAL) -> np.ndarray:
-    """Pixels uint8 [H, W, 3] with one colour where `valid` [H, W] is false; the same array where all are valid."""
+    """Pixels uint8 [H, W, 3] with one colour where `valid` [H, W] is false; the same array where all are valid.
+
+    Of pictures [H, W, N] of other than as many channels as the colour has, with its mean.
+    """
     if valid is None:
         return pixels
+    if len(colour) != pixels.shape[2]:
+        colour = np.full(pixels.shape[2], np.mean(colour))
     return np.where(valid[..., None], pixels, np.asarray(colour, pixels.dtype))
 
 

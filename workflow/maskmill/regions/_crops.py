@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskmill.backbones import mean_colour
-from maskmill.images.nodata import filled
-from maskmill.images.photos import read_ahead, read_shown, reader_count
+from maskmill.images.photos import read_ahead, read_filled, reader_count
 from maskmill.progress import track
 from maskmill.regions import CropPooling
 from maskmill.regions.crop_cls import Params, cut_crops
@@ -70,8 +69,7 @@ def read_crops(
 
     Pixels without data get the colour `fill`.
     """
-    shown = read_shown(image.row)
-    return cut_crops(filled(shown.pixels, shown.valid, fill), image.segments, image.ids, multiple, params, fill, masked)
+    return cut_crops(read_filled(image.row, fill).pixels, image.segments, image.ids, multiple, params, fill, masked)
 
 
 Key = tuple[str, int]  # image id, place among its segments

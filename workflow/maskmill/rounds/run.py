@@ -16,8 +16,8 @@ from maskmill.device import pick
 from maskmill.errors import NumericsError, StoreError
 from maskmill.images.instances import Instances, InstanceStore, InstanceWriter
 from maskmill.images.masks import ignore_value, mask_dtype
-from maskmill.images.nodata import filled, ignored, valid_cells
-from maskmill.images.photos import ManifestPhotos, read_shown
+from maskmill.images.nodata import ignored, valid_cells
+from maskmill.images.photos import ManifestPhotos, read_filled
 from maskmill.numerics.blocks import ordered
 from maskmill.numerics.sampling import rng
 from maskmill.progress import track
@@ -341,6 +341,12 @@ class Seen(NamedTuple):
     view: Any
     valid: np.ndarray | None = None
 
+    @classmethod
+    def of(cls, row: Row) -> Seen:
+        """A photo of the manifest."""
+        shown = read_filled(row)
+        return cls(shown.pixels, shown.valid)
+
 
 def _views(
     model: Student, view: Views, student: str | Path
@@ -355,7 +361,7 @@ def _views(
         if isinstance(view, Mapping):
             raise StoreError(f"{student}: sees photos; leave out --features")
         rows = {row.id: row for row in view}
-        return list(rows), lambda image_id: _photo(rows[image_id]), []
+        return list(rows), lambda image_id: Seen.of(rows[image_id]), []
     if not isinstance(view, Mapping):
         raise StoreError(f"{student}: needs {', '.join(model.features)}; give --features")
     missing = [name for name in model.features if name not in view]
@@ -371,12 +377,6 @@ def _views(
         return Seen(tokens, np.logical_and.reduce(known) if known else None)
 
     return stores[model.features[0]].ids, see, [store.hash for store in stores.values()]
-
-
-def _photo(row: Row) -> Seen:
-    """A photo, in a neutral colour where it shows no data."""
-    shown = read_shown(row)
-    return Seen(filled(shown.pixels, shown.valid), shown.valid)
 
 
 def _made_by(paths: Sequence[str | Path]) -> dict[str, Any]:
