@@ -28,7 +28,8 @@ def test_shares_keep_what_is_valid(valid: np.ndarray, h: int, w: int) -> None:
     found = shares(valid, (h, w))
     assert found.shape == (h, w)
     assert found.mean() == pytest.approx(valid.mean())
-    assert (found >= -1e-9).all() and (found <= 1 + 1e-9).all()
+    assert (found >= -1e-9).all()
+    assert (found <= 1 + 1e-9).all()
 
 
 def test_a_cell_is_valid_from_half_of_its_pixels_on() -> None:
@@ -36,11 +37,13 @@ def test_a_cell_is_valid_from_half_of_its_pixels_on() -> None:
     valid[:, 5:] = False
     valid[0, 4] = False
     found = valid_cells(valid, (2, 4))
-    assert found is not None and found.tolist() == [[True, True, False, False], [True, True, True, False]]
+    assert found is not None
+    assert found.tolist() == [[True, True, False, False], [True, True, True, False]]
     assert valid_cells(valid, (1, 1)) is None  # more than half: the whole cell is
     assert valid_cells(None, (2, 4)) is None
     finer = at_grid(found, (4, 8))
-    assert finer is not None and (finer == found.repeat(2, 0).repeat(2, 1)).all()
+    assert finer is not None
+    assert (finer == found.repeat(2, 0).repeat(2, 1)).all()
 
 
 @settings(deadline=None)
@@ -61,7 +64,8 @@ def test_the_nearest_valid_cell_stands_in(valid: np.ndarray) -> None:
 
 def test_filling_and_ignoring_leave_whole_pictures_alone() -> None:
     pixels, mask = np.full((2, 3, 3), 9, np.uint8), np.ones((2, 3), np.uint8)
-    assert filled(pixels, None) is pixels and ignored(mask, None) is mask
+    assert filled(pixels, None) is pixels
+    assert ignored(mask, None) is mask
     valid = np.array([[True, True, False]] * 2)
     assert filled(pixels, valid, (1, 2, 3))[0].tolist() == [[9, 9, 9], [9, 9, 9], [1, 2, 3]]
     assert ignored(mask, valid).tolist() == [[1, 1, 255]] * 2
@@ -88,38 +92,47 @@ NONE = np.zeros((3, 4), bool)
 def test_the_store_has_the_array_only_where_something_is_not_valid(tmp_path: Path) -> None:
     plain = write(tmp_path / "a/s.zarr", {"x": None, "y": None})
     whole = write(tmp_path / "b/s.zarr", {"x": None, "y": np.ones((3, 4), bool)})
-    assert plain.valid_rows is None and plain.valid("y") is None and valid_only(plain) is plain
+    assert plain.valid_rows is None
+    assert plain.valid("y") is None
+    assert valid_only(plain) is plain
     files = [sorted(p.relative_to(store.path) for p in store.path.rglob("*")) for store in (plain, whole)]
-    assert files[0] == files[1] and not (plain.path / "valid").exists()
+    assert files[0] == files[1]
+    assert not (plain.path / "valid").exists()
     for name in files[0]:
         if (plain.path / name).is_file():
             assert (plain.path / name).read_bytes() == (whole.path / name).read_bytes()
     half = write(tmp_path / "c/s.zarr", {"x": None, "y": HALF})
-    assert half.valid("x") is None and (half.valid(1) == HALF).all()
+    assert half.valid("x") is None
+    assert (half.valid(1) == HALF).all()
     (half.path / "valid/c/0").unlink()
     with pytest.raises(Exception, match="damaged"):
         Ragged(half.path)
 
 
-@pytest.mark.parametrize("limit", [1000, 20, 5, 2])
-def test_no_draw_sees_a_row_without_data(tmp_path: Path, limit: int) -> None:
+@pytest.mark.parametrize(("limit", "drawn"), [(1000, 24), (20, 20), (5, 3), (2, 2)])
+def test_no_draw_sees_a_row_without_data(tmp_path: Path, limit: int, drawn: int) -> None:
     stores = [
         write(tmp_path / "a.zarr", {"w": HALF, "x": None, "y": NONE}),
         write(tmp_path / "b.zarr", {"v": NONE, "z": ~HALF}),
     ]
     rows = sample_rows(stores, limit, 3)
-    assert len(rows) == min(limit, 24) and (rows < 1000).all()
+    assert len(rows) == drawn
+    assert (rows < 1000).all()
     assert len(np.unique(rows, axis=0)) == len(rows)
     source = points_of(stores, limit, 3)
-    assert isinstance(source, np.ndarray) and (source == rows).all()
+    assert isinstance(source, np.ndarray)
+    assert (source == rows).all()
     blocks = np.concatenate(list(by_id(stores, 5)))
-    assert blocks.shape == (24, 2) and (blocks < 1000).all()
+    assert blocks.shape == (24, 2)
+    assert (blocks < 1000).all()
     if limit == 1000:
         assert (blocks == rows).all()
         assert sample_of_images(stores, limit, 0)[1].max() == 4
     part = valid_only(stores[0])
     assert [values.shape for _, values in part.images()] == [(6, 1, 2), (12, 1, 2), (0, 1, 2)]
-    assert part[0].shape == (6, 1, 2) and (part["w"] < 1000).all() and part.per_image("place").tolist() == [0, 1, 2]
+    assert part[0].shape == (6, 1, 2)
+    assert (part["w"] < 1000).all()
+    assert part.per_image("place").tolist() == [0, 1, 2]
 
 
 def test_a_draw_is_that_of_the_pictures_without_their_nodata(tmp_path: Path) -> None:
@@ -137,10 +150,16 @@ def test_void_of_instances_is_what_shows_no_data() -> None:
     found = Instances(masks, np.array([1, 2]), np.array([0.9, 0.8], np.float32))
     valid = np.array([[True, True, False, False]] * 2)
     cut = found.within(valid)
-    assert cut.labels.tolist() == [1, VOID] and cut.masks[0].sum() == 4 and (cut.masks[1] == ~valid).all()
+    assert cut.labels.tolist() == [1, VOID]
+    assert cut.masks[0].sum() == 4
+    assert (cut.masks[1] == ~valid).all()
     left, shown = cut.apart()
-    assert left.labels.tolist() == [1] and shown is not None and (shown == valid).all()
-    assert found.apart() == (found, None) and len(found.within(np.ones((2, 4), bool))) == 2
+    assert left.labels.tolist() == [1]
+    assert shown is not None
+    assert (shown == valid).all()
+    assert found.apart() == (found, None)
+    assert len(found.within(np.ones((2, 4), bool))) == 2
     again = merge(cut, cut, 0.5, 0.5)
-    assert (again.labels == VOID).any() and (again.masks[again.labels == VOID].any(axis=0) == ~valid).all()
+    assert (again.labels == VOID).any()
+    assert (again.masks[again.labels == VOID].any(axis=0) == ~valid).all()
     assert (merge(left, cut, 0.95, 0.5).labels == [1, VOID]).all()  # nothing sure enough: void stays all the same
