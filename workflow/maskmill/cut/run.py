@@ -82,15 +82,18 @@ def run(
     if finish:
         attrs["cells"] = finish.cells
 
-    def finished(i: int, found: tuple[np.ndarray, dict[str, Any]]) -> tuple[np.ndarray, dict[str, Any]]:
-        return finish(store.ids[i], *found) if finish else found
+    def finished(
+        i: int, found: tuple[np.ndarray, dict[str, Any]], within: tuple[slice, slice] = EVERYWHERE
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        grid = int(store.grid[i, 0]), int(store.grid[i, 1])
+        return finish(store.ids[i], grid, within, *found) if finish else found
 
     def one(i: int) -> tuple[np.ndarray, dict[str, Any]]:
         valid, tokens = store.valid(i), store[i].astype(np.float32)
         within = EVERYWHERE if valid is None else box(valid)
-        segments, diagnostics = method.cut(tokens[within], own, seed, store.ids[i], **extras.of(i, within))
-        segments, diagnostics = finished(i, (inside(segments, valid, within), diagnostics))
-        return inside(segments, at_grid(valid, (segments.shape[0], segments.shape[1]))), diagnostics
+        found = method.cut(tokens[within], own, seed, store.ids[i], **extras.of(i, within))
+        segments, diagnostics = finished(i, found, within)
+        return inside(segments, valid, within, finish.cells if finish else 1), diagnostics
 
     with one_thread(), RaggedWriter(out, "segments", dtype="uint8", attrs=attrs, provenance=made) as writer:
         if place.type == "cuda" and method.TRAITS.batched:
@@ -104,16 +107,24 @@ def run(
             writer.append(store.ids[i], segments, valid=valid, **fields)
 
 
-def inside(segments: np.ndarray, valid: np.ndarray | None, within: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
-    """Segments [h, w] of the box `within` of a grid, laid on that grid, 0 where it is not `valid`.
+def inside(segments: np.ndarray, valid: np.ndarray | None, within: tuple[slice, slice], cells: int = 1) -> np.ndarray:
+    """Segments of the box `within` of a grid, laid on that grid, 0 where it is not `valid` [h, w].
 
-    Their ids stay, so that a score still belongs to its segment; one that lies outside the data alone is gone.
+    They have `cells` cells for every side of one of the grid: [h * cells, w * cells]. Their ids stay, so that a score
+    still belongs to its segment; one that lies where there is no data alone is gone.
     """
     if valid is None:
         return segments
-    found = np.zeros(valid.shape, segments.dtype)
-    found[within] = segments
-    return np.where(valid, found, segments.dtype.type(0))
+    fine = valid.repeat(cells, axis=0).repeat(cells, axis=1)
+    found = np.zeros(fine.shape, segments.dtype)
+    found[finer(within, cells)] = segments
+    return np.where(fine, found, segments.dtype.type(0))
+
+
+def finer(within: tuple[slice, slice], cells: int) -> tuple[slice, slice]:
+    """A box on a grid of `cells` times as many cells a side."""
+    rows, columns = (slice(*(None if end is None else end * cells for end in (s.start, s.stop))) for s in within)
+    return rows, columns
 
 
 class _Refiner:
@@ -129,10 +140,16 @@ class _Refiner:
         return cls(settings, photos) if photos else None
 
     def __call__(
-        self, image_id: str, segments: np.ndarray, diagnostics: dict[str, Any]
+        self,
+        image_id: str,
+        grid: tuple[int, int],
+        within: tuple[slice, slice],
+        segments: np.ndarray,
+        diagnostics: dict[str, Any],
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        h, w = segments.shape
-        photo = self.photos.on_grid(image_id, (h * self.cells, w * self.cells))
+        """The segments of the box `within` of a grid (h, w), finer by `cells`, and the diagnostics."""
+        h, w = grid
+        photo = self.photos.on_grid(image_id, (h * self.cells, w * self.cells))[finer(within, self.cells)]
         settings = self.settings
         refined, kept = refine_segments(segments, photo, settings.refine, fill_holes=settings.fill_holes)
         return refined, diagnostics | {"unrefined": float(kept)}
