@@ -24,6 +24,7 @@ from maskmill.device import Compute
 from maskmill.evaluate.run import run as evaluate
 from maskmill.export.run import ExportFiles
 from maskmill.export.run import run as export
+from maskmill.export.segmenter import SegmenterParts
 from maskmill.features.run import run as extract
 from maskmill.images.masks import MaskSet
 from maskmill.images.view import View
@@ -90,7 +91,7 @@ class Scene:
 
     def features(self) -> Path:
         """The feature store."""
-        weights, out = self.folder / "colour.safetensors", self.folder / "features/s0.zarr"
+        weights, out = self.folder / f"{CHOSEN.weights_slug}.safetensors", self.folder / "features/s0.zarr"
         prepare(CHOSEN, weights)
         extract(self.manifest, "s0", CHOSEN.model_dump(mode="json"), weights, out, Compute(2, 1, "cpu"))
         return out
@@ -127,7 +128,11 @@ class Scene:
     def exported(self) -> Path:
         """The folder of an export."""
         out = self.folder / "export"
-        export(ExportFiles(self.manifest, [self.folder / "masks/s0.zarr"]), {}, out, MaskSet("r", 0, 0))
+        parts = SegmenterParts(
+            {"codebook": self.folder / "book.safetensors"}, {"f": CHOSEN.model_dump()}, self.folder, upsample=4
+        )
+        masks = [self.folder / "masks/s0.zarr"]
+        export(ExportFiles(self.manifest, masks), {}, out, MaskSet("r", 0, 0), segmenter=parts)
         return out
 
 

@@ -25,7 +25,9 @@ from maskmill.evaluate.truth import Truth
 from maskmill.images.instances import VOID
 from maskmill.images.masks import MaskSet
 from maskmill.images.nodata import nearest_valid
+from maskmill.images.photos import read_shown
 from maskmill.paint.instances import instances_of
+from maskmill.predict.segmenter import load
 from maskmill.regions.run import keep_large
 from maskmill.regions.run import run as regions
 from maskmill.report import _facts, _pictures
@@ -114,7 +116,7 @@ def test_a_student_learns_and_predicts_nothing_where_there_is_no_data(tmp_path: 
     assert not whole.valid("none").any()  # type: ignore[union-attr]
 
 
-def test_an_export_says_ignore_and_counts_only_what_is_shown(tmp_path: Path) -> None:
+def test_an_export_and_a_prediction_say_ignore_and_count_what_is_shown(tmp_path: Path) -> None:
     whole, cropped = pair(tmp_path)
     shares = {}
     for scene in (whole, cropped):
@@ -125,6 +127,11 @@ def test_an_export_says_ignore_and_counts_only_what_is_shown(tmp_path: Path) -> 
     mask = np.asarray(Image.open(whole.folder / "export/masks/im0.png"))
     assert mask.shape == (SIDE, SIDE)
     assert ((mask == 255) == (np.arange(SIDE) >= SIDE // 2)[:, None]).all()
+    segmenter = load(whole.folder / "export/segmenter", "cpu")
+    for row in whole.rows:
+        shown = read_shown(row)
+        found = segmenter.mask(shown.pixels, shown.valid)
+        assert (found == np.asarray(Image.open(whole.folder / f"export/masks/{row.id}.png"))).all()
 
 
 def test_a_scene_without_nodata_has_no_such_array(tmp_path: Path) -> None:

@@ -37,7 +37,12 @@ def shares(valid: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     if (h, w) == grid:
         return valid.astype(np.float64)
     rows, columns = overlap(h, grid[0]), overlap(w, grid[1])  # [H, h], [W, w]
-    return np.asarray(rows.T @ valid.astype(np.float64) @ columns) * (grid[0] * grid[1] / (h * w))
+    tall = np.empty((grid[0], w))
+    for i, weights in enumerate(rows.T):  # row by row: a large picture is never held as floats
+        near = np.flatnonzero(weights)
+        part = slice(int(near[0]), int(near[-1]) + 1)
+        tall[i] = weights[part] @ valid[part]
+    return np.asarray(tall @ columns) * (grid[0] * grid[1] / (h * w))
 
 
 def valid_cells(valid: np.ndarray | None, grid: tuple[int, int]) -> np.ndarray | None:
