@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 HEIGHT, WIDTH = 96, 128
-Writer = Callable[[Path], None]
+Writer = Callable[[Path], object]
 
 
 def picture() -> np.ndarray:
@@ -42,9 +42,9 @@ def grey_ways() -> Iterator[tuple[str, str, Writer]]:
         return name, f"{name.replace(' ', '_').replace(',', '')}.tif", lambda p: tifffile.imwrite(p, values, **options)
 
     yield "PNG 8", "png8.png", lambda p: Image.fromarray(grey).save(p)
-    yield "PNG 16", "png16.png", lambda p: p.write_bytes(imagecodecs.png_encode(sixteen)) and None
+    yield "PNG 16", "png16.png", lambda p: p.write_bytes(imagecodecs.png_encode(sixteen))
     yield "PNG 16 of Pillow", "png16p.png", lambda p: Image.fromarray(sixteen).save(p)
-    yield "PGM 16", "deep.pgm", lambda p: p.write_bytes(b"P5 128 96 65535\n" + sixteen.astype(">u2").tobytes()) and None
+    yield "PGM 16", "deep.pgm", lambda p: p.write_bytes(b"P5 128 96 65535\n" + sixteen.astype(">u2").tobytes())
     yield tif("TIFF 8", grey)
     yield tif("TIFF 8 min-is-white", 255 - grey, photometric="miniswhite")
     yield tif("TIFF 16", sixteen)
@@ -57,6 +57,7 @@ def grey_ways() -> Iterator[tuple[str, str, Writer]]:
     yield tif("TIFF float64", single.astype(np.float64) * 4000 - 1000)
     yield tif("TIFF float16", single.astype(np.float16))
     yield tif("ImageJ", sixteen, imagej=True)
+    yield tif("TIFF palette", 255 - grey, photometric="palette", colormap=_falling())
 
 
 def colour_ways() -> Iterator[tuple[str, str, Writer]]:
@@ -73,11 +74,8 @@ def colour_ways() -> Iterator[tuple[str, str, Writer]]:
         options = {"photometric": "rgb"} | options
         return name, f"{name.replace(' ', '_').replace(',', '')}.tif", lambda p: tifffile.imwrite(p, values, **options)
 
-    def four(extra: list[int] | None) -> dict[str, Any]:
-        return {"extrasamples": extra} if extra else {}
-
     yield "PNG 8", "png8.png", lambda p: Image.fromarray(image).save(p)
-    yield "PNG 16", "png16.png", lambda p: p.write_bytes(imagecodecs.png_encode(sixteen)) and None
+    yield "PNG 16", "png16.png", lambda p: p.write_bytes(imagecodecs.png_encode(sixteen))
     yield (
         "PNG 16, alpha",
         "pnga.png",
@@ -96,7 +94,7 @@ def colour_ways() -> Iterator[tuple[str, str, Writer]]:
     yield tif("TIFF 16 alpha declared", np.concatenate([sixteen, opaque], -1), extrasamples=["unassalpha"])
     yield tif("TIFF 16 infrared unspecified", np.concatenate([sixteen, infrared], -1), extrasamples=["unspecified"])
     yield tif("TIFF 8 infrared unspecified", np.concatenate([image, image[..., :1] // 2], -1), extrasamples=[0])
-    yield tif("TIFF 16 of a pyramid", sixteen)
+    yield "TIFF 16 pyramid", "pyramid.tif", lambda p: _pyramid(p, sixteen)
     yield tif("OME-TIFF", sixteen, metadata={"axes": "YXS"}, ome=True)
     yield tif(
         "OME-TIFF channels", sixteen.transpose(2, 0, 1), photometric="minisblack", ome=True, metadata={"axes": "CYX"}
@@ -108,6 +106,19 @@ def colour_ways() -> Iterator[tuple[str, str, Writer]]:
     yield "JPEG 2000 16", "deep.jp2", lambda p: _gdal(p, sixteen, "JP2OpenJPEG", quality=100, reversible="YES")
     yield "Zarr", "plain.zarr", lambda p: _zarr(p, sixteen)
     yield "OME-Zarr", "ome.zarr", lambda p: _ome_zarr(p, sixteen)
+
+
+def _falling() -> np.ndarray:
+    """A palette whose index 0 is white."""
+    return np.repeat((np.arange(255, -1, -1) * 257).astype(np.uint16)[None], 3, axis=0)
+
+
+def _pyramid(path: Path, values: np.ndarray) -> None:
+    import tifffile
+
+    with tifffile.TiffWriter(path) as file:
+        file.write(values, photometric="rgb", tile=(32, 32), subifds=1, metadata=None)
+        file.write(values[::2, ::2], photometric="rgb", tile=(32, 32), subfiletype=1, metadata=None)
 
 
 def _gaps(values: np.ndarray) -> np.ndarray:

@@ -9,12 +9,13 @@ import numpy as np
 
 from maskmill.errors import InputError
 from maskmill.images.decode import FILE_BYTES, MAX_PIXELS, deep_mode
-from maskmill.images.raster.chunked import ZarrRaster, is_zarr
+from maskmill.images.raster.chunked import ZarrRaster
 from maskmill.images.raster.facts import Raster, Shown
 from maskmill.images.raster.gdal import open_jpeg2000
 from maskmill.images.raster.render import render
 from maskmill.images.raster.still import DeepRaster, PhotoRaster, is_deep, may_be_deep
 from maskmill.images.raster.tiff import open_tiff
+from maskmill.images.stems import is_store
 from maskmill.images.view import View
 from maskmill.reading import SPECIAL, is_special
 from maskmill.store.seal import bytes_crc32c
@@ -57,7 +58,7 @@ def is_ordinary(path: str | Path) -> bool:
     Files that are no image at all count as ordinary too: `decode` says what they are.
     """
     if os.path.isdir(path) or is_special(path):
-        return not is_zarr(path)
+        return not is_store(path)
     with open(path, "rb") as file:
         head = file.read(64)
     return not head.startswith((*_TIFF, *_JPEG2000)) and not may_be_deep(head)
