@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from half_scene import SIDE, STRIDE, pair
+import whole_run
+import yaml
+from half_scene import CHOSEN, SIDE, STRIDE, pair
 from PIL import Image
 from scored_run import write_run
 
@@ -138,6 +140,45 @@ def test_a_scene_without_nodata_has_no_such_array(tmp_path: Path) -> None:
     _, cropped = pair(tmp_path)
     cropped.tokens_recipe()
     assert not list(cropped.folder.rglob("valid"))
+
+
+RECIPE = {
+    "features": {"semantic": CHOSEN.model_dump(include={"backbone", "stride"}) | {"size": {"long_side": SIDE}}},
+    "regions": {"features": "semantic", "pool": "token"},
+    "cluster": {"method": "kmeans", "clusters": 3, "spherical": False},
+    "paint": {"upsample": 4},
+}
+
+
+@pytest.mark.slow
+def test_a_run_on_files_with_nodata_is_that_on_the_cropped_ones(tmp_path: Path, programs: Path) -> None:
+    """Snakemake from the files: what they declare decides, and nothing is configured for it."""
+    scenes, masks, scores = pair(tmp_path), [], []
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(RECIPE))
+    for scene in scenes:
+        folder, work = scene.folder, tmp_path / f"run of {scene.folder.name}"
+        for kind, suffix in (("photos", "tif"), ("labels", "png")):
+            (folder / kind).mkdir()
+            for file in folder.glob(f"*.{suffix}"):
+                file.rename(folder / kind / file.name)
+        whole_run.run(
+            work,
+            {
+                "images": str(folder / "photos"),
+                "labels": str(folder / "labels"),
+                "recipes": [str(tmp_path / "own.yaml")],
+            },
+            programs,
+        )
+        round0 = work / "results/recipes/own/seed0/round0"
+        (path,) = (round0 / "masks").glob("*.zarr")
+        masks.append(Ragged(path, "masks"))
+        scores.append(read_json(round0 / "scores.json")["scores"][0]["accuracy"])
+        found = np.asarray(Image.open(work / "results/recipes/own/seed0/export/masks/im0.png"))
+        assert ((found == 255) == (np.arange(len(found)) >= SIDE // 2)[:, None]).all()
+        assert (work / "results/report.html").is_file()
+    check(*masks)
+    assert scores[0] == scores[1] > 0.9
 
 
 # stages one by one: a grid [4, 4] whose right half shows no data, and whose values there would be seen at once
