@@ -22,6 +22,7 @@ from maskmill.cut.run import OptionalFiles
 from maskmill.cut.run import run as cut
 from maskmill.device import Compute
 from maskmill.evaluate.run import run as evaluate
+from maskmill.evaluate.run_objects import run as evaluate_objects
 from maskmill.export.run import ExportFiles
 from maskmill.export.run import run as export
 from maskmill.export.segmenter import SegmenterParts
@@ -40,6 +41,7 @@ NODATA = -9999
 CHOSEN = FeatureSet(backbone="colour", stride=STRIDE, size=Size(long_side=SIDE))
 KMEANS = {"method": "kmeans", "clusters": 3, "spherical": False, "max_fit_points": 10_000}
 LOW, HIGH = 0.0, 1000.0
+METRICS = {"metrics": ["saliency", "corloc", "ap", "mbo", "fg_ari"]}
 
 
 def values(seed: int) -> np.ndarray:
@@ -118,12 +120,19 @@ class Scene:
         run_regions(folder / "cut/s0.zarr", found, folder / "limits.safetensors", book, settings, out, self.manifest)
         return Ragged(out, "masks")
 
-    def scores(self) -> dict[str, Any]:
-        """What the masks score by the first protocol, without the protocol itself and the number of images."""
+    def scores(self) -> list[dict[str, Any]]:
+        """What the masks score, without the protocols themselves and the number of images."""
         out = self.folder / "scores.json"
-        evaluate([self.folder / "masks/s0.zarr"], self.manifest, {}, out, MaskSet("r", 0, 0))
-        found: dict[str, Any] = read_json(out)["scores"][0]
-        return {key: value for key, value in found.items() if key not in ("protocol", "images")}
+        section = {"protocols": ["hungarian_counts", "oracle_per_image", "many_to_one"], "objects": METRICS}
+        evaluate([self.folder / "masks/s0.zarr"], self.manifest, section, out, MaskSet("r", 0, 0))
+        body = read_json(out)
+        return _bare([*body["scores"], *body["saliency"]])
+
+    def object_scores(self) -> list[dict[str, Any]]:
+        """What the segments score as objects, likewise."""
+        out = self.folder / "objects.json"
+        evaluate_objects([self.folder / "cut/s0.zarr"], self.manifest, {"objects": METRICS}, out, "r")
+        return _bare(read_json(out)["scores"])
 
     def exported(self) -> Path:
         """The folder of an export."""
@@ -134,6 +143,10 @@ class Scene:
         masks = [self.folder / "masks/s0.zarr"]
         export(ExportFiles(self.manifest, masks), {}, out, MaskSet("r", 0, 0), segmenter=parts)
         return out
+
+
+def _bare(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in entry.items() if key not in ("protocol", "images")} for entry in entries]
 
 
 def pair(folder: Path, count: int = 4) -> tuple[Scene, Scene]:

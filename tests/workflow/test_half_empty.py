@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,17 @@ from scored_run import write_run
 
 from maskmill.adapt._data import TokenImages
 from maskmill.adapt._neighbours import vectors
+from maskmill.cluster.run import _images as images_of
 from maskmill.cut.run import inside
 from maskmill.cut.run import run as cut
 from maskmill.evaluate.confusion import Confusion
 from maskmill.evaluate.readout import Half, Labels
 from maskmill.evaluate.run import run as evaluate
 from maskmill.evaluate.truth import Truth
-from maskmill.images.instances import VOID
+from maskmill.foreground import attention
+from maskmill.foreground import run as foreground
+from maskmill.foreground._votes import UNIT
+from maskmill.images.instances import VOID, Instances
 from maskmill.images.masks import MaskSet
 from maskmill.images.nodata import nearest_valid
 from maskmill.images.photos import read_shown
@@ -35,11 +40,13 @@ from maskmill.regions.run import run as regions
 from maskmill.report import _facts, _pictures
 from maskmill.rounds._masks import Masks
 from maskmill.rounds._training import Sources
-from maskmill.rounds.run import MaskFiles, Round, StudentFiles, predict, train
+from maskmill.rounds.run import MaskFiles, Round, Seen, StudentFiles, _detected, predict, train
 from maskmill.rounds.token_head.features import LabelledFeatures
-from maskmill.store.artefact import read_json
+from maskmill.store import codebook as books
+from maskmill.store.artefact import read_json, read_tensors
 from maskmill.store.codebook import Codebook
 from maskmill.store.manifest import Row
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.taxonomy import ShardVectors
 from maskmill.taxonomy._survey import maps
@@ -89,6 +96,7 @@ def test_clusters_of_segments(tmp_path: Path, name: str) -> None:
     masks, alone = whole.regions_recipe(CUTS[name]), cropped.regions_recipe(CUTS[name])
     check(masks, alone)
     assert whole.scores() == cropped.scores()
+    assert whole.object_scores() == cropped.object_scores()
     cut = Ragged(whole.folder / "cut/s0.zarr", "segments")
     for image_id in cut.ids:
         valid = cut.valid(image_id)
@@ -339,3 +347,35 @@ def test_the_report_shows_nothing_and_counts_nothing(tmp_path: Path) -> None:
     image = Image.open(io.BytesIO(base64.b64decode(_pictures.segments_uri(mask // 2, HALF).split(",")[1])))
     assert ((np.asarray(image.convert("RGBA"))[..., 3] == 0) == ~HALF).all()
     assert _pictures.mask_uri(mask, colours) == _pictures.mask_uri(mask, colours, None)
+
+
+def test_what_occurs_together_is_asked_of_the_box_around_the_data(tmp_path: Path) -> None:
+    values = {"a": halves(), "b": np.ones((4, 4, 2), np.float32), "none": halves()}
+    path = store(tmp_path / "t.zarr", "features", values, {"a": HALF, "none": np.zeros((4, 4), bool)})
+    found = [vectors for vectors, _ in images_of([Ragged(path)])()]
+    assert [vectors.shape for vectors in found] == [(4, 2, 2), (4, 4, 2), (0, 4, 2)]
+    assert found[0].max() == 1
+
+
+def test_precision_of_a_foreground_counts_valid_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = store(tmp_path / "t.zarr", "features", {"x": nearest_valid(halves(), HALF)}, {"x": HALF})
+    book = Codebook(np.eye(2, dtype=np.float32), np.ones(2, np.int64), 0.0, True)
+    books.write(tmp_path / "book.safetensors", book, Provenance.of("cluster", {}, []))
+    monkeypatch.setattr(foreground, "cls_queries", lambda *_: [None])
+    monkeypatch.setattr(attention, "mask", lambda *_: np.tile([True, False, False, False], (4, 1)))
+    out = tmp_path / "votes.safetensors"
+    foreground.count(tokens, tokens, tmp_path / "book.safetensors", {"method": "attention"}, out)
+    votes = read_tensors(out)[0]
+    assert votes["tokens"].tolist() == [4, 4]
+    assert (votes["precision"] == UNIT // 2).all()
+
+
+def test_a_student_of_instances_finds_none_where_there_is_no_data() -> None:
+    found = Instances(np.ones((1, 4, 4), bool), np.array([3]), np.ones(1, np.float32))
+    student = SimpleNamespace(instances=lambda view: found)
+    assert _detected(student, Seen(None)) is found  # type: ignore[arg-type]
+    pixels = HALF.repeat(8, axis=0).repeat(8, axis=1)
+    kept, shown = _detected(student, Seen(None, pixels)).apart()  # type: ignore[arg-type]
+    assert shown is not None
+    assert (shown == HALF).all()
+    assert (kept.masks[0] == HALF).all()
