@@ -226,6 +226,28 @@ def test_a_cut_is_that_of_the_box_around_the_data(tmp_path: Path) -> None:
     assert (found["whole"] > 0).all()
 
 
+def test_images_with_nodata_are_cut_one_by_one_beside_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Place:
+        """A device that is asked for as CUDA and computes as the CPU."""
+
+        type = "cuda"
+
+        def __str__(self) -> str:
+            return "cpu"
+
+    rng = np.random.default_rng(0)
+    values = {name: rng.standard_normal((6, 6, 4)).astype(np.float32) for name in ("a", "b", "c")}
+    path = store(tmp_path / "s.zarr", "features", values, {"b": np.arange(36).reshape(6, 6) % 6 < 4})
+    found = []
+    for name in ("alone", "together"):
+        cut(path, {"features": "f", "method": "ncut"}, tmp_path / f"{name}.zarr", 0, 1, "cpu")
+        found.append(Ragged(tmp_path / f"{name}.zarr", "segments"))
+        monkeypatch.setattr("maskmill.cut.run.pick", lambda _: Place())
+    for image_id in values:
+        assert (found[0][image_id] == found[1][image_id]).all()
+    assert found[0].valid("b") is not None
+
+
 def test_segments_keep_their_ids_where_others_are_lost() -> None:
     valid = np.array([[True, False], [True, True]])
     segments = np.array([[1, 2], [3, 4]], np.uint8)
