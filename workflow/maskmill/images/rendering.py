@@ -76,7 +76,7 @@ class Rendering:
 
     def as_photo(self, facts: Facts) -> bool:
         """Whether a whole file is read as a photo of eight bits, without a view."""
-        one = facts.pages == 1 or self.pages == "first"
+        one = self.pages == "first" or (facts.pages == 1 and not facts.uneven)
         return self.whole and facts.plain and one
 
     def pictures(self, facts: Facts) -> Iterator[tuple[str, View]]:
