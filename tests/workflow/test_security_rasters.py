@@ -120,3 +120,12 @@ def test_truncated_files_are_rejected(share: float, tiled: bool, tmp_path: Path)
     reason = check_file(str(tmp_path / "a.tif"))
     assert isinstance(reason, str)
     assert "\n" not in reason
+
+
+def test_a_stack_that_is_cut_off_between_its_pages_is_rejected(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((6, 64, 64), np.uint16), photometric="minisblack", metadata=None)
+    body = (tmp_path / "a.tif").read_bytes()
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        end = file.pages[2].offset  # behind the pixels of the third page, before its directory
+    (tmp_path / "a.tif").write_bytes(body[:end])
+    assert "cut off" in str(check_file(str(tmp_path / "a.tif")))
