@@ -20,6 +20,7 @@ from maskmill.images.raster import open_raster, read_raw, values_bytes
 from maskmill.images.raster.opening import is_ordinary
 from maskmill.images.rendering import Rendering
 from maskmill.images.view import View
+from maskmill.inputs._sources import VIDEO_SUFFIXES
 from maskmill.recipe.sections import Inputs
 from maskmill.store.seal import bytes_crc32c
 from maskmill.urls import REFUSED, is_url
@@ -89,6 +90,8 @@ def check_file(path: str, settings: Inputs = _PLAIN, rendering: Rendering = _AS_
     if is_url(path):
         return REFUSED
     try:
+        if path.lower().endswith(VIDEO_SUFFIXES):
+            return "a video of which no frame was read (logs/inputs.log says why); convert it, for example to MP4"
         if rendering.whole and is_ordinary(path):
             return (_photo(path, settings),)
         return tuple(_parts(path, settings, rendering))
