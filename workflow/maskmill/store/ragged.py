@@ -29,8 +29,9 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from maskmill.errors import NumericsError, StoreError
+from maskmill.errors import StoreError
 from maskmill.store import expected
+from maskmill.store._encoding import decoded_rows, encoded_rows
 from maskmill.store.atomic import atomic
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import METADATA, check_array, fits_checksum, seal_array, with_checksum
@@ -139,7 +140,7 @@ class RaggedWriter:
         """Rows in the stored type, always a copy of the caller's memory."""
         if not np.issubdtype(rows.dtype, np.floating):
             return rows.astype(self.dtype)
-        encoded, scale = _encoded(rows, self.dtype, self.quantised, f"{image_id}: ", f" for {self.path.name}")
+        encoded, scale = encoded_rows(rows, self.dtype, self.quantised, f"{image_id}: ", f" for {self.path.name}")
         if scale is not None:
             self._scales.append(scale)
         return encoded
@@ -220,40 +221,11 @@ def _attributes(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _encoded(
-    rows: np.ndarray, dtype: np.dtype, quantised: bool, who: str = "", where: str = ""
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Float rows in a stored type, and with int8 the scale of each row; `who` and `where` are for the message.
-
-    Raises:
-        NumericsError: a value is NaN or infinite, or overflows float16.
-    """
-    scale = None
-    if quantised:
-        scale = np.abs(rows).max(axis=1).astype(np.float32) / 127  # [rows]
-        encoded = np.round(rows / np.maximum(scale, np.finfo(np.float32).tiny)[:, None])
-        finite = np.isfinite(scale).all()
-    else:
-        with np.errstate(over="ignore"):
-            encoded = rows.astype(dtype)
-        finite = np.isfinite(encoded).all()
-    if not finite:
-        raise NumericsError(
-            f"{who}NaN or infinite values{where} (stored as {dtype}); "
-            "if the values are only too large for float16, set dtype: int8 for this feature set"
-        )
-    return encoded.astype(dtype), scale
-
-
-def _decoded(rows: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
-    return rows if scale is None else rows.astype(np.float32) * scale[:, None]
-
-
 def as_stored(values: np.ndarray, dtype: str = "float16") -> np.ndarray:
     """Float values [h, w, d] as a store of this type gives them back: rounded; raises as `RaggedWriter.append`."""
     kind = np.dtype(dtype)
-    encoded, scale = _encoded(values.reshape(-1, values.shape[2]), kind, kind == np.int8)
-    return _decoded(encoded, scale).reshape(values.shape)
+    encoded, scale = encoded_rows(values.reshape(-1, values.shape[2]), kind, kind == np.int8)
+    return decoded_rows(encoded, scale).reshape(values.shape)
 
 
 class Ragged:
@@ -365,7 +337,7 @@ class Ragged:
         except Exception as error:  # checksum, missing chunk, truncated file
             raise self._broken(f"values: {error}") from error
         self._check_present(start, stop)
-        return _decoded(raw, None if self._scale is None else self._scale[start:stop])
+        return decoded_rows(raw, None if self._scale is None else self._scale[start:stop])
 
     def _check_present(self, start: int, stop: int) -> None:
         """The files that were just read are there: one that was deleted since the store was opened reads as zeros."""
