@@ -21,6 +21,7 @@ from maskmill.export._sources import ExportFiles, ExportImages, Item
 from maskmill.export.formats import FORMATS, Facts
 from maskmill.export.naming import Naming
 from maskmill.export.segmenter import SegmenterParts
+from maskmill.images.instances import VOID
 from maskmill.images.masks import MaskSet, to_size
 from maskmill.progress import track
 from maskmill.recipe.base import validate
@@ -116,7 +117,8 @@ class _Folder:
         """Write one image to every file."""
         row, size = item.row, (item.row.height, item.row.width)
         mask = to_size(item.mask, size)
-        self.table.add_mask(row.id, self._counts(mask, row), mask.size)
+        shown = mask.size if item.valid is None else int(to_size(item.valid, size).sum())
+        self.table.add_mask(row.id, self._counts(mask, row), shown)
         found = item.instances.at(size) if item.instances is not None else None
         picture = Picture(row, mask, found, self.png_palette)
         if self.settings.masks:
@@ -148,7 +150,7 @@ class _Folder:
                     coco.annotation(image, value, rle)
             return
         for i, layer in enumerate(encode_layers(picture.found.masks)):
-            if layer is not None:
+            if layer is not None and picture.found.labels[i] != VOID:
                 score = _short(float(picture.found.scores[i]))
                 coco.annotation(image, int(picture.found.labels[i]), layer, score=score)
 

@@ -17,6 +17,7 @@ from maskmill.images.labels import LabelFacts, label_facts
 from maskmill.images.presence import check_place
 from maskmill.inputs._check import Part, check_all, in_processes
 from maskmill.inputs._labels import match_labels, write_classes
+from maskmill.inputs._range import decide
 from maskmill.inputs._several import find_all
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import Candidate, Listing, counted, find
@@ -27,7 +28,7 @@ from maskmill.redact import redact
 from maskmill.store.artefact import write_table
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
-from maskmill.store.manifest import REJECTED_CRC32C, ROW_GROUP
+from maskmill.store.manifest import REJECTED_CRC32C, RENDERING, ROW_GROUP
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import file_crc32c
 
@@ -89,7 +90,8 @@ def run(
     else:
         found = find_all(sources, labels, Path(frames), *limits)
     chosen = _spread(found.candidates, settings.max_images)
-    checks = check_all([c.path for c in chosen], settings.verify == "full", threads, settings.max_pixels)
+    rendering = decide([c.path for c in chosen], settings)
+    checks = check_all([c.path for c in chosen], settings, rendering, threads)
     checked = list(track(checks, len(chosen), "inputs: checked"))
     rejected = [(c.id, c.path, r) for c, r in zip(chosen, checked, strict=True) if isinstance(r, str)]
     _write_rejected(out.rejected, rejected)
@@ -104,7 +106,10 @@ def run(
     table = pa.table(dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True)), schema=_SCHEMA)
     if not any(p.part.view for p in pictures):
         table = table.drop_columns(["parent", "view"])
-    table = table.replace_schema_metadata({REJECTED_CRC32C: str(file_crc32c(out.rejected))})
+    about = {REJECTED_CRC32C: str(file_crc32c(out.rejected))}
+    if any(p.part.view for p in pictures):
+        about[RENDERING] = rendering.text()
+    table = table.replace_schema_metadata(about)
     unique = list(dict.fromkeys(shards))
     write_classes(out.classes, facts.values(), params)
     write_table(out.manifest, table, Provenance.of("inputs", params, [json_hash(unique)]), ROW_GROUP)
