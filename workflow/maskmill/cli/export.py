@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskmill.cli.options import Foreground, ManifestFile, Out, Params, Seed, section, shard_files
+from maskmill.cli.options import Foreground, ManifestFile, Out, Params, Seed, pairs, section, shard_files
 
 if TYPE_CHECKING:
     from maskmill.export.naming import Naming
@@ -33,7 +33,7 @@ def export_shard(
     from maskmill.images.masks import MaskSet
 
     given = ([] if file is None else [file] for file in (cut, assignments, regions, instances))
-    sources = ExportFiles(manifest, [masks], *given)
+    sources = ExportFiles(manifest, [masks], *given, classes=classes)
     run_shard(sources, section(params), out, MaskSet(recipe, seed, round), _naming(classes))
 
 
@@ -55,6 +55,9 @@ def export(
     reduction: Annotated[Path | None, typer.Option(help="with --codebook: the model of the stage reduce")] = None,
     foreground: Foreground = None,
     weights: Annotated[Path | None, typer.Option(help="folder of backbone weights, copied too")] = None,
+    codecs: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER of a feature set of dtype pq: its codec, copied too")
+    ] = None,
     scores: Annotated[Path | None, typer.Option(help="scores.json of this round: names of the clusters")] = None,
     instances: Annotated[Path | None, typer.Option(help="folder of the last round's instances")] = None,
     classes: Annotated[Path | None, typer.Option(help="classes.json: names and colours of the classes")] = None,
@@ -77,6 +80,7 @@ def export(
     about_parts = SegmenterParts(
         {name: file for name, file in given.items() if file is not None},
         about["feature_sets"], weights, about["refine"], about["upsample"],
+        {name: folder / "pq.safetensors" for name, folder in pairs(codecs or []).items()},
     )  # fmt: skip
     about_masks = MaskSet(recipe, seed, round)
     if parts is not None:
@@ -85,7 +89,7 @@ def export(
         return
     sources = ExportFiles(
         manifest, files(masks, "zarr"), files(cut, "zarr"), files(assignments, "parquet"), files(regions, "parquet"),
-        files(instances, "zarr"),
+        files(instances, "zarr"), classes,
     )  # fmt: skip
     run(sources, section(params), out, about_masks, scores=scores, segmenter=about_parts, naming=_naming(classes))
 

@@ -16,6 +16,7 @@ from maskmill.export.naming import Naming
 
 TYPICAL = 8  # images named a cluster
 COLUMNS = ["cluster", "name", "colour", "images", "pixels", "share", "regions", "confidence", "typical"]
+CALIBRATED = "calibrated"
 
 
 class Clusters:
@@ -23,35 +24,41 @@ class Clusters:
 
     Args:
         keep: every score is kept, for `parts`: a sum of sums would be another number in its last digits.
+        calibrated: the table has a column more, the mean calibrated confidence of the regions.
     """
 
-    def __init__(self, naming: Naming, keep: bool = False) -> None:
+    def __init__(self, naming: Naming, calibrated: bool = False, keep: bool = False) -> None:
         self.naming, self.keep = naming, keep
         clusters = naming.count
         self.images = np.zeros(clusters + 1, np.int64)
         self.pixels = np.zeros(clusters + 1, np.int64)
         self.total = 0
         self.regions = np.zeros(clusters + 1, np.int64)
+        self.calibrated = calibrated
+        self._sure = np.zeros(clusters + 1, np.float64)
         self._score = np.zeros(clusters + 1, np.float64)
         self._large: list[list[tuple[float, str]]] = [[] for _ in range(clusters + 1)]
         self._close: list[dict[str, float]] = [{} for _ in range(clusters + 1)]
-        self._seen: tuple[array[int], array[float]] = array("i"), array("d")
+        self._seen: tuple[array[Any], ...] = array("i"), array("d"), array("d")
 
     def add_mask(self, image_id: str, counts: np.ndarray, total: int) -> None:
-        """Pixels [k + 1] of one image that has `total` pixels, ignored ones included."""
+        """Pixels [k + 1] of one image that has `total` pixels, ignored ones included, but not those without data."""
         self.total += total
         self.pixels += counts
         for cluster in np.flatnonzero(counts):
             self.images[cluster] += 1
             self._offer(self._large[cluster], float(counts[cluster] / total), image_id)
 
-    def add_region(self, image_id: str, cluster: int, score: float, distance: float) -> None:
+    def add_region(
+        self, image_id: str, cluster: int, score: float, distance: float, confidence: float | None = None
+    ) -> None:
         """One region of a cluster >= 1."""
         self.regions[cluster] += 1
         self._score[cluster] += score
+        self._sure[cluster] += confidence or 0.0
         if self.keep:
-            self._seen[0].append(cluster)
-            self._seen[1].append(score)
+            for kept, value in zip(self._seen, (cluster, score, confidence or 0.0), strict=True):
+                kept.append(value)
         close = self._close[cluster]
         if distance < close.get(image_id, np.inf):
             close[image_id] = distance
@@ -62,6 +69,7 @@ class Clusters:
         """What `add` needs of some of the images, as JSON and as arrays."""
         arrays = {"images": self.images, "pixels": self.pixels, "regions": self.regions}
         arrays |= {"cluster": np.array(self._seen[0], np.int32), "score": np.array(self._seen[1], np.float64)}
+        arrays |= {"confidence": np.array(self._seen[2], np.float64)}
         return {"total": self.total, "large": self._large, "close": self._close}, arrays
 
     def add(self, body: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -71,6 +79,7 @@ class Clusters:
         self.pixels += arrays["pixels"]
         self.regions += arrays["regions"]
         np.add.at(self._score, arrays["cluster"], arrays["score"])  # one after the other
+        np.add.at(self._sure, arrays["cluster"], arrays["confidence"])
         for heap, more in zip(self._large, body["large"], strict=True):
             for value, image_id in more:
                 self._offer(heap, value, image_id)
@@ -94,10 +103,11 @@ class Clusters:
         """Write the table; with scores also each cluster's matched class and that class's IoU."""
         with path.open("w", newline="", encoding="utf-8") as file:
             out = csv.writer(file, lineterminator="\n")
-            out.writerow(COLUMNS + (["class", "class_iou"] if classes is not None else []))
+            columns = COLUMNS + ([CALIBRATED] if self.calibrated else [])
+            out.writerow(columns + (["class", "class_iou"] if classes is not None else []))
             for cluster in range(len(self.naming.names)):
                 row = self._row(cluster) | {"colour": self.naming.hexadecimal(cluster)}
-                line = [row[name] for name in COLUMNS]
+                line = [row[name] for name in columns]
                 if classes is not None:
                     matched = classes.get(str(cluster), "")
                     value = (iou or {}).get(matched)
@@ -114,5 +124,6 @@ class Clusters:
             "share": f"{self.pixels[cluster] / max(1, self.total):.6f}",
             "regions": regions,
             "confidence": f"{self._score[cluster] / regions:.4f}" if regions else "",
+            CALIBRATED: f"{self._sure[cluster] / regions:.4f}" if regions else "",
             "typical": shlex.join(self.typical(cluster)),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,14 +17,36 @@ from maskmill.export._clusters import Clusters
 from maskmill.export._coco import CocoWriter, annotation_text, image_text
 from maskmill.export._layout import file_name, placed
 from maskmill.export._picture import Picture
-from maskmill.export._sources import Item
+from maskmill.export._sources import ExportImages, Item
 from maskmill.export.formats import FORMATS, Entry, Facts
+from maskmill.images.instances import VOID
 from maskmill.images.masks import to_size
 from maskmill.recipe.sections import Export
 from maskmill.store.manifest import Row
 from maskmill.store.rle import encode_all, encode_layers
 
 MASKS, COCO, REGIONS = "masks", "coco.json", "coco_regions.json"  # names of entries beside those of formats
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What masks and regions of all shards have in common.
+
+    Attributes:
+        clusters, ignore, has_regions, has_instances, is_calibrated, facts: see `ExportImages`.
+    """
+
+    clusters: int
+    ignore: int
+    has_regions: bool
+    has_instances: bool
+    is_calibrated: bool
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, sources: ExportImages) -> Kind:
+        """Of some shards."""
+        return cls(**{field.name: getattr(sources, field.name) for field in fields(cls)})
 
 
 class Making:
@@ -33,21 +56,20 @@ class Making:
         names: of the entries of an image. table: counts of all images that were made.
     """
 
-    def __init__(
-        self, settings: Export, facts: Facts, has_regions: bool, ignore: int, folder: Path, keep: bool = False
-    ) -> None:
-        self.settings, self.naming, self.ignore = settings, facts.naming, ignore
-        self.table = Clusters(facts.naming, keep)
+    def __init__(self, settings: Export, facts: Facts, kind: Kind, folder: Path, keep: bool = False) -> None:
+        self.settings, self.naming, self.ignore = settings, facts.naming, kind.ignore
+        self.table = Clusters(facts.naming, kind.is_calibrated, keep)
         self.png_palette = facts.naming.png_palette()
         self.formats = {name: FORMATS[name](folder / name, facts) for name in settings.formats}
-        wanted = {MASKS: settings.masks, COCO: settings.coco, REGIONS: settings.coco and has_regions}
+        wanted = {MASKS: settings.masks, COCO: settings.coco, REGIONS: settings.coco and kind.has_regions}
         self.names = [name for name, asked in wanted.items() if asked] + list(self.formats)
 
     def entries(self, item: Item) -> dict[str, Entry]:
         """The entries of one image."""
         row, size = item.row, (item.row.height, item.row.width)
         mask = to_size(item.mask, size)
-        self.table.add_mask(row.id, self._counts(mask, row), mask.size)
+        shown = mask.size if item.valid is None else int(to_size(item.valid, size).sum())
+        self.table.add_mask(row.id, self._counts(mask, row), shown)
         found = item.instances.at(size) if item.instances is not None else None
         picture = Picture(row, mask, found, self.png_palette)
         made = {name: each.entry(picture) for name, each in self.formats.items()}
@@ -57,13 +79,15 @@ class Making:
             made[COCO] = Entry(self._segments(picture))
         regions = {region.region: region for region in item.regions if region.cluster >= 0}  # -1 is noise
         for region in regions.values():
-            self.table.add_region(row.id, region.cluster + 1, region.score, region.distance)
+            self.table.add_region(row.id, region.cluster + 1, region.score, region.distance, region.confidence)
         if REGIONS in self.names:
             lines = []
             for value, rle in encode_all(to_size(item.segments, size)) if item.segments is not None else ():
                 if value in regions:
                     own = regions[value]
                     more = {"score": _short(own.score), "distance": _short(own.distance), "region": value}
+                    if own.confidence is not None:
+                        more["confidence"] = round(own.confidence, 4)
                     lines.append(annotation_text(own.cluster + 1, rle, **more))
             made[REGIONS] = Entry("\n".join([_image(picture), *lines]) if item.segments is not None else "")
         return made
@@ -77,7 +101,7 @@ class Making:
                     lines.append(annotation_text(value, rle))
             return "\n".join(lines)
         for i, layer in enumerate(encode_layers(picture.found.masks)):
-            if layer is not None:
+            if layer is not None and picture.found.labels[i] != VOID:
                 score = _short(float(picture.found.scores[i]))
                 lines.append(annotation_text(int(picture.found.labels[i]), layer, score=score))
         return "\n".join(lines)

@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from maskmill.dag.files import SEED, Graph, Sources, Wildcards, at, job, manifest, masks_rule, one, weights_of
+from maskmill.dag.files import (
+    SEED,
+    Graph,
+    Source,
+    Sources,
+    Wildcards,
+    at,
+    job,
+    manifest,
+    masks_rule,
+    one,
+    path,
+    weights_of,
+)
 from maskmill.recipe.model import CODES, Recipe
 from maskmill.recipe.sections import FeatureSet
 
@@ -53,7 +66,10 @@ def _export(graph: Graph, wildcards: Wildcards) -> Sources:
         }
         found |= others | {"parts": replace(graph.every("export_shard", wildcards), asked=False)}
     found |= _segmenter(graph, wildcards) | graph.names(wildcards)
-    found["weights"] = weights_of(_run_on_new_images(recipe).values(), "folder")
+    seen = _run_on_new_images(recipe)
+    found["weights"] = weights_of(seen.values(), "folder")
+    coded = {name: each.slug for name, each in seen.items() if each.pq is not None}
+    found["codecs"] = Source(tuple(path("features_pq", features=slug) for slug in coded.values()), "sets", tuple(coded))
     if graph.labelled:
         found["scores"] = one("evaluate", last)
     return found

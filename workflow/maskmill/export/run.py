@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maskmill.errors import ConfigError, StoreError
-from maskmill.export._folder import Folder, Making, title
+from maskmill.export._folder import Folder, Kind, Making, title
 from maskmill.export._layout import write_renamed
 from maskmill.export._parts import Part, PartWriter
 from maskmill.export._sources import ExportFiles, ExportImages
@@ -66,7 +66,7 @@ def run(
             cannot hold so many clusters. InputError: a photo that is placed beside its mask has changed.
     """
     sources, more = ExportImages(files), More(scores, segmenter, naming)
-    whole = _Whole(params, masks, more, sources.clusters, sources.ignore, sources.has_regions, sources.has_instances)
+    whole = _Whole(params, masks, more, Kind.of(sources))
 
     def entries(making: Making) -> Iterator[tuple[Row, Mapping[str, Entry]]]:
         for item in sources:
@@ -88,20 +88,14 @@ def run_shard(
         As `run`.
     """
     sources = ExportImages(files, Path(files.masks[0]).stem)
-    whole = _Whole(
-        params, masks, More(naming=naming), sources.clusters, sources.ignore, sources.has_regions,
-        sources.has_instances,
-    )  # fmt: skip
+    whole = _Whole(params, masks, More(naming=naming), Kind.of(sources))
     with atomic(out_folder) as folder:
         folder.mkdir()
         making = whole.making(folder, len(sources), None, keep=True)
         with PartWriter(folder, making.names, whole.settings.photos) as part:
             for item in track(sources, len(sources), "export"):
                 part.add(item.row, making.entries(item))
-            facts = {
-                "clusters": sources.clusters, "ignore": sources.ignore, "hashes": sources.hashes,
-                "has_regions": sources.has_regions, "has_instances": sources.has_instances,
-            }  # fmt: skip
+            facts = {"kind": asdict(whole.kind), "hashes": sources.hashes}
             part.finish(making.table, facts, Provenance.of("export", dict(params) | whole.about, sources.hashes))
 
 
@@ -117,14 +111,13 @@ def run_index(
     if not shards:
         raise StoreError("the manifest has no image; run snakemake again")
     first = read_json(parts / shards[0] / "part.json")
-    known = [first[name] for name in ("clusters", "ignore", "has_regions", "has_instances")]
-    whole = _Whole(params, masks, more, *known)
+    whole = _Whole(params, masks, more, Kind(**first["kind"]))
     hashes: list[str] = []
 
     def entries(making: Making) -> Iterator[tuple[Row, Mapping[str, Entry]]]:
         for shard in shards:
             part = Part(parts / shard, making.names, whole.settings.photos)
-            if [part.body[name] for name in ("clusters", "ignore", "has_regions", "has_instances")] != known:
+            if part.body["kind"] != first["kind"]:
                 raise StoreError(f"{part.folder}: unlike the other shards; delete it and run snakemake again")
             yield from zip(read_shard(manifest, shard), part, strict=True)
             making.table.add(part.body["counts"], part.arrays)
@@ -140,22 +133,18 @@ def run_index(
 class _Whole:
     """What is the same for all images of an export."""
 
-    def __init__(
-        self, params: Mapping[str, Any], masks: MaskSet, more: More, clusters: int, ignore: int, regions: bool,
-        instances: bool,
-    ) -> None:  # fmt: skip
+    def __init__(self, params: Mapping[str, Any], masks: MaskSet, more: More, kind: Kind) -> None:
         self.settings = validate(Export, params, "--params", "export")
-        self.params, self.more, self.ignore = params, more, ignore
-        self.has_regions, self.has_instances = regions, instances
-        self.naming = _fitting(more.naming, clusters, self.settings)
-        self.about: dict[str, Any] = asdict(masks) | {"clusters": clusters} | self.naming.facts
+        self.params, self.more, self.kind = params, more, kind
+        self.naming = _fitting(more.naming, kind.clusters, self.settings)
+        self.about: dict[str, Any] = asdict(masks) | {"clusters": kind.clusters} | self.naming.facts | kind.facts
 
     def making(self, folder: Path, images: int, suffix: str | None, keep: bool = False) -> Making:
         settings = self.settings
         facts = Facts(
-            self.naming, title(self.about), images, suffix, self.has_instances, settings.photos, settings.image_url
+            self.naming, title(self.about), images, suffix, self.kind.has_instances, settings.photos, settings.image_url
         )
-        return Making(settings, facts, self.has_regions, self.ignore, folder, keep)
+        return Making(settings, facts, self.kind, folder, keep)
 
     def place(self, folder: Path, making: Making, entries: Iterator[tuple[Row, Mapping[str, Entry]]]) -> None:
         """Write the files that grow image by image."""

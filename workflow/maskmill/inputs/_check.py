@@ -12,8 +12,16 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+import numpy as np
+
 from maskmill.errors import InputError
-from maskmill.images.decode import MAX_PIXELS, displayed_size, read_file, verify
+from maskmill.images.decode import TILES, displayed_size, read_file, verify
+from maskmill.images.raster import open_raster, read_raw, values_bytes
+from maskmill.images.raster.opening import is_ordinary
+from maskmill.images.rendering import Rendering
+from maskmill.images.view import View
+from maskmill.inputs._sources import VIDEO_SUFFIXES
+from maskmill.recipe.sections import Inputs
 from maskmill.store.seal import bytes_crc32c
 from maskmill.urls import REFUSED, is_url
 
@@ -21,6 +29,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 Checked = tuple["Part", ...] | str  # the pictures of a file, or the reason of a rejection
 _CHUNK = 32  # files a task
+_PLAIN, _AS_DECLARED = Inputs(), Rendering()
 _FEW = 64  # below this a pool costs more than it saves
 
 
@@ -43,9 +52,9 @@ class Part:
     view: str | None = None
 
 
-def check_all(paths: Sequence[str], full: bool, threads: int, max_pixels: int = MAX_PIXELS) -> Iterator[Checked]:
+def check_all(paths: Sequence[str], settings: Inputs, rendering: Rendering, threads: int) -> Iterator[Checked]:
     """`check_file` of every path, in order, by `threads` processes (1: in this one)."""
-    return in_processes(partial(check_file, full=full, max_pixels=max_pixels), paths, threads)
+    return in_processes(partial(check_file, settings=settings, rendering=rendering), paths, threads)
 
 
 def in_processes(work: Callable[[A], B], given: Sequence[A], threads: int) -> Iterator[B]:
@@ -69,7 +78,7 @@ def in_processes(work: Callable[[A], B], given: Sequence[A], threads: int) -> It
         ) from None
 
 
-def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
+def check_file(path: str, settings: Inputs = _PLAIN, rendering: Rendering = _AS_DECLARED) -> Checked:
     """The pictures of an image file, or why it is rejected; the file is read once.
 
     The digest names the content; the CRC32C is what every later stage compares, at a thirtieth of the time.
@@ -81,10 +90,42 @@ def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
     if is_url(path):
         return REFUSED
     try:
-        body = read_file(path, max_pixels)
-        height, width = (verify if full else displayed_size)(body, max_pixels)
+        if path.lower().endswith(VIDEO_SUFFIXES):
+            return "a video of which no frame was read (logs/inputs.log says why); convert it, for example to MP4"
+        if rendering.whole and is_ordinary(path):
+            return (_photo(path, settings),)
+        return tuple(_parts(path, settings, rendering))
     except InputError as error:
         return str(error)
     except OSError as error:
         return error.strerror or str(error)
-    return (Part(hashlib.blake2b(body, digest_size=8).hexdigest(), height, width, len(body), bytes_crc32c(body)),)
+
+
+def _photo(path: str, settings: Inputs) -> Part:
+    """All of a file, as a photo."""
+    body = read_file(path, settings.max_pixels)
+    height, width = (verify if settings.verify == "full" else displayed_size)(body, settings.max_pixels)
+    return Part(hashlib.blake2b(body, digest_size=8).hexdigest(), height, width, len(body), bytes_crc32c(body))
+
+
+def _parts(path: str, settings: Inputs, rendering: Rendering) -> Iterator[Part]:
+    """The pictures of a file that is more than a photo; their values are read, whatever `verify` says."""
+    with open_raster(path, settings.max_pixels) as raster:
+        facts = raster.facts
+        if rendering.as_photo(facts):
+            yield _photo(path, settings)
+            return
+        height, width = facts.size
+        if height * width > settings.max_pixels:
+            raise InputError(f"{width}x{height} pixels, {settings.max_pixels / 1e6:.4g} million are allowed; {TILES}")
+        for name, view in rendering.pictures(facts):
+            yield part_of(name, view, read_raw(raster, view))
+
+
+def part_of(name: str, view: View, values: np.ndarray) -> Part:
+    """A picture with a view, of its stored values [h, w, channels]."""
+    body, text = values_bytes(values), view.text()
+    digest = hashlib.blake2b(body, digest_size=8)
+    digest.update(text.encode())
+    height, width = values.shape[:2]
+    return Part(digest.hexdigest(), height, width, len(body), bytes_crc32c(body), name, text)

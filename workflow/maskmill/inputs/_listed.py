@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from maskmill.images.parts import part_name
+from maskmill.images.rendering import Rendering
 from maskmill.inputs._labels import match_labels
+from maskmill.inputs._range import decide
 from maskmill.inputs._several import find_all
 from maskmill.inputs._sources import Candidate, Listing, find
 from maskmill.recipe.sections import Inputs
@@ -34,29 +36,32 @@ class About:
     """What a listing says besides its candidates.
 
     Attributes:
-        count: of the candidates. skipped, links, again: see `Listing`. parts: their names; none where there are none.
+        count: of the candidates. skipped, links, again: see `Listing`. rendering: of the data
+            set, see `decide`. parts: their names; none where there are none.
     """
 
     count: int
     skipped: Counter[str]
     links: Sequence[str]
     again: int
+    rendering: Rendering
     parts: Sequence[str] = ()
 
     @classmethod
-    def of(cls, listing: Listing, count: int) -> About:
+    def of(cls, listing: Listing, count: int, rendering: Rendering) -> About:
         """Of a listing of which so many candidates are kept."""
-        return cls(count, listing.skipped, listing.links, listing.again)
+        return cls(count, listing.skipped, listing.links, listing.again, rendering)
 
     def as_json(self) -> str:
         """For the metadata of a table."""
-        return json.dumps({field.name: getattr(self, field.name) for field in fields(self)})
+        body = {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps(body | {"rendering": self.rendering.text()})
 
     @classmethod
     def from_json(cls, text: str | bytes) -> About:
         """What `as_json` made."""
         body = json.loads(text)
-        return cls(**body | {"skipped": Counter(body["skipped"])})
+        return cls(**body | {"skipped": Counter(body["skipped"]), "rendering": Rendering.read(body["rendering"])})
 
 
 def listed(sources: Sequence[str], labels: str | None, frames: Path, settings: Inputs) -> tuple[list[Candidate], About]:
@@ -71,7 +76,7 @@ def listed(sources: Sequence[str], labels: str | None, frames: Path, settings: I
     else:
         found = find_all(sources, labels, frames, *limits)
     chosen = _spread(found.candidates, settings.max_images)
-    return chosen, About.of(found, len(chosen))
+    return chosen, About.of(found, len(chosen), decide([c.path for c in chosen], settings))
 
 
 def _spread(found: list[Candidate], limit: int | None) -> list[Candidate]:

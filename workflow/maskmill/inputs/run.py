@@ -28,7 +28,7 @@ from maskmill.redact import redact
 from maskmill.store.artefact import read_table, write_table
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
-from maskmill.store.manifest import REJECTED_CRC32C, ROW_GROUP
+from maskmill.store.manifest import REJECTED_CRC32C, RENDERING, ROW_GROUP
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import file_crc32c
 
@@ -66,7 +66,7 @@ def run(
     settings = _settings(params)
     sources = _placed(images, out.manifest)
     chosen, about = listed(sources, labels, Path(frames), settings)
-    _gather(checked(chosen, settings, threads), about, labels, params, out, threads)
+    _gather(checked(chosen, settings, about.rendering, threads), about, labels, params, out, threads)
 
 
 def list_files(
@@ -94,7 +94,7 @@ def check_part(listing: Path, part: str, params: Mapping[str, Any], out: Path, t
         InputError: a label cannot be used. StoreError: no such listing.
     """
     chosen, labels = read_part(listing, part)
-    table = checked(chosen, _settings(params), threads, labels)
+    table = checked(chosen, _settings(params), read_about(listing).rendering, threads, labels)
     write_table(out, table, Provenance.of("inputs", dict(params) | {"part": part}), ROW_GROUP)
 
 
@@ -132,7 +132,10 @@ def _gather(
     _write_rejected(out.rejected, rejected)
     _enforce_budget(rejected, about.count, settings, out.rejected)
     found, facts = gathered(table, labels, settings.shard_size, threads)
-    made = found.table.replace_schema_metadata({REJECTED_CRC32C: str(file_crc32c(out.rejected))})
+    known = {REJECTED_CRC32C: str(file_crc32c(out.rejected))}
+    if "view" in found.table.column_names:
+        known[RENDERING] = about.rendering.text()
+    made = found.table.replace_schema_metadata(known)
     write_classes(out.classes, facts["label_digest"].to_pylist(), facts["label_pixels"].to_pylist(), params)
     write_table(out.manifest, made, Provenance.of("inputs", params, [json_hash(list(found.shards))]), ROW_GROUP)
     _summary(about, len(made), len(rejected), found.labels, len(found.shards), settings.shard_size)

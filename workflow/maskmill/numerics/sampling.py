@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from maskmill.store.ragged import Ragged
+from maskmill.store.valid import all_valid_only
 
 FEW = 16  # a store of which no more than every sixteenth image is wanted is read image by image, not from end to end
 
@@ -43,20 +44,21 @@ def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndar
 
     All rows when they fit. Otherwise every image gives an even quota, drawn without replacement by the generator of
     (seed, image id); an image smaller than the quota gives all it has. Where there are more images than `max_points`,
-    as many of them give one row each, drawn by (seed, image id) as well, and the others are not read.
+    as many of them give one row each, drawn by (seed, image id) as well, and the others are not read. Rows that show no
+    data (`Ragged.valid`) do not exist for the draw.
     """
     return sample_of_images(stores, max_points, seed)[0]
 
 
 def sample_of_images(stores: Iterable[Ragged], max_points: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows of `sample_rows`, and of each the image that it is of [m] int64: 0, 1, ... in the order of their ids."""
-    stores = list(stores)
+    stores = all_valid_only(list(stores))
     places = sorted(_places(stores, max_points, seed))
     sizes = np.array([stores[s].offsets[i + 1] - stores[s].offsets[i] for _, s, i in places], dtype=np.int64)
     quota = _quota(sizes, max_points)
     picked: dict[tuple[int, int], np.ndarray] = {}
     for (image_id, s, i), size in zip(places, sizes, strict=True):
-        picked[s, i] = _draw(int(size), quota, seed, image_id)
+        picked[s, i] = drawn(int(size), quota, seed, image_id)
     ends = np.cumsum([len(picked[s, i]) for _, s, i in places])
     end = {(s, i): int(stop) for (_, s, i), stop in zip(places, ends, strict=True)}
     depth = next((store.depth or 1 for store in stores), 1)
@@ -80,6 +82,12 @@ def _places(stores: Sequence[Ragged], limit: int, seed: int) -> Iterable[tuple[s
     return heapq.nsmallest(limit, filled, key=lambda place: _order(seed, place[0]))
 
 
+def smallest(ids: Iterable[str], limit: int, seed: int) -> list[int]:
+    """Places of the images that are drawn from where no more than `limit` are wanted, ascending."""
+    found = heapq.nsmallest(limit, enumerate(ids), key=lambda place: _order(seed, place[1]))
+    return sorted(place for place, _ in found)
+
+
 def _order(seed: int, image_id: str) -> bytes:
     """Where an image stands in the draw of images."""
     return hashlib.blake2b(f"{seed}\0image\0{image_id}".encode(), digest_size=8).digest()
@@ -96,7 +104,8 @@ def _quota(sizes: np.ndarray, max_points: int) -> int:
     return low
 
 
-def _draw(size: int, quota: int, seed: int, image_id: str) -> np.ndarray:
+def drawn(size: int, quota: int, seed: int, image_id: str) -> np.ndarray:
+    """Which of an image's `size` rows are drawn, ascending: `quota` of them, or all where there are no more."""
     if size <= quota:
         return np.arange(size)
     return np.sort(rng(seed, image_id).choice(size, quota, replace=False))

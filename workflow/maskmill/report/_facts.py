@@ -16,7 +16,7 @@ from maskmill.store.ragged import Ragged
 
 @dataclass(frozen=True)
 class Facts:
-    """Measured on the images of `Sample.statistics`, every image weighing the same.
+    """Measured on the images of `Sample.statistics`, every image weighing the same; cells without data do not count.
 
     Attributes:
         shares: [rounds + 1, k + 1] float64, share of an image that has each mask value (0 background).
@@ -59,9 +59,11 @@ def measure(results: Path, recipe: str, seed: int, rounds: int, clusters: int, s
     for shard, ids in sample.statistics.items():
         before: dict[str, np.ndarray] = {}
         for r in range(rounds + 1):
-            now = read_images(mask_store(results, recipe, seed, r, shard), ids)
+            store = mask_store(results, recipe, seed, r, shard)
+            now = read_images(store, ids)
             for image_id, mask in now.items():
-                histogram = np.bincount(mask.ravel(), minlength=ignore_value(mask.dtype) + 1) / mask.size
+                cells = shown(mask, store.valid(image_id))
+                histogram = np.bincount(cells, minlength=ignore_value(mask.dtype) + 1) / max(1, cells.size)
                 shares[r] += histogram[: clusters + 1]
                 ignored[r] += histogram[-1]
                 if image_id in before:
@@ -73,6 +75,11 @@ def measure(results: Path, recipe: str, seed: int, rounds: int, clusters: int, s
     return Facts(shares / images, ignored / images, changed)
 
 
+def shown(mask: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """The cells [n] of a mask that show data."""
+    return mask.ravel() if valid is None else mask[valid]
+
+
 def region_counts(results: Path, recipe: str, seed: int, clusters: int, shards: Sequence[str]) -> np.ndarray:
     """Regions of every cluster in all images, int64 [k]: all tables of assignments are read, one at a time."""
     totals = np.zeros(clusters, np.int64)
@@ -81,6 +88,26 @@ def region_counts(results: Path, recipe: str, seed: int, clusters: int, shards: 
         label = np.asarray(table["cluster"])
         totals += np.bincount(label[label >= 0], minlength=clusters)[:clusters]  # -1 is noise
     return totals
+
+
+def region_maps(results: Path, recipe: str, seed: int, sample: Sample) -> dict[str, np.ndarray]:
+    """{image id: region uint8 [h, w]} of the gallery on the grid of the tokens; 0 where no region was clustered."""
+    groups: dict[str, list[str]] = {}
+    for picture in sample.gallery:
+        groups.setdefault(picture.shard, []).append(picture.id)
+    found: dict[str, np.ndarray] = {}
+    for shard, ids in groups.items():
+        table = read_table(results / f"recipes/{recipe}/seed{seed}/cluster/{shard}.parquet", ["image", "region"])
+        known: dict[str, list[int]] = {image_id: [] for image_id in ids}
+        for image_id, region in zip(table["image"].to_pylist(), table["region"].to_pylist(), strict=True):
+            if image_id in known:
+                known[image_id].append(region)
+        cut = Ragged(results / f"recipes/{recipe}/cut/{shard}.zarr", "segments")
+        cells = int(cut.attrs.get("cells", 1))
+        for image_id, segments in read_images(cut, ids).items():
+            coarse = segments[cells // 2 :: cells, cells // 2 :: cells]
+            found[image_id] = np.where(np.isin(coarse, known[image_id]), coarse, 0).astype(np.uint8)
+    return found
 
 
 def compare(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from maskmill.images.masks import ignore_value
 
 BACKGROUND_ALPHA = 150  # background only dims the photo, clusters cover it
 STRIPE = np.array([205, 205, 205], np.uint8)  # ignore is hatched: no colour can be read as a cluster
+STRIPE_ALPHA, BETWEEN_ALPHA, PITCH = 110, 60, 7  # faint lines, one cell wide: what is ignored is not what matters
 TINTS = np.array(
     [[242, 246, 250], [150, 190, 225], [205, 222, 190], [235, 208, 170], [205, 185, 225], [160, 215, 215]], np.uint8
 )  # segments have no class, so they get pale tints that no cluster has
@@ -49,30 +50,37 @@ def distinct(colours: np.ndarray) -> np.ndarray:
     return found
 
 
-def mask_uri(mask: np.ndarray, colours: np.ndarray) -> str:
+def mask_uri(mask: np.ndarray, colours: np.ndarray, valid: np.ndarray | None = None) -> str:
     """Mask [h, w] (0 background, 1..k clusters, largest value ignore) as a PNG data URI.
 
     Args:
-        colours: uint8 [k + 1, 3] by mask value.
+        colours: uint8 [k + 1, 3] by mask value. valid: bool [h, w]; what shows no data is empty.
     """
     ignore = mask == ignore_value(mask.dtype)
     values, local = np.unique(np.where(ignore, 0, mask), return_inverse=True)
     table = np.concatenate([colours[values], np.full((len(values), 1), 255, np.uint8)], axis=1)  # [m, 4]
     table[values == 0, 3] = BACKGROUND_ALPHA
     rows, columns = np.indices(mask.shape)
-    stripe = (rows + columns) // 2 % 3 == 0
-    table = np.concatenate([table, [[*STRIPE, 230], [*colours[0], 60]]]).astype(np.uint8)
+    stripe = (rows + columns) % PITCH == 0
+    table = np.concatenate([table, [[*STRIPE, STRIPE_ALPHA], [*colours[0], BETWEEN_ALPHA]]]).astype(np.uint8)
     local = np.where(ignore, np.where(stripe, len(values), len(values) + 1), local.reshape(mask.shape))
-    return _indexed(local, table)
+    return _indexed(*_emptied(local, table, valid))
 
 
-def segments_uri(segments: np.ndarray) -> str:
-    """Segments [h, w] (0 none) as a PNG data URI in pale tints."""
+def segments_uri(segments: np.ndarray, valid: np.ndarray | None = None) -> str:
+    """Segments [h, w] (0 none) as a PNG data URI in pale tints; what is not `valid` [h, w] is empty."""
     table = np.zeros((256, 4), np.uint8)
     table[0] = [20, 22, 26, BACKGROUND_ALPHA]
     table[1:, :3] = TINTS[np.arange(255) % len(TINTS)]
     table[1:, 3] = 255
-    return _indexed(segments.astype(np.int64), table[: int(segments.max(initial=0)) + 1])
+    return _indexed(*_emptied(segments.astype(np.int64), table[: int(segments.max(initial=0)) + 1], valid))
+
+
+def _emptied(local: np.ndarray, table: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Local indices [h, w] and RGBA [m, 4] with one more entry, transparent, where cells are not `valid`."""
+    if valid is None:
+        return local, table
+    return np.where(valid, local, len(table)), np.concatenate([table, np.zeros((1, 4), np.uint8)])
 
 
 def _indexed(local: np.ndarray, table: np.ndarray) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from maskmill.errors import StoreError
 from maskmill.store.artefact import read_table
 
 REJECTED_CRC32C = b"rejected_crc32c"  # key of the table's metadata: of the list of rejected files beside it
+RENDERING = b"rendering"  # another key: how files become pictures, where one of them is no whole photo
 ROW_GROUP = 16384  # rows of the file that are read or left together; shards lie in the order of the rows
 _COLUMNS = ["id", "path", "width", "height", "shard", "label"]
 _CONTENTS = ["label_digest", "bytes", "crc32c"]  # of every manifest that the stage `inputs` has written
@@ -25,8 +28,8 @@ class Row:
         label_digest: of the bytes of the label file (maskmill.images.labels). bytes, crc32c: of the image file. All are
             None where nothing is known of the contents; then whoever reads the file takes it as it is.
         parent: id of the image that this one is a window or a page of, or None.
-        view: how the picture is read from the file (maskmill.images.view), or None for a photo. Of a window, `crc32c`
-            is that of its decoded values, and `bytes` their number: the rest of the file is never read for it.
+        view: how the picture is read from the file (maskmill.images.view), or None for a photo. Of a picture with a
+            view, `crc32c` is that of its decoded values, and `bytes` their number: no more of the file is read for it.
     """
 
     id: str
@@ -97,10 +100,24 @@ def read_manifest(path: str | Path, shard: str | None = None) -> Manifest:
     table = read_table(path, _COLUMNS, None if shard is None else ("shard", shard), _OPTIONAL)
     if shard is not None and not len(table):
         table = read_table(path, _COLUMNS, optional=_OPTIONAL)
+    return Manifest(tuple(_rows(table)), str(path))
+
+
+def _rows(table: Any) -> Iterator[Row]:
     names = table.column_names
     columns = (table[name].to_pylist() for name in names)
-    rows = (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
-    return Manifest(tuple(Row(**row) for row in rows), str(path))
+    return (Row(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True))
+
+
+def read_images(path: str | Path, choose: Callable[[Iterable[str]], Sequence[int]]) -> list[Row]:
+    """The rows of some images, whatever their shards; of the others no more than the ids is read, a part at a time.
+
+    Args:
+        choose: all ids in their order -> the places of those to read, ascending.
+    """
+    ids = read_table(path, ["id"])["id"]
+    places = choose(image_id for part in ids.chunks for image_id in part.to_pylist())
+    return list(_rows(read_table(path, _COLUMNS, optional=_OPTIONAL, rows=places)))
 
 
 def read_shard(path: str | Path, shard: str) -> list[Row]:
