@@ -32,8 +32,8 @@ def export_shard(
     from maskmill.export.run import ExportFiles, run_shard
     from maskmill.images.masks import MaskSet
 
-    given = ([] if file is None else [file] for file in (cut, assignments, regions, instances))
-    sources = ExportFiles(manifest, [masks], *given, classes=classes)
+    given = [[] if file is None else [file] for file in (cut, assignments, regions, instances)]
+    sources = ExportFiles(manifest, [masks], given[0], given[1], given[2], given[3], classes)
     run_shard(sources, section(params), out, MaskSet(recipe, seed, round), _naming(classes))
 
 

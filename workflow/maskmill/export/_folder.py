@@ -41,7 +41,7 @@ class Kind:
     has_regions: bool
     has_instances: bool
     is_calibrated: bool
-    facts: Mapping[str, Any]
+    facts: dict[str, Any]
 
     @classmethod
     def of(cls, sources: ExportImages) -> Kind:
