@@ -74,7 +74,7 @@ def curves(
     part: str,
     known: Tokens,
     book: Codebook,
-    draws: Mapping[str, list[tuple[Sequence[int], Sequence[int]]]],
+    draws: Draws,
     out: Results,
 ) -> None:
     """Every method on every draw of labelled images: mIoU and accuracy on the draw's other images."""
@@ -90,9 +90,7 @@ def camvid_curves(part: str, asked: argparse.Namespace, out: Results) -> None:
     """CamVid by labelled frames, and with all of them."""
     known = tokens(part, asked.cache)
     train, held = camvid_split(known)
-    draws: Draws = {
-        f"{n}": [(drawn(train, n, d), held) for d in range(asked.draws)] for n in (1, 3, 10)
-    }
+    draws: Draws = {f"{n}": [(drawn(train, n, d), held) for d in range(asked.draws)] for n in (1, 3, 10)}
     draws[f"all {len(train)}"] = [(list(train), held)]
     curves(part, known, clustered(known, train, CLUSTERS, 0, asked.cache), draws, out)
 
