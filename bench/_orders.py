@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse as sp
-from _naming import scored
+from _naming import metrics, scored
 from _tokens import Tokens
 
 from maskmill.store.codebook import Codebook, assign
@@ -38,11 +38,25 @@ def mixture(x: np.ndarray, book: Codebook) -> sp.csr_array:
 
 
 def named_score(
-    known: Tokens, held: Sequence[int], mixed: sp.csr_array, book: Codebook, names: np.ndarray, chosen: np.ndarray
+    known: Tokens,
+    held: Sequence[int],
+    mixed: sp.csr_array,
+    book: Codebook,
+    names: np.ndarray,
+    chosen: np.ndarray,
+    pixels: bool = True,
 ) -> tuple[float, float]:
-    """Scores when the chosen clusters have names; mixed: `mixture` of the tokens of the held images."""
-    shares = by_names(book, names, chosen, len(known.classes)).shares
-    return scored(known, held, np.asarray(mixed @ shares, np.float32))
+    """Scores when the chosen clusters have names.
+
+    Args:
+        mixed: `mixture` of the tokens of the held images. pixels: score pixels; else tokens by the classes' shares of
+            them, which takes a tenth of the time.
+    """
+    chances = np.asarray(mixed @ by_names(book, names, chosen, len(known.classes)).shares, np.float32)
+    if pixels:
+        return scored(known, held, chances)
+    shares, best = known.shares[known.rows(held)], chances.argmax(axis=1)
+    return metrics(np.stack([shares[best == c].sum(axis=0) for c in range(shares.shape[1])], axis=1))
 
 
 def suggested(book: Codebook, names: np.ndarray, classes: int, count: int, step: int = 10) -> np.ndarray:

@@ -183,6 +183,7 @@ def person(asked: argparse.Namespace, out: Results) -> None:
 
 def suggest(asked: argparse.Namespace, out: Results) -> None:
     """Orders of naming."""
+    score = partial(named_score, pixels=not asked.tokens)
     for name in asked.sets:
         known = tokens(name, asked.cache)
         shown, held, of = shown_and_held(known, name)
@@ -195,14 +196,14 @@ def suggest(asked: argparse.Namespace, out: Results) -> None:
                 "largest first": [largest_first(book)],
                 "random": [np.random.default_rng(d).permutation(k) for d in range(asked.draws)],
             }
-            for share in SHARES:
+            for share in asked.shares:
                 for row, several in orders.items():
                     for d, order in enumerate(several):
                         key = f"suggest|{name}, {k}, {row}|{100 * share:.0f} %|{d}"
                         first = order[: max(1, int(share * k))]
-                        out.of(key, partial(named_score, known, held, mixed, book, names, first))
+                        out.of(key, partial(score, known, held, mixed, book, names, first))
             key = f"suggest|{name}, {k}, suggested|all|0"
-            out.of(key, partial(named_score, known, held, mixed, book, names, np.arange(k)))
+            out.of(key, partial(score, known, held, mixed, book, names, np.arange(k)))
 
 
 def frames(asked: argparse.Namespace, out: Results) -> None:
@@ -242,6 +243,10 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), help="of person and suggest")
     parser.add_argument("--clusters", nargs="+", type=int, default=list(SEVERAL), help="of person and suggest")
+    parser.add_argument(
+        "--shares", nargs="+", type=float, default=list(SHARES), help="of the clusters named, of suggest"
+    )
+    parser.add_argument("--tokens", action="store_true", help="suggest scores tokens, not pixels")
     parser.add_argument("--unnamed", nargs="+", default=[], help="NAME=masks of a finished run on VOC animals")
     parser.add_argument("--out", type=Path, help="JSON of all scores; a run goes on where it ended")
     asked = parser.parse_args()
