@@ -720,10 +720,10 @@ def test_walk_gives_the_same_order(tmp_path: Path) -> None:
 
 def test_check_file_reports_the_reason(tmp_path: Path) -> None:
     assert check_file(str(tmp_path), full=True) == "Is a directory"
-    digest, height, width, size, crc32c = check_file(str(picture(tmp_path / "a.png")), full=False)
+    (part,) = check_file(str(picture(tmp_path / "a.png")), full=False)
     body = (tmp_path / "a.png").read_bytes()
-    assert (height, width, size, len(digest)) == (8, 12, len(body), 16)
-    assert crc32c == bytes_crc32c(body)
+    assert (part.height, part.width, part.bytes, len(part.digest)) == (8, 12, len(body), 16)
+    assert part.crc32c == bytes_crc32c(body)
 
 
 def test_rows_of_one_shard_are_read_without_the_others(tmp_path: Path) -> None:

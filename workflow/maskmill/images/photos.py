@@ -43,6 +43,9 @@ class PhotoFile(Protocol):
     @property
     def crc32c(self) -> int | None: ...
 
+    @property
+    def view(self) -> str | None: ...
+
 
 def read_photo(row: PhotoFile) -> np.ndarray:
     """uint8 RGB [H, W, 3] of one image of the manifest.

@@ -21,7 +21,9 @@ SPAN_BYTES = 64 << 20  # several images of a shard are read in one piece up to t
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image of the manifest: width and height in pixels as displayed; of its file the length and the CRC32C."""
+    """One image of the manifest: width and height in pixels as displayed; and, as `Row` has them,
+    what is known of its content, its parent and its view.
+    """
 
     id: str
     path: str
@@ -30,6 +32,8 @@ class Picture:
     shard: str
     bytes: int | None = None
     crc32c: int | None = None
+    parent: str | None = None
+    view: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Sample:
 
 def read(manifest: Path, gallery: int) -> Sample:
     """Read the manifest and choose; the choice depends on the ids only."""
-    table = read_table(manifest, COLUMNS, optional=("bytes", "crc32c"))
+    table = read_table(manifest, COLUMNS, optional=("bytes", "crc32c", "parent", "view"))
     total = len(table)
     shards = tuple(table["shard"].unique().to_pylist())
     shown = tuple(_pictures(table.take(spread(total, gallery))))

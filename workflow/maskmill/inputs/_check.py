@@ -7,6 +7,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -18,9 +19,28 @@ from maskmill.urls import REFUSED, is_url
 
 A = TypeVar("A")
 B = TypeVar("B")
-Checked = tuple[str, int, int, int, int] | str  # digest, height, width, bytes, CRC32C; or the reason of a rejection
+Checked = tuple["Part", ...] | str  # the pictures of a file, or the reason of a rejection
 _CHUNK = 32  # files a task
 _FEW = 64  # below this a pool costs more than it saves
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One picture of a file: all of it, or a page or window with a name and a view of its own.
+
+    Attributes:
+        digest: names the content and how it is read. height, width: as displayed. bytes, crc32c: of the file, or of a
+            window's decoded values. name: what follows the id of the file, such as `/y000512x001024`; empty for all of
+            it. view: see maskmill.images.view; None for a photo.
+    """
+
+    digest: str
+    height: int
+    width: int
+    bytes: int
+    crc32c: int
+    name: str = ""
+    view: str | None = None
 
 
 def check_all(paths: Sequence[str], full: bool, threads: int, max_pixels: int = MAX_PIXELS) -> Iterator[Checked]:
@@ -50,7 +70,7 @@ def in_processes(work: Callable[[A], B], given: Sequence[A], threads: int) -> It
 
 
 def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
-    """(digest, height, width, bytes, CRC32C) of an image file, or why it is rejected; the file is read once.
+    """The pictures of an image file, or why it is rejected; the file is read once.
 
     The digest names the content; the CRC32C is what every later stage compares, at a thirtieth of the time.
     """
@@ -67,4 +87,4 @@ def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
         return str(error)
     except OSError as error:
         return error.strerror or str(error)
-    return hashlib.blake2b(body, digest_size=8).hexdigest(), height, width, len(body), bytes_crc32c(body)
+    return (Part(hashlib.blake2b(body, digest_size=8).hexdigest(), height, width, len(body), bytes_crc32c(body)),)

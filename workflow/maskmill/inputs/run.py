@@ -15,7 +15,7 @@ import pyarrow as pa
 from maskmill.errors import InputError
 from maskmill.images.labels import LabelFacts, label_facts
 from maskmill.images.presence import check_place
-from maskmill.inputs._check import check_all, in_processes
+from maskmill.inputs._check import Part, check_all, in_processes
 from maskmill.inputs._labels import match_labels, write_classes
 from maskmill.inputs._several import find_all
 from maskmill.inputs._shards import shard_names
@@ -45,6 +45,8 @@ _SCHEMA = pa.schema(
         ("label", pa.string()),
         ("label_digest", pa.string()),
         ("crc32c", pa.int64()),
+        ("parent", pa.string()),
+        ("view", pa.string()),
     ]
 )
 Rejected = tuple[str, str, str]  # id, path, reason
@@ -92,16 +94,16 @@ def run(
     rejected = [(c.id, c.path, r) for c, r in zip(chosen, checked, strict=True) if isinstance(r, str)]
     _write_rejected(out.rejected, rejected)
     _enforce_budget(rejected, len(chosen), settings, out.rejected)
-    good = [(c, *r) for c, r in zip(chosen, checked, strict=True) if not isinstance(r, str)]
-    label_of = match_labels([c for c, *_ in good], labels)
-    facts = _read_labels(good, label_of, threads)
+    good = [(c, r) for c, r in zip(chosen, checked, strict=True) if not isinstance(r, str)]
+    label_of = match_labels([c for c, _ in good], labels)
+    pictures = sorted((Picture(c, part, label_of.get(c.id)) for c, parts in good for part in parts), key=lambda p: p.id)
+    facts = _read_labels(pictures, threads)
     seen = {image_id: each.digest for image_id, each in facts.items()}
-    shards = shard_names([c.id for c, *_ in good], [digest for _, digest, *_ in good], settings.shard_size)
-    rows = [
-        (c.id, c.path, width, height, size, digest, shard, label_of.get(c.id), seen.get(c.id), crc32c)
-        for (c, digest, height, width, size, crc32c), shard in zip(good, shards, strict=True)
-    ]
+    shards = shard_names([p.id for p in pictures], [p.part.digest for p in pictures], settings.shard_size)
+    rows = [p.row(shard, seen.get(p.id)) for p, shard in zip(pictures, shards, strict=True)]
     table = pa.table(dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True)), schema=_SCHEMA)
+    if not any(p.part.view for p in pictures):
+        table = table.drop_columns(["parent", "view"])
     table = table.replace_schema_metadata({REJECTED_CRC32C: str(file_crc32c(out.rejected))})
     unique = list(dict.fromkeys(shards))
     write_classes(out.classes, facts.values(), params)
@@ -109,11 +111,29 @@ def run(
     _summary(found, len(rows), len(rejected), len(label_of), len(unique), settings.shard_size)
 
 
-def _read_labels(
-    good: Sequence[tuple[Candidate, str, int, int, int, int]], label_of: Mapping[str, str], threads: int
-) -> dict[str, LabelFacts]:
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A row of the manifest to be: a picture of a file that was checked, and the label of the file."""
+
+    source: Candidate
+    part: Part
+    label: str | None
+
+    @property
+    def id(self) -> str:
+        """The id of the file, and the name of the part."""
+        return self.source.id + self.part.name
+
+    def row(self, shard: str, label_digest: str | None) -> tuple[Any, ...]:
+        """Its columns, in the order of `_SCHEMA`."""
+        part, parent = self.part, self.source.id if self.part.name else None
+        file = self.id, self.source.path, part.width, part.height, part.bytes, part.digest
+        return (*file, shard, self.label, label_digest, part.crc32c, parent, part.view)
+
+
+def _read_labels(pictures: Sequence[Picture], threads: int) -> dict[str, LabelFacts]:
     """{image id: facts of its label}, each label decoded once; the first that cannot be used is an InputError."""
-    tasks = {c.id: (label_of[c.id], c.path, height, width) for c, _, height, width, *_ in good if c.id in label_of}
+    tasks = {p.id: (p.label, p.source.path, p.part.height, p.part.width) for p in pictures if p.label is not None}
     found = track(in_processes(_facts, list(tasks.values()), threads), len(tasks), "inputs: labels")
     facts: dict[str, LabelFacts] = {}
     for image_id, each in zip(tasks, found, strict=True):

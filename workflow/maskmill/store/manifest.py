@@ -13,6 +13,8 @@ REJECTED_CRC32C = b"rejected_crc32c"  # key of the table's metadata: of the list
 ROW_GROUP = 16384  # rows of the file that are read or left together; shards lie in the order of the rows
 _COLUMNS = ["id", "path", "width", "height", "shard", "label"]
 _CONTENTS = ["label_digest", "bytes", "crc32c"]  # of every manifest that the stage `inputs` has written
+_VIEWS = ["parent", "view"]  # of those with a picture that is not a whole photo
+_OPTIONAL = [*_CONTENTS, *_VIEWS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,9 @@ class Row:
     Attributes:
         label_digest: of the bytes of the label file (maskmill.images.labels). bytes, crc32c: of the image file. All are
             None where nothing is known of the contents; then whoever reads the file takes it as it is.
+        parent: id of the image that this one is a window or a page of, or None.
+        view: how the picture is read from the file (maskmill.images.view), or None for a photo. Of a window, `crc32c`
+            is that of its decoded values, and `bytes` their number: the rest of the file is never read for it.
     """
 
     id: str
@@ -33,6 +38,8 @@ class Row:
     label_digest: str | None = None
     bytes: int | None = None
     crc32c: int | None = None
+    parent: str | None = None
+    view: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,9 @@ def read_manifest(path: str | Path, shard: str | None = None) -> Manifest:
         shard: read the rows of this shard only, and all rows where it has none: the jobs of 10^7 images must not each
             hold 10^7 rows.
     """
-    table = read_table(path, _COLUMNS, None if shard is None else ("shard", shard), _CONTENTS)
+    table = read_table(path, _COLUMNS, None if shard is None else ("shard", shard), _OPTIONAL)
     if shard is not None and not len(table):
-        table = read_table(path, _COLUMNS, optional=_CONTENTS)
+        table = read_table(path, _COLUMNS, optional=_OPTIONAL)
     names = table.column_names
     columns = (table[name].to_pylist() for name in names)
     rows = (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
