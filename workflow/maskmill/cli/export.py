@@ -55,7 +55,7 @@ def export(
     )  # fmt: skip
     sources = ExportFiles(
         manifest, files(masks, "zarr"), files(cut, "zarr"), files(assignments, "parquet"), files(regions, "parquet"),
-        files(instances, "zarr"),
+        files(instances, "zarr"), classes,
     )  # fmt: skip
     naming = Naming.of(read_names(classes).body["classes"]) if classes is not None else None
     about_masks = MaskSet(recipe, seed, round)

@@ -302,6 +302,9 @@ class Paint(Model):
     abstain: float = Field(
         0.0, ge=0, lt=1, description="recipes of tokens: cells with a margin below it are ignore; 0: none"
     )
+    abstain_by: Literal["margin", "confidence"] = Field(
+        "margin", description="what abstain compares; confidence: calibrated on the labels that made the classes"
+    )
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -309,6 +312,8 @@ class Paint(Model):
         body: dict[str, Any] = handler(self)
         if not body.get("abstain"):
             body.pop("abstain", None)
+        if body.get("abstain_by") == "margin":
+            body.pop("abstain_by")
         return body
 
 
