@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 import zarr
 from PIL import Image
@@ -74,6 +75,26 @@ def test_nodata_is_no_part_of_a_range(tmp_path: Path) -> None:
     found = read_shown(Row("a", path, 64, 64, "s", None, None, part.bytes, part.crc32c, None, part.view))
     assert found.valid is not None
     assert (found.valid == (values != -9999)).all()
+
+
+def test_the_mask_inside_a_geotiff_says_what_is_valid(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (3, 48, 64)).astype(np.uint8)
+    mask = np.ones((48, 64), bool)
+    mask[:, :20] = False
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 5e5, 0, -1, 5e6), "photometric": "RGB"}
+    path = str(tmp_path / "a.tif")
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", "GTiff", 64, 48, 3, dtype="uint8", **place) as file,
+    ):
+        file.write(values)
+        file.write_mask(mask)
+    (part,) = check_file(path, Inputs(), decide([path], Inputs()))
+    assert not isinstance(part, str)
+    found = read_shown(Row("a", path, 64, 48, "s", None, None, part.bytes, part.crc32c, None, part.view))
+    assert found.valid is not None
+    assert (found.valid == mask).all()
+    assert (found.pixels[mask] == values.transpose(1, 2, 0)[mask]).all()
 
 
 @pytest.mark.parametrize(("setting", "white"), [("dtype", 65535), ((0, 4000), 4000)])

@@ -26,7 +26,9 @@ from maskmill.images.view import View
 from maskmill.recipe.sections import Inputs
 
 FILES = 64  # of each kind whose values are read
-HEADERS = 4096  # files that are opened to find kinds
+HEADERS = 4096  # files whose header is read to find kinds
+FIRST_BYTES = 20_000  # files of which the first bytes are looked at, those whose names may be of deep files first
+_SHALLOW = (".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".avif")
 VALUES = 1 << 14  # of a channel of a file
 BOX = 512  # side of a window that is read of a large file
 _BOXES = 4
@@ -69,7 +71,7 @@ def decide(paths: Sequence[str], settings: Inputs) -> Rendering:
 def _sample(paths: Sequence[str], every: bool) -> Iterator[str]:
     """At most `HEADERS` files that may be deep, in the order of a hash; with `every` also photos of eight bits."""
     left = HEADERS
-    for path in sorted(paths, key=_hash):
+    for path in sorted(paths, key=lambda path: (path.lower().endswith(_SHALLOW), _hash(path)))[:FIRST_BYTES]:
         try:
             if not every and is_ordinary(path):
                 continue
@@ -90,11 +92,11 @@ def _look(path: str, settings: Inputs, kinds: dict[str, _Kind]) -> None:
     try:
         with open_raster(path, settings.max_pixels) as raster:
             facts = raster.facts
-            if settings.range == "auto" and facts.plain and facts.pages == 1:
+            if settings.range == "auto" and facts.plain and facts.pages == 1 and not facts.uneven:
                 return
             kind = kinds.setdefault(kind_of(facts), _Kind(facts, path))
             kind.files += 1
-            kind.several += facts.pages > 1
+            kind.several += facts.pages > 1 or facts.uneven
             if len(kind.values) < FILES and (facts.dtype.itemsize > 1 or settings.range == "percentile"):
                 kind.values.append(_values(raster, settings))
     except (InputError, OSError, ValueError):

@@ -45,7 +45,8 @@ class Facts:
         inverted: zero is white. palette: uint8 [n, 3] of the colours that values stand for.
         microns: height and width of a pixel of level 0. names: of the channels.
         orientation: how the stored pixels are turned for display, EXIF 1..8. uneven: pages of other sizes are left out.
-        tile: bytes of the largest block that has to be decoded for one pixel.
+        rare: with a mask, or compressed in a way, that Pillow does not know. tile: bytes of the largest block that has
+            to be decoded for one pixel.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Facts:
     names: tuple[str, ...] | None = None
     orientation: int = 1
     uneven: bool = False
+    rare: bool = False
     tile: int = 0
 
     @property
@@ -79,7 +81,7 @@ class Facts:
         if self.kind == "photo":
             return True
         count = self.channels - (self.alpha is not None)
-        deep = self.dtype != np.uint8 or self.nodata is not None
+        deep = self.dtype != np.uint8 or self.nodata is not None or self.rare
         opaque = self.alpha is None or (self.geo is None and not self.premultiplied)
         usual = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4, "lab": 3}
         return not deep and opaque and count == usual[self.space] and self.kind not in ("zarr", "ome-zarr")

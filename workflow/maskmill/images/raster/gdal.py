@@ -10,12 +10,14 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from maskmill.errors import InputError
 from maskmill.images.raster.facts import Closing, Facts, Geo, Window, checked, shown_channels, stored, turned
+from maskmill.images.raster.render import full
 
 _QUIET = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -75,7 +77,8 @@ class GdalRaster(Closing):
             "names": tuple(d or "" for d in file.descriptions) if any(file.descriptions) else None,
             "tile": math.prod(file.block_shapes[0]) * np.dtype(file.dtypes[0]).itemsize * file.count,
         }
-        return Facts(**(own | declared))
+        facts = Facts(**(own | declared))
+        return facts if not _masked(file) else replace(facts, channels=file.count + 1, alpha=file.count, rare=True)
 
     def _levels(self, file: Any, orientation: int) -> tuple[tuple[int, int], ...]:
         sizes = [file.shape]
@@ -101,9 +104,13 @@ class GdalRaster(Closing):
         top, left, h, w = stored(shown, facts.levels[level], facts.orientation)
         with quiet():
             file = self._dataset(page, level)
-            if file.count != facts.channels:
-                raise InputError(f"page {page} has {file.count} channels, the first has {facts.channels}")
-            values = file.read(window=((top, top + h), (left, left + w)), boundless=False)
+            box = ((top, top + h), (left, left + w))
+            values = file.read(window=box, boundless=False)
+            if _masked(file):  # as one more channel: opacity
+                mask = (file.dataset_mask(window=box) > 0) * full(facts)[1]
+                values = np.concatenate([values, mask.astype(values.dtype)[None]])
+            if len(values) != facts.channels:
+                raise InputError(f"page {page} has {len(values)} channels, the first has {facts.channels}")
         return turned(np.moveaxis(values, 0, -1), facts.orientation)
 
     def close(self) -> None:
@@ -120,6 +127,14 @@ def _geo(file: Any) -> Geo | None:
         return None
     gcps = tuple((p.row, p.col, p.x, p.y, p.z or 0.0) for p in points)
     return Geo(None if crs is None else crs.to_wkt(), tuple(file.transform)[:6] if placed else None, gcps)
+
+
+def _masked(file: Any) -> bool:
+    """Whether a file holds a mask of its own for all channels, which is neither a channel nor follows from nodata."""
+    from rasterio.enums import MaskFlags
+
+    flags = file.mask_flag_enums[0]
+    return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
 
 
 def _bits(file: Any) -> int | None:

@@ -21,6 +21,7 @@ from maskmill.images.raster.gdal import GdalRaster
 _GENERIC = ("uniform", "generic", "shaped")
 _SLIDES = ("svs", "scn", "ndpi", "bif", "philips", "ventana", "qpi")
 _PHOTOMETRIC = {2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb", 8: "lab", 9: "lab", 10: "lab"}
+_USUAL = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)  # compressions that Pillow knows too
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _MICRONS = {2: 25400.0, 3: 10000.0}  # of a unit of resolution: inch, centimetre
 
@@ -72,7 +73,7 @@ def _damaged(error: Exception) -> InputError:
 def _reader(path: str, file: Any) -> Raster:
     series = file.series[0]
     declared = _declared(file, series)
-    if series.kind in _GENERIC:
+    if series.kind in _GENERIC and declared.get("space") not in ("cmyk", "lab"):  # GDAL makes RGBA of these
         chosen = [(i + 1, page) for i, page in enumerate(file.pages) if not page.subfiletype & (_REDUCED | _MASK)]
         alike = [number for number, page in chosen if page.shape == chosen[0][1].shape]
         whole = math.prod(series.shape) == math.prod(series.keyframe.shape) * len(alike)  # no pages without a header
@@ -93,6 +94,7 @@ def _declared(file: Any, series: Any) -> dict[str, Any]:
     page = series.keyframe
     space = _PHOTOMETRIC.get(int(page.photometric), "grey")
     found: dict[str, Any] = {"inverted": int(page.photometric) == 0, "orientation": _orientation(page)}
+    found["rare"] = int(page.compression) not in _USUAL
     if space != "grey":
         found["space"] = space
     if space == "palette" and page.colormap is not None:
