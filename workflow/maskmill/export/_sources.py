@@ -69,7 +69,8 @@ class Item:
 
 
 class ExportImages:
-    """The artefacts of all shards; a file's stem names its shard. One shard's tables are in memory at a time.
+    """The artefacts of all shards, or of one; a file's stem names its shard. One shard's tables are in
+    memory at a time.
 
     Attributes:
         clusters, ignore: number of clusters and ignore value of the masks.
@@ -77,8 +78,8 @@ class ExportImages:
         calibration: what the confidence of regions rests on (`Calibration.facts`); empty where labels made no class.
     """
 
-    def __init__(self, files: ExportFiles) -> None:
-        self.manifest = manifest = read_manifest(files.manifest)
+    def __init__(self, files: ExportFiles, shard: str | None = None) -> None:
+        self.manifest = manifest = read_manifest(files.manifest, shard)
         self._masks, self._instances = _by_shard(files.masks), _by_shard(files.instances)
         self._segments, self._regions = _by_shard(files.segments), _by_shard(files.regions)
         self._assignments = _by_shard(files.assignments)

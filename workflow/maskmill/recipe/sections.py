@@ -167,6 +167,13 @@ class Inputs(Model):
     )
     frame_step: int = Field(1, ge=1, description="video: keep every n-th frame")
     max_images: int | None = Field(None, ge=1, description="keep this many, evenly spread over the sorted ids")
+    # What is checked in parts is the same to the last byte: no hash has it.
+    check_files: int = Field(
+        20_000,
+        ge=1,
+        exclude=True,
+        description="more files than this are checked in several jobs, each of about so many",
+    )
     range: Literal["auto", "dtype", "percentile"] | tuple[float, float] = Field(
         "auto",
         description="values that become black and white; auto: 8 bits as they are, deeper by percentiles of the data "
@@ -442,6 +449,11 @@ class Export(Model):
     )
     image_url: str = Field(
         "/data/local-files/?d=", description="label_studio: where it finds photos; the name of each one is put behind"
+    )
+
+    # One job or many write the same bytes: no hash has it.
+    single_images: int = Field(
+        20_000, ge=0, exclude=True, description="up to so many images one job exports; of more, a job a shard"
     )
 
     @model_serializer(mode="wrap")
