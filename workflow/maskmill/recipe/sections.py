@@ -103,6 +103,36 @@ class FeatureSet(Model):
         return name if self.checkpoint is None else f"{name}.{json_hash(self.checkpoint)[:6]}"
 
 
+class Window(Model):
+    """How an image larger than a window is cut into windows, each of which is a picture of its own."""
+
+    size: int = Field(1024, ge=16, le=8192, description="side of a window in pixels of the level; a square")
+    overlap: int = Field(
+        128, ge=0, description="pixels that neighbours share, cut in their middle; default: an eighth of the size"
+    )
+    level: int | None = Field(None, ge=0, description="of a pyramid: 0 is the full resolution, and the default")
+    resolution: float | None = Field(
+        None, gt=0, description="instead of level: microns (or units of the map) a pixel; the nearest level is read"
+    )
+    skip_empty: bool = Field(True, description="leave windows out that hold nothing but nodata or bare background")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _eighth(cls, value: Any) -> Any:
+        """The section with its overlap."""
+        if isinstance(value, Mapping) and value.get("overlap") is None and isinstance(value.get("size"), int):
+            return {**value, "overlap": value["size"] // 8}
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Window:
+        if self.overlap >= self.size:
+            raise ValueError(f"overlap: {self.overlap} is not below size: {self.size}; at most half of it is useful")
+        if self.level is not None and self.resolution is not None:
+            raise ValueError("give level or resolution, not both")
+        return self
+
+
 class Inputs(Model):
     """Which images, how they are checked, and how they are cut into shards."""
 
@@ -119,6 +149,15 @@ class Inputs(Model):
     )
     frame_step: int = Field(1, ge=1, description="video: keep every n-th frame")
     max_images: int | None = Field(None, ge=1, description="keep this many, evenly spread over the sorted ids")
+    window: Window | None = Field(None, description="cut larger images into windows; none: every image is one picture")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `window` where there is none: runs of whole photos keep the hashes of older versions."""
+        body: dict[str, Any] = handler(self)
+        if body.get("window") is None:
+            body.pop("window", None)
+        return body
 
 
 class Refine(Model):
