@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,10 +19,12 @@ from maskmill.export._coco import CocoWriter
 from maskmill.export._layout import created, file_name, write_renamed
 from maskmill.export._picture import Picture
 from maskmill.export._sources import ExportFiles, ExportImages, Item
-from maskmill.export.formats import FORMATS, Facts
+from maskmill.export.formats import FORMATS, WHOLE, Facts, WholeFacts
 from maskmill.export.naming import Naming
 from maskmill.export.segmenter import SegmenterParts
-from maskmill.images.masks import MaskSet, to_size
+from maskmill.export.whole import WholeFolders, advise, write_whole
+from maskmill.images.masks import MaskSet, mask_dtype, to_size
+from maskmill.images.stitching import canvases
 from maskmill.progress import track
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import PALETTE, PALETTED, Export
@@ -65,6 +68,7 @@ def run(
         with _Folder(folder, settings, sources, about, naming) as out:
             for item in track(sources, len(sources), "export"):
                 out.add(item)
+        _whole(folder, settings, sources, out.title, naming)
         out.table.write(folder / "clusters.csv", classes, iou)
         if out.renamed:
             write_renamed(folder / "renamed.csv", out.renamed, "mask")
@@ -91,13 +95,14 @@ class _Folder:
             for c in range(1, sources.clusters + 1)
         ]
         title = f"maskmill {__version__}, recipe {about['recipe']}, seed {about['seed']}"
+        self.title = title
         info = {"description": title, **about}
         named = [("coco.json", settings.coco), ("coco_regions.json", settings.coco and sources.has_regions)]
         self._coco = [CocoWriter(folder / name, info, kinds) if wanted else None for name, wanted in named]
         facts = Facts(
             naming, title, len(sources), sources.suffix, sources.has_instances, settings.photos, settings.image_url
         )
-        self._formats = [FORMATS[name](folder / name, facts) for name in settings.formats]
+        self._formats = [FORMATS[name](folder / name, facts) for name in settings.formats if name in FORMATS]
 
     def __enter__(self) -> _Folder:
         with contextlib.ExitStack() as stack:
@@ -164,6 +169,18 @@ class _Folder:
             file.write(picture.png)
         if name != picture.row.id:
             self.renamed.append((picture.row.id, f"{name}.png"))
+
+
+def _whole(folder: Path, settings: Export, sources: ExportImages, title: str, naming: Naming) -> None:
+    """Formats of whole images: the masks of an image's windows are read again from the stores, image by image."""
+    wanted = [name for name in settings.formats if name in WHOLE]
+    found = canvases(sources.manifest.rows)
+    if said := advise(found, settings.formats):
+        print(said, file=sys.stderr)
+    if wanted:
+        facts = WholeFacts(naming, title, settings.tolerance)
+        folders = WholeFolders(folder, wanted, facts)
+        write_whole(folders, found, sources.mask, mask_dtype(sources.clusters))
 
 
 def _fitting(naming: Naming | None, clusters: int, settings: Export) -> Naming:

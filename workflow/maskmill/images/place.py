@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from maskmill.errors import InputError
-from maskmill.images.raster import Facts, open_raster
 from maskmill.images.stitching import Canvas
+
+if TYPE_CHECKING:
+    from maskmill.images.raster import Facts
 
 Affine = tuple[float, float, float, float, float, float]
 
@@ -40,6 +43,8 @@ def place_of(canvas: Canvas) -> Place:
     Raises:
         InputError: the file cannot be read; names it.
     """
+    from maskmill.images.raster import open_raster  # which loads the libraries of many formats
+
     try:
         with open_raster(canvas.path) as raster:
             return placed(raster.facts, (1.0, 1.0) if canvas.view is None else canvas.view.scale)
@@ -52,7 +57,7 @@ def place_of(canvas: Canvas) -> Place:
 def placed(facts: Facts, scale: tuple[float, float]) -> Place:
     """The place of a mask of all of a level with so many pixels of level 0 in one of its own, along y and x.
 
-    A file that is turned for display lies on the Earth as it is stored, not as it is shown: its mask has no place there.
+    A file that is turned for display lies on the Earth as it is stored, not as it is shown: its mask has no place.
     """
     geo = facts.geo if facts.orientation == 1 else None
     microns = None if facts.microns is None else (facts.microns[0] * scale[0], facts.microns[1] * scale[1])

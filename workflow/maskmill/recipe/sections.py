@@ -337,7 +337,8 @@ class Rounds(Model):
         return self
 
 
-FORMATS = ("coco_panoptic", "voc", "yolo", "mmseg", "cvat", "label_studio")
+WHOLE = ("geotiff", "ome_zarr", "pyramid_tiff", "geojson")  # formats of whole images, put together from their windows
+FORMATS = ("coco_panoptic", "voc", "yolo", "mmseg", "cvat", "label_studio", *WHOLE)
 PALETTED = ("voc", "mmseg")  # formats whose masks are indexed PNGs
 PALETTE = 254  # classes of an indexed PNG beside background and ignore
 
@@ -367,6 +368,12 @@ class Export(Model):
     image_url: str = Field(
         "/data/local-files/?d=", description="label_studio: where it finds photos; the name of each one is put behind"
     )
+    tolerance: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="geojson: pixels of the mask that simplified borders may be off; 0: exact",
+    )
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -376,6 +383,8 @@ class Export(Model):
             del body["formats"], body["photos"]
         if "label_studio" not in self.formats:
             del body["image_url"]
+        if "geojson" not in self.formats:
+            del body["tolerance"]
         return body
 
 

@@ -9,6 +9,7 @@ show in a legend; GeoTIFF itself has no place for these.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 from xml.sax.saxutils import escape
@@ -30,20 +31,23 @@ class GeoTiff(WholeFormat):
 
     def write(self, mask: WholeMask, path: Path) -> None:
         import rasterio
+        from rasterio.errors import NotGeoreferencedWarning
         from rasterio.shutil import copy
 
         place = mask.place
         if not place.on_earth and not place.gcps:
             self.note("the file has no reference system or transform: written without, in pixels")
         draft = path.with_name(path.name + ".draft.tif")
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_PAM_ENABLED="NO"):
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_PAM_ENABLED="NO"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
             self._draft(mask, draft)
             copy(
-                str(draft), str(path), driver="COG", COMPRESS="DEFLATE", LEVEL="9", BLOCKSIZE=str(TILE),
+                str(draft), str(path), driver="COG", COMPRESS="DEFLATE", LEVEL="6", BLOCKSIZE=str(TILE),
                 OVERVIEWS="FORCE_USE_EXISTING", BIGTIFF="IF_SAFER",
             )  # fmt: skip
+            beside = self._beside(path, place)
         draft.unlink()
-        path.with_name(path.name + ".aux.xml").write_text(self._beside(path, place), encoding="utf-8")
+        path.with_name(path.name + ".aux.xml").write_text(beside, encoding="utf-8")
 
     def _draft(self, mask: WholeMask, path: Path) -> None:
         """A tiled GeoTIFF with overviews; COG wants all of it before the first byte is written."""
