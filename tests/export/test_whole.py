@@ -305,10 +305,9 @@ def test_images_without_windows_are_written_too(tmp_path: Path) -> None:
     rows.append(Row("b", str(photo), 60, 40, "", None))
     run(**windowed.write(tmp_path, rows, masks, CLUSTERS, formats=list(sections.WHOLE)))
     wanted = coarse.repeat(20, axis=0).repeat(20, axis=1)
-    with (
-        pytest.warns(rasterio.errors.NotGeoreferencedWarning),
-        rasterio.open(tmp_path / "export/geotiff/b.tif") as made,
-    ):
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        made = rasterio.open(tmp_path / "export/geotiff/b.tif")
+    with made:
         assert made.crs is None
         assert (made.read(1) == wanted).all()
     assert tifffile.imread(tmp_path / "export/pyramid_tiff/b.ome.tif").tolist() == wanted.tolist()
