@@ -237,16 +237,21 @@ def load_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def label_and_digest(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str]:
     """What `load_label` gives, and 16 hex digits over the bytes of the file, which is read once."""
+    label, body = label_values(path, max_pixels)
+    return label.astype(np.int32), hashlib.blake2b(body, digest_size=8).hexdigest()
+
+
+def label_values(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, bytes]:
+    """Label ids [H, W] in the type of the file, and the bytes of the file; raises as `load_label`."""
     try:
         body = image_bytes(path, max_pixels)
         with _opened(body, max_pixels, LABEL_SIZE) as image, _reasons():
             _check_label_mode(image)
             image.load()
             turn = None if image.format == "TIFF" else _TURN.get(_orientation(image))
-            label = np.asarray(image if turn is None else image.transpose(turn)).astype(np.int32)
+            return np.asarray(image if turn is None else image.transpose(turn)), body
     except InputError as error:
         raise InputError(f"{path}: label: {error}") from None
-    return label, hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
 def _check_label_mode(image: Image.Image) -> None:
