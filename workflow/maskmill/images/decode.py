@@ -69,7 +69,7 @@ def decode(
             raise InputError(f"{image.width}x{image.height} px, was {size[1]}x{size[0]}")
         image.load()
         turn = None if image.format == "TIFF" else _TURN.get(_orientation(image))  # Pillow turns TIFFs itself
-        return _to_rgb(image if turn is None else image.transpose(turn))
+        return to_rgb(image if turn is None else image.transpose(turn))
 
 
 def displayed_size(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -87,6 +87,31 @@ def is_turned(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> bool:
         return not plain and _orientation(image) != 1
 
 
+def orientation(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> int:
+    """EXIF orientation 1..8 of a file that is not a TIFF; raises InputError like `decode`."""
+    body = image_bytes(source, max_pixels)
+    with _opened(body, max_pixels) as image:
+        plain = image.format == "PNG" and not any(mark in body for mark in _PNG_ORIENTATION)
+        return 1 if plain else _orientation(image)
+
+
+def deep_mode(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> bool:
+    """Whether Pillow reads a file as greyscale of more than 8 bits; raises InputError like `decode`."""
+    with _opened(image_bytes(source, max_pixels), max_pixels) as image:
+        return image.mode.startswith("I") or image.mode == "F"
+
+
+def decode_deep(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Greyscale of more than 8 bits as its values, uint16 or float32 [H, W, 1]; raises InputError like `decode`.
+
+    Pillow brings the values of a PGM to 0..65535 by the maximum that its header names.
+    """
+    with _opened(image_bytes(source, max_pixels), max_pixels) as image, _reasons():
+        image.load()
+        values = np.asarray(image)
+        return values[..., None].astype(np.float32 if values.dtype.kind == "f" else np.uint16)
+
+
 def verify(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) as displayed, after decoding every pixel once; raises InputError where `decode` would.
 
@@ -98,7 +123,7 @@ def verify(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[in
         with _reasons():
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
-            _to_rgb(image.resize((1, 1), Image.Resampling.NEAREST))  # its colour mode can be converted
+            to_rgb(image.resize((1, 1), Image.Resampling.NEAREST))  # its colour mode can be converted
         return size
 
 
@@ -172,7 +197,8 @@ def _shown(image: Image.Image, body: bytes) -> tuple[int, int]:
     return image.height, image.width
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of an image in any mode of Pillow."""
     if image.mode.startswith("I") or image.mode == "F":
         return np.repeat(_stretch(np.asarray(image))[..., None], 3, axis=2)
     if image.mode == "LAB":

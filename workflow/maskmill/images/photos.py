@@ -12,6 +12,8 @@ import numpy as np
 
 from maskmill.errors import ConfigError, InputError
 from maskmill.images.decode import MAX_PIXELS, decode, image_bytes, resize
+from maskmill.images.raster import Shown, open_raster, read_raw, render, values_crc32c
+from maskmill.images.view import View
 from maskmill.recipe import registry
 from maskmill.store.manifest import read_manifest
 from maskmill.store.seal import bytes_crc32c
@@ -56,13 +58,23 @@ def read_photo(row: PhotoFile) -> np.ndarray:
     try:
         return unchanged(row)
     except (InputError, OSError) as error:
-        raise InputError(
-            f"{row.path}: {error}; it changed since the inputs were checked: restore the file and run snakemake again"
-        ) from None
+        raise _changed(row, error) from None
+
+
+def read_shown(row: PhotoFile) -> Shown:
+    """As `read_photo`, with the pixels that hold a measurement where the file says that some do not."""
+    if row.view is None:
+        return Shown(read_photo(row))
+    try:
+        return _viewed(row, row.view)
+    except (InputError, OSError) as error:
+        raise _changed(row, error) from None
 
 
 def unchanged(row: PhotoFile) -> np.ndarray:
     """As `read_photo`, but the InputError is the reason without the path."""
+    if row.view is not None:
+        return _rgb(_viewed(row, row.view).pixels)
     body = image_bytes(row.path, max(MAX_PIXELS, row.height * row.width))
     if row.crc32c is not None and (len(body), bytes_crc32c(body)) != (row.bytes, row.crc32c):
         raise InputError("another content than in the manifest")
@@ -70,6 +82,30 @@ def unchanged(row: PhotoFile) -> np.ndarray:
     if pixels.shape[:2] != (row.height, row.width):
         raise InputError(f"{pixels.shape[1]}x{pixels.shape[0]} px, was {row.width}x{row.height}")
     return pixels
+
+
+def _changed(row: PhotoFile, error: Exception) -> InputError:
+    return InputError(
+        f"{row.path}: {error}; it changed since the inputs were checked: restore the file and run snakemake again"
+    )
+
+
+def _rgb(pixels: np.ndarray) -> np.ndarray:
+    """Of more channels than three the first three."""
+    return pixels if pixels.shape[2] == 3 else np.ascontiguousarray(pixels[..., :3])
+
+
+def _viewed(row: PhotoFile, text: str) -> Shown:
+    """A picture that is not a whole photo: only what it shows is decoded, and that is compared with the manifest."""
+    view = View.of(text)
+    with open_raster(row.path, max(MAX_PIXELS, row.height * row.width)) as raster:
+        raw = read_raw(raster, view)
+        if row.crc32c is not None and (raw.nbytes, values_crc32c(raw)) != (row.bytes, row.crc32c):
+            raise InputError("other values than in the manifest")
+        shown = render(raw, raster.facts, view)
+    if shown.pixels.shape[:2] != (row.height, row.width):
+        raise InputError(f"{shown.pixels.shape[1]}x{shown.pixels.shape[0]} px, was {row.width}x{row.height}")
+    return shown
 
 
 def read_ahead(
