@@ -23,7 +23,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF
 MAX_PIXELS = 178_956_970  # of a file: Pillow's own bound; as RGB half a gigabyte, of which a job may hold several
 FILE_BYTES = 64 << 20, 16  # largest file: this much, and this much a pixel (four channels of 32 bits)
 LABEL_SIZE = "a label is as large as its image"
-TILES = "cut it into tiles, or raise inputs.max_pixels"
+TILES = "set inputs.window, which reads TIFFs and slides in parts, or raise inputs.max_pixels"
 
 _FIELD = 0x0112  # EXIF orientation
 _TURN = {

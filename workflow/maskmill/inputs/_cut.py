@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from maskmill.images.raster import Facts, Raster, Shown, read_raw, render
 from maskmill.images.view import View
+from maskmill.images.windows import starts
 from maskmill.inputs._windows import level_of, windows
 from maskmill.recipe.sections import Window
 
@@ -21,17 +22,22 @@ BRIGHT, DARK = 215, 10
 STRAY = 1000  # one pixel of so many may be anything, at either end
 
 
-def pictures(raster: Raster, base: View, window: Window) -> Iterator[tuple[View, np.ndarray]]:
-    """The views of one picture of a file, row by row, each with its stored values [h, w, channels].
-
-    One view for all of it, where the level that is read is no larger than a window; else windows, but for empty ones
-    where `skip_empty` is on.
+def views_of(facts: Facts, base: View, window: Window) -> list[View]:
+    """The views that one picture of a file becomes, row by row; one without a window, where it is no larger than one.
 
     Raises:
-        InputError: see `level_of`; the data are damaged. The reason, without the path.
+        InputError: see `level_of`. The reason, without the path.
+    """
+    return windows(base, facts.levels, level_of(facts.levels, unit_of(facts), window), window)
+
+
+def pictures(raster: Raster, views: Sequence[View], skip_empty: bool) -> Iterator[tuple[View, np.ndarray]]:
+    """Each of these views with its stored values [h, w, channels], but for empty windows where they are to be skipped.
+
+    Raises:
+        InputError: the data are damaged. The reason, without the path.
     """
     facts = raster.facts
-    views = windows(base, facts.levels, level_of(facts.levels, unit_of(facts), window), window)
     if views[0].window is None:
         yield views[0], read_raw(raster, views[0])
         return
@@ -43,7 +49,7 @@ def pictures(raster: Raster, base: View, window: Window) -> Iterator[tuple[View,
             top, left, height, width = view.window
             top, left = top - box[0], left - box[1]
             own = np.ascontiguousarray(values[top : top + height, left : left + width])
-            if not (window.skip_empty and is_empty(render(own, facts, view))):
+            if not (skip_empty and is_empty(render(own, facts, view))):
                 yield view, own
 
 
@@ -76,6 +82,21 @@ def unit_of(facts: Facts) -> tuple[float, float] | None:
         return None
     a, b, _, d, e, _ = facts.geo.transform
     return float(np.hypot(b, e)), float(np.hypot(a, d))
+
+
+def left_out(views: Iterable[tuple[str, str | None]]) -> tuple[int, int, int]:
+    """Of pictures (id of the file or page, view): how many are cut into windows, into how many, and how many lack."""
+    found: dict[str, int] = {}
+    wanted: dict[str, int] = {}
+    for owner, text in views:
+        view = View.of(text) if text else None
+        if view is None or view.window is None or view.whole is None:
+            continue
+        found[owner] = found.get(owner, 0) + 1
+        if owner not in wanted:
+            sides = zip(view.whole, view.window[2:], strict=True)
+            wanted[owner] = int(np.prod([len(starts(side, size, view.overlap)) for side, size in sides]))
+    return len(found), sum(found.values()), sum(wanted.values()) - sum(found.values())
 
 
 def is_empty(shown: Shown) -> bool:

@@ -16,6 +16,7 @@ from maskmill.errors import InputError
 from maskmill.images.labels import LabelFacts, label_facts
 from maskmill.images.presence import check_place
 from maskmill.inputs._check import Part, check_all, in_processes
+from maskmill.inputs._cut import left_out
 from maskmill.inputs._labels import match_labels, write_classes
 from maskmill.inputs._several import find_all
 from maskmill.inputs._shards import shard_names
@@ -27,7 +28,7 @@ from maskmill.redact import redact
 from maskmill.store.artefact import write_table
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
-from maskmill.store.manifest import REJECTED_CRC32C, ROW_GROUP
+from maskmill.store.manifest import REJECTED_CRC32C, ROW_GROUP, owner
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import file_crc32c
 
@@ -48,6 +49,10 @@ _SCHEMA = pa.schema(
         ("parent", pa.string()),
         ("view", pa.string()),
     ]
+)
+ALL_EMPTY = (
+    "images: every window of every image is empty (nodata or bare background); set inputs.window.skip_empty: false to "
+    "keep them"
 )
 Rejected = tuple[str, str, str]  # id, path, reason
 
@@ -89,7 +94,8 @@ def run(
     else:
         found = find_all(sources, labels, Path(frames), *limits)
     chosen = _spread(found.candidates, settings.max_images)
-    checks = check_all([c.path for c in chosen], settings.verify == "full", threads, settings.max_pixels)
+    full = settings.verify == "full"
+    checks = check_all([c.path for c in chosen], full, threads, settings.max_pixels, settings.window)
     checked = list(track(checks, len(chosen), "inputs: checked"))
     rejected = [(c.id, c.path, r) for c, r in zip(chosen, checked, strict=True) if isinstance(r, str)]
     _write_rejected(out.rejected, rejected)
@@ -97,6 +103,8 @@ def run(
     good = [(c, r) for c, r in zip(chosen, checked, strict=True) if not isinstance(r, str)]
     label_of = match_labels([c for c, _ in good], labels)
     pictures = sorted((Picture(c, part, label_of.get(c.id)) for c, parts in good for part in parts), key=lambda p: p.id)
+    if not pictures:
+        raise InputError(ALL_EMPTY)
     facts = _read_labels(pictures, threads)
     seen = {image_id: each.digest for image_id, each in facts.items()}
     shards = shard_names([p.id for p in pictures], [p.part.digest for p in pictures], settings.shard_size)
@@ -108,6 +116,7 @@ def run(
     unique = list(dict.fromkeys(shards))
     write_classes(out.classes, facts.values(), params)
     write_table(out.manifest, table, Provenance.of("inputs", params, [json_hash(unique)]), ROW_GROUP)
+    _say_windows([(owner(p.id), p.part.view) for p in pictures])
     _summary(found, len(rows), len(rejected), len(label_of), len(unique), settings.shard_size)
 
 
@@ -133,7 +142,8 @@ class Picture:
 
 def _read_labels(pictures: Sequence[Picture], threads: int) -> dict[str, LabelFacts]:
     """{image id: facts of its label}, each label decoded once; the first that cannot be used is an InputError."""
-    tasks = {p.id: (p.label, p.source.path, p.part.height, p.part.width) for p in pictures if p.label is not None}
+    labelled = [p for p in pictures if p.label is not None]
+    tasks = {p.id: (p.label, p.source.path, p.part.height, p.part.width, p.part.view) for p in labelled}
     found = track(in_processes(_facts, list(tasks.values()), threads), len(tasks), "inputs: labels")
     facts: dict[str, LabelFacts] = {}
     for image_id, each in zip(tasks, found, strict=True):
@@ -143,7 +153,7 @@ def _read_labels(pictures: Sequence[Picture], threads: int) -> dict[str, LabelFa
     return facts
 
 
-def _facts(task: tuple[str, str, int, int]) -> LabelFacts | str:
+def _facts(task: tuple[str, str, int, int, str | None]) -> LabelFacts | str:
     return label_facts(*task)
 
 
@@ -185,6 +195,13 @@ def _enforce_budget(rejected: list[Rejected], total: int, settings: Inputs, list
         f"images: {len(rejected)} of {total} are unreadable, {share}; mend or remove them, or raise "
         f"inputs.max_rejected; all are listed in {kept}; the first: {first}"
     )
+
+
+def _say_windows(pictures: Sequence[tuple[str, str | None]]) -> None:
+    images, windows, empty = left_out(pictures)
+    if images:
+        cut = "1 image is" if images == 1 else f"{images} images are"
+        print(f"inputs: {cut} cut into {windows} windows; {empty} empty windows are left out", file=sys.stderr)
 
 
 def _summary(found: Listing, images: int, rejected: int, labels: int, shards: int, shard_size: int) -> None:
