@@ -12,8 +12,15 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+import numpy as np
+
 from maskmill.errors import InputError
 from maskmill.images.decode import MAX_PIXELS, displayed_size, read_file, verify
+from maskmill.images.raster import open_raster, values_bytes
+from maskmill.images.view import View
+from maskmill.inputs._cut import pictures, views_of
+from maskmill.inputs._windows import name_of
+from maskmill.recipe.sections import Window
 from maskmill.store.seal import bytes_crc32c
 from maskmill.urls import REFUSED, is_url
 
@@ -43,9 +50,11 @@ class Part:
     view: str | None = None
 
 
-def check_all(paths: Sequence[str], full: bool, threads: int, max_pixels: int = MAX_PIXELS) -> Iterator[Checked]:
+def check_all(
+    paths: Sequence[str], full: bool, threads: int, max_pixels: int = MAX_PIXELS, window: Window | None = None
+) -> Iterator[Checked]:
     """`check_file` of every path, in order, by `threads` processes (1: in this one)."""
-    return in_processes(partial(check_file, full=full, max_pixels=max_pixels), paths, threads)
+    return in_processes(partial(check_file, full=full, max_pixels=max_pixels, window=window), paths, threads)
 
 
 def in_processes(work: Callable[[A], B], given: Sequence[A], threads: int) -> Iterator[B]:
@@ -69,10 +78,11 @@ def in_processes(work: Callable[[A], B], given: Sequence[A], threads: int) -> It
         ) from None
 
 
-def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
+def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS, window: Window | None = None) -> Checked:
     """The pictures of an image file, or why it is rejected; the file is read once.
 
-    The digest names the content; the CRC32C is what every later stage compares, at a thirtieth of the time.
+    With `window`, a larger image becomes its windows, and `max_pixels` is asked only of files that have to be decoded
+    as a whole. The digest names the content; the CRC32C is what every later stage compares, at a thirtieth of the time.
     """
     try:
         path.encode()
@@ -81,6 +91,9 @@ def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
     if is_url(path):
         return REFUSED
     try:
+        parts = None if window is None else _windows(path, window, max_pixels)
+        if parts is not None:
+            return parts
         body = read_file(path, max_pixels)
         height, width = (verify if full else displayed_size)(body, max_pixels)
     except InputError as error:
@@ -88,3 +101,21 @@ def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
     except OSError as error:
         return error.strerror or str(error)
     return (Part(hashlib.blake2b(body, digest_size=8).hexdigest(), height, width, len(body), bytes_crc32c(body)),)
+
+
+def _windows(path: str, window: Window, max_pixels: int) -> tuple[Part, ...] | None:
+    """The windows of a file; None where it is a picture no larger than one."""
+    with open_raster(path, max_pixels) as raster:
+        views = views_of(raster.facts, View(), window)
+        if views == [View()]:
+            return None
+        return tuple(viewed(view, raw) for view, raw in pictures(raster, views, window.skip_empty))
+
+
+def viewed(view: View, raw: np.ndarray, name: str = "") -> Part:
+    """A picture that is not a whole photo, by its stored values [h, w, channels]; `name` of the page that it is of."""
+    body, text = values_bytes(raw), view.text()
+    digest = hashlib.blake2b(body, digest_size=8)
+    digest.update(text.encode())
+    size = raw.shape[:2]
+    return Part(digest.hexdigest(), *size, len(body), bytes_crc32c(body), name + name_of(view), text)

@@ -26,7 +26,7 @@ MARKS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One file that may be an image: its id, absolute path, relative path without suffix, label file if it is known."""
 

@@ -10,6 +10,7 @@ from maskmill.errors import InputError
 from maskmill.images.view import View
 from maskmill.images.windows import grid
 from maskmill.recipe.sections import Window
+from maskmill.store.manifest import window_id
 
 Sizes = Sequence[tuple[int, int]]  # (height, width) of every level, the full resolution first
 
@@ -68,4 +69,4 @@ def windows(base: View, levels: Sizes, level: int, window: Window) -> list[View]
 
 def name_of(view: View) -> str:
     """What follows the id of the file (or of its page): `/y0000512x0001024`, so that ids sort row by row."""
-    return "" if view.window is None else f"/y{view.window[0]:07d}x{view.window[1]:07d}"
+    return "" if view.window is None else window_id("", *view.window[:2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ _COLUMNS = ["id", "path", "width", "height", "shard", "label"]
 _CONTENTS = ["label_digest", "bytes", "crc32c"]  # of every manifest that the stage `inputs` has written
 _VIEWS = ["parent", "view"]  # of those with a picture that is not a whole photo
 _OPTIONAL = [*_CONTENTS, *_VIEWS]
+_WINDOW = re.compile(r"(.+)/y\d{7,}x\d{7,}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,17 @@ class Manifest:
         if shard not in self._by_shard:
             raise StoreError(f"shard {shard!r} is not in the manifest; run snakemake again, the images have changed")
         return self._by_shard[shard]
+
+
+def window_id(image_id: str, top: int, left: int) -> str:
+    """The id of a window of an image, by its place in pixels of the level: sorted, ids go row by row."""
+    return f"{image_id}/y{top:07d}x{left:07d}"
+
+
+def owner(image_id: str) -> str:
+    """The image that a window is of, by the window's id; of any other picture its own id."""
+    found = _WINDOW.fullmatch(image_id)
+    return found[1] if found else image_id
 
 
 def read_manifest(path: str | Path, shard: str | None = None) -> Manifest:
