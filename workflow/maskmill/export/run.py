@@ -75,7 +75,7 @@ def run(
         kind = segmenter.kind if segmenter is not None else None
         made = Provenance.of("export", dict(params) | about, sources.hashes)
         if segmenter is not None and kind is not None:
-            segmenter.write(folder / "segmenter", about, made)
+            segmenter.write(folder / "segmenter", about | segmenter.reading(files.manifest), made)
         write_json(folder / "export.json", about | {"segmenter": kind}, made)
 
 

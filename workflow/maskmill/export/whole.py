@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from maskmill.export._layout import check_inside_folder, free_name, write_renamed
-from maskmill.export.formats import WHOLE
-from maskmill.export.formats._whole import WholeFacts, WholeFormat, WholeMask
+from maskmill.export.formats import WHOLE, WholeFacts, WholeFormat, WholeMask
 from maskmill.images.place import place_of
 from maskmill.images.spool import spooled
 from maskmill.images.stitching import Canvas, Picture, stitch

@@ -12,7 +12,7 @@ the image lies and how large its pixels are (`_whole.py`). Their memory does not
 from __future__ import annotations
 
 from maskmill.export.formats._base import Facts, Format
-from maskmill.export.formats._whole import WholeFacts, WholeFormat
+from maskmill.export.formats._whole import WholeFacts, WholeFormat, WholeMask
 from maskmill.export.formats.coco_panoptic import CocoPanoptic
 from maskmill.export.formats.cvat import Cvat
 from maskmill.export.formats.geojson import GeoJson
@@ -32,4 +32,4 @@ WHOLE: dict[str, type[WholeFormat]] = {
     "geotiff": GeoTiff, "ome_zarr": OmeZarr, "pyramid_tiff": PyramidTiff, "geojson": GeoJson,
 }  # fmt: skip
 
-__all__ = ["FORMATS", "WHOLE", "Facts", "Format", "WholeFacts", "WholeFormat"]
+__all__ = ["FORMATS", "WHOLE", "Facts", "Format", "WholeFacts", "WholeFormat", "WholeMask"]

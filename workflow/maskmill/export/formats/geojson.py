@@ -22,7 +22,7 @@ from maskmill.images.masks import ignore_value
 from maskmill.images.place import Place
 from maskmill.images.stitching import bands
 
-_PIXELS = 1 << 24  # of a band
+_PIXELS = 1 << 22  # of a band
 
 
 class GeoJson(WholeFormat):
