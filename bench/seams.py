@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=448)
     parser.add_argument("--side", type=int, default=2016)
     parser.add_argument("--clusters", type=int, nargs="+", default=[8, 27])
+    parser.add_argument("--shares", type=int, nargs="+", default=[0, 8, 4], help="overlaps: 8 is an eighth, 0 is none")
     args = parser.parse_args()
     import torch
 
@@ -172,7 +173,7 @@ def main() -> None:
         f"{args.backbone} {args.facet}, window {args.window}, mosaic {args.side} x {args.side} of {folder.parent.name}"
     )
     print("| clusters | overlap | way | differs along seams | inside | ratio |\n|---|---|---|---|---|---|", flush=True)
-    for share in (0, 8, 4):
+    for share in args.shares:
         overlap = size // share if share else 0
         shift = (size - overlap) // 2
         cases = Case((side, side), size, overlap, 0), Case((side - shift, side - shift), size, overlap, shift)

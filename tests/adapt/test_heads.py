@@ -91,9 +91,20 @@ def test_codes_tell_the_materials_apart(method: str, stores: list[Path], tmp_pat
 def test_masks_tell_the_materials_of_an_image_apart(method: str, stores: list[Path], tmp_path: Path) -> None:
     """Codes that mean something within their image only: the strongest mask is that of the half, up to a quarter.
 
-    One mask for both halves would be right for a half.
+    One mask for both halves would be right for a half. Which seeds of a training of so few steps end there differs
+    between machines, whose kernels round otherwise: of three seeds, two must tell the halves apart.
     """
-    model = infer.Head.load(head(method, stores, tmp_path), "cpu")
+    right = [_halves_found(method, stores, tmp_path / str(seed), seed) for seed in range(3)]
+    assert sorted(right)[1] > 0.75, right
+
+
+def _halves_found(method: str, stores: list[Path], out: Path, seed: int) -> float:
+    """Share of the tokens whose strongest mask is that of their half, mean over the images; 0 for a collapsed head."""
+    out.mkdir()
+    try:
+        model = infer.Head.load(head(method, stores, out, seed=seed), "cpu")
+    except NumericsError:
+        return 0.0
     right = []
     for tokens in scenes().values():
         codes = model.codes(tokens.astype("f2"))
@@ -104,7 +115,7 @@ def test_masks_tell_the_materials_of_an_image_apart(method: str, stores: list[Pa
         other = np.bincount(winner[:, 5:].ravel(), minlength=codes.shape[2])
         best = max(a + b for i, a in enumerate(left) for j, b in enumerate(other) if i != j)
         right.append(best / winner.size)
-    assert np.mean(right) > 0.75
+    return float(np.mean(right))
 
 
 def _half(tokens: np.ndarray) -> np.ndarray:

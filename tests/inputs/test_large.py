@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from input_files import read
+from large_files import write_tiff
 from PIL import Image
 
 from maskmill.errors import InputError
@@ -15,41 +17,16 @@ from maskmill.evaluate.labelled import OUTSIDE, read_label
 from maskmill.images.photos import read_photo
 from maskmill.images.view import View
 from maskmill.images.windows import core_in_whole
-from maskmill.inputs.run import Outputs, run
-from maskmill.store.manifest import Manifest, Row, owner, read_manifest
+from maskmill.store.manifest import Manifest, Row, owner
 
 RNG = np.random.default_rng(3)
 WINDOW = {"size": 64, "overlap": 16}
 
 
-def write_tiff(path: Path, values: np.ndarray, **kind: Any) -> None:
-    """A GeoTIFF in tiles of 32 pixels."""
-    import rasterio
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = values if values.ndim == 3 else values[..., None]
-    height, width, count = values.shape
-    profile = {
-        "driver": "GTiff", "height": height, "width": width, "count": count, "dtype": values.dtype.name,
-        "tiled": True, "blockxsize": 32, "blockysize": 32, "crs": "EPSG:32633",
-        "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 4e6),
-    }  # fmt: skip
-    if count == 3:
-        profile |= {"photometric": "RGB"}
-    overviews = kind.pop("overviews", None)
-    with rasterio.open(path, "w", **(profile | kind)) as out:
-        out.write(np.moveaxis(values, 2, 0))
-    if overviews:
-        with rasterio.open(path, "r+") as out:
-            out.build_overviews(overviews, rasterio.enums.Resampling.average)
-
-
 def listed(folder: Path, labels: bool = False, **inputs: Any) -> Manifest:
-    out = Outputs(folder / "out/manifest.parquet", folder / "out/rejected.csv", folder / "out/classes.json")
-    out.manifest.parent.mkdir(exist_ok=True)
-    settings = {"max_rejected": 0} | inputs
-    run(str(folder / "images"), str(folder / "labels") if labels else None, settings, out, 1, folder / "frames")
-    return read_manifest(out.manifest)
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    return read(out, folder / "images", folder / "labels" if labels else None, max_rejected=0, **inputs)
 
 
 def view_of(row: Row) -> View:
