@@ -286,9 +286,7 @@ def test_no_photo_is_overwritten(tmp_path: Path) -> None:
 def test_images_that_are_too_large_name_the_option(finish: Finish, tmp_path: Path) -> None:
     recipe = finish()
     Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "big.png")
-    made = predict(
-        [tmp_path / "big.png"], recipe.segmenter, tmp_path / "o", Wanted(overlays=False, threads=1, max_pixels=71)
-    )
+    made = predict([tmp_path / "big.png"], recipe.segmenter, tmp_path / "o", Wanted(overlays=False, max_pixels=71))
     assert made.masks == 0
     assert re.fullmatch(r"9x8 pixels.*raise --max-pixels", made.failed[tmp_path / "big.png"])
 

@@ -58,7 +58,8 @@ def predict(
 ) -> None:
     """Segment new images as an exported recipe did its own: indexed PNG masks and overlays.
 
-    Large images are cut into windows where the recipe's run has cut its own; their masks are put together. Images that cannot be read are listed at the end; the exit code is then 1.
+    Large images are cut into windows where the recipe's run has cut its own; their masks are put together. Images that
+    cannot be read are listed at the end; the exit code is then 1.
     """
     from maskmill.predict.run import Wanted
     from maskmill.predict.run import predict as run

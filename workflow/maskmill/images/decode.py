@@ -17,7 +17,21 @@ from maskmill.errors import InputError
 from maskmill.reading import read_bounded
 from maskmill.recipe.sections import LONGEST, Size
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
+SUFFIXES = (
+    *PHOTO_SUFFIXES,
+    ".pfm",
+    ".j2k",
+    ".svs",
+    ".ndpi",
+    ".scn",
+    ".bif",
+    ".qptiff",
+    ".lsm",
+    ".btf",
+    ".tf8",
+    ".zarr",
+)
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")  # whatever the suffix: of the
 # others that Pillow knows, one (EPS) starts an interpreter
 MAX_PIXELS = 178_956_970  # of a file: Pillow's own bound; as RGB half a gigabyte, of which a job may hold several

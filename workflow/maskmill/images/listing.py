@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 
-from maskmill.images.stems import folders, walk
+from maskmill.images.stems import folders, is_store, walk
 from maskmill.images.tables import is_table, named_files
 from maskmill.reading import is_special
 
@@ -24,7 +24,7 @@ def glob_files(pattern: str, skipped: list[str] | None = None) -> list[str]:
     `skipped` gets the links to folders that were not entered (see `stems.names`).
     """
     again: list[str] = []
-    found = sorted({path for path in _matches(pattern, again) if not os.path.isdir(path)})
+    found = sorted({path for path in _matches(pattern, again) if not os.path.isdir(path) or is_store(path)})
     if skipped is not None:
         skipped += again
     return found
@@ -69,7 +69,7 @@ def _files(source: str) -> Iterator[tuple[str, os.stat_result | None]]:
     if is_glob(source):
         for path in glob_files(source):
             yield path, _stat(path)
-    elif os.path.isdir(source):
+    elif os.path.isdir(source) and not is_store(source):
         yield from walk(source)
     elif os.path.exists(source):
         yield source, os.stat(source)

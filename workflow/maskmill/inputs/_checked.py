@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from maskmill.errors import InputError
 from maskmill.images.labels import LabelFacts, label_facts
+from maskmill.images.rendering import Rendering
 from maskmill.inputs._check import Part, check_all, in_processes
 from maskmill.inputs._labels import packed
 from maskmill.inputs._sources import Candidate
@@ -28,18 +29,22 @@ LabelTask = tuple[str, str, int, int, str | None]  # label file, image file, hei
 
 
 def checked(
-    chosen: Sequence[Candidate], settings: Inputs, threads: int, labels: Mapping[str, str] | None = None
+    chosen: Sequence[Candidate],
+    settings: Inputs,
+    rendering: Rendering,
+    threads: int,
+    labels: Mapping[str, str] | None = None,
 ) -> pa.Table:
     """`SCHEMA` [pictures and rejected files], in the order of the candidates, which all have a row.
 
     Args:
-        labels: id of a candidate -> its label, to be read now; others are left to who gathers the parts.
+        rendering: how the files become pictures. labels: id of a candidate -> its label, to be read now; others are
+            left to who gathers the parts.
 
     Raises:
         InputError: a label cannot be used.
     """
-    full, paths = settings.verify == "full", [c.path for c in chosen]
-    found = check_all(paths, full, threads, settings.max_pixels, settings.window)
+    found = check_all([c.path for c in chosen], settings, rendering, threads)
     rows: list[dict[str, Any]] = []
     for candidate, each in zip(chosen, track(found, len(chosen), "inputs: checked"), strict=True):
         head = {

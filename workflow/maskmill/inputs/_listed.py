@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from maskmill.images.parts import part_name
+from maskmill.images.rendering import Rendering
 from maskmill.inputs._labels import match_labels
+from maskmill.inputs._range import decide
 from maskmill.inputs._several import find_all
 from maskmill.inputs._sources import Candidate, Listing, find
 from maskmill.recipe.sections import Inputs
@@ -34,27 +36,30 @@ class About:
     """What a listing says besides its candidates.
 
     Attributes:
-        count: of the candidates. skipped, links, again: see `Listing`.
+        count: of the candidates. skipped, links, again: see `Listing`. rendering: how the files become pictures.
     """
 
     count: int
     skipped: Counter[str]
     links: Sequence[str]
     again: int
+    rendering: Rendering = field(default_factory=Rendering)
 
     @classmethod
-    def of(cls, listing: Listing, count: int) -> About:
-        return cls(count, listing.skipped, listing.links, listing.again)
+    def of(cls, listing: Listing, count: int, rendering: Rendering) -> About:
+        return cls(count, listing.skipped, listing.links, listing.again, rendering)
 
     def as_json(self) -> str:
         return json.dumps(
-            {"count": self.count, "skipped": self.skipped, "links": list(self.links), "again": self.again}
-        )
+            {"count": self.count, "skipped": self.skipped, "links": list(self.links), "again": self.again,
+             "rendering": self.rendering.text()}
+        )  # fmt: skip
 
     @classmethod
     def from_json(cls, text: str | bytes) -> About:
         body = json.loads(text)
-        return cls(body["count"], Counter(body["skipped"]), body["links"], body["again"])
+        rendering = Rendering.read(body["rendering"])
+        return cls(body["count"], Counter(body["skipped"]), body["links"], body["again"], rendering)
 
 
 def listed(sources: Sequence[str], labels: str | None, frames: Path, settings: Inputs) -> tuple[list[Candidate], About]:
@@ -69,7 +74,7 @@ def listed(sources: Sequence[str], labels: str | None, frames: Path, settings: I
     else:
         found = find_all(sources, labels, frames, *limits)
     chosen = _spread(found.candidates, settings.max_images)
-    return chosen, About.of(found, len(chosen))
+    return chosen, About.of(found, len(chosen), decide([c.path for c in chosen], settings))
 
 
 def _spread(found: list[Candidate], limit: int | None) -> list[Candidate]:

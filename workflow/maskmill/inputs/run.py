@@ -29,7 +29,7 @@ from maskmill.redact import redact
 from maskmill.store.artefact import read_table, write_table
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
-from maskmill.store.manifest import REJECTED_CRC32C, ROW_GROUP, owner
+from maskmill.store.manifest import REJECTED_CRC32C, RENDERING, ROW_GROUP, owner
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import file_crc32c
 
@@ -71,7 +71,7 @@ def run(
     settings = _settings(params)
     sources = _placed(images, out.manifest)
     chosen, about = listed(sources, labels, Path(frames), settings)
-    _gather(checked(chosen, settings, threads), about, labels, params, out, threads)
+    _gather(checked(chosen, settings, about.rendering, threads), about, labels, params, out, threads)
 
 
 def list_files(
@@ -94,7 +94,7 @@ def check_part(listing: Path, part: str, params: Mapping[str, Any], out: Path, t
         InputError: a label cannot be used. StoreError: no such listing.
     """
     chosen, labels = read_part(listing, part)
-    table = checked(chosen, _settings(params), threads, labels)
+    table = checked(chosen, _settings(params), read_about(listing).rendering, threads, labels)
     write_table(out, table, Provenance.of("inputs", dict(params) | {"part": part}), ROW_GROUP)
 
 
@@ -133,7 +133,10 @@ def _gather(
     if not table["reason"].null_count:
         raise InputError(ALL_EMPTY)
     found, facts = gathered(table, labels, settings.shard_size, threads)
-    made = found.table.replace_schema_metadata({REJECTED_CRC32C: str(file_crc32c(out.rejected))})
+    facts_of_all: dict[bytes | str, bytes | str] = {REJECTED_CRC32C: str(file_crc32c(out.rejected))}
+    if "view" in found.table.column_names:
+        facts_of_all[RENDERING] = about.rendering.text()
+    made = found.table.replace_schema_metadata(facts_of_all)
     write_classes(out.classes, facts["label_digest"].to_pylist(), facts["label_pixels"].to_pylist(), params)
     write_table(out.manifest, made, Provenance.of("inputs", params, [json_hash(list(found.shards))]), ROW_GROUP)
     _say_windows(made)

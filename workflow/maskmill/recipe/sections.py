@@ -24,7 +24,7 @@ from pydantic import (
 
 from maskmill.access import Readers
 from maskmill.errors import ConfigError, nearest, shown
-from maskmill.recipe import backbones, registry
+from maskmill.recipe import backbones, registry, sensors
 from maskmill.recipe.base import Images, LocalPath, Model, distinct, split_list, validate
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.hashing import json_hash
@@ -103,6 +103,9 @@ class FeatureSet(Model):
         return name if self.checkpoint is None else f"{name}.{json_hash(self.checkpoint)[:6]}"
 
 
+Channel = Annotated[int, Field(ge=0)] | str  # a number from 0, or the name that the file gives it
+
+
 class Window(Model):
     """How an image larger than a window is cut into windows, each of which is a picture of its own."""
 
@@ -149,14 +152,68 @@ class Inputs(Model):
     )
     frame_step: int = Field(1, ge=1, description="video: keep every n-th frame")
     max_images: int | None = Field(None, ge=1, description="keep this many, evenly spread over the sorted ids")
+    range: Literal["auto", "dtype", "percentile"] | tuple[float, float] = Field(
+        "auto",
+        description="values that become black and white; auto: 8 bits as they are, deeper by percentiles of the data "
+        "set; percentile: 8 bits too; dtype: all that the type can hold; or [low, high]",
+    )
+    percentiles: tuple[float, float] = Field((0.5, 99.5), description="of a sample of all files, for range")
+    channels: Literal["all"] | tuple[Channel, ...] | dict[str, str] | None = Field(
+        None,
+        description="which become red, green and blue: numbers from 0 or the file's names, or {sensor: composite}; "
+        "all: as many as there are, for a backbone of so many; default: as the file declares",
+    )
+    composites: dict[str, tuple[Channel, ...] | dict[str, str]] | None = Field(
+        None, description="several pictures of every file: name -> channels"
+    )
+    pages: Literal["first", "all", "max", "mean"] = Field(
+        "first", description="of files with several: the first, each as a picture, or the maximum or mean of all"
+    )
     window: Window | None = Field(None, description="cut larger images into windows; none: every image is one picture")
+
+    @field_validator("range")
+    @classmethod
+    def _low_below_high(cls, value: Any) -> Any:
+        if isinstance(value, tuple) and value[0] >= value[1]:
+            raise ValueError(f"low {value[0]:g} is not below high {value[1]:g}; give [low, high]")
+        return value
+
+    @field_validator("percentiles")
+    @classmethod
+    def _of_hundred(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1] <= 100:
+            raise ValueError("give two numbers from 0 to 100, the lower one first")
+        return value
+
+    @field_validator("channels")
+    @classmethod
+    def _three(cls, value: Any) -> Any:
+        if value not in (None, "all"):
+            sensors.numbers(value)
+        return value
+
+    @field_validator("composites")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        for name, channels in (value or {}).items():
+            if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
+                raise ValueError(f"{name!r} is no name of a composite; use letters, digits, _ and -")
+            sensors.numbers(channels)
+        return value
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Inputs:
+        if self.channels is not None and self.composites is not None:
+            raise ValueError("give channels or composites, not both")
+        return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `window` where there is none: runs of whole photos keep the hashes of older versions."""
+        """Without keys of newer versions that are not set: runs that set none keep the hashes of older versions."""
         body: dict[str, Any] = handler(self)
-        if body.get("window") is None:
-            body.pop("window", None)
+        for key in ("range", "percentiles", "channels", "composites", "pages", "window"):
+            if key in body and getattr(self, key) == type(self).model_fields[key].default:
+                del body[key]
         return body
 
 

@@ -11,6 +11,7 @@ from maskmill.errors import StoreError
 from maskmill.store.artefact import read_table
 
 REJECTED_CRC32C = b"rejected_crc32c"  # key of the table's metadata: of the list of rejected files beside it
+RENDERING = b"rendering"  # another key: how files become pictures, where one of them is no whole photo
 ROW_GROUP = 16384  # rows of the file that are read or left together; shards lie in the order of the rows
 _COLUMNS = ["id", "path", "width", "height", "shard", "label"]
 _CONTENTS = ["label_digest", "bytes", "crc32c"]  # of every manifest that the stage `inputs` has written
@@ -27,8 +28,8 @@ class Row:
         label_digest: of the bytes of the label file (maskmill.images.labels). bytes, crc32c: of the image file. All are
             None where nothing is known of the contents; then whoever reads the file takes it as it is.
         parent: id of the image that this one is a window or a page of, or None.
-        view: how the picture is read from the file (maskmill.images.view), or None for a photo. Of a window, `crc32c`
-            is that of its decoded values, and `bytes` their number: the rest of the file is never read for it.
+        view: how the picture is read from the file (maskmill.images.view), or None for a photo. Of a picture with a
+            view, `crc32c` is that of its decoded values, and `bytes` their number: no more of the file is read for it.
     """
 
     id: str

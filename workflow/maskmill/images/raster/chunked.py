@@ -5,31 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from maskmill.errors import InputError
 from maskmill.images.raster.facts import Closing, Facts, Window, checked, shown_channels
+from maskmill.images.stems import STORE_MARKS, is_store
 
-MARKS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")  # a folder with one of them is one image
 _CHANNELS = ("c", "channel", "channels", "band", "bands", "s")
 _LARGEST_HEADER = 16 << 20
 _FEW = 4  # the last of three unnamed axes is that of channels where it has at most as many
 _MICRONS = {"micrometer": 1.0, "micron": 1.0, "um": 1.0, "µm": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "meter": 1e6}
 
 
-def is_zarr(folder: str | Path) -> bool:
-    """Whether a folder is a Zarr array or group."""
-    return any(os.path.isfile(os.path.join(folder, mark)) for mark in MARKS)
-
-
 class ZarrRaster(Closing):
     """A Zarr array, or the pyramid of an OME-Zarr group. Axes other than y, x and channels are pages."""
 
     def __init__(self, folder: str) -> None:
-        if not is_zarr(folder):
+        if not is_store(folder):
             raise InputError("a folder, and neither a Zarr array nor a group")
         self._folder = folder
         names, scale, self._arrays, kind, channels = self._found()
@@ -63,7 +58,7 @@ class ZarrRaster(Closing):
         import zarr
         from zarr.storage import LocalStore
 
-        for mark in MARKS:
+        for mark in STORE_MARKS:
             path = os.path.join(self._folder, mark)
             if os.path.isfile(path) and os.path.getsize(path) > _LARGEST_HEADER:
                 raise InputError(f"its {mark} has more than {_LARGEST_HEADER >> 20} MiB")

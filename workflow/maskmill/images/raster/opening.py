@@ -13,8 +13,9 @@ from maskmill.images.raster.chunked import ZarrRaster
 from maskmill.images.raster.facts import Raster, Shown
 from maskmill.images.raster.gdal import open_jpeg2000
 from maskmill.images.raster.render import render
-from maskmill.images.raster.still import DeepRaster, PhotoRaster, is_deep
+from maskmill.images.raster.still import DeepRaster, PhotoRaster, is_deep, may_be_deep
 from maskmill.images.raster.tiff import open_tiff
+from maskmill.images.stems import is_store
 from maskmill.images.view import View
 from maskmill.reading import SPECIAL, is_special
 from maskmill.store.seal import bytes_crc32c
@@ -49,6 +50,18 @@ def open_raster(path: str | Path, max_pixels: int = MAX_PIXELS) -> Raster:
     if is_deep(name, head, max_pixels):
         return DeepRaster(name, max_pixels)
     return PhotoRaster(name, max_pixels)
+
+
+def is_ordinary(path: str | Path) -> bool:
+    """Whether a file can only be a photo of eight bits a channel, by its first bytes; OSError where it is unreadable.
+
+    Files that are no image at all count as ordinary too: `decode` says what they are.
+    """
+    if os.path.isdir(path) or is_special(path):
+        return not is_store(path)
+    with open(path, "rb") as file:
+        head = file.read(64)
+    return not head.startswith((*_TIFF, *_JPEG2000)) and not may_be_deep(head)
 
 
 def as_photo(path: str, max_pixels: int) -> bool:

@@ -51,11 +51,14 @@ class DeepRaster(Closing):
         return np.ascontiguousarray(_deep(self._path, _stamp(self._path), self._max)[top : top + h, left : left + w])
 
 
+def may_be_deep(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a PNG of 16 bits a channel, or of a PGM or PFM."""
+    return head[24:25] == b"\x10" if head.startswith(PNG) else head[:2] in _DEEP_PNM
+
+
 def is_deep(path: str, head: bytes, max_pixels: int) -> bool:
     """Whether a file with these first bytes is a PNG of 16 bits a channel, or a PGM or PFM of more than 8."""
-    if head.startswith(PNG):
-        return head[24:25] == b"\x10"
-    return head[:2] in _DEEP_PNM and deep_mode(path, max_pixels)
+    return may_be_deep(head) and (head.startswith(PNG) or deep_mode(path, max_pixels))
 
 
 def _png_facts(size: tuple[int, int], head: bytes) -> Facts:
