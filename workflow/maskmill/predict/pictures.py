@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from maskmill.errors import InputError
 from maskmill.images.decode import decode
 from maskmill.images.place import Place, place_of, placed
 from maskmill.images.raster import Facts, Raster, Shown, open_raster
@@ -75,6 +76,9 @@ def opened(path: Path, name: str, reading: Reading, max_pixels: int) -> Iterator
         if reading.is_photo(raster.facts, views):
             yield _photo(path, name, reading, max_pixels)
             return
+        height, width = raster.facts.size
+        if reading.window is None and height * width > max_pixels:
+            raise InputError(f"{width}x{height} pixels, {max_pixels / 1e6:.4g} million are allowed; {_TILES}")
         found = [_picture(name + more, path, view, raster.facts) for more, listed in views for view in listed]
         yield NewFile(path, canvases(found), reading, raster=raster)
 

@@ -103,9 +103,9 @@ def _find(images: Iterable[Path]) -> dict[str, Path]:
             raise InputError(refusal(str(given)))
         if not given.exists():
             raise InputError(f"{given}: no such image or folder")
-        files = _below(given) if given.is_dir() else [given]
-        for file in files:
-            name = str((file.relative_to(given) if given.is_dir() else Path(file.name)).with_suffix(""))
+        folder = given.is_dir() and not is_store(given)
+        for file in _below(given) if folder else [given]:
+            name = str((file.relative_to(given) if folder else Path(file.name)).with_suffix(""))
             if name in found:
                 raise InputError(f"{file}: its mask would overwrite that of {found[name]}; predict them separately")
             found[name] = file
