@@ -26,7 +26,7 @@ class Rendering:
     """What `inputs` decided for a data set, and what new images are read with.
 
     Attributes:
-        pages: first, all, max or mean. composites: name -> channels, `all` channels, or None as the file declares. The
+        pages: first, all, max or mean. composites: name -> channels, or None as the file declares. The
             name is empty where a file is one picture.
         ranges: kind of file -> low and high of each channel; kinds without a range are shown from 0 to the largest
             value of their type. undecided: no sample was drawn; a kind without a range is taken as its type says.
@@ -34,7 +34,7 @@ class Rendering:
     """
 
     pages: str = "first"
-    composites: Mapping[str, tuple[int | str, ...] | str | None] = field(default_factory=lambda: {"": None})
+    composites: Mapping[str, tuple[int | str, ...] | None] = field(default_factory=lambda: {"": None})
     ranges: Mapping[str, Range] = field(default_factory=dict)
     undecided: bool = True
     whole: bool = True
@@ -44,10 +44,8 @@ class Rendering:
         """What the section `inputs` asks for, with the ranges that were decided."""
         if settings.composites is not None:
             composites: dict[str, Any] = {name: sensors.numbers(c) for name, c in settings.composites.items()}
-        elif settings.channels in (None, "all"):
-            composites = {"": settings.channels}
         else:
-            composites = {"": sensors.numbers(settings.channels)}  # type: ignore[arg-type]
+            composites = {"": None if settings.channels is None else sensors.numbers(settings.channels)}
         whole = composites == {"": None} and settings.range in ("auto", "dtype")
         undecided = ranges is None or settings.range == "dtype"
         return cls(settings.pages, composites, ranges or {}, undecided, whole)
@@ -56,7 +54,7 @@ class Rendering:
         """JSON, always the same for the same decisions."""
         body = {
             "pages": self.pages,
-            "composites": {name: _listed(c) for name, c in self.composites.items()},
+            "composites": {name: None if c is None else list(c) for name, c in self.composites.items()},
             "ranges": {kind: [list(low), list(high)] for kind, (low, high) in self.ranges.items()},
             "undecided": self.undecided,
             "whole": self.whole,
@@ -76,7 +74,7 @@ class Rendering:
 
     def as_photo(self, facts: Facts) -> bool:
         """Whether a whole file is read as a photo of eight bits, without a view."""
-        one = facts.pages == 1 or self.pages == "first"
+        one = self.pages == "first" or (facts.pages == 1 and not facts.uneven)
         return self.whole and facts.plain and one
 
     def pictures(self, facts: Facts) -> Iterator[tuple[str, View]]:
@@ -128,11 +126,7 @@ class Rendering:
         return tuple(low[i] for i in chosen), tuple(high[i] for i in chosen)
 
 
-def _listed(channels: tuple[int | str, ...] | str | None) -> Any:
-    return list(channels) if isinstance(channels, tuple) else channels
-
-
-def chosen_channels(facts: Facts, channels: tuple[int | str, ...] | str | None) -> tuple[int, ...] | None:
+def chosen_channels(facts: Facts, channels: tuple[int | str, ...] | None) -> tuple[int, ...] | None:
     """The numbers of channels of a file; None for those that it declares as its colours.
 
     Raises:
@@ -140,8 +134,6 @@ def chosen_channels(facts: Facts, channels: tuple[int | str, ...] | str | None) 
     """
     if channels is None:
         return None
-    if isinstance(channels, str):
-        return tuple(i for i in range(facts.channels) if i != facts.alpha)
     return tuple(_number(facts, channel) for channel in channels)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from maskmill.errors import InputError, NumericsError, UserError
 from maskmill.export.formats import WHOLE
 from maskmill.images.decode import MAX_PIXELS, SUFFIXES
-from maskmill.images.stems import names
+from maskmill.images.stems import is_store, names
 from maskmill.predict.masks import Masks
 from maskmill.predict.pictures import opened
 from maskmill.predict.segmenter import load

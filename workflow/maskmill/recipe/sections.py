@@ -158,10 +158,10 @@ class Inputs(Model):
         "set; percentile: 8 bits too; dtype: all that the type can hold; or [low, high]",
     )
     percentiles: tuple[float, float] = Field((0.5, 99.5), description="of a sample of all files, for range")
-    channels: Literal["all"] | tuple[Channel, ...] | dict[str, str] | None = Field(
+    channels: tuple[Channel, ...] | dict[str, str] | None = Field(
         None,
         description="which become red, green and blue: numbers from 0 or the file's names, or {sensor: composite}; "
-        "all: as many as there are, for a backbone of so many; default: as the file declares",
+        "default: as the file declares",
     )
     composites: dict[str, tuple[Channel, ...] | dict[str, str]] | None = Field(
         None, description="several pictures of every file: name -> channels"
@@ -188,7 +188,7 @@ class Inputs(Model):
     @field_validator("channels")
     @classmethod
     def _three(cls, value: Any) -> Any:
-        if value not in (None, "all"):
+        if value is not None:
             sensors.numbers(value)
         return value
 

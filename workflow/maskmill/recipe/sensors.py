@@ -30,7 +30,7 @@ def numbers(channels: Sequence[int | str] | Mapping[str, str]) -> Channels:
     """
     if not isinstance(channels, Mapping):
         if len(channels) not in (1, 3):
-            raise ValueError(f"{len(channels)} channels; give three for red, green and blue, one for grey, or all")
+            raise ValueError(f"{len(channels)} channels; give three for red, green and blue, or one for grey")
         return tuple(channels)
     if len(channels) != 1:
         raise ValueError("give one {sensor: composite}")

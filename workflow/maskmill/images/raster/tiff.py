@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,21 +29,40 @@ def open_tiff(path: str) -> Raster:
     """A TIFF, BigTIFF, GeoTIFF, OME-TIFF or slide; raises InputError with the reason."""
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of damaged tags; what matters is raised
+    with _heard() as said:
+        try:
+            file = tifffile.TiffFile(path, _multifile=False)  # an OME-TIFF may name other files: they are not opened
+        except OSError:
+            raise
+        except Exception as error:
+            raise _damaged(error) from None
+        try:
+            found = _reader(path, file)
+            if any("invalid page offset" in line for line in said):
+                found.close()
+                raise InputError("cut off: its directories lead beyond its end")
+            return found
+        except InputError:
+            file.close()
+            raise
+        except Exception as error:
+            file.close()
+            raise _damaged(error) from None
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What tifffile logs meanwhile: it does not raise where a chain of directories ends beyond the end of a file."""
+    lines: list[str] = []
+    logger, listener = logging.getLogger("tifffile"), logging.Handler()
+    listener.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(listener)
+    before, logger.propagate = logger.propagate, False
     try:
-        file = tifffile.TiffFile(path, _multifile=False)  # an OME-TIFF may name other files: they are not opened
-    except OSError:
-        raise
-    except Exception as error:
-        raise _damaged(error) from None
-    try:
-        return _reader(path, file)
-    except InputError:
-        file.close()
-        raise
-    except Exception as error:
-        file.close()
-        raise _damaged(error) from None
+        yield lines
+    finally:
+        logger.removeHandler(listener)
+        logger.propagate = before
 
 
 def _damaged(error: Exception) -> InputError:
