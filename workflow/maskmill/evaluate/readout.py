@@ -122,11 +122,14 @@ class Half:
         """(id, tokens [h*w, d] in the type of their store, target mass [h*w, classes] float32) of every image, or some.
 
         A row of the mass is what share of the token's pixels has each scored class; its sum is below 1 where some
-        pixels are void, and 0 where all are.
+        pixels are void, and 0 where all are or the token shows no data.
         """
         for image_id in self.ids if ids is None else ids:
             tokens = self.stores[image_id][image_id]  # [h, w, d]
             mass = class_mass(self.labels.read(image_id), tokens.shape[:2], self.classes)
+            valid = self.stores[image_id].valid(image_id)
+            if valid is not None:
+                mass[~valid.ravel()] = 0
             yield image_id, tokens.reshape(-1, tokens.shape[2]), mass
 
     def depth(self) -> int:
@@ -212,8 +215,10 @@ def _confusion(reader: Reader, half: Half, settings: Evaluate, name: str) -> Con
         for image_id in track(half.ids, len(half.ids), name):
             row = half.labels.rows[image_id]
             shape, window = frame(row.height, row.width, settings.size)
-            predicted = argmax_at(reader.scores(half.stores[image_id][image_id]), shape)
-            confusion.add(predicted[window], at_frame(half.labels.read(image_id), shape, window))
+            store = half.stores[image_id]
+            predicted, valid = argmax_at(reader.scores(store[image_id]), shape), store.valid(image_id)
+            shown = None if valid is None else at_frame(valid, shape, window)
+            confusion.add(predicted[window], at_frame(half.labels.read(image_id), shape, window), shown)
     return confusion
 
 

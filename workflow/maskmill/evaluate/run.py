@@ -77,9 +77,10 @@ def run(
         label = read_label(row)
         digests[row.id] = digest(label)
         mask = prediction_rows(store, image_id, values, clusters)
-        tally.add(mask, label)
+        valid = store.valid(image_id)
+        tally.add(mask, label, valid)
         if painted is not None:
-            painted.add_mask(row, label, mask, clusters)
+            painted.add_mask(row, label, mask, clusters, valid)
     check_complete(rows, digests, count, stores, "mask")
     scores, protocols = tally.scores(digests)
     named = [] if naming is None else [naming.hash]

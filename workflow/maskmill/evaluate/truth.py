@@ -33,6 +33,13 @@ class Truth:
     void: np.ndarray
     count: int
 
+    def without(self, valid: np.ndarray | None) -> Truth:
+        """What is not `valid` [H, W] is void; an object of which nothing is left is gone."""
+        if valid is None:
+            return self
+        objects = _consecutive(np.where(valid, self.objects, 0))
+        return Truth(objects, self.void | ~valid, int(objects.max(initial=0)))
+
 
 def truth_of(
     label: np.ndarray, instances: np.ndarray | None, foreground: np.ndarray, void: np.ndarray, min_area: float

@@ -31,7 +31,7 @@ class Clusters:
         self._close: list[dict[str, float]] = [{} for _ in range(clusters + 1)]
 
     def add_mask(self, image_id: str, counts: np.ndarray, total: int) -> None:
-        """Pixels [k + 1] of one image that has `total` pixels, ignored ones included."""
+        """Pixels [k + 1] of one image that has `total` pixels, ignored ones included, but not those without data."""
         self.total += total
         self.pixels += counts
         for cluster in np.flatnonzero(counts):

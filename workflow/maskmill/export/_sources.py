@@ -50,13 +50,17 @@ class Region:
 
 @dataclass(frozen=True)
 class Item:
-    """One image: its row, its mask [h, w], with a cut its segments [h, w] and their regions, and its instances."""
+    """One image: its row, its mask [h, w], with a cut its segments [h, w] and their regions, and its instances.
+
+    valid: bool [h, w], the cells of the mask that show data; None where all do.
+    """
 
     row: Row
     mask: np.ndarray
     segments: np.ndarray | None
     regions: Sequence[Region]
     instances: Instances | None = None
+    valid: np.ndarray | None = None
 
 
 class ExportImages:
@@ -110,7 +114,8 @@ class ExportImages:
                 regions = read_regions(_pick(self._assignments, shard), _pick(self._regions, shard))
             found = self._found(shard)
             for row, (_, mask), (_, cut) in zip(rows, in_order(masks, rows), segments, strict=True):
-                yield Item(row, mask, cut, regions.get(row.id, ()), None if found is None else found[row.id])
+                instances = None if found is None else found[row.id]
+                yield Item(row, mask, cut, regions.get(row.id, ()), instances, masks.valid(row.id))
 
     def mask(self, picture: Picture) -> np.ndarray:
         """The mask [h, w] of one picture, whatever its shard; the last shards stay open, as windows of an image share

@@ -23,6 +23,7 @@ from maskmill.export.formats import FORMATS, WHOLE, Facts, WholeFacts
 from maskmill.export.naming import Naming
 from maskmill.export.segmenter import SegmenterParts
 from maskmill.export.whole import WholeFolders, advise, write_whole
+from maskmill.images.instances import VOID
 from maskmill.images.masks import MaskSet, mask_dtype, to_size
 from maskmill.images.stitching import canvases
 from maskmill.progress import track
@@ -121,7 +122,8 @@ class _Folder:
         """Write one image to every file."""
         row, size = item.row, (item.row.height, item.row.width)
         mask = to_size(item.mask, size)
-        self.table.add_mask(row.id, self._counts(mask, row), mask.size)
+        shown = mask.size if item.valid is None else int(to_size(item.valid, size).sum())
+        self.table.add_mask(row.id, self._counts(mask, row), shown)
         found = item.instances.at(size) if item.instances is not None else None
         picture = Picture(row, mask, found, self.png_palette)
         if self.settings.masks:
@@ -151,7 +153,7 @@ class _Folder:
                     coco.annotation(image, value, rle)
             return
         for i, layer in enumerate(encode_layers(picture.found.masks)):
-            if layer is not None:
+            if layer is not None and picture.found.labels[i] != VOID:
                 score = _short(float(picture.found.scores[i]))
                 coco.annotation(image, int(picture.found.labels[i]), layer, score=score)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from maskmill.errors import NumericsError
 from maskmill.images.decode import resize, target_size
-from maskmill.images.photos import read_ahead, read_photo, reader_count
+from maskmill.images.nodata import nearest_valid, shares, valid_cells
+from maskmill.images.photos import read_ahead, read_filled, reader_count
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import FeatureSet
@@ -40,7 +42,8 @@ class Batch:
 class Features(NamedTuple):
     """What the backbone says of one image: tokens [h, w, d] and cls [d] float32, and the input size (H, W).
 
-    cls_query [d] float32 is there for the keys of a ViT (see `Backbone.outputs`).
+    cls_query [d] float32 is there for the keys of a ViT (see `Backbone.outputs`). valid [h, w] says which tokens show
+    data (at least half of their pixels do); None where all do. The others have the vector of the nearest that does.
     """
 
     row: Row
@@ -48,6 +51,19 @@ class Features(NamedTuple):
     cls: np.ndarray
     size: tuple[int, int]
     cls_query: np.ndarray | None = None
+    valid: np.ndarray | None = None
+
+
+class Pictures(NamedTuple):
+    """Photos of a batch as the backbone sees them.
+
+    Attributes:
+        images: uint8 [b, H, W, 3]. valid: of each the share of every pixel that shows data, float32 [H, W]; None where
+            all of them do.
+    """
+
+    images: np.ndarray
+    valid: tuple[np.ndarray | None, ...]
 
 
 def plan_batches(rows: list[Row], feature_set: FeatureSet, multiple: int, batch_size: int) -> list[Batch]:
@@ -62,22 +78,27 @@ def plan_batches(rows: list[Row], feature_set: FeatureSet, multiple: int, batch_
     ]
 
 
-def read_batch(batch: Batch) -> np.ndarray:
-    """uint8 [b, H, W, 3]: decoded and resized, in worker processes ahead of the device; raises like `read_photo`."""
-    images = np.empty((len(batch.rows), *batch.size, 3), np.uint8)
+def read_batch(batch: Batch, fill: np.ndarray) -> Pictures:
+    """Decoded and resized, in worker processes ahead of the device; raises like `read_photo`.
+
+    Pixels without data get the colour `fill` [3] before anything is resized, so that no nodata value bleeds.
+    """
+    images, valid = np.empty((len(batch.rows), *batch.size, 3), np.uint8), []
     for image, row in zip(images, batch.rows, strict=True):
-        image[...] = resize(read_photo(row), batch.size)
-    return images
+        shown = read_filled(row, fill)
+        image[...] = resize(shown.pixels, batch.size)
+        valid.append(None if shown.valid is None else shares(shown.valid, batch.size).astype(np.float32))
+    return Pictures(images, tuple(valid))
 
 
-def extract(backbone: Dense, batches: Iterator[tuple[Batch, np.ndarray]]) -> Iterator[Features]:
+def extract(backbone: Dense, batches: Iterator[tuple[Batch, Pictures]]) -> Iterator[Features]:
     """Features image by image. On a GPU the next batch is computed while this one is yielded and stored."""
-    waiting: tuple[Batch, _Copy] | None = None
-    for batch, images in batches:
-        copy = _Copy(backbone, images)
+    waiting: tuple[Batch, Pictures, _Copy] | None = None
+    for batch, pictures in batches:
+        copy = _Copy(backbone, pictures.images)
         if waiting is not None:
             yield from _split(*waiting)
-        waiting = batch, copy
+        waiting = batch, pictures, copy
     if waiting is not None:
         yield from _split(*waiting)
 
@@ -107,9 +128,11 @@ class _Copy:
         return [tensor.numpy() for tensor in self.outputs]
 
 
-def _split(batch: Batch, copy: _Copy) -> Iterator[Features]:
-    for row, tokens, cls, *query in zip(batch.rows, *copy.result(), strict=True):
-        yield Features(row, tokens, cls, batch.size, *query)
+def _split(batch: Batch, pictures: Pictures, copy: _Copy) -> Iterator[Features]:
+    for row, shown, tokens, cls, *query in zip(batch.rows, pictures.valid, *copy.result(), strict=True):
+        valid = valid_cells(shown, (tokens.shape[0], tokens.shape[1]))
+        seen = Features(row, nearest_valid(tokens, valid), cls, batch.size, *query)
+        yield seen._replace(valid=valid)
 
 
 def run(
@@ -130,6 +153,7 @@ def run(
     """
     import torch
 
+    from maskmill.backbones import mean_colour
     from maskmill.backbones.network import load
     from maskmill.device import memory_advice, pick
 
@@ -141,8 +165,9 @@ def run(
         backbone = load(weights, feature_set, place)
         batches = plan_batches(rows, feature_set, backbone.multiple, compute.batch_size)
         workers = reader_count(len(batches), compute.threads, place)
+        read = partial(read_batch, fill=mean_colour(backbone))
         made = Provenance.of("features", feature_set.model_dump(mode="json"), [shard, backbone.digest])
-        images = track(extract(backbone, read_ahead(batches, read_batch, workers)), len(rows), "features: image")
+        images = track(extract(backbone, read_ahead(batches, read, workers)), len(rows), "features: image")
         _write(out, images, backbone, made)
 
 
@@ -155,12 +180,15 @@ def _write(out: Path, images: Iterator[Features], backbone: Dense, made: Provena
         out, "features", depth=backbone.depth, dtype=chosen.dtype, attrs=attrs, provenance=made
     ) as writer:
         for image in images:
-            if not writer.ids:
-                writer.attrs["mean_cosine"] = warn_saturated(image.tokens, chosen)
+            shows = image.valid is None or bool(image.valid.any())
+            if shows and "mean_cosine" not in writer.attrs:
+                seen = image.tokens if image.valid is None else image.tokens[image.valid]
+                writer.attrs["mean_cosine"] = warn_saturated(seen, chosen)
             vectors = {"cls": image.cls} | ({} if image.cls_query is None else {"cls_query": image.cls_query})
             writer.append(
                 image.row.id,
                 image.tokens,
+                valid=image.valid,
                 **{name: _stored(name, vector, image, chosen) for name, vector in vectors.items()},
                 size=np.array(image.size, np.int32),
                 original=np.array([image.row.height, image.row.width], np.int32),
@@ -178,7 +206,7 @@ def _stored(name: str, vector: np.ndarray, image: Features, chosen: FeatureSet) 
 
 
 def warn_saturated(tokens: np.ndarray, feature_set: FeatureSet) -> float | None:
-    """Mean cosine of the token pairs of one image [h, w, d]; says so when it leaves no contrast for a graph cut.
+    """Mean cosine of the token pairs of one image [..., d]; says so when it leaves no contrast for a graph cut.
 
     That is the trap of raw keys of DINOv2-like models, whose bias is longer than the keys themselves.
     """

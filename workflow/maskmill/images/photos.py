@@ -12,6 +12,7 @@ import numpy as np
 
 from maskmill.errors import ConfigError, InputError
 from maskmill.images.decode import MAX_PIXELS, decode, image_bytes, resize
+from maskmill.images.nodata import NEUTRAL, filled
 from maskmill.images.raster import Shown, open_raster, read_raw, render, values_crc32c
 from maskmill.images.view import View
 from maskmill.recipe import registry
@@ -50,23 +51,24 @@ class PhotoFile(Protocol):
 
 
 def read_photo(row: PhotoFile) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of one image of the manifest.
+    """uint8 RGB [H, W, 3] of one image of the manifest, in a neutral colour where it shows no data.
 
     Raises:
         InputError: it is not the file that the manifest describes; names it.
     """
-    try:
-        return unchanged(row)
-    except (InputError, OSError) as error:
-        raise _changed(row, error) from None
+    return read_filled(row).pixels
+
+
+def read_filled(row: PhotoFile, colour: np.ndarray | tuple[int, ...] = NEUTRAL) -> Shown:
+    """As `read_photo`, with one colour [3] where it shows no data, and where it does; raises as `read_photo`."""
+    shown = read_shown(row)
+    return Shown(filled(_rgb(shown.pixels), shown.valid, colour), shown.valid)
 
 
 def read_shown(row: PhotoFile) -> Shown:
     """As `read_photo`, with the pixels that hold a measurement where the file says that some do not."""
-    if row.view is None:
-        return Shown(read_photo(row))
     try:
-        return _viewed(row, row.view)
+        return Shown(unchanged(row)) if row.view is None else _viewed(row, row.view)
     except (InputError, OSError) as error:
         raise _changed(row, error) from None
 
@@ -74,7 +76,8 @@ def read_shown(row: PhotoFile) -> Shown:
 def unchanged(row: PhotoFile) -> np.ndarray:
     """As `read_photo`, but the InputError is the reason without the path."""
     if row.view is not None:
-        return _rgb(_viewed(row, row.view).pixels)
+        shown = _viewed(row, row.view)
+        return filled(_rgb(shown.pixels), shown.valid)
     body = image_bytes(row.path, max(MAX_PIXELS, row.height * row.width))
     if row.crc32c is not None and (len(body), bytes_crc32c(body)) != (row.bytes, row.crc32c):
         raise InputError("another content than in the manifest")

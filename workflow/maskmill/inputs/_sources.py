@@ -73,7 +73,7 @@ def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pix
     if suffix in TABLE_SUFFIXES:
         return Listing(_from_table(path))
     if suffix in VIDEO_SUFFIXES:
-        names, files = footage.frames_of(str(path), path.name if path.stem.strip(".") else "video.")
+        names, files = footage.frames_of(str(path), path.name)
         return Listing(_candidates(names, files))
     if suffix in SUFFIXES or path.is_dir():
         return Listing(_candidates([path.name], [str(path)]))
@@ -114,8 +114,10 @@ class Footage:
         from maskmill.inputs._video import extract_frames
 
         folder = extract_frames(Path(video), self.frames, self.step, self.max_pixels)
-        frames = sorted(os.listdir(folder))
-        return [f"{_stem(name)}/{frame}" for frame in frames], [str(folder / frame) for frame in frames]
+        frames, stem = sorted(os.listdir(folder)), PurePosixPath(_stem(name))
+        if not stem.name.strip("."):  # of `...mkv`, which would lead outside
+            stem = stem.parent / "video" if stem.name else PurePosixPath("video")
+        return [f"{stem}/{frame}" for frame in frames], [str(folder / frame) for frame in frames]
 
     def expanded(self, named: Sequence[str], files: Sequence[str]) -> tuple[list[str], list[str]]:
         """(names, files) with the frames of each video in its place; one that has none stays, and is rejected."""

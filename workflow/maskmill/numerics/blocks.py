@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from maskmill.store.ragged import Ragged
+from maskmill.store.valid import all_valid_only
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -20,11 +21,12 @@ READ_CHUNKS = 4  # chunks a read: 16 MiB
 def by_id(stores: Sequence[Ragged], rows: int = 8192) -> Iterator[np.ndarray]:
     """All rows of `stores` in blocks of `rows` rows [rows, d] float32, images in the order of their ids.
 
-    The blocks do not depend on how the images are spread over the stores. One block and one read are held.
+    The blocks do not depend on how the images are spread over the stores. One block and one read are held. Rows that
+    show no data (`Ragged.valid`) are left out.
     """
     parts: list[np.ndarray] = []
     held = 0
-    for store, start, stop in _runs(stores):
+    for store, start, stop in _runs(all_valid_only(stores)):
         part = store.rows(start, stop)
         while held + len(part) >= rows:
             parts.append(part[: rows - held])

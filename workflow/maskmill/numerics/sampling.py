@@ -11,6 +11,7 @@ import numpy as np
 
 from maskmill.store.manifest import owner
 from maskmill.store.ragged import Ragged
+from maskmill.store.valid import all_valid_only
 
 FEW = 16  # a store of which no more than every sixteenth image is wanted is read image by image, not from end to end
 
@@ -44,7 +45,8 @@ def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndar
 
     All rows when they fit. Otherwise every image gives an even quota, drawn without replacement by the generator of
     (seed, image id); an image smaller than the quota gives all it has. Where there are more images than `max_points`,
-    as many of them give one row each, drawn by (seed, image id) as well, and the others are not read.
+    as many of them give one row each, drawn by (seed, image id) as well, and the others are not read. Rows that show no
+    data (`Ragged.valid`) do not exist for the draw.
 
     All windows of a large image share the quota of one image, wherever they are stored, and are drawn from as one: by
     area. They never give more rows than all other images together, so that one slide among photos does not decide
@@ -55,7 +57,7 @@ def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndar
 
 def sample_of_images(stores: Iterable[Ragged], max_points: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows of `sample_rows`, and of each the image that it is of [m] int64: 0, 1, ... in the order of their ids."""
-    stores = list(stores)
+    stores = all_valid_only(list(stores))
     places = sorted(_places(stores, max_points, seed))
     sizes = np.array([stores[s].offsets[i + 1] - stores[s].offsets[i] for _, s, i in places], dtype=np.int64)
     rows_of = _rows_of([image_id for image_id, _, _ in places], sizes, max_points, seed)

@@ -87,11 +87,9 @@ class Masks:
         return read
 
     def _mask(self, shown: Shown | None, size: tuple[int, int]) -> np.ndarray:
-        ignore = ignore_value(self.dtype)
         if shown is None:
-            return np.full(size, ignore, self.dtype)
-        mask = self.segmenter.mask(shown.pixels)
-        return mask if shown.valid is None else np.where(shown.valid, mask, self.dtype.type(ignore))
+            return np.full(size, ignore_value(self.dtype), self.dtype)
+        return self.segmenter.mask(shown.pixels, shown.valid)
 
     def _png(self, name: str, mask: np.ndarray) -> None:
         image = Image.fromarray(mask)

@@ -7,6 +7,7 @@ Layout of `<shard>.zarr` (one Zarr group, written by one job, renamed into place
     offsets  [n + 1] int64                 image i owns rows offsets[i]:offsets[i + 1]
     grid     [n, 2] int32                  (h, w) of image i
     <name>   [n, ...]                      anything stored once an image (cls, lambda_2, ...)
+    valid    [sum(h*w)] bool               only where a cell is not: false for cells that show no data of their file
 
 The group's attributes hold `kind`, the image ids in order, free metadata, the provenance, a seal of each array
 (maskmill.store.seal), and a checksum of all of these. Whoever opens a store compares them with the files, so every
@@ -19,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,8 +29,9 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from maskmill.errors import NumericsError, StoreError
+from maskmill.errors import StoreError
 from maskmill.store import expected
+from maskmill.store._encoding import decoded_rows, encoded_rows
 from maskmill.store.atomic import atomic
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import METADATA, check_array, fits_checksum, seal_array, with_checksum
@@ -70,6 +73,7 @@ class RaggedWriter:
         self.ids: list[str] = []
         self._grid: list[tuple[int, int]] = []
         self._extra: dict[str, list[np.ndarray]] = {}
+        self._valid: dict[int, np.ndarray] = {}  # place of an image -> its cells, where some are not valid
         self._pending: list[np.ndarray] = []
         self._scales: list[np.ndarray] = []
         self._rows_pending = self._rows_written = 0
@@ -102,8 +106,11 @@ class RaggedWriter:
             config={"write_empty_chunks": True},
         )
 
-    def append(self, image_id: str, values: np.ndarray, **per_image: Any) -> None:
+    def append(self, image_id: str, values: np.ndarray, *, valid: np.ndarray | None = None, **per_image: Any) -> None:
         """Add one image: values [h, w] or [h, w, d]; keywords are stored once an image, same names for all.
+
+        Args:
+            valid: bool [h, w], which cells show data; None where all do.
 
         Raises:
             NumericsError: a value is NaN or infinite, or overflows float16.
@@ -115,6 +122,10 @@ class RaggedWriter:
         if self.ids and set(per_image) != set(self._extra):
             raise ValueError(f"{image_id}: per-image fields {sorted(per_image)} differ from {sorted(self._extra)}")
         h, w = values.shape[:2]
+        if valid is not None and not valid.all():
+            if valid.shape != (h, w):
+                raise ValueError(f"{image_id}: valid of shape {valid.shape}, values of {values.shape}")
+            self._valid[len(self.ids)] = valid.astype(bool)
         rows = values.reshape(h * w, *values.shape[2:])  # [h*w] or [h*w, d]
         self._pending.append(self._encode(image_id, rows))
         self._rows_pending += h * w
@@ -129,7 +140,7 @@ class RaggedWriter:
         """Rows in the stored type, always a copy of the caller's memory."""
         if not np.issubdtype(rows.dtype, np.floating):
             return rows.astype(self.dtype)
-        encoded, scale = _encoded(rows, self.dtype, self.quantised, f"{image_id}: ", f" for {self.path.name}")
+        encoded, scale = encoded_rows(rows, self.dtype, self.quantised, f"{image_id}: ", f" for {self.path.name}")
         if scale is not None:
             self._scales.append(scale)
         return encoded
@@ -166,6 +177,9 @@ class RaggedWriter:
         }
         if self.quantised:
             arrays["scale"] = np.concatenate(self._scales) if self._scales else np.zeros(0, np.float32)
+        if self._valid:
+            cells = [self._valid.get(i, np.ones(count, bool)).ravel() for i, count in enumerate(counts)]
+            arrays["valid"] = np.concatenate(cells)
         for name, array in arrays.items():
             chunks = tuple(max(1, side) for side in array.shape)
             target = self._group.create_array(
@@ -207,40 +221,11 @@ def _attributes(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _encoded(
-    rows: np.ndarray, dtype: np.dtype, quantised: bool, who: str = "", where: str = ""
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Float rows in a stored type, and with int8 the scale of each row; `who` and `where` are for the message.
-
-    Raises:
-        NumericsError: a value is NaN or infinite, or overflows float16.
-    """
-    scale = None
-    if quantised:
-        scale = np.abs(rows).max(axis=1).astype(np.float32) / 127  # [rows]
-        encoded = np.round(rows / np.maximum(scale, np.finfo(np.float32).tiny)[:, None])
-        finite = np.isfinite(scale).all()
-    else:
-        with np.errstate(over="ignore"):
-            encoded = rows.astype(dtype)
-        finite = np.isfinite(encoded).all()
-    if not finite:
-        raise NumericsError(
-            f"{who}NaN or infinite values{where} (stored as {dtype}); "
-            "if the values are only too large for float16, set dtype: int8 for this feature set"
-        )
-    return encoded.astype(dtype), scale
-
-
-def _decoded(rows: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
-    return rows if scale is None else rows.astype(np.float32) * scale[:, None]
-
-
 def as_stored(values: np.ndarray, dtype: str = "float16") -> np.ndarray:
     """Float values [h, w, d] as a store of this type gives them back: rounded; raises as `RaggedWriter.append`."""
     kind = np.dtype(dtype)
-    encoded, scale = _encoded(values.reshape(-1, values.shape[2]), kind, kind == np.int8)
-    return _decoded(encoded, scale).reshape(values.shape)
+    encoded, scale = encoded_rows(values.reshape(-1, values.shape[2]), kind, kind == np.int8)
+    return decoded_rows(encoded, scale).reshape(values.shape)
 
 
 class Ragged:
@@ -318,6 +303,20 @@ class Ragged:
         """Length of a value's vector, None for scalars."""
         return self.values.shape[1] if self.values.ndim == 2 else None
 
+    @cached_property
+    def valid_rows(self) -> np.ndarray | None:
+        """Which rows show data, bool [rows]; None where all do."""
+        return self._whole("valid") if "valid" in self._seals else None
+
+    def valid(self, image: int | str) -> np.ndarray | None:
+        """Which cells of an image show data, bool [h, w]; None where all do."""
+        rows, i = self.valid_rows, self.index(image) if isinstance(image, str) else image
+        if rows is None:
+            return None
+        h, w = (int(side) for side in self.grid[i])
+        found = rows[self.offsets[i] : self.offsets[i + 1]].reshape(h, w)
+        return None if found.all() else found
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -338,7 +337,7 @@ class Ragged:
         except Exception as error:  # checksum, missing chunk, truncated file
             raise self._broken(f"values: {error}") from error
         self._check_present(start, stop)
-        return _decoded(raw, None if self._scale is None else self._scale[start:stop])
+        return decoded_rows(raw, None if self._scale is None else self._scale[start:stop])
 
     def _check_present(self, start: int, stop: int) -> None:
         """The files that were just read are there: one that was deleted since the store was opened reads as zeros."""

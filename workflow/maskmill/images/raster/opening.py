@@ -59,8 +59,11 @@ def is_ordinary(path: str | Path) -> bool:
     """
     if os.path.isdir(path) or is_special(path):
         return not is_store(path)
-    with open(path, "rb") as file:
-        head = file.read(64)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except ValueError:  # a name with a NUL
+        return True
     return not head.startswith((*_TIFF, *_JPEG2000)) and not may_be_deep(head)
 
 
