@@ -141,3 +141,16 @@ def test_what_is_too_large_for_a_png_needs_a_format(run: Path, tmp_path: Path, m
     assert "260x300 pixels are too many for a PNG; give --format geotiff or" in made.failed[source]
     made = predict([source], run / "export/segmenter", tmp_path, Wanted(formats=["geotiff"], device="cpu"))
     assert (made.masks, sorted(p.name for p in tmp_path.iterdir())) == (1, ["map.tif", "map.tif.aux.xml"])
+
+
+def test_what_shows_no_data_is_ignore_as_in_the_run(run: Path, tmp_path: Path) -> None:
+    """A map of which a strip through a window has no measurement."""
+    picture = scene(300, 260, 0)
+    picture[:, 200:260] = 255
+    source = geotiff(tmp_path / "map.tif", picture)
+    with rasterio.open(source, "r+") as file:
+        file.nodata = 255
+    predict([source], run / "export/segmenter", tmp_path / "out", Wanted(formats=["geotiff"], device="cpu"))
+    mask = mask_of(tmp_path / "out/map.tif")
+    assert (mask[210:250] == 255).all()
+    assert (mask[120:190] != 255).all()
