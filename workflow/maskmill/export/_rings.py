@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from maskmill.numerics.jit import compiler
+from maskmill.jit import compiler
 
 _DX, _DY = np.array([1, 0, -1, 0]), np.array([0, 1, 0, -1])  # right, down, left, up
 

@@ -26,7 +26,7 @@ from maskmill.inputs.reading import Reading
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import STORING, FeatureSet, Refine
 from maskmill.store.artefact import read_json
-from maskmill.store.ragged import as_stored
+from maskmill.store.floats import as_stored
 from maskmill.store.seal import file_crc32c
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from maskmill.adapt.infer import Head
     from maskmill.backbones.colour import Colour
     from maskmill.backbones.network import Backbone
+    from maskmill.numerics.product import Encoder
 
 FOLDER = "results/recipes/<recipe>/seed<n>/export/segmenter"
 
@@ -129,10 +130,15 @@ class Backbones:
 
     def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device) -> None:
         from maskmill.backbones.network import load
+        from maskmill.numerics.product import Encoder
+        from maskmill.store.product import read
 
         self.sets: dict[str, tuple[FeatureSet, Backbone | Colour]] = {}
+        self.encoders: dict[str, Encoder] = {}
         for name, chosen in feature_sets(folder, about).items():
             self.sets[name] = chosen, load(folder / f"weights/{chosen.weights_slug}.safetensors", chosen, device)
+            if chosen.pq is not None:
+                self.encoders[name] = Encoder(read(folder / f"codecs/{name}.safetensors")[0], device)
 
     def tokens(self, image: np.ndarray, valid: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """{feature set: tokens [h, w, d]} of an image, as a feature store gives them."""
@@ -144,9 +150,12 @@ class Backbones:
         for name, (chosen, backbone) in self.sets.items():
             seen = image if valid is None else filled(image, valid, mean_colour(backbone))
             batch = torch.from_numpy(to_target(seen, chosen.size, backbone.multiple).copy())[None]
-            tokens = backbone.forward(batch)[0][0].cpu().numpy()
+            tokens = backbone.forward(batch)[0][0]
             shown = valid_cells(valid, (tokens.shape[0], tokens.shape[1]))
-            found[name] = as_stored(nearest_valid(tokens, shown), chosen.dtype)
+            if name in self.encoders:
+                found[name] = nearest_valid(self.encoders[name].as_stored(tokens), shown)
+            else:
+                found[name] = as_stored(nearest_valid(tokens.cpu().numpy(), shown), chosen.dtype)
         return found
 
 

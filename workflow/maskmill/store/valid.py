@@ -39,11 +39,20 @@ class Part(Ragged):
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Flat kept rows of whole images, [m, d]."""
-        if stop <= start:
-            return super().rows(0, 0)
-        first = int(self._raw[np.searchsorted(self.offsets, start, side="right") - 1])
-        last = int(self._raw[np.searchsorted(self.offsets, stop, side="left")])
+        first, last = self._span(start, stop)
         return super().rows(first, last)[self._kept[first:last]]
+
+    def stored(self, start: int, stop: int) -> np.ndarray:
+        """The rows of `rows` as they are stored."""
+        first, last = self._span(start, stop)
+        return super().stored(first, last)[self._kept[first:last]]
+
+    def _span(self, start: int, stop: int) -> tuple[int, int]:
+        """The rows of the store that kept rows start:stop of whole images lie between."""
+        if stop <= start:
+            return 0, 0
+        first = int(self._raw[np.searchsorted(self.offsets, start, side="right") - 1])
+        return first, int(self._raw[np.searchsorted(self.offsets, stop, side="left")])
 
     def images(self) -> Iterator[tuple[str, np.ndarray]]:
         """(id, kept vectors [r, 1, d]) of every image, in order; about one chunk is read at a time."""

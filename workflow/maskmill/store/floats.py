@@ -1,4 +1,4 @@
-"""Rows of floats in the type that a store holds them in, and back."""
+"""How a store keeps vectors of floats: float16, or int8 with a scale a row."""
 
 from __future__ import annotations
 
@@ -33,5 +33,12 @@ def encoded_rows(
 
 
 def decoded_rows(rows: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
-    """Stored rows [n, d] as floats; `scale` [n] is that of int8."""
+    """Rows as `encoded_rows` was given them, rounded."""
     return rows if scale is None else rows.astype(np.float32) * scale[:, None]
+
+
+def as_stored(values: np.ndarray, dtype: str = "float16") -> np.ndarray:
+    """Float values [h, w, d] as a store of this type gives them back: rounded; raises as `RaggedWriter.append`."""
+    kind = np.dtype(dtype)
+    encoded, scale = encoded_rows(values.reshape(-1, values.shape[2]), kind, kind == np.int8)
+    return decoded_rows(encoded, scale).reshape(values.shape)
