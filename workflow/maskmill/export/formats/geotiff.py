@@ -104,9 +104,9 @@ class GeoTiff(WholeFormat):
 
 def _georeference(place: Place) -> dict[str, Any]:
     """As rasterio wants it; nothing where nothing is known."""
-    from affine import Affine
     from rasterio.control import GroundControlPoint
     from rasterio.crs import CRS
+    from rasterio.transform import Affine
 
     found: dict[str, Any] = {}
     if place.crs is not None:
