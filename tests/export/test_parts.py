@@ -39,7 +39,7 @@ def in_parts(keywords: dict[str, Any], params: dict[str, Any], root: Path) -> Pa
         shard = Path(path).stem
         run_shard(of_shard(files, shard), params, root / "parts" / shard, keywords["masks"], naming)
     more = More(keywords.get("scores"), keywords.get("segmenter"), naming)
-    run_index(files.manifest, root / "parts", params, root / "many", keywords["masks"], more)
+    run_index(files, root / "parts", params, root / "many", keywords["masks"], more)
     return root / "many"
 
 
@@ -90,6 +90,6 @@ def test_a_damaged_or_missing_part_is_named(tmp_path: Path) -> None:
     entries.write_bytes(body)
     for name in ("damaged", "missing"):
         with pytest.raises(StoreError, match="parts/s1"):
-            run_index(keywords["files"].manifest, tmp_path / "parts", {}, tmp_path / name, keywords["masks"], More())
+            run_index(keywords["files"], tmp_path / "parts", {}, tmp_path / name, keywords["masks"], More())
         assert not (tmp_path / name).exists()
         (tmp_path / "parts/s1/part.json").unlink(missing_ok=True)

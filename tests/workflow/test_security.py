@@ -237,7 +237,7 @@ def test_pixels_are_limited_by_the_header(form: str) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)).save(buffer, form)
     for look in (decode, verify, displayed_size):
         look(buffer.getvalue(), 60 * 90)
-        with pytest.raises(InputError, match=r"90x60 pixels, 0\.005399 million are allowed; cut it into tiles"):
+        with pytest.raises(InputError, match=r"90x60 pixels, 0\.005399 million are allowed; set inputs\.window"):
             look(buffer.getvalue(), 60 * 90 - 1)
 
 

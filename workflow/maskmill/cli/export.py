@@ -85,7 +85,8 @@ def export(
     about_masks = MaskSet(recipe, seed, round)
     if parts is not None:
         more = More(scores, about_parts, _naming(classes))
-        run_index(manifest, parts, section(params), out, about_masks, more)
+        read = ExportFiles(manifest, files(masks, "zarr"))
+        run_index(read, parts, section(params), out, about_masks, more)
         return
     sources = ExportFiles(
         manifest, files(masks, "zarr"), files(cut, "zarr"), files(assignments, "parquet"), files(regions, "parquet"),

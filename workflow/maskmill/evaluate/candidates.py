@@ -15,7 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.evaluate.labelled import check_complete, digest, labelled_images, labelled_rows, read_label
+from maskmill.evaluate.labelled import (
+    check_complete,
+    digest,
+    labelled_images,
+    labelled_rows,
+    read_label,
+    scored_once,
+)
 from maskmill.evaluate.tally import Tally
 from maskmill.images.masks import MaskSet, ignore_value
 from maskmill.images.nodata import at_grid
@@ -65,6 +72,7 @@ def run(
     settings = validate(Evaluate, rest, "--params", "evaluate")
     painting = validate(Paint, params["paint"], "--params", "paint")
     rows, stores = labelled_rows(read_manifest(manifest)), [Ragged(path) for path in vector_stores]
+    settings = scored_once(settings, rows)
     found = {name: books.read(path) for name, path in codebooks.items()}
     exported = _exported(found.pop("chosen"), str(params["own"]), found)
     found = {name: book for name, book in found.items() if len(book)}  # others could not be made

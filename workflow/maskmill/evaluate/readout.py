@@ -23,7 +23,7 @@ import numpy as np
 
 from maskmill.errors import InputError, StoreError
 from maskmill.evaluate.confusion import Confusion, at_frame, frame
-from maskmill.evaluate.labelled import digest, labelled_rows, read_label
+from maskmill.evaluate.labelled import digest, labelled_rows, read_label, scored_once
 from maskmill.evaluate.protocol import protocol
 from maskmill.evaluate.score import drop_absent, score
 from maskmill.images.interpolate import resize_maps
@@ -33,7 +33,7 @@ from maskmill.recipe.base import validate
 from maskmill.recipe.checks import check_labels
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.artefact import write_json
-from maskmill.store.manifest import Row, read_manifest
+from maskmill.store.manifest import Row, owner, read_manifest
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
 
@@ -182,6 +182,7 @@ def read_out(
     """
     settings, folder = validate(Evaluate, params, "--params", "evaluate"), Path(feature_stores[0]).parent
     rows = labelled_rows(read_manifest(manifest))
+    settings = scored_once(settings, rows)
     train, test = split(list(rows), asked.name)
     stores = [Ragged(path, "features") for path in feature_stores]
     where = {image_id: store for store in stores for image_id in store.ids if image_id in rows}
@@ -222,7 +223,7 @@ def _confusion(reader: Reader, half: Half, settings: Evaluate, name: str) -> Con
 
 
 def split(ids: Sequence[str], name: str = "linear_probe") -> tuple[list[str], list[str]]:
-    """Training and test ids, sorted, by the parity of each id's hash: an image never changes sides.
+    """Training and test ids, sorted, by the parity of each id's hash: an image never changes sides, nor its windows.
 
     Args:
         name: the read-out that asks, for messages.
@@ -230,7 +231,7 @@ def split(ids: Sequence[str], name: str = "linear_probe") -> tuple[list[str], li
     Raises:
         InputError: a half is empty.
     """
-    odd = {i for i in ids if hashlib.blake2b(i.encode(), digest_size=1).digest()[0] % 2}
+    odd = {i for i in ids if hashlib.blake2b(owner(i).encode(), digest_size=1).digest()[0] % 2}
     halves = sorted(set(ids) - odd), sorted(odd)
     if not all(halves):
         raise InputError(

@@ -14,7 +14,7 @@ import numpy as np
 
 from maskmill.errors import ConfigError, InputError
 from maskmill.evaluate.confusion import at_frame, frame
-from maskmill.evaluate.labelled import check_complete, labelled_images, labelled_rows
+from maskmill.evaluate.labelled import check_complete, labelled_images, labelled_rows, scored_once
 from maskmill.evaluate.layers import Layers
 from maskmill.evaluate.objects import METRICS, RULES, Scene
 from maskmill.evaluate.protocol import object_protocol
@@ -54,6 +54,7 @@ def run(
         raise ConfigError("--params: evaluate.objects: off; set it to true, or to a mapping")
     images = read_manifest(manifest)
     rows = labelled_rows(images)
+    settings = scored_once(settings, rows)
     stores = [Ragged(path, "segments") for path in cut_stores]
     reader = TruthReader(settings, rows, images.ids)
     metrics = [METRICS[m]() for m in settings.objects.metrics if m in METRICS]
@@ -102,6 +103,7 @@ def score_instances(
     if wanted is None or not metrics:
         return []
     rows = labelled_rows(manifest)
+    settings = scored_once(settings, rows)
     stores = [InstanceStore(path) for path in instance_stores]
     reader = TruthReader(settings, rows, manifest.ids)
     facts, count = {"images_with_objects": 0, "objects": 0, "segments": 0}, 0

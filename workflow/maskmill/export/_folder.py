@@ -60,7 +60,7 @@ class Making:
         self.settings, self.naming, self.ignore = settings, facts.naming, kind.ignore
         self.table = Clusters(facts.naming, kind.is_calibrated, keep)
         self.png_palette = facts.naming.png_palette()
-        self.formats = {name: FORMATS[name](folder / name, facts) for name in settings.formats}
+        self.formats = {name: FORMATS[name](folder / name, facts) for name in settings.formats if name in FORMATS}
         wanted = {MASKS: settings.masks, COCO: settings.coco, REGIONS: settings.coco and kind.has_regions}
         self.names = [name for name, asked in wanted.items() if asked] + list(self.formats)
 

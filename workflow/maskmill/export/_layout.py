@@ -33,8 +33,29 @@ def stem(row: Row) -> str:
 
 def check_inside(row: Row) -> None:
     """An id that would lead out of a folder is a StoreError."""
-    if ".." in Path(row.id).parts or Path(row.id).is_absolute():
-        raise StoreError(f"manifest: id {row.id!r} points outside the export folder; run snakemake again")
+    check_inside_folder(row.id)
+
+
+def check_inside_folder(name: str) -> None:
+    """As `check_inside`, of an id."""
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise StoreError(f"manifest: id {name!r} points outside the export folder; run snakemake again")
+
+
+def free_name(folder: Path, name: str, suffix: str) -> tuple[Path, str]:
+    """A path `<name><suffix>` that does not exist, in a folder that does, and the name; as `created` does it."""
+    path = folder / f"{name}{suffix}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("xb").close()
+        path.unlink()
+        return path, name
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise
+        name = f"~{json_hash(name)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name}{suffix}", name
 
 
 def placed(folder: Path, name: str, suffix: str, row: Row, body: bytes | Path) -> str:

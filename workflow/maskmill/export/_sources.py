@@ -11,10 +11,14 @@ import numpy as np
 
 from maskmill.errors import StoreError
 from maskmill.images.instances import Instances, InstanceStore
+from maskmill.images.stitching import Picture
 from maskmill.store.artefact import read_table
 from maskmill.store.class_names import read as read_class_names
 from maskmill.store.manifest import Row, read_manifest
 from maskmill.store.ragged import Ragged
+
+_OPEN = 2  # stores of masks at a time: windows of an image lie in neighbouring shards
+_SMALL = 64 << 20  # bytes of a store that is kept in memory
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class ExportImages:
         first = Ragged(_pick(self._masks, manifest.shards[0]), "masks")
         self.clusters, self.ignore = int(first.attrs["clusters"]), int(first.attrs["ignore"])
         self.hashes: list[str] = []
+        self._kept: dict[str, _Kept] = {}
         body = read_class_names(files.classes).body if files.classes is not None else {}
         self.calibration: Mapping[str, Any] = body.get("calibration", {})
 
@@ -135,6 +140,17 @@ class ExportImages:
                 instances = None if found is None else found[row.id]
                 yield Item(row, mask, cut, regions.get(row.id, ()), instances, masks.valid(row.id))
 
+    def mask(self, picture: Picture) -> np.ndarray:
+        """The mask [h, w] of one picture, whatever its shard; the last shards stay open, as windows of an image share
+        them.
+        """
+        shard = self.manifest.row(picture.id).shard
+        if shard not in self._kept:
+            self._kept[shard] = _Kept(Ragged(_pick(self._masks, shard), "masks"))
+            while len(self._kept) > _OPEN:
+                del self._kept[next(iter(self._kept))]
+        return self._kept[shard].mask(picture.id)
+
     def _found(self, shard: str) -> InstanceStore | None:
         """The shard's instances, where there are any."""
         if not self._instances:
@@ -149,6 +165,23 @@ class ExportImages:
             raise StoreError(f"{path}: holds other images than the manifest's shard; delete it and run snakemake again")
         self.hashes.append(store.hash)
         return store
+
+
+class _Kept:
+    """Masks of one shard by id; a small shard is read once, as a read of one small mask decodes hundreds."""
+
+    def __init__(self, store: Ragged) -> None:
+        rows, width = store.values.shape[0], store.values.dtype.itemsize
+        self._store = store
+        self._rows = store.rows(0, rows) if rows * width <= _SMALL else None
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """[h, w]."""
+        if self._rows is None:
+            return self._store[image_id]
+        i = self._store.index(image_id)
+        h, w = (int(side) for side in self._store.grid[i])
+        return self._rows[int(self._store.offsets[i]) : int(self._store.offsets[i + 1])].reshape(h, w)
 
 
 def in_order(store: Ragged, rows: Sequence[Row]) -> Iterator[tuple[str, np.ndarray]]:

@@ -6,6 +6,7 @@ shard makes their entries (`run_shard`), and one job puts these in their places 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -16,16 +17,18 @@ from maskmill.export._folder import Folder, Kind, Making, title
 from maskmill.export._layout import write_renamed
 from maskmill.export._parts import Part, PartWriter
 from maskmill.export._sources import ExportFiles, ExportImages
-from maskmill.export.formats import Entry, Facts
+from maskmill.export.formats import WHOLE, Entry, Facts, WholeFacts
 from maskmill.export.naming import Naming
 from maskmill.export.segmenter import SegmenterParts
-from maskmill.images.masks import MaskSet
+from maskmill.export.whole import WholeFolders, advise, write_whole
+from maskmill.images.masks import MaskSet, mask_dtype
+from maskmill.images.stitching import canvases
 from maskmill.progress import track
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import PALETTE, PALETTED, Export
 from maskmill.store.artefact import count_rows, read_json, read_table, write_json
 from maskmill.store.atomic import atomic
-from maskmill.store.manifest import Row, read_shard, read_shards
+from maskmill.store.manifest import Row, has_windows, read_shard, read_shards
 from maskmill.store.provenance import Provenance
 
 
@@ -66,7 +69,7 @@ def run(
             cannot hold so many clusters. InputError: a photo that is placed beside its mask has changed.
     """
     sources, more = ExportImages(files), More(scores, segmenter, naming)
-    whole = _Whole(params, masks, more, Kind.of(sources))
+    export = _Export(params, masks, more, Kind.of(sources))
 
     def entries(making: Making) -> Iterator[tuple[Row, Mapping[str, Entry]]]:
         for item in sources:
@@ -74,9 +77,10 @@ def run(
 
     with atomic(out_folder) as folder:
         folder.mkdir()
-        making = whole.making(folder, len(sources), sources.suffix)
-        whole.place(folder, making, track(entries(making), len(sources), "export"))
-        whole.finish(folder, making, sources.hashes)
+        making = export.making(folder, len(sources), sources.suffix)
+        export.place(folder, making, track(entries(making), len(sources), "export"))
+        export.stitch(folder, sources)
+        export.finish(folder, making, sources.hashes, files.manifest)
 
 
 def run_shard(
@@ -88,35 +92,38 @@ def run_shard(
         As `run`.
     """
     sources = ExportImages(files, Path(files.masks[0]).stem)
-    whole = _Whole(params, masks, More(naming=naming), Kind.of(sources))
+    export = _Export(params, masks, More(naming=naming), Kind.of(sources))
     with atomic(out_folder) as folder:
         folder.mkdir()
-        making = whole.making(folder, len(sources), None, keep=True)
-        with PartWriter(folder, making.names, whole.settings.photos) as part:
+        making = export.making(folder, len(sources), None, keep=True)
+        with PartWriter(folder, making.names, export.settings.photos) as part:
             for item in track(sources, len(sources), "export"):
                 part.add(item.row, making.entries(item))
-            facts = {"kind": asdict(whole.kind), "hashes": sources.hashes}
-            part.finish(making.table, facts, Provenance.of("export", dict(params) | whole.about, sources.hashes))
+            facts = {"kind": asdict(export.kind), "hashes": sources.hashes}
+            part.finish(making.table, facts, Provenance.of("export", dict(params) | export.about, sources.hashes))
 
 
 def run_index(
-    manifest: str | Path, parts: Path, params: Mapping[str, Any], out_folder: str | Path, masks: MaskSet, more: More
+    files: ExportFiles, parts: Path, params: Mapping[str, Any], out_folder: str | Path, masks: MaskSet, more: More
 ) -> None:
     """Write what `run` writes, from a folder of what `run_shard` wrote of every shard.
+
+    Of the files, the manifest is read, and the masks where whole images are put together from them.
 
     Raises:
         StoreError: a part is missing, damaged, or does not belong to the others. ConfigError: as `run`.
     """
+    manifest = files.manifest
     shards, count = read_shards(manifest), count_rows(manifest)
     if not shards:
         raise StoreError("the manifest has no image; run snakemake again")
     first = read_json(parts / shards[0] / "part.json")
-    whole = _Whole(params, masks, more, Kind(**first["kind"]))
+    export = _Export(params, masks, more, Kind(**first["kind"]))
     hashes: list[str] = []
 
     def entries(making: Making) -> Iterator[tuple[Row, Mapping[str, Entry]]]:
         for shard in shards:
-            part = Part(parts / shard, making.names, whole.settings.photos)
+            part = Part(parts / shard, making.names, export.settings.photos)
             if part.body["kind"] != first["kind"]:
                 raise StoreError(f"{part.folder}: unlike the other shards; delete it and run snakemake again")
             yield from zip(read_shard(manifest, shard), part, strict=True)
@@ -125,12 +132,14 @@ def run_index(
 
     with atomic(out_folder) as folder:
         folder.mkdir()
-        making = whole.making(folder, count, _suffix(manifest) if "mmseg" in whole.settings.formats else None)
-        whole.place(folder, making, track(entries(making), count, "export"))
-        whole.finish(folder, making, hashes)
+        making = export.making(folder, count, _suffix(manifest) if "mmseg" in export.settings.formats else None)
+        export.place(folder, making, track(entries(making), count, "export"))
+        if export.stitches or has_windows(manifest):
+            export.stitch(folder, ExportImages(files))
+        export.finish(folder, making, hashes, manifest)
 
 
-class _Whole:
+class _Export:
     """What is the same for all images of an export."""
 
     def __init__(self, params: Mapping[str, Any], masks: MaskSet, more: More, kind: Kind) -> None:
@@ -154,7 +163,21 @@ class _Whole:
         if out.renamed:
             write_renamed(folder / "renamed.csv", out.renamed, "mask")
 
-    def finish(self, folder: Path, making: Making, hashes: Sequence[str]) -> None:
+    @property
+    def stitches(self) -> list[str]:
+        """The formats that put the windows of an image together."""
+        return [name for name in self.settings.formats if name in WHOLE]
+
+    def stitch(self, folder: Path, sources: ExportImages) -> None:
+        """Formats of whole images: the masks of an image's windows are read from the stores, image by image."""
+        found = canvases(sources.manifest.rows)
+        if said := advise(found, self.settings.formats):
+            print(said, file=sys.stderr)
+        if self.stitches:
+            facts = WholeFacts(self.naming, title(self.about), self.settings.tolerance)
+            write_whole(WholeFolders(folder, self.stitches, facts), found, sources.mask, mask_dtype(sources.clusters))
+
+    def finish(self, folder: Path, making: Making, hashes: Sequence[str], manifest: str | Path) -> None:
         """Write what is known after the last image."""
         classes, iou = _matched(self.more.scores)
         making.table.write(folder / "clusters.csv", classes, iou)
@@ -162,7 +185,7 @@ class _Whole:
         kind = segmenter.kind if segmenter is not None else None
         made = Provenance.of("export", dict(self.params) | self.about, hashes)
         if segmenter is not None and kind is not None:
-            segmenter.write(folder / "segmenter", self.about, made)
+            segmenter.write(folder / "segmenter", self.about | segmenter.reading(manifest), made)
         write_json(folder / "export.json", self.about | {"segmenter": kind}, made)
 
 

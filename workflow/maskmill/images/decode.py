@@ -37,7 +37,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF
 MAX_PIXELS = 178_956_970  # of a file: Pillow's own bound; as RGB half a gigabyte, of which a job may hold several
 FILE_BYTES = 64 << 20, 16  # largest file: this much, and this much a pixel (four channels of 32 bits)
 LABEL_SIZE = "a label is as large as its image"
-TILES = "cut it into tiles, or raise inputs.max_pixels"
+TILES = "set inputs.window, which reads TIFFs and slides in parts, or raise inputs.max_pixels"
 
 _FIELD = 0x0112  # EXIF orientation
 _TURN = {
@@ -277,16 +277,21 @@ def load_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def label_and_digest(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str]:
     """What `load_label` gives, and 16 hex digits over the bytes of the file, which is read once."""
+    label, body = label_values(path, max_pixels)
+    return label.astype(np.int32), hashlib.blake2b(body, digest_size=8).hexdigest()
+
+
+def label_values(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, bytes]:
+    """Label ids [H, W] in the type of the file, and the bytes of the file; raises as `load_label`."""
     try:
         body = image_bytes(path, max_pixels)
         with _opened(body, max_pixels, LABEL_SIZE) as image, _reasons():
             _check_label_mode(image)
             image.load()
             turn = None if image.format == "TIFF" else _TURN.get(_orientation(image))
-            label = np.asarray(image if turn is None else image.transpose(turn)).astype(np.int32)
+            return np.asarray(image if turn is None else image.transpose(turn)), body
     except InputError as error:
         raise InputError(f"{path}: label: {error}") from None
-    return label, hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
 def _check_label_mode(image: Image.Image) -> None:

@@ -25,7 +25,7 @@ SCHEMA = pa.schema([
     ("crc32c", pa.int64()), ("view", pa.large_string()),
     ("label", pa.large_string()), ("label_digest", pa.large_string()), ("label_pixels", pa.large_string()),
 ])  # fmt: skip
-LabelTask = tuple[str, str, int, int]  # label file, image file, height and width of the image
+LabelTask = tuple[str, str, int, int, str | None]  # label file, image file, height and width of the picture, its view
 
 
 def checked(
@@ -38,8 +38,8 @@ def checked(
     """`SCHEMA` [pictures and rejected files], in the order of the candidates, which all have a row.
 
     Args:
-        rendering: of the data set. labels: id of a candidate -> its label, to be read now; others are left to who
-            gathers the parts.
+        rendering: how the files become pictures. labels: id of a candidate -> its label, to be read now; others are
+            left to who gathers the parts.
 
     Raises:
         InputError: a label cannot be used.
@@ -71,7 +71,7 @@ def _picture(part: Part, label: str | None) -> dict[str, Any]:
 def _add_labels(rows: Sequence[dict[str, Any]], threads: int) -> None:
     """The facts of the labels, in the rows that have one."""
     labelled = [row for row in rows if row.get("label") is not None]
-    tasks = [(row["label"], os.fsdecode(row["path"]), row["height"], row["width"]) for row in labelled]
+    tasks = [(row["label"], os.fsdecode(row["path"]), row["height"], row["width"], row["view"]) for row in labelled]
     for row, facts in zip(labelled, read_labels(tasks, threads), strict=True):
         row["label_digest"], row["label_pixels"] = facts.digest, packed(facts.pixels)
 

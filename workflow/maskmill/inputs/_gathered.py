@@ -90,7 +90,7 @@ def _with_labels(good: pa.Table, labels: str | None, threads: int) -> tuple[pa.T
     label_of = match_labels(list(files.values()), labels)
     wanted = [label_of.get(source) for source in columns[0]]
     known = [good[name].to_pylist() for name in ("label", "label_digest", "label_pixels")]
-    sizes = zip(good["height"].to_pylist(), good["width"].to_pylist(), strict=True)
+    sizes = zip(*(good[name].to_pylist() for name in ("height", "width", "view")), strict=True)
     tasks: dict[int, LabelTask] = {}
     for i, (label, before, size) in enumerate(zip(wanted, known[0], sizes, strict=True)):
         if label != before:

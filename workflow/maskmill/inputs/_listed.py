@@ -36,8 +36,8 @@ class About:
     """What a listing says besides its candidates.
 
     Attributes:
-        count: of the candidates. skipped, links, again: see `Listing`. rendering: of the data
-            set, see `decide`. parts: their names; none where there are none.
+        count: of the candidates. skipped, links, again: see `Listing`. rendering: how the files become pictures, see
+            `decide`. parts: their names; none where there are none.
     """
 
     count: int

@@ -18,6 +18,7 @@ import pyarrow as pa
 from maskmill.errors import InputError
 from maskmill.images.presence import check_place
 from maskmill.inputs._checked import checked
+from maskmill.inputs._cut import left_out
 from maskmill.inputs._gathered import Rejected, gathered, rejected_of
 from maskmill.inputs._labels import write_classes
 from maskmill.inputs._listed import About, listed, read_about, read_part, write_listing
@@ -28,11 +29,15 @@ from maskmill.redact import redact
 from maskmill.store.artefact import read_table, write_table
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
-from maskmill.store.manifest import REJECTED_CRC32C, RENDERING, ROW_GROUP
+from maskmill.store.manifest import REJECTED_CRC32C, RENDERING, ROW_GROUP, owner
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import file_crc32c
 
 LINKS_NAMED = 20
+ALL_EMPTY = (
+    "images: every window of every image is empty (nodata or bare background); set inputs.window.skip_empty: false to "
+    "keep them"
+)
 MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes
 
 
@@ -131,13 +136,16 @@ def _gather(
     rejected = rejected_of(table)
     _write_rejected(out.rejected, rejected)
     _enforce_budget(rejected, about.count, settings, out.rejected)
+    if not table["reason"].null_count:
+        raise InputError(ALL_EMPTY)
     found, facts = gathered(table, labels, settings.shard_size, threads)
-    known = {REJECTED_CRC32C: str(file_crc32c(out.rejected))}
+    known: dict[bytes | str, bytes | str] = {REJECTED_CRC32C: str(file_crc32c(out.rejected))}
     if "view" in found.table.column_names:
         known[RENDERING] = about.rendering.text()
     made = found.table.replace_schema_metadata(known)
     write_classes(out.classes, facts["label_digest"].to_pylist(), facts["label_pixels"].to_pylist(), params)
     write_table(out.manifest, made, Provenance.of("inputs", params, [json_hash(list(found.shards))]), ROW_GROUP)
+    _say_windows(made)
     _summary(about, len(made), len(rejected), found.labels, len(found.shards), settings.shard_size)
 
 
@@ -172,6 +180,15 @@ def _enforce_budget(rejected: list[Rejected], total: int, settings: Inputs, list
         f"images: {len(rejected)} of {total} are unreadable, {share}; mend or remove them, or raise "
         f"inputs.max_rejected; all are listed in {kept}; the first: {first}"
     )
+
+
+def _say_windows(made: pa.Table) -> None:
+    if "view" not in made.column_names:
+        return
+    images, windows, empty = left_out(zip(map(owner, made["id"].to_pylist()), made["view"].to_pylist(), strict=True))
+    if images:
+        cut = "1 image is" if images == 1 else f"{images} images are"
+        print(f"inputs: {cut} cut into {windows} windows; {empty} empty windows are left out", file=sys.stderr)
 
 
 def _summary(found: About, images: int, rejected: int, labels: int, shards: int, shard_size: int) -> None:

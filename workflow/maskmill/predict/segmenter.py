@@ -22,6 +22,7 @@ from maskmill.errors import StoreError, WeightsError
 from maskmill.images.decode import resize, to_target
 from maskmill.images.masks import to_size
 from maskmill.images.nodata import filled, ignored, nearest_valid, valid_cells
+from maskmill.inputs.reading import Reading
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import STORING, FeatureSet, Refine
 from maskmill.store.artefact import read_json
@@ -44,12 +45,13 @@ class Segmenter(Protocol):
 
     Attributes:
         clusters: k. classes: [{id, name, colour}, ...] where they have names.
-        side_by_side: whether several threads may segment an image each.
+        side_by_side: whether several threads may segment an image each. reading: how the run has read its images.
     """
 
     clusters: int
     classes: Sequence[Mapping[str, Any]]
     side_by_side: bool
+    reading: Reading
 
     def mask(self, image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
         """Mask [H, W] (0 background, 1..k clusters, the type's largest value ignore) of an image uint8 [H, W, 3].
@@ -165,6 +167,11 @@ def feature_sets(folder: Path, about: Mapping[str, Any]) -> dict[str, FeatureSet
     return {name: validate(FeatureSet, body, where, name) for name, body in about["features"].items()}
 
 
+def reading_of(folder: Path, about: Mapping[str, Any]) -> Reading:
+    """How the run of a features.json has read its images."""
+    return Reading.of(about.get("inputs", {}), str(folder / "features.json"))
+
+
 class StudentSegmenter:
     """The student of the last round."""
 
@@ -173,6 +180,7 @@ class StudentSegmenter:
     def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device) -> None:
         from maskmill.rounds.infer import Student
 
+        self.reading = reading_of(folder, about)
         self.student = Student.load(folder / "student.safetensors", str(device))
         self.clusters, self.classes = self.student.clusters, about.get("classes", ())
         self.refine = validate(Refine, about.get("refine", {}), str(folder / "features.json"), "refine")
@@ -210,6 +218,7 @@ class ClusterSegmenter:
             file = folder / f"{name}.safetensors"
             return file if file.is_file() else None
 
+        self.reading = reading_of(folder, about)
         self.book = read_labels(folder / "codebook.safetensors")
         self.clusters, self.classes = len(self.book), about.get("classes", ())
         self.ground = read(ground) if (ground := part("foreground")) else None

@@ -151,6 +151,36 @@ class FeatureSet(Model):
 Channel = Annotated[int, Field(ge=0)] | str  # a number from 0, or the name that the file gives it
 
 
+class Window(Model):
+    """How an image larger than a window is cut into windows, each of which is a picture of its own."""
+
+    size: int = Field(1024, ge=16, le=8192, description="side of a window in pixels of the level; a square")
+    overlap: int = Field(
+        128, ge=0, description="pixels that neighbours share, cut in their middle; default: an eighth of the size"
+    )
+    level: int | None = Field(None, ge=0, description="of a pyramid: 0 is the full resolution, and the default")
+    resolution: float | None = Field(
+        None, gt=0, description="instead of level: microns (or units of the map) a pixel; the nearest level is read"
+    )
+    skip_empty: bool = Field(True, description="leave windows out that hold nothing but nodata or bare background")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _eighth(cls, value: Any) -> Any:
+        """The section with its overlap."""
+        if isinstance(value, Mapping) and value.get("overlap") is None and isinstance(value.get("size"), int):
+            return {**value, "overlap": value["size"] // 8}
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Window:
+        if self.overlap >= self.size:
+            raise ValueError(f"overlap: {self.overlap} is not below size: {self.size}; at most half of it is useful")
+        if self.level is not None and self.resolution is not None:
+            raise ValueError("give level or resolution, not both")
+        return self
+
+
 class Inputs(Model):
     """Which images, how they are checked, and how they are cut into shards."""
 
@@ -191,6 +221,7 @@ class Inputs(Model):
     pages: Literal["first", "all", "max", "mean"] = Field(
         "first", description="of files with several: the first, each as a picture, or the maximum or mean of all"
     )
+    window: Window | None = Field(None, description="cut larger images into windows; none: every image is one picture")
 
     @field_validator("range")
     @classmethod
@@ -232,7 +263,7 @@ class Inputs(Model):
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without keys of newer versions that are not set: runs that set none keep the hashes of older versions."""
         body: dict[str, Any] = handler(self)
-        for key in ("range", "percentiles", "channels", "composites", "pages"):
+        for key in ("range", "percentiles", "channels", "composites", "pages", "window"):
             if key in body and getattr(self, key) == type(self).model_fields[key].default:
                 del body[key]
         return body
@@ -420,7 +451,8 @@ class Rounds(Model):
         return self
 
 
-FORMATS = ("coco_panoptic", "voc", "yolo", "mmseg", "cvat", "label_studio")
+WHOLE = ("geotiff", "ome_zarr", "pyramid_tiff", "geojson")  # formats of whole images, put together from their windows
+FORMATS = ("coco_panoptic", "voc", "yolo", "mmseg", "cvat", "label_studio", *WHOLE)
 PALETTED = ("voc", "mmseg")  # formats whose masks are indexed PNGs
 PALETTE = 254  # classes of an indexed PNG beside background and ignore
 
@@ -450,6 +482,12 @@ class Export(Model):
     image_url: str = Field(
         "/data/local-files/?d=", description="label_studio: where it finds photos; the name of each one is put behind"
     )
+    tolerance: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="geojson: pixels of the mask that simplified borders may be off; 0: exact",
+    )
 
     # One job or many write the same bytes: no hash has it.
     single_images: int = Field(
@@ -464,6 +502,8 @@ class Export(Model):
             del body["formats"], body["photos"]
         if "label_studio" not in self.formats:
             del body["image_url"]
+        if "geojson" not in self.formats:
+            del body["tolerance"]
         return body
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ _COLUMNS = ["id", "path", "width", "height", "shard", "label"]
 _CONTENTS = ["label_digest", "bytes", "crc32c"]  # of every manifest that the stage `inputs` has written
 _VIEWS = ["parent", "view"]  # of those with a picture that is not a whole photo
 _OPTIONAL = [*_CONTENTS, *_VIEWS]
+_WINDOW = re.compile(r"(.+)/y\d{7,}x\d{7,}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,17 @@ class Manifest:
         return self._by_shard[shard]
 
 
+def window_id(image_id: str, top: int, left: int) -> str:
+    """The id of a window of an image, by its place in pixels of the level: sorted, ids go row by row."""
+    return f"{image_id}/y{top:07d}x{left:07d}"
+
+
+def owner(image_id: str) -> str:
+    """The image that a window is of, by the window's id; of any other picture its own id."""
+    found = _WINDOW.fullmatch(image_id)
+    return found[1] if found else image_id
+
+
 def read_manifest(path: str | Path, shard: str | None = None) -> Manifest:
     """Read results/inputs/manifest.parquet; raises StoreError where it is missing, truncated or foreign.
 
@@ -123,6 +136,13 @@ def read_images(path: str | Path, choose: Callable[[Iterable[str]], Sequence[int
 def read_shard(path: str | Path, shard: str) -> list[Row]:
     """Rows of one shard, sorted by id; raises StoreError as `read_manifest`, or where there is no such shard."""
     return read_manifest(path, shard).of(shard)
+
+
+def has_windows(path: str | Path) -> bool:
+    """Whether any image is a window or a page of another; only the header is read."""
+    import pyarrow.parquet as pq
+
+    return "parent" in pq.read_schema(path).names
 
 
 def read_shards(path: str | Path) -> list[str]:
