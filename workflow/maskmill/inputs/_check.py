@@ -117,5 +117,5 @@ def viewed(view: View, raw: np.ndarray, name: str = "") -> Part:
     body, text = values_bytes(raw), view.text()
     digest = hashlib.blake2b(body, digest_size=8)
     digest.update(text.encode())
-    size = raw.shape[:2]
-    return Part(digest.hexdigest(), *size, len(body), bytes_crc32c(body), name + name_of(view), text)
+    height, width = raw.shape[:2]
+    return Part(digest.hexdigest(), height, width, len(body), bytes_crc32c(body), name + name_of(view), text)
