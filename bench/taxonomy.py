@@ -207,6 +207,13 @@ def drawn(images: Sequence[int], count: int, draw: int) -> list[int]:
 def voc_curves(asked: argparse.Namespace, out: Results) -> None:
     """VOC animals by labelled photos of each class."""
     known = tokens("voc_animals", asked.cache)
+    held, draws = photo_draws(known, asked.draws)
+    book = clustered(known, range(len(known.ids)), CLUSTERS, 0, asked.cache)
+    curves("voc_animals", known, book, held, draws, out)
+
+
+def photo_draws(known: Tokens, several: int) -> tuple[list[int], dict[str, list[list[int]]]]:
+    """Every eighth photo, to be scored, and draws of 1, 3 or 5 of the others for each class but the background."""
     held = list(range(0, len(known.ids), 8))
     others = [i for i in range(len(known.ids)) if i % 8]
     shows = np.array([np.bincount(known.labels[i].ravel(), minlength=256)[: len(known.classes)] for i in others])
@@ -214,14 +221,13 @@ def voc_curves(asked: argparse.Namespace, out: Results) -> None:
     shows = shows > 0.01 * area[:, None]  # at least a hundredth of the photo
     draws: dict[str, list[list[int]]] = {}
     for n in (1, 3, 5):
-        for d in range(asked.draws):
+        for d in range(several):
             rng = np.random.default_rng((n, d))
             photos = {
                 others[i] for c in range(1, len(known.classes)) for i in rng.choice(np.flatnonzero(shows[:, c]), n)
             }
             draws.setdefault(f"{n} a class", []).append(sorted(photos))
-    book = clustered(known, range(len(known.ids)), CLUSTERS, 0, asked.cache)
-    curves("voc_animals", known, book, held, draws, out)
+    return held, draws
 
 
 def majority_names(known: Tokens, images: Sequence[int], book: Codebook) -> np.ndarray:

@@ -194,3 +194,24 @@ def test_which_predictions_are_kept_from_a_round_on_reruns_what_learns_from_them
     other = {"rounds": {"count": 2, "from_round": {2: {"keep_score": 0.3}}}}
     found = count(again(other, base))
     assert (found["rounds_teach"], found["rounds_train"]) == (len(SHARDS), 1)
+
+
+CODED = {"recipes": ["kmeans"], "features": {"semantic": {"dtype": "pq", "pq": {"bytes": 32}}}}
+
+
+def test_codes_are_fitted_once_and_every_shard_reads_the_codec() -> None:
+    found = made(CODED)
+    fits = [job for job in found.values() if job.rule == "features_pq"]
+    assert len(fits) == 1
+    assert all(job.inputs["codec"].files == fits[0].outputs for job in found.values() if job.rule == "features")
+    export = next(job for job in found.values() if job.rule == "export")
+    assert export.inputs["codecs"].files == fits[0].outputs
+    assert "features_pq" not in rules(list(made(BASE).values()))
+
+
+def test_labels_fit_no_codec_again_and_images_do() -> None:
+    assert not rules(again({"labels": "labels"}, CODED)) & {"features", "features_pq"}
+    assert not rules(again({"features": {"semantic": CODED["features"]["semantic"], "keep": False}}, CODED))  # type: ignore[index]
+    found = again({}, CODED, (*SHARDS, "s0000000003"))
+    assert {job.wildcards["shard"] for job in found if job.rule == "features"} == {*SHARDS, "s0000000003"}
+    assert sum(job.rule == "features_pq" for job in found) == 1

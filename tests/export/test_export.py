@@ -27,7 +27,7 @@ from maskmill.export.run import run
 from maskmill.export.segmenter import SegmenterParts
 from maskmill.images.masks import to_size
 from maskmill.images.palette import BACKGROUND, IGNORE, hexadecimal, palette
-from maskmill.store.artefact import read_json, write_json, write_table, write_tensors
+from maskmill.store.artefact import read_json, read_table, write_json, write_table, write_tensors
 from maskmill.store.codebook import Codebook
 from maskmill.store.codebook import write as write_codebook
 from maskmill.store.provenance import Provenance
@@ -106,6 +106,32 @@ def test_coco_regions_are_the_proposals_with_cluster_and_score(exported: Path) -
         assert (coco.annToMask(annotation) == to_size(SEGMENTS[image] == region, SIZES[image])).all()
         found.append((image, region, annotation["category_id"] - 1, annotation["distance"], annotation["score"]))
     assert found == REGIONS
+
+
+def test_regions_have_a_confidence_where_labels_calibrated_it(tmp_path: Path, exported: Path) -> None:
+    """The column of the assignments reaches the regions and, as a mean, the table; without it nothing changes."""
+    told = {"kind": "platt", "regions": 70, "images": 4, "sentence": "calibrated on 70 regions"}
+    assert "confidence" not in read_json(exported / "export.json")
+    arguments = write_run(tmp_path / "sure")
+    sure = {("a/one", 1): 0.25, ("a/one", 2): 0.5, ("b", 2): 0.75}
+    for file in arguments["files"].assignments:
+        table = read_table(file)
+        keys = zip(table["image"].to_pylist(), table["region"].to_pylist(), strict=True)
+        write_table(file, table.append_column("confidence", pa.array([sure[key] for key in keys], pa.float32())))
+    names = {"classes": [], "examples": [], "calibration": told}
+    write_json(tmp_path / "classes.json", names, Provenance.of("taxonomy", {}))
+    arguments["files"] = replace(arguments["files"], classes=tmp_path / "classes.json")
+    run(**arguments)
+    coco = load(tmp_path / "sure/export/coco_regions.json")
+    ids = {image["id"]: image["maskmill_id"] for image in coco.loadImgs(coco.getImgIds())}
+    found = {(ids[a["image_id"]], a["region"]): a["confidence"] for a in coco.loadAnns(coco.getAnnIds())}
+    assert found == sure
+    assert coco.dataset["info"]["confidence"] == told["sentence"]
+    assert read_json(tmp_path / "sure/export/export.json")["confidence"] == told["sentence"]
+    rows = table_of(tmp_path / "sure/export/clusters.csv")
+    assert [row["calibrated"] for row in rows] == ["", "0.5000", "", "0.5000"]
+    assert [row["confidence"] for row in rows] == [row["confidence"] for row in table_of(exported / "clusters.csv")]
+    assert "calibrated" not in table_of(exported / "clusters.csv")[0]
 
 
 def test_clusters_csv_counts(exported: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskmill.errors import StoreError
+from maskmill.errors import ConfigError, StoreError
 from maskmill.images import interpolate
 from maskmill.paint.run import (
     distance_limits,
@@ -25,7 +25,9 @@ from maskmill.paint.run import (
 from maskmill.painting.tokens import margins
 from maskmill.store import codebook
 from maskmill.store.artefact import write_table
+from maskmill.store.calibration import Calibration
 from maskmill.store.classes import Classes
+from maskmill.store.classes import write as write_classes
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 PARAMS = {"keep_closest": 1.0, "dropped": "ignore", "upsample": 2}
@@ -249,6 +251,29 @@ def test_unsure_cells_are_ignore(tmp_path: Path, abstain: float, expected: list[
     section = {"upsample": 1} | ({"abstain": abstain} if abstain else {})
     run_tokens(tmp_path / "v.zarr", book, section, tmp_path / "m.zarr")
     assert Ragged(tmp_path / "m.zarr")["a"].tolist() == [expected]
+
+
+def test_cells_that_are_seldom_right_are_ignore(tmp_path: Path) -> None:
+    """Two classes at odds 0.95 and 0.73: their chances to be right are 0.7 and 0.5; without a curve it is an error."""
+    with RaggedWriter(tmp_path / "v.zarr", "features", depth=2, dtype="float32") as out:
+        out.append("a", np.array([[[3, 0], [1, 1]]], np.float32))
+    tensors = {"weights": np.array([[3, 0], [0.41421356, 2]], np.float32), "bias": np.zeros(2, np.float32)}
+    curve = np.array([[0.73, 0.5], [0.95, 0.7]])
+    section = {"upsample": 1, "abstain": 0.6, "abstain_by": "confidence"}
+    classes = Classes(2, np.array([1, 2], np.int32), "linear", tensors)
+    for calibration, said in (
+        (Calibration("platt", curve, 100, 4), ""),
+        (Calibration.none("1 labelled image", 0, 1), "uncalibrated: 1 labelled image; label more"),
+        (None, "uncalibrated: no labels made the classes"),
+    ):
+        write_classes(tmp_path / "c.safetensors", replace(classes, calibration=calibration))
+        arguments = tmp_path / "v.zarr", tmp_path / "c.safetensors", section, tmp_path / "m.zarr"
+        if said:
+            with pytest.raises(ConfigError, match=f"paint.abstain_by: confidence: {said}"):
+                run_tokens(*arguments)
+            continue
+        run_tokens(*arguments)
+        assert Ragged(tmp_path / "m.zarr")["a"].tolist() == [[1, 255]]
 
 
 def test_margins_of_probabilities_are_leads() -> None:

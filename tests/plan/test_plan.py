@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from maskmill.recipe.model import Run
 from maskmill.recipe.resolve import load
 from maskmill.recipe.sections import FeatureSet, Size
 from maskmill.store.artefact import write_table
+from maskmill.store.product import LETTERS, Codec
 from maskmill.store.ragged import RaggedWriter
 
 PHOTO = {(375, 500): 1.0}
@@ -73,6 +75,29 @@ def test_value_bytes_are_those_of_a_store(tmp_path: Path, rows: int, depth: int,
         out.append("a", values, cls=np.zeros(depth, np.float16))
     on_disk = sum(f.stat().st_size for f in (tmp_path / "s.zarr/values/c").rglob("*") if f.is_file())
     assert on_disk == value_bytes(rows, depth, 1 if dtype == "int8" else 2)
+
+
+def test_bytes_of_codes_are_those_of_a_store(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.standard_normal((384, 384)))[0].astype(np.float32)
+    codec = Codec(rotation, rng.standard_normal((32, LETTERS, 12), dtype=np.float32))
+    with RaggedWriter(tmp_path / "s.zarr", "features", depth=384, dtype=codec) as out:
+        out.append("a", rng.integers(0, 256, (6000, 1, 32), dtype=np.uint8), cls=np.zeros(384, np.float16))
+    on_disk = sum(f.stat().st_size for f in (tmp_path / "s.zarr/values/c").rglob("*") if f.is_file())
+    assert on_disk == value_bytes(6000, 32, 1, 2 * 384)
+    whole = sum(f.stat().st_size for f in (tmp_path / "s.zarr").rglob("*") if f.is_file() and f.name != "zarr.json")
+    assert whole == pytest.approx(feature_bytes(6000, 1, 384, "pq", 1, 32), rel=0.1)  # zstd finds little in floats
+
+
+def test_a_codec_is_one_job_over_a_sample() -> None:
+    coded = load({"recipes": ["kmeans"], "features": {"semantic": {"dtype": "pq"}}}, ROOT / "recipes")
+    (work,) = (work for work in planned_jobs(coded, of_one_size(1000, 100, PHOTO)) if work.rule == "features_pq")
+    assert (work.jobs, work.amount) == (1, 256)
+    rates = Rates().of(work, coded), Rates().of(replace(work, rule="features"), coded)
+    assert rates[0] == rates[1]
+    sizes = [artefact.bytes for run in (coded, load({"recipes": ["kmeans"]}, ROOT / "recipes"))
+             for artefact in artefacts(run, of_one_size(100_000, 10_000, PHOTO)) if artefact.feature_set]  # fmt: skip
+    assert 15 < sizes[1] / sizes[0] < 20
 
 
 def test_feature_bytes_of_int8_hold_scales() -> None:

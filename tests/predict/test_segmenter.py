@@ -32,8 +32,9 @@ from maskmill.recipe.sections import FeatureSet
 from maskmill.reduce import run as reduce
 from maskmill.store import codebook as books
 from maskmill.store.artefact import read_json, write_json
+from maskmill.store.floats import as_stored
 from maskmill.store.provenance import Provenance
-from maskmill.store.ragged import Ragged, RaggedWriter, as_stored
+from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.training.resources import Resources
 
 SHARDS = ("s0", "s1")

@@ -326,6 +326,22 @@ def test_the_surest_images_need_regions(tmp_path: Path) -> None:
         run(recipes=[str(own)])
 
 
+def test_the_description_of_named_holds_for_any_number() -> None:
+    assert not re.search("[0-9]", run(recipes=["named"], cluster={"clusters": 50}).recipes["named"].description)
+
+
+def test_abstaining_by_confidence_needs_labels(tmp_path: Path) -> None:
+    def paint(**section: Any) -> dict[str, Any]:
+        made = run(recipes=["kmeans"], paint=section, taxonomy={"source": "examples", "labels": str(tmp_path)})
+        return made.recipes["kmeans"].paint.as_dict()
+
+    assert paint(abstain=0.5, abstain_by="confidence")["abstain_by"] == "confidence"
+    assert "abstain_by" not in paint(abstain=0.5)  # and nothing runs again for it
+    for section in ({"abstain_by": "confidence"}, {"abstain": 0.5, "abstain_by": "confidence"}):
+        with pytest.raises(ConfigError, match=r"paint\.abstain_by: confidence: needs abstain, and labels"):
+            run(recipes=["kmeans"], paint=section) if "abstain" in section else paint(**section)
+
+
 CHAIN = """
 features:
   grouping: {backbone: vit_small_focus, facet: key}

@@ -281,6 +281,9 @@ def test_other_spellings_of_the_same_file_are_read(browser: Page, flow: bool | N
         ("taxonomy: 1\nclasses:\n  - {name: a, clusters: [1]}\n  - {name: a}", 'line 4: the class "a" stands there'),
         ("taxonomy: 1\nclasses:\n- name: a\n  clusters: [1]\nignore: [1]", "line 5: cluster 1 is given twice, to a"),
         ("taxonomy: 1\nbackground: [9]", "line 2: background: there is no cluster 9"),
+        ("taxonomy: 1\nbackground: [07]", "line 2: background: 07 has a leading zero, with which YAML counts"),
+        ("taxonomy: 1\nsplit: {02: 3}", "line 2: split: 02 has a leading zero"),
+        ("taxonomy: 1\nsplit: {2: 010}", "line 2: split: cluster 2: 010 has a leading zero"),
         ("taxonomy: 1\nbackground: [2a]", "line 2: background: cluster 2 has no part 2a; see split"),
         ("taxonomy: 1\nsplit: {2: 3}\nignore: [2]", "line 3: ignore: cluster 2 is split; name its parts 2a to 2c"),
         ("taxonomy: 1\nsplit: {2: 27}", "line 2: split: cluster 2: a whole number from 2 to 26"),
@@ -524,3 +527,22 @@ def test_keys_of_the_page_are_left_alone_elsewhere(browser: Page) -> None:
     browser.evaluate("document.querySelector('.row .panel').focus()")
     press(browser, "b", "i", "1")
     assert browser.evaluate(TEXT) == before
+
+
+def test_names_that_differ_only_in_case_are_warned_of(browser: Page) -> None:
+    """The name that exists is offered, and who keeps both is told so, as long as both are there."""
+    order = browser.evaluate(SHOWN)
+    press(browser, "n", "'cat", "Enter", "n", "'Cat")
+    assert browser.evaluate("[...document.querySelectorAll('#offer:not([hidden]) li')].map(e => e.textContent)") == [
+        "cat"
+    ]
+    press(browser, "Enter")
+    said = f"Cluster {order[1]}: Cat, which differs from cat only in case and is not the same class. u undoes."
+    assert browser.evaluate(SAID) == said
+    assert "bad" in browser.evaluate("document.querySelector('.atlas[data-recipe=kmeans] .said').className")
+    notes = "[...document.querySelectorAll('.atlas[data-recipe=kmeans] .twins')].map(e => e.textContent)"
+    assert browser.evaluate(notes) == ["cat and Cat differ only in case and are not the same class."]
+    press(browser, "u")
+    assert browser.evaluate(notes) == []
+    press(browser, "n", "'Ignore", "Enter")
+    assert browser.evaluate(notes) == ["ignore and Ignore differ only in case and are not the same class."]

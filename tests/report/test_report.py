@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import re
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic_run
+from PIL import Image
 from report_page import check, report, text_of
 
 from maskmill.errors import StoreError
@@ -372,3 +375,18 @@ def test_busy_time_counts_no_breaks() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_ignored_parts_are_hatched_calmly() -> None:
+    """Thin faint lines: seldom, never opaque as a cluster is, and little of the photo is covered."""
+    mask = np.full((60, 70), 255, np.uint8)
+    mask[:30] = 1
+    uri = _pictures.mask_uri(mask, np.array([[20, 22, 26], [9, 8, 7]], np.uint8))
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
+        found = np.asarray(image.convert("RGBA"))
+    assert (found[:30] == [9, 8, 7, 255]).all()
+    ignored = found[30:]
+    lines = (ignored[..., :3] == _pictures.STRIPE).all(axis=2)
+    assert 0.1 < lines.mean() < 0.2
+    assert ignored[..., 3].max() < 128
+    assert ignored[..., 3].mean() / 255 < 0.3

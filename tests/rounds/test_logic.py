@@ -93,6 +93,13 @@ def test_the_surest_images_are_those_closest_within_their_clusters(tmp_path: Pat
         logic = Rounds(images="surest", share=share)
         assert _logic.surest_images(logic, 1, History(assignments=whole)) == set(expected)
         assert _logic.surest_images(logic, 1, History(assignments=split)) == set(expected)
+    # Ignored regions and background of a taxonomy are no classes: they change no rank, and feed nothing alone.
+    aside = [("a", 2, -1, 0.9), ("c", 2, -2, 99.0), ("b", 2, -2, 0.0), ("f", 1, -1, 0.0), ("g", 1, -2, 0.0)]
+    named = [write_assignments(tmp_path / "n.parquet", rows + aside)]
+    for share in (0.4, 0.5, 0.8, 1.0):
+        logic = Rounds(images="surest", share=share)
+        plain = _logic.surest_images(logic, 1, History(assignments=whole))
+        assert _logic.surest_images(logic, 1, History(assignments=named)) == plain
     assert _logic.surest_images(Rounds(images="surest"), 2, History()) is None
     with pytest.raises(ConfigError, match="surest needs the regions' distances"):
         _logic.surest_images(Rounds(images="surest"), 1, History())

@@ -16,7 +16,7 @@ from maskmill.recipe.stages import STAGES
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "workflow/maskmill"
 STAGE_NAMES = {spec.name for spec in STAGES}
-GROUND = {"errors", "progress", "redact", "urls", "reading", "access", "versions", "device", "__init__"}
+GROUND = {"errors", "progress", "redact", "urls", "reading", "access", "versions", "device", "jit", "__init__"}
 ABOVE = {"cli", "plan", "predict"}  # what stands on the stages
 MOST_ARGUMENTS = 7
 MOST_PYTHON_IN_RULES = 250

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from maskmill.errors import ConfigError
+from maskmill.recipe.resolve import load
 from maskmill.store.classes import BACKGROUND, IGNORE, Correction
 from maskmill.taxonomy import _document as documents
 from maskmill.taxonomy import file as source
@@ -82,6 +84,14 @@ def test_names_and_colours_do_not_count_as_content(tmp_path: Path) -> None:
         ("taxonomy: 1\nclasses: [{name: a, clusters: [3.0]}]", "classes.0.clusters.0"),
         ("taxonomy: 1\nclasses: []\nsplit: {true: 2}", "split"),
         ("taxonomy: 1\nclasses: [{name: \"a\\x7fb\"}]", "no line break or control character"),
+        ("taxonomy: 1\nclasses: [{name: a, clusters: [3, 017]}]",
+         "017 has a leading zero, with which YAML counts in eights (15); write 17, or '017' in quotes"),
+        ("taxonomy: 1\nclasses: []\nsplit: {017: 2}", "017 has a leading zero"),
+        ("taxonomy: 1\nclasses: []\nbackground: [0_17]", "write 17"),
+        ("taxonomy: 1\nclasses: []\nignore: ['017']", "'017' is no cluster; write its number, as 17"),
+        ("taxonomy: 1\nclasses: []\nignore: [08]", "'08' is no cluster; write its number, as 17"),
+        ("taxonomy: 1\nclasses: [{name: a}]\ncorrections: [{image: 000123, class: a}]", "or '000123' in quotes"),
+        ("taxonomy: 1\nclasses: []\nignore: [1:30]", "1:30 is a number in base 60 to YAML"),
         ("taxonomy: 1\nclasses: [{name: a}]\ncorrections: [{image: 2007_000175, class: a}]", "put the id in quotes"),
     ],
 )  # fmt: skip
@@ -129,6 +139,36 @@ def test_the_file_that_a_run_writes_is_no_source(tmp_path: Path, monkeypatch: py
     (tmp_path / "results/taxonomy.yaml").write_text("taxonomy: 1\nclasses: []")
     with pytest.raises(ConfigError, match="the run writes this file anew; copy it out of results/ first"):
         source.serves(source.Params(file=["results/taxonomy.yaml"]), "kmeans", ["kmeans"], 1)
+
+
+def test_a_file_may_name_as_many_clusters_as_there_can_be(tmp_path: Path) -> None:
+    """More than a configuration may have values; of one without an end the reader still says what is wrong."""
+    assert documents.MOST_VALUES > 5 * 65534 + 26 * 65534 // 4  # each cluster a class with a name, colour and list
+    many = ", ".join(map(str, range(1, 50_101)))
+    found = documents.read(written(tmp_path, f"taxonomy: 1\nclasses: [{{name: a, clusters: [{many}]}}]"))
+    assert len(found.leaves) == 50_100
+    with pytest.raises(ConfigError, match="more than 32 MiB"):
+        documents.read(written(tmp_path, "taxonomy: 1\n" + "# much\n" * 5_000_000))
+
+
+def known_before(folder: Path, head: str = "", **cluster: Any) -> None:
+    """Resolve a run of the recipe kmeans with a file that names clusters 1 and 9, and the part 2 of another."""
+    path = written(folder, f"taxonomy: 1\n{head}classes: [{{name: a, clusters: [1, 9]}}]")
+    config = {"recipes": ["kmeans"], "taxonomy": {"source": "file", "file": path}, "cluster": cluster}
+    load(config, Path(__file__).parents[2] / "recipes")
+
+
+def test_a_cluster_that_cannot_be_is_known_before_the_first_job(tmp_path: Path) -> None:
+    known_before(tmp_path, clusters=9)
+    with pytest.raises(ConfigError, match="cluster 9: the clustering has 8, numbered 1 to 8; remove it"):
+        known_before(tmp_path, clusters=8)
+    with pytest.raises(ConfigError, match="cluster 12: the clustering has 9"):
+        known_before(tmp_path, head="split: {12: 2}\n", clusters=9)
+    known_before(tmp_path, clusters="auto")  # the number is not known yet
+    known_before(tmp_path, method="leiden", clusters=None)
+    known_before(tmp_path, head="codebook: abc\nmembers: QUJD\n", clusters=8)  # is carried over
+    with pytest.raises(ConfigError, match="cluster 9"):
+        known_before(tmp_path, head="codebook: abc\n", clusters=8)  # nothing says where these clusters lay
 
 
 def test_another_place_is_not_another_content(tmp_path: Path) -> None:

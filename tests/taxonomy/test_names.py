@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,19 @@ import pytest
 import yaml
 
 from maskmill.recipe.base import validate
+from maskmill.store import classes as kinds
+from maskmill.store import codebook as books
+from maskmill.store.artefact import read_json, write_json
 from maskmill.store.classes import Classes
 from maskmill.store.codebook import Codebook, fingerprint
+from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import RaggedWriter
 from maskmill.taxonomy import Clustered, ShardVectors
 from maskmill.taxonomy._document import Document
 from maskmill.taxonomy._merge import merge
 from maskmill.taxonomy._names import described, document_text
+from maskmill.taxonomy.examples import Params, naming
+from maskmill.taxonomy.run import NameFiles, names
 
 NAMES = ["road", 'a "quoted" #name', "улица\u2003🚲", "no"]
 
@@ -79,3 +86,45 @@ def test_labels_of_one_name_are_told_apart(given: Clustered) -> None:
         "class 4",
         "class 9",
     ]
+
+
+def test_names_that_differ_only_in_case_are_noted(given: Clustered) -> None:
+    classes = [{"name": name, "clusters": [i]} for i, name in enumerate(["Cat", "dog", "cat", "Ignore", "straße"], 1)]
+    document = validate(Document, {"taxonomy": 1, "classes": classes}, "f")
+    notes = body_of(merge(document, "f", given), document, given)["notes"]
+    assert notes == [
+        "'ignore', 'Ignore': these names differ only in case, and are not the same class; write them alike if they are",
+        "'Cat', 'cat': these names differ only in case, and are not the same class; write them alike if they are",
+    ]
+    plain = validate(Document, {"taxonomy": 1, "classes": classes[1:3] + classes[4:]}, "f")
+    assert body_of(merge(plain, "f", given), plain, given)["notes"] == []
+
+
+def test_names_of_labels_without_a_pixel_are_noted(given: Clustered) -> None:
+    """Of three names two have pixels, one as the background; void labels are not asked for."""
+    document = validate(Document, {"taxonomy": 1, "classes": [{"name": "a", "clusters": [1]}]}, "f")
+    found = replace(merge(document, "f", given), label_ids=(7,), background_label=0)
+    params = Params(labels="labels", class_names={0: "floor", 7: "cat", 9: "horse", 255: "void"})
+    body = described(found, given.book, naming(params, "r"))
+    assert body["notes"] == ["class_names: no labelled image has a pixel of horse (9)"]
+    params = params.model_copy(update={"class_names": {7: "cat"}})
+    assert described(found, given.book, naming(params, "r"))["notes"] == []
+
+
+def test_the_job_says_what_it_notes(tmp_path: Path, given: Clustered, capsys: pytest.CaptureFixture[str]) -> None:
+    document = validate(Document, {"taxonomy": 1, "classes": [{"name": "Cat"}, {"name": "cat"}]}, "f")
+    kinds.write(tmp_path / "c.safetensors", replace(merge(document, "f", given), notes=("an old note",)))
+    books.write(tmp_path / "b.safetensors", given.book)
+    write_json(tmp_path / "members.json", {"members": "QUJD\n"}, Provenance.of("taxonomy", {}))
+    named = {"classes": [[1, "Cat", None], [2, "cat", None]]}
+    names(
+        tmp_path / "c.safetensors",
+        tmp_path / "b.safetensors",
+        tmp_path / "members.json",
+        {"recipe": "r", "seed": 0, "source": "file", "naming": named},
+        NameFiles(tmp_path / "classes.json", tmp_path / "taxonomy.yaml"),
+    )
+    said = capsys.readouterr().err
+    assert "taxonomy: 'Cat', 'cat': these names differ only in case" in said
+    assert "an old note" not in said  # which `fit` has said
+    assert len(read_json(tmp_path / "classes.json")["notes"]) == 2

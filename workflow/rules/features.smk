@@ -24,6 +24,29 @@ rule weights:
         "{params.run} weights {params.files} --params {params.depends:q} &> {log}"
 
 
+rule features_pq:
+    input:
+        unpack(inputs("features_pq")),
+    output:
+        out=path("features_pq"),
+    log:
+        "logs/features_pq/{features}.log",
+    benchmark:
+        "benchmarks/features_pq/{features}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
+    threads: cores("features_pq")
+    resources:
+        mem_mb=memory("features_pq"),
+        runtime=minutes("features_pq"),
+    params:
+        run=command("features_pq"),
+        depends=depends("features_pq"),
+        files=options("features_pq"),
+    shell:
+        "{params.run} features-pq {params.files} --params {params.depends:q} --threads {threads} &> {log}"
+
+
 rule features:
     input:
         unpack(inputs("features")),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from maskmill.cli.options import Foreground, ManifestFile, Out, Params, Seed, section, shard_files
+from maskmill.cli.options import Foreground, ManifestFile, Out, Params, Seed, pairs, section, shard_files
 
 
 def export(
@@ -29,6 +29,9 @@ def export(
     reduction: Annotated[Path | None, typer.Option(help="with --codebook: the model of the stage reduce")] = None,
     foreground: Foreground = None,
     weights: Annotated[Path | None, typer.Option(help="folder of backbone weights, copied too")] = None,
+    codecs: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER of a feature set of dtype pq: its codec, copied too")
+    ] = None,
     scores: Annotated[Path | None, typer.Option(help="scores.json of this round: names of the clusters")] = None,
     instances: Annotated[Path | None, typer.Option(help="folder of the last round's instances")] = None,
     classes: Annotated[Path | None, typer.Option(help="classes.json: names and colours of the classes")] = None,
@@ -52,10 +55,11 @@ def export(
     parts = SegmenterParts(
         {name: file for name, file in given.items() if file is not None},
         about["feature_sets"], weights, about["refine"], about["upsample"],
+        {name: folder / "pq.safetensors" for name, folder in pairs(codecs or []).items()},
     )  # fmt: skip
     sources = ExportFiles(
         manifest, files(masks, "zarr"), files(cut, "zarr"), files(assignments, "parquet"), files(regions, "parquet"),
-        files(instances, "zarr"),
+        files(instances, "zarr"), classes,
     )  # fmt: skip
     naming = Naming.of(read_names(classes).body["classes"]) if classes is not None else None
     about_masks = MaskSet(recipe, seed, round)

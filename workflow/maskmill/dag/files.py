@@ -268,9 +268,9 @@ def listed(given: str | Iterable[str]) -> list[str]:
     return [given] if isinstance(given, str) else list(given)
 
 
-def one(rule: str, wildcards: Wildcards, name: str = "out") -> Source:
+def one(rule: str, wildcards: Wildcards, name: str = "out", timeless: bool = False) -> Source:
     """What one job writes."""
-    return Source((path(rule, name, **wildcards),))
+    return Source((path(rule, name, **wildcards),), timeless=timeless)
 
 
 def manifest(timeless: bool = True) -> Source:

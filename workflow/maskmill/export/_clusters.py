@@ -14,18 +14,22 @@ from maskmill.export.naming import Naming
 
 TYPICAL = 8  # images named a cluster
 COLUMNS = ["cluster", "name", "colour", "images", "pixels", "share", "regions", "confidence", "typical"]
+CALIBRATED = "calibrated"
 
 
 class Clusters:
     """Counts of every mask value 0..k; memory grows with k, not with the images."""
 
-    def __init__(self, naming: Naming) -> None:
+    def __init__(self, naming: Naming, calibrated: bool = False) -> None:
+        """With `calibrated` the table has a column more: the mean calibrated confidence of the regions."""
         self.naming = naming
         clusters = naming.count
         self.images = np.zeros(clusters + 1, np.int64)
         self.pixels = np.zeros(clusters + 1, np.int64)
         self.total = 0
         self.regions = np.zeros(clusters + 1, np.int64)
+        self.calibrated = calibrated
+        self._sure = np.zeros(clusters + 1, np.float64)
         self._score = np.zeros(clusters + 1, np.float64)
         self._large: list[list[tuple[float, str]]] = [[] for _ in range(clusters + 1)]
         self._close: list[dict[str, float]] = [{} for _ in range(clusters + 1)]
@@ -38,10 +42,13 @@ class Clusters:
             self.images[cluster] += 1
             self._offer(self._large[cluster], counts[cluster] / total, image_id)
 
-    def add_region(self, image_id: str, cluster: int, score: float, distance: float) -> None:
+    def add_region(
+        self, image_id: str, cluster: int, score: float, distance: float, confidence: float | None = None
+    ) -> None:
         """One region of a cluster >= 1."""
         self.regions[cluster] += 1
         self._score[cluster] += score
+        self._sure[cluster] += confidence or 0.0
         close = self._close[cluster]
         if distance < close.get(image_id, np.inf):
             close[image_id] = distance
@@ -63,10 +70,11 @@ class Clusters:
         """Write the table; with scores also each cluster's matched class and that class's IoU."""
         with path.open("w", newline="", encoding="utf-8") as file:
             out = csv.writer(file, lineterminator="\n")
-            out.writerow(COLUMNS + (["class", "class_iou"] if classes is not None else []))
+            columns = COLUMNS + ([CALIBRATED] if self.calibrated else [])
+            out.writerow(columns + (["class", "class_iou"] if classes is not None else []))
             for cluster in range(len(self.naming.names)):
                 row = self._row(cluster) | {"colour": self.naming.hexadecimal(cluster)}
-                line = [row[name] for name in COLUMNS]
+                line = [row[name] for name in columns]
                 if classes is not None:
                     matched = classes.get(str(cluster), "")
                     value = (iou or {}).get(matched)
@@ -83,5 +91,6 @@ class Clusters:
             "share": f"{self.pixels[cluster] / max(1, self.total):.6f}",
             "regions": regions,
             "confidence": f"{self._score[cluster] / regions:.4f}" if regions else "",
+            CALIBRATED: f"{self._sure[cluster] / regions:.4f}" if regions else "",
             "typical": shlex.join(self.typical(cluster)),
         }

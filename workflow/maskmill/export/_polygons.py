@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from maskmill.numerics.jit import compiler
+from maskmill.jit import compiler
 
 INSET = 1 / 16  # of a pixel: far more than coordinates lose in float32 and in text, and too little to matter
 _ASIDE = 0.25  # joints are left of the pixel's centre

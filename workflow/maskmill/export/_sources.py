@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from maskmill.errors import StoreError
 from maskmill.images.instances import Instances, InstanceStore
 from maskmill.store.artefact import read_table
+from maskmill.store.class_names import read as read_class_names
 from maskmill.store.manifest import Row, read_manifest
 from maskmill.store.ragged import Ragged
 
@@ -24,6 +26,7 @@ class ExportFiles:
             tables of the stages cluster and regions; without all three there is no `coco_regions.json`.
         instances: of a last round that predicts them; `coco.json` then holds each of them with its score, overlapping
             or not, instead of the parts of the masks.
+        classes: classes.json of the stage taxonomy, which says what the confidence of the regions rests on.
     """
 
     manifest: str | Path
@@ -32,16 +35,22 @@ class ExportFiles:
     assignments: Sequence[str | Path] = ()
     regions: Sequence[str | Path] = ()
     instances: Sequence[str | Path] = ()
+    classes: str | Path | None = None
 
 
 @dataclass(frozen=True)
 class Region:
-    """One region of an image: segment id, cluster from 0, distance to its centre, confidence of the cut."""
+    """One region of an image: segment id, cluster from 0, distance to its centre, confidence of the cut.
+
+    Attributes:
+        confidence: how often the class of such a region is right; None where no labels have calibrated it.
+    """
 
     region: int
     cluster: int
     distance: float
     score: float
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class ExportImages:
     Attributes:
         clusters, ignore: number of clusters and ignore value of the masks.
         hashes: hashes of the stores that were read so far.
+        calibration: what the confidence of regions rests on (`Calibration.facts`); empty where labels made no class.
     """
 
     def __init__(self, files: ExportFiles) -> None:
@@ -74,6 +84,8 @@ class ExportImages:
         first = Ragged(_pick(self._masks, manifest.shards[0]), "masks")
         self.clusters, self.ignore = int(first.attrs["clusters"]), int(first.attrs["ignore"])
         self.hashes: list[str] = []
+        body = read_class_names(files.classes).body if files.classes is not None else {}
+        self.calibration: Mapping[str, Any] = body.get("calibration", {})
 
     def __len__(self) -> int:
         return len(self.manifest.rows)
@@ -82,6 +94,16 @@ class ExportImages:
     def has_instances(self) -> bool:
         """Whether images come with instances."""
         return bool(self._instances)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether regions have a confidence."""
+        return self.has_regions and self.calibration.get("kind", "none") != "none"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """{"confidence": sentence} of recipes with regions whose classes labels made; else nothing."""
+        return {"confidence": self.calibration["sentence"]} if self.has_regions and self.calibration else {}
 
     @property
     def suffix(self) -> str | None:
@@ -150,13 +172,14 @@ def read_regions(assignments: Path, table: Path) -> dict[str, list[Region]]:
     scores = read_table(table, ["image", "region", "score"])
     keys = zip(scores["image"].to_pylist(), scores["region"].to_pylist(), strict=True)
     score = dict(zip(keys, scores["score"].to_pylist(), strict=True))
-    rows = read_table(assignments, ["image", "region", "cluster", "distance"])
+    rows = read_table(assignments, ["image", "region", "cluster", "distance"], optional=["confidence"])
     found: dict[str, list[Region]] = {}
-    columns = (rows[name].to_pylist() for name in ("image", "region", "cluster", "distance"))
-    for image, region, cluster, distance in zip(*columns, strict=True):
+    columns = [rows[name].to_pylist() for name in ("image", "region", "cluster", "distance")]
+    sure = rows["confidence"].to_pylist() if "confidence" in rows.column_names else [None] * len(rows)
+    for image, region, cluster, distance, confidence in zip(*columns, sure, strict=True):
         if (image, region) not in score:
             raise StoreError(
                 f"{table}: has no region {region} of {image!r}, which {assignments} names; run snakemake again"
             )
-        found.setdefault(image, []).append(Region(region, cluster, distance, score[image, region]))
+        found.setdefault(image, []).append(Region(region, cluster, distance, score[image, region], confidence))
     return found

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskmill.dag.files import SEED, Graph, Sources, Wildcards, at, job, manifest, masks_rule, one, weights_of
+from maskmill.dag.files import (
+    SEED,
+    Graph,
+    Source,
+    Sources,
+    Wildcards,
+    at,
+    job,
+    manifest,
+    masks_rule,
+    one,
+    path,
+    weights_of,
+)
 from maskmill.recipe.model import CODES, Recipe
 from maskmill.recipe.sections import FeatureSet
 
@@ -26,7 +39,10 @@ def _export(graph: Graph, wildcards: Wildcards) -> Sources:
     if recipe.instances(recipe.round_count):
         found["instances"] = graph.every("rounds_detect", last)
     found |= _segmenter(graph, wildcards) | graph.names(wildcards)
-    found["weights"] = weights_of(_run_on_new_images(recipe).values(), "folder")
+    seen = _run_on_new_images(recipe)
+    found["weights"] = weights_of(seen.values(), "folder")
+    coded = {name: each.slug for name, each in seen.items() if each.pq is not None}
+    found["codecs"] = Source(tuple(path("features_pq", features=slug) for slug in coded.values()), "sets", tuple(coded))
     if graph.labelled:
         found["scores"] = one("evaluate", last)
     return found

@@ -58,7 +58,7 @@ def run(
     settings = validate(Export, params, "--params", "export")
     sources = ExportImages(files)
     naming = _fitting(naming, sources.clusters, settings)
-    about: dict[str, Any] = asdict(masks) | {"clusters": sources.clusters} | naming.facts
+    about: dict[str, Any] = asdict(masks) | {"clusters": sources.clusters} | naming.facts | sources.facts
     classes, iou = _matched(scores)
     with atomic(out_folder) as folder:
         folder.mkdir()
@@ -83,7 +83,7 @@ class _Folder:
     ) -> None:
         self.folder, self.settings = folder, settings
         self.clusters, self.ignore = sources.clusters, sources.ignore
-        self.table = Clusters(naming)
+        self.table = Clusters(naming, calibrated=sources.is_calibrated)
         self.renamed: list[tuple[str, str]] = []  # id, file in masks/
         self.png_palette = naming.png_palette()
         kinds = [
@@ -128,13 +128,15 @@ class _Folder:
             self._segments(whole, picture)
         regions = {region.region: region for region in item.regions if region.cluster >= 0}  # -1 is noise
         for region in regions.values():
-            self.table.add_region(row.id, region.cluster + 1, region.score, region.distance)
+            self.table.add_region(row.id, region.cluster + 1, region.score, region.distance, region.confidence)
         if proposals and item.segments is not None:
             image = proposals.image(file_name(row), *size, maskmill_id=row.id)
             for value, rle in encode_all(to_size(item.segments, size)):
                 if value in regions:
                     own = regions[value]
                     more = {"score": _short(own.score), "distance": _short(own.distance), "region": value}
+                    if own.confidence is not None:
+                        more["confidence"] = round(own.confidence, 4)
                     proposals.annotation(image, own.cluster + 1, rle, **more)
 
     def _segments(self, coco: CocoWriter, picture: Picture) -> None:

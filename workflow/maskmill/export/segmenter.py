@@ -28,6 +28,7 @@ class SegmenterParts:
         feature_sets: {name: parameters}; a student says which of them it sees, clusters are those of the only one.
         weights: folder of backbone weights, copied too, so that the folder works on another machine.
         refine: how masks of the last round are fitted to the photos. upsample: of clusters, mask cells a token side.
+        codecs: feature set -> the codec of its tokens, where they are codes.
     """
 
     files: Mapping[str, Path]
@@ -35,6 +36,7 @@ class SegmenterParts:
     weights: Path | None = None
     refine: Mapping[str, Any] = field(default_factory=dict)
     upsample: int = 1
+    codecs: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def kind(self) -> str | None:
@@ -61,7 +63,12 @@ class SegmenterParts:
             for slug in slugs:
                 name = f"weights/{slug}"
                 copied[name] = _copied_weights(self.weights / f"{slug}.safetensors", folder / f"{name}.safetensors")
-        files = [*sorted(self.files), *(f"weights/{slug}" for slug in slugs)]
+        coded = [name for name in sorted(self.codecs) if name in sets]
+        if coded:
+            (folder / "codecs").mkdir()
+        for name in coded:
+            copied[f"codecs/{name}"] = _copied_tensors(self.codecs[name], folder / f"codecs/{name}.safetensors")
+        files = [*sorted(self.files), *(f"weights/{slug}" for slug in slugs), *(f"codecs/{name}" for name in coded)]
         body = dict(about) | {"files": files, "crc32c": copied, "refine": dict(self.refine)} | more
         body["features"] = {name: chosen.model_dump() for name, chosen in sets.items()}
         write_json(folder / "features.json", body, made)

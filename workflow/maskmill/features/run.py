@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from maskmill.errors import NumericsError
+from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.images.decode import resize, target_size
 from maskmill.images.photos import read_ahead, read_photo, reader_count
 from maskmill.progress import track
@@ -21,8 +21,12 @@ from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import RaggedWriter
 
 if TYPE_CHECKING:
+    import torch
+
     from maskmill.backbones import Dense
     from maskmill.device import Compute
+    from maskmill.numerics.product import Encoder
+    from maskmill.store.product import Codec
 
 # Mean cosine of the tokens of an image above which a graph cut sees one blob. Eight photographs and five frames of the
 # demo through the embedded ViT: keys less their bias 0.27..0.66, raw keys 0.86..0.93, nothing between.
@@ -40,7 +44,8 @@ class Batch:
 class Features(NamedTuple):
     """What the backbone says of one image: tokens [h, w, d] and cls [d] float32, and the input size (H, W).
 
-    cls_query [d] float32 is there for the keys of a ViT (see `Backbone.outputs`).
+    cls_query [d] float32 is there for the keys of a ViT (see `Backbone.outputs`). With an encoder the tokens are codes
+    [h, w, bytes] uint8, and `finite` says whether all that was encoded were numbers.
     """
 
     row: Row
@@ -48,6 +53,7 @@ class Features(NamedTuple):
     cls: np.ndarray
     size: tuple[int, int]
     cls_query: np.ndarray | None = None
+    finite: bool = True
 
 
 def plan_batches(rows: list[Row], feature_set: FeatureSet, multiple: int, batch_size: int) -> list[Batch]:
@@ -70,11 +76,16 @@ def read_batch(batch: Batch) -> np.ndarray:
     return images
 
 
-def extract(backbone: Dense, batches: Iterator[tuple[Batch, np.ndarray]]) -> Iterator[Features]:
-    """Features image by image. On a GPU the next batch is computed while this one is yielded and stored."""
+def extract(
+    backbone: Dense, batches: Iterator[tuple[Batch, np.ndarray]], encoder: Encoder | None = None
+) -> Iterator[Features]:
+    """Features image by image. On a GPU the next batch is computed while this one is yielded and stored.
+
+    With an encoder, which is on the device of the backbone, the tokens become codes there.
+    """
     waiting: tuple[Batch, _Copy] | None = None
     for batch, images in batches:
-        copy = _Copy(backbone, images)
+        copy = _Copy(backbone, images, encoder)
         if waiting is not None:
             yield from _split(*waiting)
         waiting = batch, copy
@@ -85,15 +96,15 @@ def extract(backbone: Dense, batches: Iterator[tuple[Batch, np.ndarray]]) -> Ite
 class _Copy:
     """One batch on its way: uploaded, computed and copied back without waiting for the device."""
 
-    def __init__(self, backbone: Dense, images: np.ndarray) -> None:
+    def __init__(self, backbone: Dense, images: np.ndarray, encoder: Encoder | None = None) -> None:
         import torch
 
         self.source, self.done = torch.from_numpy(images), None
         if backbone.device.type != "cuda":
-            self.outputs = [tensor.cpu() for tensor in backbone.outputs(self.source) if tensor is not None]
+            self.outputs = [tensor.cpu() for tensor in _computed(backbone, self.source, encoder)]
             return
         self.source = self.source.pin_memory()  # kept until the copy is done
-        computed = [tensor for tensor in backbone.outputs(self.source) if tensor is not None]
+        computed = _computed(backbone, self.source, encoder)
         self.outputs = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in computed]
         for target, tensor in zip(self.outputs, computed, strict=True):
             target.copy_(tensor, non_blocking=True)
@@ -101,15 +112,29 @@ class _Copy:
         self.done.record(torch.cuda.current_stream(backbone.device))
 
     def result(self) -> list[np.ndarray]:
-        """Tokens [b, h, w, d], cls [b, d], and the cls query [b, d] where there is one."""
+        """Whether the tokens are finite [b], tokens [b, h, w, d] or their codes, cls [b, d], and the cls query [b, d]
+        where there is one.
+        """
         if self.done is not None:
             self.done.synchronize()
         return [tensor.numpy() for tensor in self.outputs]
 
 
+def _computed(backbone: Dense, images: torch.Tensor, encoder: Encoder | None) -> list[torch.Tensor]:
+    """What `_Copy.result` returns, on the device."""
+    import torch
+
+    tokens, *vectors = (tensor for tensor in backbone.outputs(images) if tensor is not None)
+    if encoder is None:  # the store says which image is not finite
+        return [torch.ones(len(tokens), dtype=torch.bool, device=tokens.device), tokens, *vectors]
+    from maskmill.numerics.product import finite
+
+    return [finite(tokens), encoder.codes(tokens), *vectors]
+
+
 def _split(batch: Batch, copy: _Copy) -> Iterator[Features]:
-    for row, tokens, cls, *query in zip(batch.rows, *copy.result(), strict=True):
-        yield Features(row, tokens, cls, batch.size, *query)
+    for row, finite, tokens, cls, *query in zip(batch.rows, *copy.result(), strict=True):
+        yield Features(row, tokens, cls, batch.size, query[0] if query else None, bool(finite))
 
 
 def run(
@@ -119,14 +144,19 @@ def run(
     weights: Path,
     out: Path,
     compute: Compute,
+    codec: Path | None = None,
 ) -> None:
     """Extract the features of one shard (see the store in docs/store.md and docs/backbones.md).
 
     The store is ordered by input size, then id: a shard of mixed sizes is never held in memory.
 
+    Args:
+        codec: of product-quantised tokens (`maskmill.features.fit`), for a feature set of `dtype: pq`.
+
     Raises:
         InputError: an image no longer decodes, or has another size than in the manifest. NumericsError: NaN or
             infinite features. DeviceError: the batch does not fit the GPU. WeightsError, ConfigError: see `load`.
+            StoreError: the codec is damaged or that of another feature set.
     """
     import torch
 
@@ -141,22 +171,57 @@ def run(
         backbone = load(weights, feature_set, place)
         batches = plan_batches(rows, feature_set, backbone.multiple, compute.batch_size)
         workers = reader_count(len(batches), compute.threads, place)
-        made = Provenance.of("features", feature_set.model_dump(mode="json"), [shard, backbone.digest])
-        images = track(extract(backbone, read_ahead(batches, read_batch, workers)), len(rows), "features: image")
-        _write(out, images, backbone, made)
+        encoder = _encoder(codec, backbone)
+        known = [shard, backbone.digest, *([] if encoder is None else [encoder.codec.digest])]
+        made = Provenance.of("features", feature_set.model_dump(mode="json"), known)
+        ahead = read_ahead(batches, read_batch, workers)
+        images = track(extract(backbone, ahead, encoder), len(rows), "features: image")
+        _write(out, images, backbone, made, None if encoder is None else encoder.codec)
 
 
-def _write(out: Path, images: Iterator[Features], backbone: Dense, made: Provenance) -> None:
+def _encoder(file: Path | None, backbone: Dense) -> Encoder | None:
+    """What makes codes of the tokens of a feature set of `dtype: pq`."""
+    if backbone.set.pq is None:
+        return None
+    if file is None:
+        raise ConfigError("features: dtype: pq needs the codec that `maskmill features-pq` writes; give it as --codec")
+    from maskmill.numerics.product import Encoder
+    from maskmill.store.product import read
+
+    codec, made = read(file)
+    theirs, ours = made.get("params"), backbone.set.model_dump(mode="json")
+    if theirs != ours or list(made.get("inputs", ()))[:1] != [backbone.digest] or codec.depth != backbone.depth:
+        raise StoreError(
+            f"{file}: not the codec of this feature set: {_differing(theirs, ours)}; delete it and run snakemake again"
+        )
+    return Encoder(codec, backbone.device)
+
+
+def _differing(theirs: Any, ours: dict[str, Any]) -> str:
+    """In which keys two feature sets differ, for a message."""
+    if not isinstance(theirs, dict):
+        return "it does not say what made it"
+    keys = [key for key in ours if theirs.get(key) != ours[key]]
+    said = ", ".join(f"{key}: {theirs.get(key)!r} and not {ours[key]!r}" for key in keys)
+    return f"it was fitted with {said}" if said else "it was fitted with other weights of the backbone"
+
+
+def _write(
+    out: Path, images: Iterator[Features], backbone: Dense, made: Provenance, codec: Codec | None = None
+) -> None:
     chosen = backbone.set
     attrs: dict[str, Any] = {"backbone": chosen.backbone, "facet": chosen.facet, "stride": backbone.stride}
     if backbone.heads is not None:
         attrs["heads"] = backbone.heads
     with RaggedWriter(
-        out, "features", depth=backbone.depth, dtype=chosen.dtype, attrs=attrs, provenance=made
+        out, "features", depth=backbone.depth, dtype=codec or chosen.dtype, attrs=attrs, provenance=made
     ) as writer:
         for image in images:
+            if not image.finite:
+                raise NumericsError(f"{image.row.id}: NaN or infinite tokens of {chosen.backbone}; check the photo")
             if not writer.ids:
-                writer.attrs["mean_cosine"] = warn_saturated(image.tokens, chosen)
+                rows = image.tokens if codec is None else codec.decode(image.tokens.reshape(-1, codec.bytes))[None]
+                writer.attrs["mean_cosine"] = warn_saturated(rows, chosen)
             vectors = {"cls": image.cls} | ({} if image.cls_query is None else {"cls_query": image.cls_query})
             writer.append(
                 image.row.id,
@@ -170,7 +235,7 @@ def _write(out: Path, images: Iterator[Features], backbone: Dense, made: Provena
 def _stored(name: str, vector: np.ndarray, image: Features, chosen: FeatureSet) -> np.ndarray:
     """A vector of the image in the type that it is stored in."""
     with np.errstate(over="ignore"):  # said as an error below
-        stored = vector.astype(np.float16 if chosen.dtype == "float16" else np.float32)
+        stored = vector.astype(np.float32 if chosen.dtype == "int8" else np.float16)
     if not np.isfinite(stored).all() and np.isfinite(image.tokens).all():  # of bad tokens the store says more
         said = {"cls": "cls token", "cls_query": "query of the cls token"}[name]
         raise NumericsError(f"{image.row.id}: NaN or infinite {said} of {chosen.backbone}; set dtype: int8")

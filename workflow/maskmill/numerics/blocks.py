@@ -22,20 +22,30 @@ def by_id(stores: Sequence[Ragged], rows: int = 8192) -> Iterator[np.ndarray]:
 
     The blocks do not depend on how the images are spread over the stores. One block and one read are held.
     """
+    reads = (store.rows(start, stop) for store, start, stop in _runs(stores))
+    return (block.astype(np.float32, copy=False) for block in _blocks(reads, rows))
+
+
+def codes_by_id(stores: Sequence[Ragged], rows: int = 8192) -> Iterator[np.ndarray]:
+    """The codes [rows, bytes] uint8 of the blocks of `by_id`, of product-quantised stores."""
+    return _blocks((store.stored(start, stop) for store, start, stop in _runs(stores)), rows)
+
+
+def _blocks(reads: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """What is read, in blocks of `rows` rows."""
     parts: list[np.ndarray] = []
     held = 0
-    for store, start, stop in _runs(stores):
-        part = store.rows(start, stop)
+    for part in reads:
         while held + len(part) >= rows:
             parts.append(part[: rows - held])
             part = part[rows - held :]
-            yield np.concatenate(parts).astype(np.float32, copy=False)
+            yield np.concatenate(parts)
             parts, held = [], 0
         if len(part):
             parts.append(part)
             held += len(part)
     if parts:
-        yield np.concatenate(parts).astype(np.float32, copy=False)
+        yield np.concatenate(parts)
 
 
 def _runs(stores: Sequence[Ragged]) -> Iterator[tuple[Ragged, int, int]]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from maskmill.numerics.blocks import one_thread
+from maskmill.numerics.kmeans_stream import Stream
 from maskmill.numerics.lloyd import Course, lloyd
-from maskmill.numerics.points import Frame, PreparedPoints, prepare
+from maskmill.numerics.points import CodedPoints, Frame, PreparedPoints, prepare
 from maskmill.numerics.sampling import rng
 from maskmill.numerics.seeds import complete, plus_plus
 from maskmill.numerics.two_level import two_level
@@ -46,7 +47,7 @@ def solve(source: Source, params: Settings, seed: int, device: str, key: str) ->
         for size in sizes[1:]:
             whole = size == points.count
             subset = points.array if whole else _sample(points, size, seed)
-            engine = first(subset) if subset is not None else Stream(points, params.clusters, first)
+            engine = first(subset) if subset is not None else _stream(source, points, params.clusters, first, threads)
             energy = points.energy if whole else _energy(subset)
             tolerance = params.tolerance if whole else rough
             best = lloyd(engine, best.centroids, energy, params.spherical, params.iterations, tolerance)
@@ -113,33 +114,13 @@ def _engines(place: Any, clusters: int, threads: int) -> Any:
     return on_device
 
 
-class Stream:
-    """Points that do not fit into memory: every step reads them once."""
+def _stream(source: Source, points: PreparedPoints, clusters: int, make: Any, threads: int) -> Stream:
+    """An engine of points that do not fit into memory; of codes it needs no vectors."""
+    from maskmill.numerics.lloyd_codes import CodedStream, fits
 
-    def __init__(self, points: PreparedPoints, clusters: int, make: Any) -> None:
-        self.points, self.clusters, self.make = points, clusters, make
-        self.centroids = np.zeros(0)
-
-    def step(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See `maskmill.numerics.lloyd.Engine`."""
-        self.centroids = centroids
-        sums, counts = np.zeros(centroids.shape), np.zeros(self.clusters, np.int64)
-        for block in self.points.blocks():
-            s, n = self.make(block).step(centroids)
-            sums, counts = sums + s, counts + n
-        return sums, counts
-
-    def farthest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `maskmill.numerics.lloyd.Engine`."""
-        distance, rows = np.zeros(0), np.zeros((0, self.points.depth), np.float32)
-        for block in self.points.blocks():
-            engine = self.make(block)
-            engine.step(self.centroids)
-            d, x = engine.farthest(count)
-            distance, rows = np.concatenate([distance, d]), np.concatenate([rows, x])
-            order = np.argsort(-distance, kind="stable")[:count]
-            distance, rows = distance[order], rows[order]
-        return distance, rows
+    if isinstance(source, CodedPoints) and fits(source.codec, clusters):
+        return CodedStream(source, points, clusters, make, threads)
+    return Stream(points, clusters, make)
 
 
 def _finish(

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from maskmill.jit import compiler
 from maskmill.numerics.blocks import ordered
-from maskmill.numerics.jit import compiler
 
 PRODUCT_BYTES = 512 << 10  # products held at once by a thread: about its L2 cache
 SUM_BYTES = 256 << 20  # float64 sums of all parts together

@@ -9,6 +9,7 @@ import numpy as np
 
 from maskmill.errors import NumericsError
 from maskmill.numerics.blocks import ordered
+from maskmill.store.product import Codec
 from maskmill.store.ragged import Ragged
 
 BLOCK = 16384  # rows prepared at once
@@ -166,7 +167,39 @@ def points_of(stores: Sequence[Ragged], limit: int, seed: int) -> Source:
     if total > limit or total * depth * 4 <= MEMORY_BYTES:
         return sample_rows(stores, limit, seed)
 
+    codec = CodedPoints.common(stores)
+    if codec is not None:
+        return CodedPoints(stores, codec)
+
     def blocks() -> Iterator[np.ndarray]:
         return by_id(stores, STREAM_ROWS)
 
     return blocks
+
+
+@dataclass(frozen=True)
+class CodedPoints:
+    """Vectors of product-quantised stores that do not fit into memory: a stream of vectors, and one of their codes."""
+
+    stores: Sequence[Ragged]
+    codec: Codec
+
+    @staticmethod
+    def common(stores: Sequence[Ragged]) -> Codec | None:
+        """The codec of all rows of the stores; None where they have none, or several, or are seen in part."""
+        codecs = [store.codec for store in stores if type(store) is Ragged]
+        if len(codecs) < len(stores) or not codecs or any(codec is not codecs[0] for codec in codecs):
+            return None
+        return codecs[0]
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        """Blocks [b, d] float32, as a stream of any stores has them."""
+        from maskmill.numerics.blocks import by_id
+
+        return by_id(self.stores, STREAM_ROWS)
+
+    def codes(self) -> Iterator[np.ndarray]:
+        """The codes [b, bytes] uint8 of the same blocks."""
+        from maskmill.numerics.blocks import codes_by_id
+
+        return codes_by_id(self.stores, STREAM_ROWS)

@@ -83,6 +83,12 @@ def _places(stores: Sequence[Ragged], limit: int, seed: int) -> Iterable[tuple[s
     return heapq.nsmallest(limit, filled, key=lambda place: _order(seed, place[0]))
 
 
+def smallest(ids: Iterable[str], limit: int, seed: int) -> list[int]:
+    """Places of the images that are drawn from where no more than `limit` are wanted, ascending."""
+    found = heapq.nsmallest(limit, enumerate(ids), key=lambda place: _order(seed, place[1]))
+    return sorted(place for place, _ in found)
+
+
 def _order(seed: int, image_id: str) -> bytes:
     """Where an image stands in the draw of images."""
     return hashlib.blake2b(f"{seed}\0image\0{image_id}".encode(), digest_size=8).digest()
@@ -101,9 +107,9 @@ def _rows_of(ids: Sequence[str], sizes: np.ndarray, limit: int, seed: int) -> li
     quota = _quota(most, limit)
     rows: list[np.ndarray] = [np.zeros(0, np.int64)] * len(ids)
     for (image_id, members), total, bound in zip(owners.items(), totals.tolist(), most.tolist(), strict=True):
-        drawn = _draw(total, min(quota, bound), seed, image_id)
+        chosen = drawn(total, min(quota, bound), seed, image_id)
         ends = np.cumsum(sizes[members])
-        for i, part, end in zip(members, np.split(drawn, np.searchsorted(drawn, ends[:-1])), ends, strict=True):
+        for i, part, end in zip(members, np.split(chosen, np.searchsorted(chosen, ends[:-1])), ends, strict=True):
             rows[i] = part - (end - sizes[i])
     return rows
 
@@ -119,7 +125,8 @@ def _quota(sizes: np.ndarray, max_points: int) -> int:
     return low
 
 
-def _draw(size: int, quota: int, seed: int, image_id: str) -> np.ndarray:
+def drawn(size: int, quota: int, seed: int, image_id: str) -> np.ndarray:
+    """Which of an image's `size` rows are drawn, ascending: `quota` of them, or all where there are no more."""
     if size <= quota:
         return np.arange(size)
     return np.sort(rng(seed, image_id).choice(size, quota, replace=False))

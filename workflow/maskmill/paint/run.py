@@ -35,13 +35,13 @@ from maskmill.errors import StoreError
 from maskmill.images.interpolate import majority, one_hots, resize_labels, resize_maps
 from maskmill.images.masks import ignore_value, mask_dtype
 from maskmill.images.photos import ManifestPhotos
-from maskmill.painting.tokens import margins, paint_tokens
+from maskmill.painting.tokens import confidences, margins, paint_tokens
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Paint, Refine
 from maskmill.refine import refine, refine_step
 from maskmill.store.artefact import read_table, read_tensors, write_tensors
-from maskmill.store.classes import BACKGROUND_ROW, IGNORE, Labels
+from maskmill.store.classes import BACKGROUND_ROW, IGNORE, Classes, Labels
 from maskmill.store.codebook import Codebook
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
@@ -130,7 +130,7 @@ class ShardLabels:
         codebook: str | Path,
         settings: Paint,
     ) -> None:
-        from maskmill.store.classes import Classes, read_labels
+        from maskmill.store.classes import read_labels
 
         book = read_labels(codebook)
         self.clusters = len(book)
@@ -181,9 +181,16 @@ def run_tokens(
             see = partial(photos.on_grid, image_id) if photos else None
             mask = paint_tokens(store[i], book, settings.upsample, settings.refine, see, ground)
             if settings.abstain:
-                sure = margins(store[i], book, (mask.shape[0], mask.shape[1]))
+                sure = _sure(store[i], book, (mask.shape[0], mask.shape[1]), settings)
                 mask[(mask > 0) & (sure < settings.abstain)] = ignore_value(mask.dtype)
             writer.append(image_id, corrected(mask, image_id, book))
+
+
+def _sure(tokens: np.ndarray, labels: Labels, size: tuple[int, int], settings: Paint) -> np.ndarray:
+    """What `abstain` is compared with, float32 [H, W] of tokens [h, w, d]."""
+    if settings.abstain_by == "confidence" and isinstance(labels, Classes):
+        return confidences(tokens, labels, size)
+    return margins(tokens, labels, size)
 
 
 def corrected(mask: np.ndarray, image_id: str, labels: Labels) -> np.ndarray:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from maskmill.errors import ConfigError
 from maskmill.images.interpolate import best_scores, resize_maps
 from maskmill.images.masks import mask_dtype
 from maskmill.painting.scoring import margin, scores, values
 from maskmill.recipe.sections import Refine
 from maskmill.refine import refine_scores, refine_step
-from maskmill.store.classes import Labels
+from maskmill.store.classes import Classes, Labels
 from maskmill.store.codebook import Codebook
 
 COSINES = 2.0  # logits a unit of cosine (STEGO)
@@ -79,6 +80,22 @@ def margins(tokens: np.ndarray, book: Labels, size: tuple[int, int]) -> np.ndarr
     if not isinstance(book, Codebook) and book.book is None:
         return np.asarray(first - second)
     return margin(first, second, _spherical(book)).astype(np.float32)
+
+
+def confidences(tokens: np.ndarray, classes: Classes, size: tuple[int, int]) -> np.ndarray:
+    """How often the class of each mask cell [H, W] is right, float32 in 0..1, by interpolated scores of its tokens.
+
+    Raises:
+        ConfigError: no labels have calibrated these classes.
+    """
+    calibration = classes.calibration
+    if not calibration:
+        why = calibration.sentence if calibration is not None else "uncalibrated: no labels made the classes"
+        raise ConfigError(f"paint.abstain_by: confidence: {why}; label more images, or use abstain_by: margin")
+    h, w, d = tokens.shape
+    found = np.asarray(scores(tokens.astype(np.float32).reshape(h * w, d), classes))
+    fine = resize_maps(np.moveaxis(found.reshape(h, w, -1), 2, 0), size)
+    return calibration.confidence(fine.max(axis=0))
 
 
 def _spherical(book: Labels) -> bool:

@@ -62,7 +62,7 @@ def artefacts(
             group.count
             * feature_bytes(
                 group.tokens(feature_set.size, shape.stride), group.images, shape.depth, feature_set.dtype,
-                shape.vectors,
+                shape.vectors, 0 if feature_set.pq is None else feature_set.pq.bytes,
             )
             for group in images.shards
         )  # fmt: skip

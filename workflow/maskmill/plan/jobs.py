@@ -16,6 +16,7 @@ from maskmill.plan.images import PlannedImages
 from maskmill.recipe.model import CODES, Recipe, Run
 from maskmill.recipe.stages import RULES, Unit
 
+CODEC = "features_pq"
 ORDER = tuple(rule for rule in RULES if rule != "demo")  # no job of a user's images
 
 
@@ -103,6 +104,9 @@ def _work(
     amount: float = count * images.count
     if name == "report":
         amount = images.shard_count
+    elif name == CODEC:  # the backbone over a sample; the rest is seconds
+        code = run.feature_sets[owner].pq
+        amount = 0 if code is None else count * min(images.count, code.images)
     elif rule.unit == "jobs":
         amount = count
     elif rule.unit == "samples":

@@ -11,7 +11,7 @@ from maskmill.dag import benchmarks
 from maskmill.errors import ConfigError, nearest
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import PlannedImages
-from maskmill.plan.jobs import ORDER, Work, jobs
+from maskmill.plan.jobs import CODEC, ORDER, Work, jobs
 from maskmill.recipe.model import Run
 
 # CPU seconds of a job before it works: interpreter, imports, opening stores (bench/startup.py).
@@ -73,7 +73,8 @@ class Rates:
 
     def of(self, work: Work, run: Run) -> Rate | None:
         """The rate of some jobs; None where nothing is known."""
-        names = [f"{work.rule}/{work.owner}", f"{work.rule}/{method(work, run)}", work.rule]
+        rule = "features" if work.rule == CODEC else work.rule
+        names = [f"{rule}/{work.owner}", f"{rule}/{method(work, run)}", rule]
         for name in names:
             if name in self.given:
                 return Rate(1 / self.given[name], "given")
@@ -83,7 +84,7 @@ class Rates:
             if name in self.measured:
                 seconds, tokens = self.measured[name]
                 scale = tokens_of(work, run) / tokens if tokens else 1.0
-                if work.rule == "features" and run.feature_sets[work.owner].flip == "average":
+                if rule == "features" and run.feature_sets[work.owner].flip == "average":
                     scale *= 2  # the network sees every image twice
                 return Rate(seconds * scale / work.threads, "core")
         return Rate(self.run[names[0]], "run") if names[0] in self.run else None
@@ -91,7 +92,7 @@ class Rates:
 
 def method(work: Work, run: Run) -> str:
     """What the speed of a rule depends on: the backbone, the method, and whether photos are looked at to refine."""
-    if work.rule in ("features", "evaluate_probe"):
+    if work.rule in ("features", CODEC, "evaluate_probe"):
         return run.feature_sets[work.owner].backbone
     if work.owner not in run.recipes:
         return ""
@@ -117,7 +118,7 @@ def method(work: Work, run: Run) -> str:
 
 def tokens_of(work: Work, run: Run) -> float:
     """Tokens of a square image of the feature set that a rule works on: what its speed is scaled by."""
-    if work.rule == "features":
+    if work.rule in ("features", CODEC):
         feature_set = run.feature_sets[work.owner]
     else:
         recipe = run.recipes[work.owner]

@@ -24,7 +24,7 @@ from maskmill.images.masks import to_size
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import STORING, FeatureSet, Refine
 from maskmill.store.artefact import read_json
-from maskmill.store.ragged import as_stored
+from maskmill.store.floats import as_stored
 from maskmill.store.seal import file_crc32c
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from maskmill.adapt.infer import Head
     from maskmill.backbones.colour import Colour
     from maskmill.backbones.network import Backbone
+    from maskmill.numerics.product import Encoder
 
 FOLDER = "results/recipes/<recipe>/seed<n>/export/segmenter"
 
@@ -123,10 +124,15 @@ class Backbones:
 
     def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device) -> None:
         from maskmill.backbones.network import load
+        from maskmill.numerics.product import Encoder
+        from maskmill.store.product import read
 
         self.sets: dict[str, tuple[FeatureSet, Backbone | Colour]] = {}
+        self.encoders: dict[str, Encoder] = {}
         for name, chosen in feature_sets(folder, about).items():
             self.sets[name] = chosen, load(folder / f"weights/{chosen.weights_slug}.safetensors", chosen, device)
+            if chosen.pq is not None:
+                self.encoders[name] = Encoder(read(folder / f"codecs/{name}.safetensors")[0], device)
 
     def tokens(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """{feature set: tokens [h, w, d]} of an image, as a feature store gives them."""
@@ -135,7 +141,11 @@ class Backbones:
         found = {}
         for name, (chosen, backbone) in self.sets.items():
             batch = torch.from_numpy(to_target(image, chosen.size, backbone.multiple).copy())[None]
-            found[name] = as_stored(backbone.forward(batch)[0][0].cpu().numpy(), chosen.dtype)
+            tokens = backbone.forward(batch)[0][0]
+            if name in self.encoders:
+                found[name] = self.encoders[name].as_stored(tokens)
+            else:
+                found[name] = as_stored(tokens.cpu().numpy(), chosen.dtype)
         return found
 
 

@@ -57,6 +57,11 @@ def _check_abstain(recipe: Recipe, path: Path) -> None:
             f"{path}: paint.abstain: {wanted}: is for recipes of tokens (pool: token); here paint.keep_closest leaves "
             "regions out"
         )
+    if recipe.paint.settings.abstain_by == "confidence" and not (wanted and recipe.taxonomy.module.TRAITS.labels):
+        raise ConfigError(
+            f"{path}: paint.abstain_by: confidence: needs abstain, and labels that make the classes; set abstain and "
+            "taxonomy: {source: examples, labels: folder}, or use abstain_by: margin"
+        )
 
 
 def check_counts(recipes: Mapping[str, Recipe], images: int) -> None:

@@ -6,6 +6,7 @@ are given twice (of which YAML takes the last without a word), other encodings, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,25 +51,44 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """A date, a number or a key that Python cannot have is an error that names the line."""
         try:
+            _check_whole(node)
             return super().construct_object(node, deep)
         except (ValueError, TypeError, OverflowError, AttributeError) as error:
             raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
 
 
-def read_mapping(path: str | Path) -> dict[str, Any]:
+def _check_whole(node: yaml.Node) -> None:
+    """A whole number that a person has not meant so is a ValueError: YAML 1.1 reads 017 as 15, and 1:30 as 90."""
+    if node.tag != "tag:yaml.org,2002:int" or not isinstance(node.value, str):
+        return
+    text = node.value.replace("_", "")
+    if re.fullmatch(r"[-+]?0[0-7]+", text):
+        plain = f"{int(text)}"
+        raise ValueError(
+            f"{node.value} has a leading zero, with which YAML counts in eights ({int(text, 8)}); write {plain}, or "
+            f"'{node.value}' in quotes where it is no number"
+        )
+    if ":" in text:
+        raise ValueError(f"{node.value} is a number in base 60 to YAML; write '{node.value}' in quotes")
+
+
+def read_mapping(path: str | Path, most_bytes: int = MOST_BYTES, most_values: int = MOST_VALUES) -> dict[str, Any]:
     """The keys of a YAML file; none of an empty one.
+
+    Args:
+        most_bytes, most_values: that the file, and the document in it, may have.
 
     Raises:
         ConfigError: it cannot be read, is not UTF-8, no YAML, no mapping, too large, or refers to itself.
     """
     try:
-        body = read_bounded(path, MOST_BYTES)
+        body = read_bounded(path, most_bytes)
     except InputError as error:
         raise ConfigError(f"{path}: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a YAML file") from None
     if body is None:
-        raise ConfigError(f"{path}: more than {MOST_BYTES >> 20} MiB, which is no configuration; give a YAML file")
+        raise ConfigError(f"{path}: more than {most_bytes >> 20} MiB, which is no configuration; give a YAML file")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -80,7 +100,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid YAML: {_where(error, text)}") from None
     if document is None:
         return {}
-    check_tree(document, str(path))
+    check_tree(document, str(path), most_values)
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: top level: expected key: value pairs, found {shown(document)}")
     return document
@@ -101,17 +121,17 @@ def _where(error: yaml.YAMLError, text: str) -> str:
     return f"line {line + 1}, column {column + 1}: {' '.join(problem.split())[:200]}, in {shown(lines[line])}"
 
 
-def check_tree(document: Any, where: str) -> None:
+def check_tree(document: Any, where: str, most_values: int = MOST_VALUES) -> None:
     """Raises ConfigError where nested values refer to themselves, are too many, or lie too deep."""
     ahead: list[tuple[Any, tuple[Any, ...]]] = [(document, ())]
     count = 0
     while ahead:
         value, path = ahead.pop()
         count += 1
-        if len(path) > DEEPEST or count > MOST_VALUES:
+        if len(path) > DEEPEST or count > most_values:
             key = ".".join(str(part)[:40] for part in path[:3])
             raise ConfigError(
-                f"{where}: {key}: nested deeper than {DEEPEST} levels or more than {MOST_VALUES} values, as by an "
+                f"{where}: {key}: nested deeper than {DEEPEST} levels or more than {most_values} values, as by an "
                 "anchor that refers to itself; write it out"
             )
         if isinstance(value, Mapping):

@@ -96,6 +96,9 @@ def _served(recipe: Recipe, recipes: Sequence[str], config: Config) -> Recipe:
     elif stage.module.TRAITS.labels and stage.params.class_names is None:
         params = stage.params.model_copy(update={"class_names": dict(config.evaluate.class_names)})
         stage = replace(stage, params=params)
+    clusters, traits = recipe.cluster.params.clusters, recipe.cluster.module.TRAITS
+    if isinstance(clusters, int) and (traits.counted or traits.reads_head):  # other methods find their number
+        stage.module.check_clusters(stage.params, recipe.name, clusters)
     return replace(recipe, stages={**recipe.stages, "taxonomy": stage})
 
 

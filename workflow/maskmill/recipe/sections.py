@@ -46,7 +46,17 @@ class Size(Model):
         return self
 
 
-STORING = {"dtype", "key_bias"}  # keys of a feature set that mean nothing to a head that trains its backbone
+STORING = {"dtype", "pq", "key_bias"}  # keys of a feature set that mean nothing to a head that trains its backbone
+
+
+class ProductCode(Model):
+    """How tokens become codes of a few bytes (dtype: pq). The codec is fitted on tokens of a sample of the images."""
+
+    bytes: int = Field(32, ge=1, le=256, description="bytes a token; a divisor of the token's length")
+    rotate: bool = Field(True, description="principal directions, dealt out to the bytes; false: tokens as they are")
+    images: int = Field(256, ge=1, le=100_000, description="fit on this many images, drawn by the seed")
+    points: int = Field(65_536, ge=256, description="and on at most this many tokens, even over these images")
+    seed: int = Field(0, ge=0, description="of the draw; feature sets are shared by all seeds of a run")
 
 
 class FeatureSet(Model):
@@ -64,7 +74,10 @@ class FeatureSet(Model):
     flip: Literal["none", "average"] = Field(
         "none", description="average: the mean of the image's tokens and those of its mirror image, mirrored back"
     )
-    dtype: Literal["float16", "int8"] = Field("float16", description="int8: half the disk, cosine error about 3e-5")
+    dtype: Literal["float16", "int8", "pq"] = Field(
+        "float16", description="int8: half the disk, cosine error about 3e-5; pq: a few bytes a token (docs/store.md)"
+    )
+    pq: ProductCode | None = Field(None, description="dtype: pq: how many bytes, and what the codec is fitted on")
     # No parameter of what is stored: `exclude` keeps it out of the slug, of every hash and of every rule's params.
     keep: bool = Field(True, exclude=True, description="false: every store is deleted after its last reader")
 
@@ -82,12 +95,44 @@ class FeatureSet(Model):
             raise ValueError(f"backbone {self.backbone} has no facet, layer, checkpoint or flip; leave them out")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_code(cls, value: Any) -> Any:
+        """The section `pq` with its defaults where the dtype asks for it."""
+        if isinstance(value, Mapping) and value.get("dtype") == "pq" and value.get("pq") is None:
+            return {**value, "pq": {}}
+        return value
+
+    @model_validator(mode="after")
+    def _fitting_code(self) -> FeatureSet:
+        if self.pq is None:
+            return self
+        if self.dtype != "pq":
+            raise ValueError(f"pq is for dtype: pq, not {self.dtype}; leave it out (pq: null), or set dtype: pq")
+        depth = backbones.of(self.backbone).depth
+        if depth is not None:  # else the fit says it, the first job of the feature set
+            self.check_depth(depth)
+        return self
+
+    def check_depth(self, depth: int) -> None:
+        """Raise ValueError where tokens of a length can not be cut into the bytes of a code."""
+        if self.pq is not None and depth % self.pq.bytes:
+            fitting = [str(size) for size in range(1, min(depth, 256) + 1) if depth % size == 0]
+            raise ValueError(
+                f"pq.bytes: {self.pq.bytes} does not divide the length {depth} of a token of {self.backbone}; take one "
+                f"of {', '.join(fitting)}"
+            )
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `flip` where it is none: sets that do not ask for it keep the names and hashes of older versions."""
+        """Without `flip` where it is none, and without `pq` where tokens are floats: such sets keep the names and
+        hashes of older versions.
+        """
         body: dict[str, Any] = handler(self)
         if body.get("flip") == "none":
             del body["flip"]
+        if body.get("pq") is None:
+            body.pop("pq", None)
         return body
 
     @cached_property
@@ -276,6 +321,9 @@ class Paint(Model):
     abstain: float = Field(
         0.0, ge=0, lt=1, description="recipes of tokens: cells with a margin below it are ignore; 0: none"
     )
+    abstain_by: Literal["margin", "confidence"] = Field(
+        "margin", description="what abstain compares; confidence: calibrated on the labels that made the classes"
+    )
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -283,6 +331,8 @@ class Paint(Model):
         body: dict[str, Any] = handler(self)
         if not body.get("abstain"):
             body.pop("abstain", None)
+        if body.get("abstain_by") == "margin":
+            body.pop("abstain_by")
         return body
 
 

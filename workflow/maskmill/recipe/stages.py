@@ -101,6 +101,7 @@ STAGES: tuple[StageSpec, ...] = (
         "features", "photos of a shard", "tokens and cls in Zarr", FeatureSet, in_recipes=False,
         rules=(
             Rule("weights", Needs(1, 2000, 30), unit="jobs"),
+            Rule("features_pq", Needs(2, 6000, 120), network=True),
             Rule("features", Needs(2, 6000, 120), per_shard=True, network=True),
         ),
     ),

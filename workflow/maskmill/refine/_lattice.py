@@ -20,7 +20,7 @@ import numpy as np
 from numba import int32, int64
 
 from maskmill.errors import NumericsError
-from maskmill.numerics.jit import compiler
+from maskmill.jit import compiler
 
 DEPTH = 5  # dimensions of the feature
 MARGIN = 32  # lattice units around the features: room for the vertices of the outermost and for their neighbours

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,11 @@ NOTHING = Survey({}, Codebook(np.zeros((0, 1), np.float32), np.zeros(0, np.int64
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be shown: recipe, seed, typical pieces a cluster, number of recipes, the gallery, names by labels."""
+    """What is to be shown: recipe, seed, typical pieces a cluster, number of recipes, the gallery, names by labels.
+
+    Of recipes with a cut also `regions` [k], how many each cluster has, and `parts`: by id of an image of the gallery
+    the region uint8 [h, w] of every cell of its survey, 0 where none can be corrected.
+    """
 
     recipe: str
     seed: int
@@ -85,6 +89,7 @@ class Wanted:
     gallery: Sequence[str]
     hints: dict[int, str]
     regions: np.ndarray | None = None
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def read_survey(results: Path, recipe: str, seed: int, sample: Sample, named: bool) -> Survey:
@@ -204,5 +209,8 @@ def _data(survey: Survey, wanted: Wanted, rows: Sequence[Row], colours: Sequence
         "palette": [hexadecimal(colour) for colour in palette(max(32, min(len(colours), COLOURS)) + 1)[1:]],
         "maps": maps,
     }
+    parts = {image: _strips.coarser(wanted.parts[image], GRID) for image in maps if image in wanted.parts}
+    if parts:
+        body["parts"] = {image: [*values.shape, _strips.packed(values)] for image, values in parts.items()}
     text = json.dumps(body, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

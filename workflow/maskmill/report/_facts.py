@@ -83,6 +83,26 @@ def region_counts(results: Path, recipe: str, seed: int, clusters: int, shards: 
     return totals
 
 
+def region_maps(results: Path, recipe: str, seed: int, sample: Sample) -> dict[str, np.ndarray]:
+    """{image id: region uint8 [h, w]} of the gallery on the grid of the tokens; 0 where no region was clustered."""
+    groups: dict[str, list[str]] = {}
+    for picture in sample.gallery:
+        groups.setdefault(picture.shard, []).append(picture.id)
+    found: dict[str, np.ndarray] = {}
+    for shard, ids in groups.items():
+        table = read_table(results / f"recipes/{recipe}/seed{seed}/cluster/{shard}.parquet", ["image", "region"])
+        known: dict[str, list[int]] = {image_id: [] for image_id in ids}
+        for image_id, region in zip(table["image"].to_pylist(), table["region"].to_pylist(), strict=True):
+            if image_id in known:
+                known[image_id].append(region)
+        cut = Ragged(results / f"recipes/{recipe}/cut/{shard}.zarr", "segments")
+        cells = int(cut.attrs.get("cells", 1))
+        for image_id, segments in read_images(cut, ids).items():
+            coarse = segments[cells // 2 :: cells, cells // 2 :: cells]
+            found[image_id] = np.where(np.isin(coarse, known[image_id]), coarse, 0).astype(np.uint8)
+    return found
+
+
 def compare(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
     """(share of an image labelled in both and changed, share labelled in both); masks on any grids."""
     if before.shape != after.shape:

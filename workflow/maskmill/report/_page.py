@@ -16,7 +16,7 @@ from maskmill.report._recipe import View
 PAGES = ("report.html", "clusters.html")
 STYLES = ("report.css", "editor.css")
 SCRIPTS = (  # in this order
-    "taxonomy.js", "naming.js", "editor.js", "classes.js", "corrections.js", "keys.js", "report.js",
+    "taxonomy.js", "naming.js", "editor.js", "classes.js", "corrections.js", "regions.js", "keys.js", "report.js",
 )  # fmt: skip
 
 

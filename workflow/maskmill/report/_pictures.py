@@ -13,6 +13,7 @@ from maskmill.images.masks import ignore_value
 
 BACKGROUND_ALPHA = 150  # background only dims the photo, clusters cover it
 STRIPE = np.array([205, 205, 205], np.uint8)  # ignore is hatched: no colour can be read as a cluster
+STRIPE_ALPHA, BETWEEN_ALPHA, PITCH = 110, 60, 7  # faint lines, one cell wide: what is ignored is not what matters
 TINTS = np.array(
     [[242, 246, 250], [150, 190, 225], [205, 222, 190], [235, 208, 170], [205, 185, 225], [160, 215, 215]], np.uint8
 )  # segments have no class, so they get pale tints that no cluster has
@@ -60,8 +61,8 @@ def mask_uri(mask: np.ndarray, colours: np.ndarray) -> str:
     table = np.concatenate([colours[values], np.full((len(values), 1), 255, np.uint8)], axis=1)  # [m, 4]
     table[values == 0, 3] = BACKGROUND_ALPHA
     rows, columns = np.indices(mask.shape)
-    stripe = (rows + columns) // 2 % 3 == 0
-    table = np.concatenate([table, [[*STRIPE, 230], [*colours[0], 60]]]).astype(np.uint8)
+    stripe = (rows + columns) % PITCH == 0
+    table = np.concatenate([table, [[*STRIPE, STRIPE_ALPHA], [*colours[0], BETWEEN_ALPHA]]]).astype(np.uint8)
     local = np.where(ignore, np.where(stripe, len(values), len(values) + 1), local.reshape(mask.shape))
     return _indexed(local, table)
 

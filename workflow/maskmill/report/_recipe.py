@@ -165,6 +165,7 @@ def _clusters(name: str, context: ViewContext, tokens: bool, hints: Mapping[int,
         [picture.id for picture in sample.gallery],
         dict(hints),
         counts,
+        {} if tokens else _facts.region_maps(results, name, seed, sample),
     )
     return _editor.editor(survey, wanted, sample.pictures, context.photos.read)
 

@@ -1,7 +1,7 @@
 "use strict";
 // Beside the clusters: the classes with their colours, order and sizes, what becomes of all other clusters, corrections.
 (() => {
-  const { make, button, percent, UNNAMED } = maskmill;
+  const { make, button, percent, RESERVED, UNNAMED } = maskmill;
   const WHAT = { ignore: "ignored", background: "background", keep: "classes of their own" };
 
   function classRow(desk, name, index, last) {
@@ -41,6 +41,15 @@
       button("", () => desk.naming.forget(i), { class: "gone", "aria-label": `Take back: ${row.image}, ${sentence(row)}` }))]));
   }
 
+  /** A line for each class whose name differs from one before it only in case. */
+  function twinNotes(naming, names) {
+    const known = [...RESERVED, ...names];
+    return names.flatMap((name, i) => {
+      const twin = naming.twins(name).find((other) => known.indexOf(other) < RESERVED.length + i);
+      return twin ? [make("p", { class: "say twins", text: `${twin} and ${name} differ only in case and are not the same class.` })] : [];
+    });
+  }
+
   function classList(desk) {
     const { naming } = desk, aside = desk.article.querySelector(".classes");
     const names = naming.names(), at = aside.contains(document.activeElement) && document.activeElement.closest("[data-name]");
@@ -52,6 +61,7 @@
       make("h4", { text: names.length ? `Classes ` : "Classes" }, ...(names.length ? [make("small", { text: String(names.length) })] : [])),
       names.length ? make("ol", { class: "list" }, ...names.map((name, i) => classRow(desk, name, i, i === names.length - 1)))
         : make("p", { class: "say", text: "None yet: the first name makes one. Press n on a cluster, or click its field." }),
+      ...twinNotes(naming, names),
       make("label", { class: "rest" }, "All other clusters are", rest),
       ...(own.length ? [make("h4", {}, "Corrections ", make("small", { text: String(own.length) })), make("ul", { class: "fixes" }, ...own)] : []));
     if (kept !== null) desk.focusClass(kept, part);

@@ -2,7 +2,7 @@
 // The gallery in the colours of the classes, painted as names are given; corrections of one image in its large view.
 (() => {
   const { make, button, corrections, percent, RESERVED } = maskmill;
-  const DARK = [20, 22, 26, 150], STRIPE = [205, 205, 205, 230], CLEAR = [0, 0, 0, 0], FAINT = 90; // as in the masks
+  const DARK = [20, 22, 26, 150], STRIPE = [205, 205, 205, 110], BETWEEN = [20, 22, 26, 60], PITCH = 7, FAINT = 90; // as in the masks
   const SIDE = 112; // pixels that the longer side of a painted map has at least: the hatching is finer than its cells
 
   /** Mask values of a map that Python packed: (value, run length) pairs of LEB128 numbers. */
@@ -31,17 +31,22 @@
     return desk.maps.get(image);
   };
 
-  /** Who owns a mask value in an image, its corrections applied: a name, `background`, `ignore`, or undefined. */
+  /**
+   * Who owns a mask value (of a region) in an image, its corrections applied: a name, `background`, `ignore`, or undefined.
+   * One rule after the other, as in the run, where nothing is corrected outside the regions of a recipe that has some.
+   */
   function ownerIn(desk, image) {
-    const rules = desk.naming.doc.corrections.filter((row) => row.image === image && row.region === undefined);
-    const known = new Map();
-    return (value) => {
-      if (!known.has(value)) {
+    const rules = desk.naming.doc.corrections.filter((row) => row.image === image), known = new Map();
+    const cut = Object.hasOwn(desk.data.parts || {}, image);
+    const fits = (rule, own, region) => (rule.region !== undefined ? rule.region === region : rule.was === undefined || rule.was === own);
+    return (value, region = 0) => {
+      const key = value * 256 + region;
+      if (!known.has(key)) {
         let own = value ? desk.naming.ownerOf(value) : undefined;
-        for (const rule of rules) if (rule.was === undefined || rule.was === own) own = rule.class; // one after the other, as in the run
-        known.set(value, own);
+        for (const rule of cut && !region ? [] : rules) if (fits(rule, own, region)) own = rule.class;
+        known.set(key, own);
       }
-      return known.get(value);
+      return known.get(key);
     };
   }
 
@@ -49,16 +54,18 @@
 
   function paintOne(desk, panel) {
     const image = panel.closest(".row").dataset.id, map = mapOf(desk, image), owner = ownerIn(desk, image);
+    const parts = maskmill.regions.partsOf(desk, image);
     const zoom = Math.max(1, Math.ceil(SIDE / Math.max(map.width, map.height))), width = map.width * zoom, height = map.height * zoom;
     const canvas = panel.querySelector("canvas"), data = new ImageData(width, height), colours = new Map();
     for (let i = 0; i < width * height; i += 1) {
-      const x = i % width, y = Math.floor(i / width), value = map.values[Math.floor(y / zoom) * map.width + Math.floor(x / zoom)];
-      if (!colours.has(value)) {
-        const own = owner(value);
+      const x = i % width, y = Math.floor(i / width), cell = Math.floor(y / zoom) * map.width + Math.floor(x / zoom);
+      const value = map.values[cell], region = parts ? parts.values[cell] : 0, place = value * 256 + region;
+      if (!colours.has(place)) {
+        const own = owner(value, region);
         const named = own && !RESERVED.includes(own) && [...rgb(desk.colour(own) || "#888888"), 255];
-        colours.set(value, own === "ignore" ? null : own === "background" ? DARK : named || (value ? [...rgb(desk.data.colours[value]), FAINT] : DARK));
+        colours.set(place, own === "ignore" ? null : own === "background" ? DARK : named || (value ? [...rgb(desk.data.colours[value]), FAINT] : DARK));
       }
-      data.data.set(colours.get(value) || (Math.floor((x + y) / 2) % 3 ? CLEAR : STRIPE), 4 * i);
+      data.data.set(colours.get(place) || ((x + y) % PITCH ? BETWEEN : STRIPE), 4 * i);
     }
     Object.assign(canvas, { width, height });
     canvas.getContext("2d", { willReadFrequently: true }).putImageData(data, 0, 0);
@@ -92,26 +99,28 @@
   function under(panel, x, y) {
     const desk = maskmill.desks.get(panel.dataset.recipe), image = panel.closest(".row").dataset.id, map = mapOf(desk, image);
     const place = (part, size) => Math.min(size - 1, Math.max(0, Math.floor(part * size)));
-    const value = map.values[place(y, map.height) * map.width + place(x, map.width)], owner = ownerIn(desk, image)(value);
-    return value ? `${owner || "no name"} (cluster ${value})` : owner || "";
+    const cell = place(y, map.height) * map.width + place(x, map.width), value = map.values[cell];
+    const parts = maskmill.regions.partsOf(desk, image), region = parts ? parts.values[cell] : 0, owner = ownerIn(desk, image)(value, region);
+    const where = [value && `cluster ${value}`, region && `region ${region}`].filter(Boolean).join(", ");
+    return where ? `${owner || "no name"} (${where})` : owner || "";
   }
 
   // --- the large view ------------------------------------------------------------------------------------------------------
   const shown = { desk: null, panel: null };
 
-  /** Cells of an image by class, its corrections not applied. */
-  function cells(desk, image) {
-    const map = mapOf(desk, image), found = new Map();
-    for (const value of map ? map.values : []) {
-      const owner = value ? desk.naming.ownerOf(value) : undefined;
-      found.set(owner, (found.get(owner) || 0) + 1);
-    }
+  /** Cells of an image by what `owner` says of its mask values and regions; by default corrections are not applied. */
+  function cells(desk, image, owner = (value) => (value ? desk.naming.ownerOf(value) : undefined)) {
+    const map = mapOf(desk, image), parts = maskmill.regions.partsOf(desk, image), found = new Map();
+    (map ? map.values : []).forEach((value, i) => {
+      const own = owner(value, parts ? parts.values[i] : 0);
+      found.set(own, (found.get(own) || 0) + 1);
+    });
     return found;
   }
 
   /** What is in an image, the largest first, with its colour and share. */
   function legend(desk, image) {
-    const found = [...cells(desk, image)].sort((a, b) => b[1] - a[1]), whole = found.reduce((sum, [, count]) => sum + count, 0);
+    const found = [...cells(desk, image, ownerIn(desk, image))].sort((a, b) => b[1] - a[1]), whole = found.reduce((sum, [, count]) => sum + count, 0);
     return found.map(([owner, count]) => {
       const swatch = make("i");
       swatch.style.setProperty("--c", { background: "#202329", ignore: "#cdcdcd" }[owner] || desk.colour(owner) || "transparent");
@@ -125,21 +134,42 @@
     if (!desk) return;
     const image = panel.closest(".row").dataset.id, present = cells(desk, image);
     const classes = desk.naming.names().filter((name) => present.has(name));
-    const was = make("select", { "aria-label": "What is wrong" }, ...classes.map((name) => make("option", { value: `=${name}`, text: name })), make("option", { value: "", text: "everything" }));
+    const parts = maskmill.regions.regionsOf(desk, image), chosen = maskmill.regions.chosen();
+    const choose = () => {
+      const { value } = was;
+      maskmill.regions.pick(Number(value.startsWith("#") && value.slice(1))); // which makes these fields anew
+      Object.assign(place.querySelector("select"), { value }).focus();
+    };
+    const was = make("select", { "aria-label": "What is wrong", on: { change: choose } },
+      ...parts.map((region) => make("option", { value: `#${region}`, selected: region === chosen, text: `region ${region} (${maskmill.regions.calledIn(desk, image, region)})` })),
+      ...classes.map((name) => make("option", { value: `=${name}`, text: name })), make("option", { value: "", text: "everything" }));
     const right = make("input", { list: "box-names", "aria-label": "What it is", placeholder: "class", autocomplete: "off", maxlength: "200" });
+    if (!chosen) was.selectedIndex = parts.length; // a region is wrong only where somebody has chosen it
     const set = () => {
       const name = maskmill.tidy(right.value);
-      if (name) desk.naming.correct({ image, class: name, ...(was.value ? { was: was.value.slice(1) } : {}) });
+      if (!name) return;
+      if (was.value.startsWith("#")) {
+        maskmill.regions.give(name);
+        document.querySelector("#box-frame").focus(); // on with the keys
+      } else desk.naming.correct({ image, class: name, ...(was.value ? { was: was.value.slice(1) } : {}) });
     };
-    right.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); set(); } });
-    const inside = place.contains(document.activeElement);
+    right.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault();
+      event.stopPropagation(); // these fields are gone when the large view would ask where the key came from
+      set();
+    });
+    const field = place.contains(document.activeElement) && document.activeElement.tagName;
     place.replaceChildren(
       make("span", {}, "In this image ", was, " is ", right, " ", button("Set", set)),
       button("Leave this image out", () => desk.naming.correct({ image, class: "ignore" })),
       make("datalist", { id: "box-names" }, ...[...desk.naming.names(), ...RESERVED].map((name) => make("option", { value: name }))),
+      ...(parts.length ? [make("p", { class: "hint" }, "Click a region, or ", kbd("j"), " ", kbd("k"), "; ", kbd("1"), " … ", kbd("9"), " ", kbd("b"), " ", kbd("i"), " ", kbd("n"), " say what it is, ", kbd("x"), " takes it back, ", kbd("u"), " undoes")] : []),
       make("ul", { class: "fixes" }, ...corrections(desk, image)));
-    if (inside) right.focus();
+    if (field) (field === "SELECT" ? was : right).focus();
   }
+
+  const kbd = (text) => make("kbd", { text });
 
   /** The large view shows this panel, or none; `recipe` is the one whose clusters are corrected, "" for none. */
   function enlarged(panel, recipe) {
@@ -149,8 +179,9 @@
       Object.assign(document.querySelector("#box-frame img"), { src: panel.querySelector("canvas").toDataURL(), hidden: false });
       document.querySelector("#box-clusters").replaceChildren(...legend(shown.desk, panel.closest(".row").dataset.id));
     }
+    maskmill.regions.shown(shown.desk, panel ? panel.closest(".row").dataset.id : "");
     showCorrections();
   }
 
-  Object.assign(globalThis.maskmill, { paint, under, enlarged });
+  Object.assign(globalThis.maskmill, { paint, under, enlarged, unpacked, mapOf, ownerIn, correctable: showCorrections });
 })();

@@ -25,7 +25,7 @@
 
   function suggest(field, names) {
     const text = tidy(field.value).toLowerCase();
-    const rank = (name) => { const low = name.toLowerCase(); return low === text ? 3 : low.startsWith(text) ? 0 : low.includes(text) ? 1 : 3; };
+    const rank = (name) => { const low = name.toLowerCase(); return name === tidy(field.value) ? 3 : low.startsWith(text) ? 0 : low.includes(text) ? 1 : 3; };
     const fits = [...names, ...RESERVED].map((name) => [rank(name), name]).filter(([r]) => r < 3).sort((a, b) => a[0] - b[0]);
     Object.assign(choice, { field, at: -1, typed: field.value });
     offer.replaceChildren(...fits.slice(0, OFFERED).map(([, name], i) => make("li", { role: "option", id: `offer-${i}`, text: name })));
@@ -207,6 +207,11 @@
       if (!this.naming.assign(units, owner)) return;
       if (owner) this.last = owner;
       const which = `Cluster ${units.join(", ")}`;
+      const twins = owner ? this.naming.twins(owner) : [];
+      if (twins.length) {
+        this.say(`${which}: ${owner}, which differs from ${twins.join(", ")} only in case and is not the same class. u undoes.`, true);
+        return;
+      }
       this.say(!owner ? `${which} has no name.` : `${which}: ${owner}${joined ? `, with ${count(joined, "other")}`.replace("others", "others") : ""}.`);
     }
 

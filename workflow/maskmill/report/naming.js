@@ -71,6 +71,9 @@
 
     names() { return this.doc.classes.map((row) => row.name); }
 
+    /** Other names of classes, or `background` or `ignore`, that differ from a name only in case. */
+    twins(name) { return [...this.names(), ...RESERVED].filter((other) => other !== name && other.toLowerCase() === name.toLowerCase()); }
+
     unitsOf(owner) { return Object.keys(this.doc.of).filter((unit) => this.doc.of[unit] === owner).sort(byUnit); }
 
     /** {decided, clusters, area}: how far one has come; `area` is the share of what all clusters cover. */

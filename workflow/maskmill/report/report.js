@@ -163,6 +163,7 @@
 
   box.addEventListener("keydown", (event) => {
     if (event.target.closest("#box-correct")) return; // its fields have their own keys
+    if (maskmill.regions.key(event)) { event.preventDefault(); return; }
     const moves = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), ArrowUp: () => leap(-1), ArrowDown: () => leap(1) };
     const toggles = event.key === " " && event.target.tagName !== "BUTTON"; // a button keeps its own Space
     if (moves[event.key]) moves[event.key]();
@@ -176,7 +177,7 @@
   one("#box-close").addEventListener("click", () => box.close());
   one("#box-back").addEventListener("click", () => step(-1));
   one("#box-on").addEventListener("click", () => step(1));
-  one("#box-frame").addEventListener("click", () => one("#box-frame").classList.toggle("bare"));
+  one("#box-frame").addEventListener("click", (event) => maskmill.regions.clicked(event) || one("#box-frame").classList.toggle("bare"));
 
   // --- the gallery by keyboard: arrows move between panels -----------------------------------------------------------
   function wander(event) {

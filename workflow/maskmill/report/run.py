@@ -18,7 +18,7 @@ from maskmill import __version__
 from maskmill.errors import StoreError
 from maskmill.images import sample as _sample
 from maskmill.redact import redact
-from maskmill.report import _heads, _objects, _page, _quality, _recipe, _scores, _timing
+from maskmill.report import _confidence, _heads, _objects, _page, _quality, _recipe, _scores, _timing
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
 from maskmill.store.seal import file_crc32c
@@ -67,6 +67,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
         readings=[_scores.READINGS[name] for name in readouts] if probes else [],
         object_boards=_objects.boards(cuts, scores if plan.get("objects") else []),
         quality=_quality.measure(results, recipes, seeds, sample),
+        confidence=_confidence.measured(results, recipes, seeds[0], sample) if seeds else [],
         heads=_heads.read(results, recipes, seeds),
         jobs=jobs,
         rejected=rejected,

@@ -239,9 +239,15 @@ globalThis.maskmill = globalThis.maskmill || {};
     }
 
     whole(node, what, low, high) {
+      this.plain(node && !node.quoted && node.text, node, what);
       const value = node && !node.quoted && /^[0-9]+$/.test(node.text || "") ? Number(node.text) : NaN;
       if (!(value >= low && value <= high)) this.fail(node || { row: 0 }, `${what}: a whole number from ${low} to ${high} is expected`);
       return value;
+    }
+
+    /** A number with a leading zero counts in eights to YAML. */
+    plain(text, node, what) {
+      if (/^0[0-9]+$/.test(text || "")) this.fail(node, `${what}: ${text} has a leading zero, with which YAML counts in eights; write ${Number(text)}`);
     }
 
     className(node, what) {
@@ -255,6 +261,7 @@ globalThis.maskmill = globalThis.maskmill || {};
       if (!node || node.empty) return found;
       if (!node.map) this.fail(node, "split: pairs are expected, as in {17: 3}");
       for (const [cluster, parts] of node.map) {
+        this.plain(cluster, parts, "split");
         if (!this.about.clusters.has(Number(cluster))) this.fail(parts, `split: there is no cluster ${cluster}`);
         found[cluster] = this.whole(parts, `split: cluster ${cluster}`, 2, MOST_PARTS);
       }
@@ -263,6 +270,7 @@ globalThis.maskmill = globalThis.maskmill || {};
 
     own(node, owner, doc) {
       for (const item of this.items(node, owner)) {
+        this.plain(item.text, item, owner);
         const found = /^([1-9][0-9]*)([a-z]?)$/.exec(item.text || "");
         if (!found || !this.about.clusters.has(Number(found[1]))) this.fail(item, `${owner}: there is no cluster ${item.text || ""}`);
         const unit = found[0], parts = doc.split[found[1]];

@@ -43,6 +43,7 @@ def surest_images(logic: Rounds, round: int, history: History) -> set[str] | Non
 
     COMUS trains its first round on a part of the data and the second on all. An image is as sure as its regions are on
     average; a region's place is its rank by distance within its cluster, so that clusters of any spread count alike.
+    Regions without a cluster or class do not count, and images of nothing else do not feed round 1.
     """
     if round > 1:
         return None
@@ -52,6 +53,8 @@ def surest_images(logic: Rounds, round: int, history: History) -> set[str] | Non
     image, cluster, distance = (
         np.concatenate([np.asarray(t[c]) for t in columns]) for c in ("image", "cluster", "distance")
     )
+    kept_ones = cluster >= 0  # what a taxonomy ignores or calls background is no class, and noise no cluster
+    image, cluster, distance = image[kept_ones], cluster[kept_ones], distance[kept_ones]
     doubt = np.zeros(len(image))
     for c in np.unique(cluster):
         mine = cluster == c

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def read_table(
     columns: Sequence[str] | None = None,
     where: tuple[str, str] | None = None,
     optional: Sequence[str] = (),
+    rows: Sequence[int] | None = None,
 ) -> Any:
     """Read a table of `write_table` as `pyarrow.Table`; a truncated, damaged or foreign file is a StoreError.
 
@@ -85,6 +87,7 @@ def read_table(
     Args:
         where: (column, value): only these rows; of groups of rows that have none, no other column is read.
         optional: columns that are read too, where the table has them.
+        rows: only the rows at these places, which ascend; groups of rows that have none are not read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -101,8 +104,13 @@ def read_table(
                 groups: Sequence[int] = range(file.num_row_groups)
                 if where is not None:
                     groups = _groups_with(file, trailer, *where)
+                inside: list[int] = []
+                if rows is not None:
+                    groups, inside = _groups_of(file, rows)
                 trailer.check(file.metadata, wanted, groups)
                 table = file.read_row_groups(list(groups), columns=wanted)
+                if rows is not None:
+                    return table.take(inside)
                 return table if where is None else _rows_of(table, *where)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -143,6 +151,21 @@ def _groups_with(file: Any, trailer: Trailer, column: str, value: str) -> list[i
             if value in file.read_row_group(i, columns=[column])[column].unique().to_pylist():
                 found.append(i)
     return found
+
+
+def _groups_of(file: Any, rows: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The groups of rows that hold the rows at some places, and their places in these groups together."""
+    groups: list[int] = []
+    inside: list[int] = []
+    start, before = 0, 0
+    for i in range(file.num_row_groups):
+        stop = start + file.metadata.row_group(i).num_rows
+        if mine := rows[bisect_left(rows, start) : bisect_left(rows, stop)]:
+            groups.append(i)
+            inside += [before + row - start for row in mine]
+            before += stop - start
+        start = stop
+    return groups, inside
 
 
 def _may_have(group: Any, column: str, value: str) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskmill.errors import StoreError, shown
 from maskmill.store.artefact import read_json
+
+RESERVED_WORDS = ("background", "ignore")  # which are no classes
 
 
 def check_class_name(name: str) -> None:
@@ -19,6 +21,19 @@ def check_class_name(name: str) -> None:
     odd = any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or ord(c) & 0xFFFE == 0xFFFE for c in name)
     if name != name.strip() or odd:
         raise ValueError(f"{shown(name)}: a name has no line break or control character, and no blank at its ends")
+
+
+def case_twins(names: Iterable[str]) -> list[str]:
+    """A sentence for each group of names, or of names and the reserved words, that differ only in case."""
+    groups: dict[str, list[str]] = {word: [word] for word in RESERVED_WORDS}
+    for name in names:
+        groups.setdefault(name.casefold(), []).append(name)
+    return [
+        f"{', '.join(map(repr, group))}: these names differ only in case, and are not the same class; write them alike "
+        "if they are"
+        for group in groups.values()
+        if len(group) > 1
+    ]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 from maskmill.errors import StoreError
 from maskmill.store import codebook as books
 from maskmill.store.artefact import read_tensors, write_tensors
+from maskmill.store.calibration import Calibration
 from maskmill.store.codebook import Codebook
 from maskmill.store.provenance import Provenance
 
@@ -64,6 +65,7 @@ class Classes:
         unnamed: what became of clusters that nobody has decided: ignore, background or keep.
         confidence: [K] float32, how sure each class is, 0..1; NaN where nothing is known.
         notes: what could not be done as it was asked for, in words.
+        calibration: how often a class is right, where labels made the classes.
         hash: of what made the file (of one that was read).
     """
 
@@ -79,6 +81,7 @@ class Classes:
     label_ids: tuple[int, ...] = ()
     background_label: int | None = None
     unnamed: str = "ignore"
+    calibration: Calibration | None = None
     hash: str = field(default="", compare=False)
 
     def __len__(self) -> int:
@@ -108,7 +111,7 @@ Labels = Codebook | Classes
 
 def write(path: str | Path, classes: Classes, provenance: Provenance | None = None) -> None:
     """Write classes as safetensors."""
-    about = {
+    about: dict[str, Any] = {
         "kind": classes.kind,
         "examples": list(classes.examples),
         "notes": list(classes.notes),
@@ -117,6 +120,8 @@ def write(path: str | Path, classes: Classes, provenance: Provenance | None = No
         "unnamed": classes.unnamed,
         "corrections": [[c.image, c.value, c.region, c.was] for c in classes.corrections],
     }
+    if classes.calibration is not None:
+        about["calibration"] = classes.calibration.stored()
     tensors: dict[str, np.ndarray] = {
         "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
         "count": np.array(classes.count, np.int64),
@@ -159,6 +164,7 @@ def read_labels(path: str | Path) -> Labels:
             tuple(about["label_ids"]),
             about["background_label"],
             str(about["unnamed"]),
+            Calibration.restored(about["calibration"]) if "calibration" in about else None,
             str(provenance.get("hash", "")),
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from maskmill.errors import StoreError
 from maskmill.store.artefact import read_table
@@ -110,10 +112,24 @@ def read_manifest(path: str | Path, shard: str | None = None) -> Manifest:
     table = read_table(path, _COLUMNS, None if shard is None else ("shard", shard), _OPTIONAL)
     if shard is not None and not len(table):
         table = read_table(path, _COLUMNS, optional=_OPTIONAL)
+    return Manifest(tuple(_rows(table)), str(path))
+
+
+def _rows(table: Any) -> Iterator[Row]:
     names = table.column_names
     columns = (table[name].to_pylist() for name in names)
-    rows = (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
-    return Manifest(tuple(Row(**row) for row in rows), str(path))
+    return (Row(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True))
+
+
+def read_images(path: str | Path, choose: Callable[[Iterable[str]], Sequence[int]]) -> list[Row]:
+    """The rows of some images, whatever their shards; of the others no more than the ids is read, a part at a time.
+
+    Args:
+        choose: all ids in their order -> the places of those to read, ascending.
+    """
+    ids = read_table(path, ["id"])["id"]
+    places = choose(image_id for part in ids.chunks for image_id in part.to_pylist())
+    return list(_rows(read_table(path, _COLUMNS, optional=_OPTIONAL, rows=places)))
 
 
 def read_shard(path: str | Path, shard: str) -> list[Row]:

@@ -4,6 +4,8 @@ Layout of `<shard>.zarr` (one Zarr group, written by one job, renamed into place
 
     values   [sum(h*w)] or [sum(h*w), d]   tokens, segments, masks, or vectors (then grid = [r, 1])
     scale    [sum(h*w)] float32            only with int8: values = round(x / scale), scale = max|x| / 127
+    rotation, centroids                    only with product-quantised vectors, whose values are codes [sum(h*w), bytes]
+                                           uint8 (maskmill.store.product); readers see the vectors
     offsets  [n + 1] int64                 image i owns rows offsets[i]:offsets[i + 1]
     grid     [n, 2] int32                  (h, w) of image i
     <name>   [n, ...]                      anything stored once an image (cls, lambda_2, ...)
@@ -27,9 +29,10 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from maskmill.errors import NumericsError, StoreError
-from maskmill.store import expected
+from maskmill.errors import StoreError
+from maskmill.store import expected, product
 from maskmill.store.atomic import atomic
+from maskmill.store.floats import decoded_rows, encoded_rows
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import METADATA, check_array, fits_checksum, seal_array, with_checksum
 
@@ -47,7 +50,8 @@ class RaggedWriter:
 
     Args:
         depth: length d of a value's vector, or None for one scalar a cell.
-        dtype: stored type; "int8" with a depth stores float vectors as int8 with a scale a row.
+        dtype: stored type; "int8" with a depth stores float vectors as int8 with a scale a row. A product-quantised
+            codec stores vectors as its codes, and `append` takes codes [h, w, bytes] uint8.
         compress: zstd for values that compress (labels); float features do not.
         attrs: free JSON metadata of the store, returned as `Ragged.attrs`.
     """
@@ -58,11 +62,14 @@ class RaggedWriter:
         kind: str,
         *,
         depth: int | None = None,
-        dtype: str = "float16",
+        dtype: str | product.Codec = "float16",
         compress: bool | None = None,
         attrs: Mapping[str, Any] | None = None,
         provenance: Provenance | None = None,
     ) -> None:
+        self.codec = dtype if isinstance(dtype, product.Codec) else None
+        if isinstance(dtype, product.Codec):
+            depth, dtype = dtype.bytes, "uint8"
         self.path, self.kind, self.depth, self.dtype = Path(path), kind, depth, np.dtype(dtype)
         self.quantised = self.dtype == np.int8 and depth is not None
         self.compress = depth is None if compress is None else compress
@@ -74,7 +81,8 @@ class RaggedWriter:
         self._scales: list[np.ndarray] = []
         self._rows_pending = self._rows_written = 0
         row_bytes = self.dtype.itemsize * (depth or 1)
-        self._chunk = max(1, CHUNK_BYTES // row_bytes)
+        # A chunk of codes has as many rows as one of float16: that is what its reader has to hold.
+        self._chunk = max(1, CHUNK_BYTES // (row_bytes if self.codec is None else 2 * self.codec.depth))
         self._shard = self._chunk * max(1, SHARD_BYTES // (self._chunk * row_bytes))
         self._stack = contextlib.ExitStack()
 
@@ -129,7 +137,7 @@ class RaggedWriter:
         """Rows in the stored type, always a copy of the caller's memory."""
         if not np.issubdtype(rows.dtype, np.floating):
             return rows.astype(self.dtype)
-        encoded, scale = _encoded(rows, self.dtype, self.quantised, f"{image_id}: ", f" for {self.path.name}")
+        encoded, scale = encoded_rows(rows, self.dtype, self.quantised, f"{image_id}: ", f" for {self.path.name}")
         if scale is not None:
             self._scales.append(scale)
         return encoded
@@ -166,6 +174,8 @@ class RaggedWriter:
         }
         if self.quantised:
             arrays["scale"] = np.concatenate(self._scales) if self._scales else np.zeros(0, np.float32)
+        if self.codec is not None:
+            arrays |= self.codec.tensors()
         for name, array in arrays.items():
             chunks = tuple(max(1, side) for side in array.shape)
             target = self._group.create_array(
@@ -187,7 +197,7 @@ class RaggedWriter:
             "attrs": self.attrs,
             "provenance": self.provenance.as_dict() if self.provenance else {},
             "arrays": {name: seal_array(self._root / name) for name in ("values", *sorted(arrays))},
-        }
+        } | ({} if self.codec is None else {"codec": self.codec.digest})
         self._group.attrs.update(with_checksum(about))
 
 
@@ -207,51 +217,16 @@ def _attributes(path: Path) -> dict[str, Any]:
     return meta
 
 
-def _encoded(
-    rows: np.ndarray, dtype: np.dtype, quantised: bool, who: str = "", where: str = ""
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Float rows in a stored type, and with int8 the scale of each row; `who` and `where` are for the message.
-
-    Raises:
-        NumericsError: a value is NaN or infinite, or overflows float16.
-    """
-    scale = None
-    if quantised:
-        scale = np.abs(rows).max(axis=1).astype(np.float32) / 127  # [rows]
-        encoded = np.round(rows / np.maximum(scale, np.finfo(np.float32).tiny)[:, None])
-        finite = np.isfinite(scale).all()
-    else:
-        with np.errstate(over="ignore"):
-            encoded = rows.astype(dtype)
-        finite = np.isfinite(encoded).all()
-    if not finite:
-        raise NumericsError(
-            f"{who}NaN or infinite values{where} (stored as {dtype}); "
-            "if the values are only too large for float16, set dtype: int8 for this feature set"
-        )
-    return encoded.astype(dtype), scale
-
-
-def _decoded(rows: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
-    return rows if scale is None else rows.astype(np.float32) * scale[:, None]
-
-
-def as_stored(values: np.ndarray, dtype: str = "float16") -> np.ndarray:
-    """Float values [h, w, d] as a store of this type gives them back: rounded; raises as `RaggedWriter.append`."""
-    kind = np.dtype(dtype)
-    encoded, scale = _encoded(values.reshape(-1, values.shape[2]), kind, kind == np.int8)
-    return _decoded(encoded, scale).reshape(values.shape)
-
-
 class Ragged:
     """Read one ragged store.
 
-    `store[i]` or `store["cat/001"]` gives [h, w] or [h, w, d]; `store.rows(a, b)` gives flat rows; both decode int8.
+    `store[i]` or `store["cat/001"]` gives [h, w] or [h, w, d]; `store.rows(a, b)` gives flat rows; both decode int8 and
+    product-quantised vectors.
 
     Attributes:
         ids: image ids in order. offsets: [n + 1] int64. grid: [n, 2] int32 (h, w).
         attrs: free metadata. provenance: what made it. values: the raw Zarr array.
-        per_image_names: names of the fields stored once an image.
+        per_image_names: names of the fields stored once an image. codec: of product-quantised vectors, else None.
 
     Raises:
         StoreError: absent, truncated, foreign, or of another kind; the message names the file and the way out.
@@ -273,6 +248,7 @@ class Ragged:
             self.offsets: np.ndarray = self._whole("offsets")
             self.grid: np.ndarray = self._whole("grid")
             self._scale = self._whole("scale") if "scale" in self._seals else None
+            self.codec = self._codec(meta["codec"]) if "codec" in meta else None
         except StoreError:
             raise
         except Exception as error:  # zarr raises many kinds for broken files; all mean the same to a reader
@@ -304,6 +280,15 @@ class Ragged:
             raise self._broken(f"{name}: {error}") from error
         return found
 
+    def _codec(self, digest: str) -> product.Codec:
+        """What the codes of this store mean; it is read once for all stores that share it."""
+        found = product.known(digest)
+        if found is None:
+            found = product.of_tensors({name: self._whole(name) for name in ("rotation", "centroids")}, self.path)
+        if found.digest != digest or self.values.shape[1:] != (found.bytes,):
+            raise self._broken("its codec is not the one of its codes")
+        return found
+
     def _broken(self, reason: object) -> StoreError:
         said = " ".join(str(reason).split())
         return StoreError(f"{self.path}: truncated or damaged store ({said}); delete it and run snakemake again")
@@ -316,6 +301,8 @@ class Ragged:
     @property
     def depth(self) -> int | None:
         """Length of a value's vector, None for scalars."""
+        if self.codec is not None:
+            return self.codec.depth
         return self.values.shape[1] if self.values.ndim == 2 else None
 
     def __len__(self) -> int:
@@ -332,13 +319,20 @@ class Ragged:
             raise StoreError(f"{self.path}: holds no image {image_id!r}") from None
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Flat rows start:stop, [m] or [m, d]; int8 vectors come back as float32."""
+        """Flat rows start:stop, [m] or [m, d]; int8 and product-quantised vectors come back as float32."""
+        raw = self.stored(start, stop)
+        if self.codec is not None:
+            return self.codec.decode(raw)
+        return decoded_rows(raw, None if self._scale is None else self._scale[start:stop])
+
+    def stored(self, start: int, stop: int) -> np.ndarray:
+        """Flat rows start:stop as they are stored: int8 without their scale, codes [m, bytes] uint8."""
         try:
             raw = np.asarray(self.values[start:stop])
         except Exception as error:  # checksum, missing chunk, truncated file
             raise self._broken(f"values: {error}") from error
         self._check_present(start, stop)
-        return _decoded(raw, None if self._scale is None else self._scale[start:stop])
+        return raw
 
     def _check_present(self, start: int, stop: int) -> None:
         """The files that were just read are there: one that was deleted since the store was opened reads as zeros."""

@@ -90,6 +90,13 @@ class Source(Protocol):
             ConfigError: what the parameters name is impossible, as far as that is known before the first job.
         """
 
+    def check_clusters(self, params: Any, recipe: str, clusters: int) -> None:
+        """Asked of a recipe that is served and whose clustering has at most so many clusters, before the first job.
+
+        Raises:
+            ConfigError: the parameters name a cluster that it cannot have.
+        """
+
     def place(self, params: Any, recipe: str) -> str:
         """Where the job finds what `grouping` tells the content of; nothing runs again for another place."""
 

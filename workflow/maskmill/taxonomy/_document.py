@@ -24,6 +24,7 @@ from maskmill.store.hashing import json_hash
 VERSION = 1
 RESERVED = {"background": BACKGROUND, "ignore": IGNORE}
 MOST_PARTS = 26  # a letter each
+MOST_BYTES, MOST_VALUES = 32 << 20, 1_000_000  # of a file: 65534 clusters, each a class of its own, are 6 MiB
 EMPTY = ("classes", "background", "ignore", "corrections", "split")  # keys that may stand there without a value
 Cluster = StrictInt | StrictStr
 
@@ -185,6 +186,20 @@ def leaf_name(cluster: int, part: int | None) -> str:
     return str(cluster) if part is None else f"{cluster}{letter(part)}"
 
 
+def check_clusters(document: Document, file: str, clusters: int) -> None:
+    """Every cluster that a document names or splits is one of so many.
+
+    Raises:
+        ConfigError: one is not; names it and the file.
+    """
+    for cluster, part in [*document.leaves, *((cluster, None) for cluster in document.split)]:
+        if cluster > clusters:
+            raise ConfigError(
+                f"{file}: cluster {leaf_name(cluster, part)}: the clustering has {clusters}, numbered 1 to {clusters}; "
+                "remove it, or name clusters in the report of this run"
+            )
+
+
 def read(path: str) -> Document:
     """Read a taxonomy.
 
@@ -204,7 +219,7 @@ def read(path: str) -> Document:
 
 @lru_cache(maxsize=64)
 def _read(path: str, mtime_ns: int, size: int) -> Document:
-    body: Mapping[str, Any] = read_mapping(path)
+    body: Mapping[str, Any] = read_mapping(path, MOST_BYTES, MOST_VALUES)
     if "taxonomy" not in body:
         raise ConfigError(f"{path}: taxonomy: is required; a file of classes begins with `taxonomy: {VERSION}`")
     if body["taxonomy"] != VERSION:

@@ -96,7 +96,7 @@ def read(labels: Mapping[str, str], void: Sequence[int], given: Clustered) -> La
     column[classes] = np.arange(len(classes))
     columns = {image_id: column[mask] for image_id, mask in masks.items()}
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for image_id, vectors, cells in _images(set(labels), given):
+    for image_id, vectors, cells in images_of(set(labels), given):
         found[image_id] = vectors, shares_of(cells, columns[image_id], len(vectors), len(classes))
     ids = tuple(sorted(found))
     return Labelled(
@@ -129,8 +129,8 @@ def shares_of(cells: np.ndarray, columns: np.ndarray, vectors: int, classes: int
     return np.asarray(counts.reshape(vectors, classes) / np.maximum(pixels, 1)[:, None], np.float32)
 
 
-def _images(wanted: set[str], given: Clustered) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(id, vectors [n, d], the vector of every cell [h, w]) of some images, shard by shard."""
+def images_of(wanted: set[str], given: Clustered) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(id, vectors [n, d], the vector of every cell [h, w], -1 for none) of some images, shard by shard."""
     for shard in given.shards:
         store = Ragged(shard.vectors)
         mine = [image_id for image_id in store.ids if image_id in wanted]

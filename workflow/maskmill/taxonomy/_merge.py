@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from maskmill.store.ragged import Ragged
 from maskmill.taxonomy import Clustered
 from maskmill.taxonomy import _members as members
 from maskmill.taxonomy._carry import carry
-from maskmill.taxonomy._document import Document, leaf_name
+from maskmill.taxonomy._document import Document, check_clusters
 from maskmill.taxonomy._survey import maps, region_rows
 
 FEW = 10_000  # names among which the nearest one is looked for
@@ -40,7 +40,7 @@ def merge(document: Document, file: str, given: Clustered) -> Classes:
     notes: tuple[str, ...] = ()
     if document.codebook in (None, codebook):
         owners, split = document.leaves, document.split
-        _check_clusters([*owners, *((cluster, None) for cluster in split)], file, len(given.book))
+        check_clusters(document, file, len(given.book))
     else:
         carried = carry(document, _overlap(document, file, given))
         notes = (f"{file} was written for clusters {document.codebook}, these are {codebook}", *carried.notes)
@@ -108,15 +108,6 @@ def _parts(split: Mapping[int, int], given: Clustered) -> np.ndarray:
         except NumericsError as error:
             raise ConfigError(f"taxonomy: split: {cluster}: {len(members_of)} members: {error}") from None
     return np.concatenate(found)
-
-
-def _check_clusters(leaves: Sequence[Place], file: str, clusters: int) -> None:
-    for cluster, part in leaves:
-        if cluster > clusters:
-            raise ConfigError(
-                f"{file}: cluster {leaf_name(cluster, part)}: the clustering has {clusters}, numbered 1 to {clusters}; "
-                "remove it, or name clusters in the report of this run"
-            )
 
 
 def _check_images(document: Document, file: str, given: Clustered) -> None:

@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskmill.images.palette import hexadecimal, palette
+from maskmill.store.calibration import Calibration
+from maskmill.store.class_names import case_twins
 from maskmill.store.classes import BACKGROUND, IGNORE, Classes
 from maskmill.store.codebook import Codebook
 from maskmill.taxonomy._document import RESERVED, VERSION, leaf_name
 from maskmill.taxonomy._merge import clusters_of
+from maskmill.taxonomy._words import listed
 
 _AWKWARD = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 HEAD = """\
@@ -37,7 +40,7 @@ def described(found: Classes, book: Codebook, naming: Mapping[str, Any]) -> dict
     known = _known(found, naming)
     taken = {name for name, _ in known.values()}
     colours = palette(len(found) + 1)
-    classes = []
+    classes: list[dict[str, Any]] = []
     for number in range(1, len(found) + 1):
         name, colour = known.get(number) or (_kept(owned[number], taken), None)
         sure = math.nan if found.confidence is None else float(found.confidence[number - 1])
@@ -50,6 +53,7 @@ def described(found: Classes, book: Codebook, naming: Mapping[str, Any]) -> dict
                 "confidence": None if math.isnan(sure) else round(sure, 4),
             }
         )
+    calibration = {} if found.calibration is None else {"calibration": _calibration(found.calibration)}
     parts = {str(cluster): 1 + max(p or 0 for c, p in leaves if c == cluster) for cluster, part in leaves if part}
     return {
         "classes": classes,
@@ -60,8 +64,21 @@ def described(found: Classes, book: Codebook, naming: Mapping[str, Any]) -> dict
         "label_ids": _label_ids(found),
         "open": [leaf_name(*leaf) for leaf, (_, decided) in leaves.items() if not decided],
         "examples": list(found.examples),
-        "notes": list(found.notes),
-    }
+        "notes": [*found.notes, *_notes(found, naming, [each["name"] for each in classes])],
+    } | calibration
+
+
+def _notes(found: Classes, naming: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """What a person may not have meant: names that differ in case only, and names of labels without a pixel."""
+    known = {str(label) for label in (*found.label_ids, found.background_label)}
+    absent = [f"{name} ({label})" for label, name in naming.get("label_names", {}).items() if label not in known]
+    notes = [f"class_names: no labelled image has a pixel of {listed(absent)}"] if absent else []
+    return [*case_twins(names), *notes]
+
+
+def _calibration(found: Calibration) -> dict[str, Any]:
+    """What the confidence of regions rests on, and the mean confidence of the sampled images."""
+    return found.facts() | {"sampled": dict(found.seen)}
 
 
 def _label_ids(found: Classes) -> dict[str, int]:

@@ -8,6 +8,8 @@ look at nothing but the labelled vectors; they are the yardstick.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from maskmill.store.classes import Classes
 
 TRAITS = Traits(labels=True)
+CALIBRATION = 1  # version of what is measured of the classes: another one fits these again, and no others
 
 
 class Params(Model):
@@ -55,6 +58,10 @@ def serves(params: Params, recipe: str, recipes: Sequence[str], seeds: int) -> b
     return True
 
 
+def check_clusters(params: Params, recipe: str, clusters: int) -> None:
+    """Nothing: no cluster is named by its number."""
+
+
 def place(params: Params, recipe: str) -> str:
     """Nowhere: `grouping` names everything."""
     return ""
@@ -64,7 +71,8 @@ def grouping(params: Params, recipe: str) -> dict[str, Any]:
     """All but names, with fingerprints of what the paths name."""
     body = params.model_dump(mode="json", exclude={"class_names"}) | {"background": _background(params)}
     listed = content_fingerprint(params.images) if params.images is not None else ""
-    return body | {"content": [listing_fingerprint([], params.labels), listed]}
+    content = [listing_fingerprint([], params.labels), listed]
+    return body | {"content": content, "calibration": CALIBRATION}
 
 
 def _background(params: Params) -> int | None:
@@ -74,8 +82,9 @@ def _background(params: Params) -> int | None:
 
 
 def naming(params: Params, recipe: str) -> dict[str, Any]:
-    """Label id -> name."""
-    return {"label_names": {str(label): name for label, name in sorted((params.class_names or {}).items())}}
+    """Label id -> name, of labels that say something."""
+    named = {label: name for label, name in (params.class_names or {}).items() if label not in params.ignore}
+    return {"label_names": {str(label): name for label, name in sorted(named.items())}}
 
 
 def fit(grouping: Mapping[str, Any], given: Clustered) -> tuple[Classes, Mapping[str, np.ndarray]]:
@@ -88,8 +97,10 @@ def fit(grouping: Mapping[str, Any], given: Clustered) -> tuple[Classes, Mapping
 
     from maskmill.store.classes import IGNORE
     from maskmill.store.manifest import read_manifest
+    from maskmill.taxonomy._calibrate import calibrate
     from maskmill.taxonomy._labelled import chosen_labels, read
     from maskmill.taxonomy._learn import learn
+    from maskmill.taxonomy._sure import with_images
 
     manifest = read_manifest(given.manifest)
     labels = chosen_labels(manifest, str(grouping["labels"]), grouping["images"])
@@ -100,6 +111,9 @@ def fit(grouping: Mapping[str, Any], given: Clustered) -> tuple[Classes, Mapping
             "name some of them in taxonomy.images (a text file of ids), or leave labels out"
         )
     found = read(labels, grouping["ignore"], given)
-    classes = learn(str(grouping["method"]), found, grouping["background"], given)
+    learnt = partial(learn, str(grouping["method"]), background=grouping["background"], given=given)
+    classes = learnt(found)
+    calibration = with_images(calibrate(found, learnt, given.ground), classes, given)
+    classes = replace(classes, calibration=calibration)
     values = np.append(classes.columns, IGNORE)  # which is the value of column -1, void
     return classes, {image_id: values[column] for image_id, column in found.columns.items()}

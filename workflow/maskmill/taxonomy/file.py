@@ -12,6 +12,7 @@ from maskmill.errors import ConfigError
 from maskmill.recipe.base import LocalPath, Model, split_list
 from maskmill.taxonomy import Clustered, Traits
 from maskmill.taxonomy._document import Document, read
+from maskmill.taxonomy._document import check_clusters as check_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +66,17 @@ def document_of(params: Params, recipe: str) -> tuple[str, Document]:
     """The file of a recipe, and what it says."""
     found = ((file, read(file)) for file in params.file)
     return next((file, each) for file, each in found if each.recipe in (None, recipe))
+
+
+def check_clusters(params: Params, recipe: str, clusters: int) -> None:
+    """The file names no cluster beyond so many, unless it can be carried over from another clustering.
+
+    Raises:
+        ConfigError: it does.
+    """
+    file, document = document_of(params, recipe)
+    if document.codebook is None or document.members is None:
+        check_numbers(document, file, clusters)
 
 
 def place(params: Params, recipe: str) -> str:

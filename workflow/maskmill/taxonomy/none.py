@@ -25,6 +25,10 @@ def serves(params: Params, recipe: str, recipes: Sequence[str], seeds: int) -> b
     return True
 
 
+def check_clusters(params: Params, recipe: str, clusters: int) -> None:
+    """Nothing: no cluster is named by its number."""
+
+
 def place(params: Params, recipe: str) -> str:
     """Nowhere: `grouping` names everything."""
     return ""

@@ -23,6 +23,7 @@ from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.taxonomy import Clustered
 from maskmill.taxonomy import _members as members
+from maskmill.taxonomy._calibrate import called
 from maskmill.taxonomy._names import described, document_text
 from maskmill.taxonomy._next import Suggestion, influences, write_csv
 from maskmill.taxonomy._next import suggest as suggestions
@@ -116,6 +117,8 @@ def fit(source: str, grouping: Mapping[str, Any], given: Clustered, out: FitFile
     found, held = registry.load("taxonomy", source).fit(grouping, given)
     for note in found.notes:
         print(f"taxonomy: {note}", file=sys.stderr)
+    if found.calibration is not None:
+        print(f"taxonomy: confidence of regions: {found.calibration.sentence}", file=sys.stderr)
     inputs = [given.book.hash, *(Ragged(shard.vectors).hash for shard in given.shards)]
     if given.ground is not None:
         inputs.append(given.ground.hash)
@@ -140,6 +143,8 @@ def names(
     found, book = kinds.read(classes), books.read(codebook)
     body = {key: params[key] for key in ("recipe", "seed", "source")} | {"codebook": books.fingerprint(book)}
     body |= described(found, book, params["naming"])
+    for note in body["notes"][len(found.notes) :]:  # the others `fit` has told
+        print(f"taxonomy: {note}", file=sys.stderr)
     made = Provenance.of("taxonomy", {"naming": params["naming"]}, [found.hash, book.hash])
     write_json(out.classes, body, made)
     with atomic(out.document) as temporary:
@@ -150,7 +155,8 @@ def map_regions(vectors: str | Path, assignments: str | Path, classes: str | Pat
     """Give the regions of one shard their classes: the table of the stage cluster, with classes for clusters.
 
     In the column cluster, class i - 1 stands for class i, -1 for ignore, -2 for background. Distances stay those of the
-    clusters. Regions of images that are corrected have what the correction says.
+    clusters. Regions of images that are corrected have what the correction says. Where labels made the classes and were
+    enough to calibrate them, the column confidence says how often such a region is right.
 
     Args:
         vectors: Ragged of the shard, as it was clustered. assignments: table of the stage cluster.
@@ -161,6 +167,8 @@ def map_regions(vectors: str | Path, assignments: str | Path, classes: str | Pat
     table = read_table(assignments, ["image", "region", "cluster", "distance"])
     if len(table) != int(store.offsets[-1]):
         raise StoreError(f"{assignments}: its regions are not those of {vectors}; delete both and run snakemake again")
+    if labels.calibration:
+        table = table.append_column("confidence", pa.array(_confidence(store, labels), pa.float32()))
     parts = [assign(rows, labels) for _, rows in store.chunks()]
     value = np.concatenate([np.zeros(0, np.int32), *parts])
     value = _corrected(value, table["image"].to_pylist(), table["region"].to_pylist(), labels)
@@ -168,6 +176,16 @@ def map_regions(vectors: str | Path, assignments: str | Path, classes: str | Pat
     table = table.set_column(2, "cluster", pa.array(column.astype(np.int32), pa.int32()))
     made = Provenance.of("taxonomy", {"classes": labels.hash}, [store.hash])
     write_table(out, table.replace_schema_metadata(None), made)
+
+
+def _confidence(store: Ragged, labels: kinds.Classes) -> np.ndarray:
+    """Calibrated confidence [n] float32 of the regions of a shard; NaN where there is no class."""
+    assert labels.calibration is not None
+    parts = [np.zeros(0, np.float32)]
+    for _, rows in store.chunks():
+        value, odds = called(rows, labels)
+        parts.append(np.where(value == kinds.IGNORE, np.nan, labels.calibration.confidence(odds)).astype(np.float32))
+    return np.concatenate(parts)
 
 
 def _corrected(value: np.ndarray, images: Sequence[str], regions: Sequence[int], labels: kinds.Classes) -> np.ndarray:
