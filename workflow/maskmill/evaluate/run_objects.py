@@ -54,11 +54,11 @@ def run(
         raise ConfigError("--params: evaluate.objects: off; set it to true, or to a mapping")
     images = read_manifest(manifest)
     rows = labelled_rows(images)
-    settings = scored_once(settings, rows)
+    wanted, settings = settings.objects.metrics, scored_once(settings, rows)
     stores = [Ragged(path, "segments") for path in cut_stores]
     reader = TruthReader(settings, rows, images.ids)
-    metrics = [METRICS[m]() for m in settings.objects.metrics if m in METRICS]
-    saliency = Saliency() if "saliency" in settings.objects.metrics else None
+    metrics = [METRICS[m]() for m in wanted if m in METRICS]
+    saliency = Saliency() if "saliency" in wanted else None
     scores = {str(store.path): segment_scores(store) for store in stores}
     facts, count = {"images_with_objects": 0, "objects": 0, "segments": 0}, 0
     for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate objects"):

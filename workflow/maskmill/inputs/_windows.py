@@ -25,7 +25,8 @@ def level_of(levels: Sizes, unit: tuple[float, float] | None, window: Window) ->
     Raises:
         InputError: no such level; a resolution is asked of a file that has none. The reason, without the path.
     """
-    if window.resolution is None:
+    asked = window.resolution
+    if asked is None:
         wanted = window.level or 0
         if wanted >= len(levels):
             has = "no pyramid" if len(levels) == 1 else f"levels 0 to {len(levels) - 1}"
@@ -33,10 +34,11 @@ def level_of(levels: Sizes, unit: tuple[float, float] | None, window: Window) ->
         return wanted
     if unit is None:
         raise InputError(
-            f"inputs.window.resolution: {window.resolution:g}, but the file does not say how large a pixel is; "
+            f"inputs.window.resolution: {asked:g}, but the file does not say how large a pixel is; "
             "set inputs.window.level instead"
         )
-    return min(range(len(levels)), key=lambda i: (abs(math.log(resolution_of(levels, unit, i) / window.resolution)), i))
+    far = [abs(math.log(resolution_of(levels, unit, level) / asked)) for level in range(len(levels))]
+    return far.index(min(far))
 
 
 def resolution_of(levels: Sizes, unit: tuple[float, float], level: int) -> float:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from maskmill.errors import InputError
 from maskmill.images.presence import check_place
+from maskmill.images.view import View
 from maskmill.inputs._checked import checked
 from maskmill.inputs._cut import left_out
 from maskmill.inputs._gathered import Rejected, gathered, rejected_of
@@ -188,7 +189,9 @@ def _say_windows(made: pa.Table) -> None:
     images, windows, empty = left_out(zip(map(owner, made["id"].to_pylist()), made["view"].to_pylist(), strict=True))
     if images:
         cut = "1 image is" if images == 1 else f"{images} images are"
-        print(f"inputs: {cut} cut into {windows} windows; {empty} empty windows are left out", file=sys.stderr)
+        levels = sorted({View.of(text).level for text in made["view"].to_pylist() if text})
+        read = f" of level {', '.join(map(str, levels))}" if levels != [0] else ""
+        print(f"inputs: {cut} cut into {windows} windows{read}; {empty} empty windows are left out", file=sys.stderr)
 
 
 def _summary(found: About, images: int, rejected: int, labels: int, shards: int, shard_size: int) -> None:
