@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from maskmill.images.tables import has_labels, is_table
 from maskmill.recipe.model import CODES, Recipe, Run
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.sections import FeatureSet, ProductCode
 from maskmill.recipe.stages import RULES, STAGE_OF, STAGES, Needs
 from maskmill.versions import STAGE_VERSION
 
@@ -145,10 +145,13 @@ class Graph:
 
     Attributes:
         run: the resolved configuration. shards: gives the shards of the manifest; in the workflow it waits for it.
+        sample: gives the hash of the images that a codec is fitted on, likewise; a graph that is made for no images
+            has none.
     """
 
     run: Run
     shards: Callable[[], Sequence[str]]
+    sample: Callable[[ProductCode], str] = lambda code: ""
 
     def inputs(self, rule: str, wildcards: Wildcards) -> Sources:
         """What a job reads, by name; a name is an option of the rule's verb."""
