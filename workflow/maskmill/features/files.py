@@ -41,7 +41,7 @@ def _features(graph: Graph, wildcards: Wildcards) -> Sources:
     found = {"manifest": manifest(), "weights": weights_of([chosen])}
     if chosen.pq is not None:
         graph.shards()
-        # Not timeless, though its content shows in the params: Snakemake does not compare the params of jobs that follow
-        # one that runs again.
+        # Not timeless, though its content shows in the params: Snakemake compares no params of jobs that follow one
+        # that runs again.
         found["codec"] = one("features_pq", {"features": wildcards["features"]})
     return found
