@@ -54,10 +54,8 @@ class Tokens:
 
 def tokens_of(name: str, feature_set: FeatureSet, cache: Path) -> Tokens:
     """The tokens of a set, read from the folder `cache` where they were computed before."""
-    folder = data_folder(name)
-    if folder is None:
-        raise SystemExit(f"{name}: no labelled set; set MASKMILL_DATA to the folder of the sets")
-    photos = sorted((folder / "images").iterdir())
+    photos = photos_of(name)
+    folder = photos[0].parents[1]
     cache.mkdir(parents=True, exist_ok=True)
     stored = cache / f"{name}-{feature_set.slug}.npz"
     if not stored.is_file():
@@ -72,6 +70,14 @@ def tokens_of(name: str, feature_set: FeatureSet, cache: Path) -> Tokens:
     columns = range(len(classes))
     shares = [class_mass(label, tuple(grid), columns) for label, grid in zip(labels, grids, strict=True)]
     return Tokens([photo.stem for photo in photos], classes, labels, vectors, grids, np.concatenate(shares))
+
+
+def photos_of(name: str) -> list[Path]:
+    """The photos of a set, in the order of `Tokens.ids`."""
+    folder = data_folder(name)
+    if folder is None:
+        raise SystemExit(f"{name}: no labelled set; set MASKMILL_DATA to the folder of the sets")
+    return sorted((folder / "images").iterdir())
 
 
 def _label(path: Path, classes: Sequence[int]) -> np.ndarray:

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _naming import Results, drawn
 from _photos import data_folder
 from _tokens import SETS, Tokens, camvid_split, clustered
-from taxonomy import CLUSTERS, Results, drawn, photo_draws, tokens
+from taxonomy import CLUSTERS, tokens
 
 from maskmill.cut import kmeans
 from maskmill.store.codebook import Codebook
@@ -77,6 +78,24 @@ def curves(
         for d, images in enumerate(several):
             for method in methods:
                 out.of(f"{part}|{method}|{column}|{d}", partial(errors, known, images, held, book, method))
+
+
+def photo_draws(known: Tokens, several: int) -> tuple[list[int], dict[str, list[list[int]]]]:
+    """Every eighth photo, to be scored, and draws of 1, 3 or 5 of the others for each class but the background."""
+    held = list(range(0, len(known.ids), 8))
+    others = [i for i in range(len(known.ids)) if i % 8]
+    shows = np.array([np.bincount(known.labels[i].ravel(), minlength=256)[: len(known.classes)] for i in others])
+    area = np.array([known.labels[i].size for i in others])
+    shows = shows > 0.01 * area[:, None]  # at least a hundredth of the photo
+    draws: dict[str, list[list[int]]] = {}
+    for n in (1, 3, 5):
+        for d in range(several):
+            rng = np.random.default_rng((n, d))
+            photos = {
+                others[i] for c in range(1, len(known.classes)) for i in rng.choice(np.flatnonzero(shows[:, c]), n)
+            }
+            draws.setdefault(f"{n} a class", []).append(sorted(photos))
+    return held, draws
 
 
 def camvid(asked: argparse.Namespace, out: Results) -> None:

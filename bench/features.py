@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from maskmill.backbones import mean_colour
 from maskmill.backbones.embedded import fetch_demo
 from maskmill.backbones.network import Backbone, load
 from maskmill.backbones.weights import prepare
@@ -101,7 +102,7 @@ def throughput(options: argparse.Namespace, chosen: FeatureSet) -> np.ndarray:
         plan = plan_batches(
             list(read_manifest(folder / "manifest.parquet").rows), chosen, backbone.multiple, options.batch_size
         )
-        pixels = [read_batch(batch) for batch in plan]
+        pixels = [read_batch(batch, mean_colour(backbone)).images for batch in plan]
         images = [torch.from_numpy(batch).to(backbone.device).permute(0, 3, 1, 2) for batch in pixels]
         batches = [(batch.float() / 255 - backbone.mean) / backbone.std for batch in images]
         backbone.forward(torch.from_numpy(pixels[0]))  # position embeddings of this grid, warm caches

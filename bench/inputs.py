@@ -4,7 +4,7 @@
 
 PNGs of 8 x 8 pixels in folders of 1000, each folder with one picture and hard links to it, so that what is measured is
 the cost of a file, not of its pixels. Every step runs in a process of its own: the fingerprint that Snakemake takes of
-the folder at every start, the stage, and the list of shards that every plan reads.
+the folder at every start, the stage, and the list of shards that every plan reads. bench/ends.py has the same in parts.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def main() -> None:
             f"stage inputs, {given.threads} threads", given.files, "-m", "maskmill", "inputs",
             "--images", str(images), "--params", params, "--threads", str(given.threads), "--frames", str(out / "f"),
             "--manifest", str(out / "manifest.parquet"), "--rejected", str(out / "rejected.csv"),
+            "--classes", str(out / "classes.json"),
         )  # fmt: skip
         measure("list of shards", given.files, "-c", SHARDS, str(out / "manifest.parquet"))
 

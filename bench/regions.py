@@ -22,12 +22,13 @@ import torch
 from _photos import data_folder
 from features import Clock
 
+from maskmill.backbones import mean_colour
 from maskmill.backbones.network import Backbone, load
 from maskmill.backbones.weights import prepare
 from maskmill.images.decode import SUFFIXES, displayed_size
 from maskmill.images.photos import read_photo
 from maskmill.recipe.sections import FeatureSet
-from maskmill.regions._crops import ImageCrops, batched, mean_colour, read_crops
+from maskmill.regions._crops import ImageCrops, batched, read_crops
 from maskmill.regions.crop_cls import Params
 from maskmill.regions.run import Network, run
 from maskmill.store.artefact import write_table

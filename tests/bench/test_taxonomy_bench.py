@@ -1,4 +1,4 @@
-"""bench/taxonomy.py: the score is that of a loop, and the masses of classes lie where the tokens are."""
+"""bench/taxonomy.py: scores, draws, and names that are mixed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from maskmill.images.interpolate import resize_maps
+from maskmill.taxonomy import _votes
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -56,3 +57,28 @@ def test_rows_of_images(bench: ModuleType) -> None:
 def test_a_draw_is_the_same_for_all_methods(bench: ModuleType) -> None:
     assert bench.drawn(range(50), 3, 1) == bench.drawn(range(50), 3, 1) != bench.drawn(range(50), 3, 2)
     assert bench.drawn(range(50), 10, 0) == sorted(bench.drawn(range(50), 10, 0))
+
+
+def test_clusters_without_names_are_matched_one_to_one(bench: ModuleType) -> None:
+    counts = np.array([[0, 5, 1], [8, 0, 2]])  # class 0 is cluster 1, class 1 is cluster 0; cluster 2 has no class
+    miou, accuracy = bench.matched(counts)
+    np.testing.assert_allclose([miou, accuracy], [100 * (5 / 6 + 8 / 10) / 2, 100 * 13 / 16])
+
+
+def test_images_are_drawn_by_class(bench: ModuleType) -> None:
+    labels = [np.full((20, 20), i % 3, np.uint8) for i in range(12)]
+    labels[1][:] = 0
+    labels[1][0, :3] = 1  # less than a hundredth of the image
+    known = bench.Tokens([str(i) for i in range(12)], range(3), labels, np.zeros((0, 1)), np.ones((12, 2)), np.zeros(0))
+    images = [0, 1, 2, 4, 5, 7, 8]
+    found = bench.of_each_class(known, images, 2, 0)
+    assert found == bench.of_each_class(known, images, 2, 0)
+    assert {4, 7} < set(found) <= {2, 4, 5, 7, 8}
+    assert len(found) == 4
+
+
+def test_mixed_names_are_those_of_the_votes(bench: ModuleType) -> None:
+    draws = np.random.default_rng(0)
+    book = bench.Codebook(draws.normal(size=(20, 5)).astype(np.float32), np.ones(20, np.int64), 0.0, True)
+    x, shares = draws.normal(size=(30, 5)).astype(np.float32), draws.random((20, 3)).astype(np.float32)
+    np.testing.assert_allclose(bench.mixture(x, book) @ shares, _votes.score(x, book, shares), rtol=1e-5)

@@ -118,7 +118,7 @@ def features(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("method", ["ncut", "maskcut"])
-def test_a_store_is_cut_together_in_its_order(
+def test_a_store_is_cut_together_by_its_places(
     method: str, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.run(features, {"method": method}, tmp_path / "alone.zarr", 0, 1, "cpu")
@@ -127,7 +127,7 @@ def test_a_store_is_cut_together_in_its_order(
         monkeypatch.setattr("maskmill.cut._together.MOST", most)
         found = cut_together(module, module.Params(), store, 0, "cpu")
         assert len(found) == len(SHAPES)
-        for i, (mask, diagnostics) in enumerate(found):
+        for i, (mask, diagnostics) in found.items():
             np.testing.assert_array_equal(mask, alone[i])
             assert diagnostics["outcome"] == alone.per_image("outcome")[i]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from maskmill.inputs._shards import shard_names
 from maskmill.recipe.resolve import load
 from maskmill.recipe.sections import ProductCode
 from maskmill.store.artefact import write_table
-from maskmill.store.manifest import read_manifest, read_shards
+from maskmill.store.manifest import contents, read_manifest, read_shards
 
 ROOT = Path(__file__).parents[2]
 CODE = ProductCode(images=8)
@@ -54,7 +55,7 @@ def graph(file: Path) -> Graph:
     def sample(code: ProductCode) -> str:
         return contents_at(str(file), file.stat().st_mtime_ns, code.images, code.seed)
 
-    return Graph(load(CONFIG, ROOT / "recipes"), lambda: read_shards(file), sample)
+    return Graph(load(CONFIG, ROOT / "recipes"), lambda: read_shards(file), sample=sample)
 
 
 def again(before: Path, after: Path) -> tuple[int, set[str]]:
@@ -146,3 +147,11 @@ def test_the_sample_is_read_again_only_from_another_manifest(before: Path) -> No
     assert contents_at(str(before), mtime, CODE.images, CODE.seed) == first
     with pytest.raises(StoreError, match=r"before\.parquet: no such table"):
         contents_at(str(before), mtime + 1, CODE.images, CODE.seed)
+
+
+def test_what_counts_of_an_image_is_its_id_its_content_and_how_it_is_read(before: Path) -> None:
+    rows = images_of(before, CODE)
+    known = contents(rows)
+    assert contents([replace(row, path="/x", shard="s1", label="/l", label_digest="1") for row in rows]) == known
+    for change in ({"id": "x"}, {"bytes": 1}, {"crc32c": 1}, {"view": '{"high":[4095.0]}'}):
+        assert contents([replace(rows[0], **change), *rows[1:]]) != known

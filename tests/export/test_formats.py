@@ -30,7 +30,7 @@ from maskmill.images.palette import IGNORE, palette, png_palette
 from maskmill.recipe import sections
 from maskmill.recipe.resolve import SHIPPED, load
 
-ALL = list(sections.FORMATS)
+ALL = list(formats.FORMATS)
 
 
 def exported(folder: Path, masks: dict[str, np.ndarray], params: dict[str, Any], **more: Any) -> Path:
@@ -55,7 +55,8 @@ def same(read: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
 
 
 def test_the_table_of_formats_is_that_of_the_configuration() -> None:
-    assert tuple(formats.FORMATS) == sections.FORMATS
+    assert (*formats.FORMATS, *formats.WHOLE) == sections.FORMATS
+    assert tuple(formats.WHOLE) == sections.WHOLE
 
 
 def test_voc_gives_the_masks_back(everything: Path) -> None:

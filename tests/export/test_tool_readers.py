@@ -160,3 +160,18 @@ def test_ultralytics_reads_yolo(folder: Path) -> None:
             corners = shares * np.array([shape[1], shape[0]], np.float32)
             read[data.polygon2mask(shape, [corners.reshape(-1)]).astype(bool)] = first + 1
         assert (read == without_ignore(mask)).all()
+
+
+def test_ome_zarr_reads_the_labels(tmp_path: Path) -> None:
+    """By ome-zarr's own reader, which napari calls: levels, colours, names and scales."""
+    reader, parse = tool("ome_zarr.reader").Reader, tool("ome_zarr.io").parse_url
+    mask = scenes()["nested"].repeat(40, axis=0).repeat(30, axis=1)
+    run(params={"formats": ["ome_zarr"]}, **write_scenes(tmp_path, {"a/b": mask}))
+    nodes = list(reader(parse(str(tmp_path / "export/ome_zarr/a/b.zarr/labels/maskmill")))())
+    [node] = [node for node in nodes if node.data]
+    assert [level.shape for level in node.data] == [(840, 630), (420, 315)]
+    assert (node.data[0].compute() == mask).all()
+    assert node.metadata["properties"][1]["class"] == NAMES[0]
+    assert set(node.metadata["color"]) >= {*range(len(NAMES) + 1), 255}
+    listed = list(reader(parse(str(tmp_path / "export/ome_zarr/a/b.zarr/labels")))())
+    assert any(len(each.data) == 2 for each in listed)

@@ -719,8 +719,8 @@ def test_walk_gives_the_same_order(tmp_path: Path) -> None:
 
 
 def test_check_file_reports_the_reason(tmp_path: Path) -> None:
-    assert check_file(str(tmp_path), full=True) == "Is a directory"
-    (part,) = check_file(str(picture(tmp_path / "a.png")), full=False)
+    assert check_file(str(tmp_path)) == "Is a directory"
+    (part,) = check_file(str(picture(tmp_path / "a.png")), Inputs(verify="header"))
     body = (tmp_path / "a.png").read_bytes()
     assert (part.height, part.width, part.bytes, len(part.digest)) == (8, 12, len(body), 16)
     assert part.crc32c == bytes_crc32c(body)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from maskmill.numerics.blocks import by_id, ordered
 from maskmill.numerics.sampling import rng, sample_rows, smallest
+from maskmill.store.manifest import owner, window_id
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 
@@ -73,6 +74,57 @@ def test_more_images_than_points(tmp_path: Path) -> None:
     many = sample_rows(whole, 150, 0)  # fewer images have rows than may give one
     assert len(many) == 150
     np.testing.assert_array_equal(many, sample_rows(split, 150, 0))
+
+
+def windows(name: str, sizes: dict[tuple[int, int], int]) -> dict[str, int]:
+    return {window_id(name, *place): rows for place, rows in sizes.items()}
+
+
+def numbered(path: Path, images: dict[str, int], numbers: dict[str, int]) -> Ragged:
+    """As `store`, for images that have names."""
+    with RaggedWriter(path, "vectors", depth=2, dtype="float32") as out:
+        for image_id, rows in images.items():
+            x = np.stack([np.full(rows, numbers[image_id]), np.arange(rows)], axis=1).astype("f4")
+            out.append(image_id, x[:, None])
+    return Ragged(path)
+
+
+def test_windows_of_an_image_share_its_quota_and_are_drawn_from_by_area(tmp_path: Path) -> None:
+    slide = windows("slide", {(y, x): 50 for y in range(0, 1000, 100) for x in range(0, 1000, 100)})  # 5000 rows
+    images = slide | {f"photo{i}": 40 for i in range(20)} | windows("other", {(0, 0): 30, (0, 9): 90})
+    numbers = {image_id: i for i, image_id in enumerate(sorted(images))}
+    whole = [numbered(tmp_path / "w.zarr", images, numbers)]
+    split = [numbered(tmp_path / f"{i}.zarr", {k: images[k] for k in sorted(images)[i::3]}, numbers) for i in (2, 0, 1)]
+    of_slide = [numbers[image_id] for image_id in slide]
+
+    def taken(limit: int) -> tuple[int, int, int]:
+        rows = sample_rows(whole, limit, 3)
+        np.testing.assert_array_equal(rows, sample_rows(split, limit, 3))
+        assert len(np.unique(rows, axis=0)) == len(rows)
+        photos = [numbers[f"photo{i}"] for i in range(20)]
+        return len(rows), int(np.isin(rows[:, 0], of_slide).sum()), int(np.isin(rows[:, 0], photos).sum())
+
+    assert taken(10**6) == (800 + 120 + 920, 920, 800)  # the slide gives no more than all others together
+    total, slides, photos = taken(700)  # and one image's quota where not all fit
+    assert total <= 700
+    assert slides <= 700 // 22 + 1
+    assert photos == 20 * slides
+    even = np.bincount(sample_rows(whole, 10**6, 3)[:, 0].astype(int))[of_slide]
+    assert even.min() > 0  # 9.2 of 50 rows a window on average
+    assert even.max() < 25
+
+
+def test_one_large_image_alone_gives_all_it_has(tmp_path: Path) -> None:
+    slide = windows("a/slide", {(0, 0): 5, (0, 8): 0, (8, 0): 7, (8, 8): 3})
+    found = numbered(tmp_path / "w.zarr", slide, {image_id: i for i, image_id in enumerate(slide)})
+    assert len(sample_rows([found], 100, 0)) == 15
+    assert len(sample_rows([found], 6, 0)) == 6
+
+
+def test_names_that_only_look_like_windows_are_images() -> None:
+    assert owner(window_id("a/b", 512, 1024)) == "a/b"
+    for name in ("a", "a/y12x13", "y0000512x0001024", "a/y0000512x0001024/b", "a/y0000512x0001024.png"):
+        assert owner(name) == name
 
 
 def test_seed_changes_the_draw_and_keys_do_not_run_together() -> None:

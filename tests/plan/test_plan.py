@@ -229,7 +229,24 @@ def test_short_and_long_jobs_are_said() -> None:
     assert "shard_size 24000 brings the longest to 5 minutes" in said(100.0)
     assert "features/" not in said(1.0)  # 1003 s
     assert "a smaller shard_size than 256" in said(0.01)
-    assert "export" not in said(1.0)
+    assert "export/" not in said(1.0)  # the jobs of its shards are short
+
+
+def test_no_single_job_of_ten_million_images_takes_an_hour() -> None:
+    """The ends of the flow are divided; what puts the parts together has a rate of its own."""
+    plan = build(comus(), of_one_size(10**7, 5000, PHOTO), Rates(), Machines(64))
+    single = {row.work.rule: row.seconds for row in plan.rows if row.work.jobs == 1}
+    assert {"inputs_list", "inputs", "export", "report"} <= set(single)
+    assert all(seconds is not None and seconds < 3600 for seconds in single.values()), single
+    assert any(line.startswith("longest job that cannot be divided: report") for line in text.lines(plan))
+    assert plan.by_rule()["inputs_check"] == 500
+    assert plan.by_rule()["export_shard"] == 2000
+    given = Rates(given={"export": 1000.0}, measured={})  # of a single job: it holds for the shards, not for the index
+    rows = {row.work.rule: row for row in build(comus(), of_one_size(10**7, 5000, PHOTO), given, Machines(64)).rows}
+    assert rows["export_shard"].rate is not None
+    assert rows["export"].rate is None
+    few = build(comus(), of_one_size(20_000, 500, PHOTO), Rates(), Machines(64)).by_rule()
+    assert not {"inputs_list", "inputs_check", "export_shard"} & set(few)
 
 
 def test_disk_that_is_too_small_is_said() -> None:

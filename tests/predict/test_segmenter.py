@@ -26,7 +26,7 @@ from maskmill.export.segmenter import SegmenterParts
 from maskmill.features.run import run as extract
 from maskmill.images.masks import MaskSet
 from maskmill.paint.run import run_tokens
-from maskmill.predict.run import Predicted, predict
+from maskmill.predict.run import Predicted, Wanted, predict
 from maskmill.predict.segmenter import load
 from maskmill.recipe.sections import FeatureSet
 from maskmill.reduce import run as reduce
@@ -163,7 +163,7 @@ def predicted(
     recipe: Recipe, world: tuple[dict[str, Path], Path], out: Path, threads: int = 1
 ) -> dict[str, Image.Image]:
     photos = sorted(world[1].parent.glob("*.png"))
-    assert predict(photos, recipe.segmenter, out, overlays=False, threads=threads, device="cpu") == Predicted(
+    assert predict(photos, recipe.segmenter, out, Wanted(overlays=False, threads=threads, device="cpu")) == Predicted(
         len(photos)
     )
     return {file.stem: Image.open(file) for file in sorted(out.glob("*.png"))}
@@ -275,21 +275,19 @@ def test_no_photo_is_overwritten(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     with pytest.raises(InputError, match=r"would overwrite the photo .*a\.png; give another folder"):
-        predict([tmp_path], tmp_path / "segmenter", tmp_path, overlays=False, threads=1)
+        predict([tmp_path], tmp_path / "segmenter", tmp_path, Wanted(overlays=False, threads=1))
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.overlay.jpg")
     (tmp_path / "b").mkdir()
     (tmp_path / "a.png").rename(tmp_path / "b/a.png")
     with pytest.raises(InputError, match=r"would overwrite the photo .*a\.overlay\.jpg"):
-        predict(
-            [tmp_path / "b", tmp_path / "a.overlay.jpg"], tmp_path / "segmenter", tmp_path, overlays=True, threads=1
-        )
+        predict([tmp_path / "b", tmp_path / "a.overlay.jpg"], tmp_path / "segmenter", tmp_path, Wanted(threads=1))
     assert (tmp_path / "b/a.png").read_bytes() == before
 
 
 def test_images_that_are_too_large_name_the_option(finish: Finish, tmp_path: Path) -> None:
     recipe = finish()
     Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "big.png")
-    made = predict([tmp_path / "big.png"], recipe.segmenter, tmp_path / "o", overlays=False, threads=1, max_pixels=71)
+    made = predict([tmp_path / "big.png"], recipe.segmenter, tmp_path / "o", Wanted(overlays=False, max_pixels=71))
     assert made.masks == 0
     assert re.fullmatch(r"9x8 pixels.*raise --max-pixels", made.failed[tmp_path / "big.png"])
 

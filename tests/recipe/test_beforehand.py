@@ -185,3 +185,15 @@ def test_a_path_of_which_yaml_takes_half_for_a_comment(text: str, folder: Path) 
 def test_a_comment_is_a_comment(folder: Path) -> None:
     (folder / "config.yaml").write_text("images: a  # my pictures\n")
     check_presence(run("kmeans", images="a"), Origin(["config.yaml"]))
+
+
+# Windows
+
+
+def test_a_window_smaller_than_a_token_or_without_a_stride_is_refused() -> None:
+    big = {"backbone": "colour", "stride": 32}
+    run("kmeans", features={"semantic": big}, inputs={"window": {"size": 32, "overlap": 8}})
+    with pytest.raises(ConfigError, match=r"inputs\.window\.size: 16 pixels are less than one token of colour \(32"):
+        run("kmeans", features={"semantic": big}, inputs={"window": {"size": 16}})
+    with pytest.raises(ConfigError, match=r"inputs\.window.*overlap: 512 is not below size: 512"):
+        run("kmeans", inputs={"window": {"size": 512, "overlap": 512}})

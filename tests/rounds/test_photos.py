@@ -331,14 +331,15 @@ def test_wrong_settings_are_named() -> None:
 
 def test_it_travels_through_export_and_predict(world: dict[str, Any], student: Path, tmp_path: Path) -> None:
     from maskmill.export.segmenter import SegmenterParts
+    from maskmill.predict.run import Wanted
     from maskmill.predict.run import predict as apply
 
     SegmenterParts({"student": student}, {}, tmp_path / "none").write(
         tmp_path / "segmenter", {}, Provenance.of("export", {})
     )
     assert read_json(tmp_path / "segmenter/features.json")["features"] == {}
-    where = {"segmenter": tmp_path / "segmenter", "out": tmp_path / "out", "device": "cpu"}
-    assert apply([world["root"] / "im1.png"], overlays=False, threads=1, **where).masks == 1
+    where = {"segmenter": tmp_path / "segmenter", "out": tmp_path / "out"}
+    assert apply([world["root"] / "im1.png"], wanted=Wanted(overlays=False, device="cpu"), **where).masks == 1
     mask, label = np.array(Image.open(tmp_path / "out/im1.png")), picture(1)[1]
     assert mask.shape == label.shape
     assert (mask == label).mean() > 0.9

@@ -53,7 +53,7 @@ def video(path: Path, frames: int = 7, size: tuple[int, int] = (32, 48)) -> np.n
     """A lossless film of flat grey frames; its frames uint8 [n, H, W, 3]."""
     import av
 
-    pictures = np.stack([np.full((*size, 3), 30 * i, np.uint8) for i in range(frames)])
+    pictures = np.stack([np.full((*size, 3), 30 * i % 256, np.uint8) for i in range(frames)])
     pictures[:, : size[0] // 2, : size[1] // 2] = 255  # a white corner tells how it lies
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("ffv1" if path.suffix == ".mkv" else "mpeg4", rate=5)

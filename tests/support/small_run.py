@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from maskmill.predict.run import predict
+from maskmill.predict.run import Wanted, predict
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -143,7 +143,7 @@ def masks(folder: Path) -> dict[str, str]:
 def predicted_otherwise(run: Path, images: Path, recipe: str, out: Path) -> float:
     """Mean share of the pixels that `maskmill predict` sees otherwise than the run that has exported the recipe."""
     export = run / f"results/recipes/{recipe}/seed0/export"
-    made = predict([images], export / "segmenter", out, overlays=False, threads=1, device="cpu")
+    made = predict([images], export / "segmenter", out, Wanted(overlays=False, threads=1, device="cpu"))
     shares = []
     for path in sorted((export / "masks").rglob("*.png")):
         new = out / path.relative_to(export / "masks")

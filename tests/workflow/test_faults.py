@@ -180,7 +180,7 @@ def test_a_decoding_process_that_dies(finished: Path, tmp_path: Path) -> None:
     script = tmp_path / "dies.py"
     script.write_text(
         "import os, signal\nfrom maskmill.cli import main\nfrom maskmill.features import run\n"
-        "def die(batch): os.kill(os.getpid(), signal.SIGKILL)\nrun.read_batch = die\nmain()\n"
+        "def die(batch, fill): os.kill(os.getpid(), signal.SIGKILL)\nrun.read_batch = die\nmain()\n"
     )
     lacking(finished, work, target, "features", f'exec {sys.executable} {script} "$@"')
     run = Fault(work, target, start(work, target, "--retries", "1"))

@@ -15,7 +15,7 @@ import whole_run
 import yaml
 from PIL import Image
 
-from maskmill.predict.run import predict
+from maskmill.predict.run import Wanted, predict
 from maskmill.store.artefact import read_json, read_table
 from maskmill.store.ragged import Ragged
 
@@ -116,8 +116,7 @@ def test_names_reach_masks_scores_and_new_images(work: Path, programs: Path) -> 
     coco = json.loads((work / "results/recipes/tokens/seed0/export/coco.json").read_text())
     assert [each["name"] for each in coco["categories"]] == list(COLOURS)
     Image.fromarray(photo(9)[0]).save(work / "new.png")
-    predict([work / "new.png"], work / "results/recipes/tokens/seed0/export/segmenter", work / "out",
-            overlays=True, threads=1)  # fmt: skip
+    predict([work / "new.png"], work / "results/recipes/tokens/seed0/export/segmenter", work / "out", Wanted())
     assert np.mean(np.asarray(Image.open(work / "out/new.png")) == photo(0)[1] + 1) > 0.97
     assert json.loads((work / "out/classes.json").read_text()) == {"0": "background", **{
         str(i): name for i, name in enumerate(COLOURS, 1)}}  # fmt: skip

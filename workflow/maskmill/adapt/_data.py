@@ -77,8 +77,18 @@ class Images:
         return [self[i] for i in places]
 
 
+def shown_ids(store: Ragged) -> list[str]:
+    """Ids of the images of a store that show any data."""
+    if store.valid_rows is None:
+        return store.ids
+    return [image_id for image_id in store.ids if (valid := store.valid(image_id)) is None or valid.any()]
+
+
 class TokenImages(Images):
-    """Stored tokens [h, w, d] of the images of several shards.
+    """Stored tokens [h, w, d] of the images of several shards, without images that show no data at all.
+
+    Tokens of a part without data hold the vector of the nearest one with data (stage features): grids stay whole, and
+    nothing of nodata is learnt.
 
     Raises:
         NumericsError: there is no image, or one has no tokens.
@@ -87,7 +97,7 @@ class TokenImages(Images):
 
     def __init__(self, stores: Sequence[str | Path], cache_mib: int) -> None:
         opened = [Ragged(path) for path in stores]
-        self._place = {image_id: store for store in opened for image_id in store.ids}
+        self._place = {image_id: store for store in opened for image_id in shown_ids(store)}
         if not self._place:
             raise NumericsError("adapt: there is no image to learn from; check images and inputs/rejected.csv")
         if len(depths := {store.depth for store in opened if store.ids}) != 1:

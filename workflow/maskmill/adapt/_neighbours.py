@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from maskmill.adapt._data import CROPS, Crops, crop
+from maskmill.adapt._data import CROPS, Crops, crop, shown_ids
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.numerics.blocks import one_thread
 from maskmill.numerics.neighbours import EXACT_POINTS, NeighbourIndex
@@ -53,16 +53,24 @@ def neighbours_of(neighbours: Neighbours | None, crops: Crops, k: int) -> np.nda
 
 
 def vectors(stores: Sequence[str | Path], crops: Crops) -> tuple[list[str], np.ndarray]:
-    """Ids [n], sorted, and the mean token of each item, [n * crops, d] float32; one image is held at a time."""
+    """Ids [n], sorted, and the mean token of each item, [n * crops, d] float32; one image is held at a time.
+
+    Tokens that show no data count in no mean of an item that has others; images without any data are left out.
+    """
     opened = [Ragged(path) for path in stores]
-    ids = sorted(image_id for store in opened for image_id in store.ids)
+    ids = sorted(image_id for store in opened for image_id in shown_ids(store))
     place = {image_id: i for i, image_id in enumerate(ids)}
     depth, count = next((store.depth or 1 for store in opened), 1), CROPS[crops]
     out = np.zeros((len(ids) * count, depth), np.float32)
     for store in opened:
         for image_id, tokens in store.images():
+            if image_id not in place:
+                continue
+            valid = store.valid(image_id)
             for which in range(count):
                 view = crop(tokens, crops, which).reshape(-1, depth)
+                if valid is not None and (there := crop(valid, crops, which).ravel()).any():
+                    view = view[there]
                 out[place[image_id] * count + which] = view.mean(axis=0, dtype=np.float32)
     return ids, out
 

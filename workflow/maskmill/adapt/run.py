@@ -168,7 +168,7 @@ def apply(head: str | Path, features: str | Path, out: str | Path, threads: int 
         raise StoreError(f"{features}: not of the feature set that {head} was trained on; give the same one, or train "
                          "the head again")  # fmt: skip
     made = Provenance.of("adapt", {"head": model.hash}, [store.hash])
-    _write(out, model, store.ids, lambda image_id: np.asarray(store[image_id]), made, threads)
+    _write(out, model, store.ids, lambda image_id: np.asarray(store[image_id]), made, threads, store.valid)
 
 
 def apply_to_photos(
@@ -179,7 +179,7 @@ def apply_to_photos(
     Raises:
         StoreError: the head sees stored tokens. InputError: a photo has changed.
     """
-    from maskmill.images.photos import read_photo
+    from maskmill.images.photos import read_filled
 
     model = Head.load(head, device)
     if not model.sees_photos:
@@ -187,15 +187,29 @@ def apply_to_photos(
     rows = {row.id: row for row in read_shard(manifest, shard)}
     made = Provenance.of("adapt", {"head": model.hash}, [shard])
     workers = threads if model.concurrent else 1
-    _write(out, model, list(rows), lambda key: model.resized(read_photo(rows[key])), made, workers)
+    shown: dict[str, np.ndarray] = {}  # of the photos that are being computed, where some pixel shows no data
+
+    def read(image_id: str) -> np.ndarray:
+        photo = read_filled(rows[image_id])
+        if photo.valid is not None:
+            shown[image_id] = photo.valid
+        return model.resized(photo.pixels)
+
+    _write(out, model, list(rows), read, made, workers, lambda image_id: shown.pop(image_id, None))
 
 
 def _write(
-    out: str | Path, model: Head, ids: Sequence[str], read: Callable[[str], np.ndarray], made: Provenance, workers: int
-) -> None:
-    """The codes of images by id, computed several at once."""
+    out: str | Path, model: Head, ids: Sequence[str], read: Callable[[str], np.ndarray], made: Provenance, workers: int,
+    shown: Callable[[str], np.ndarray | None],
+) -> None:  # fmt: skip
+    """The codes of images by id, computed several at once.
+
+    Args:
+        shown: of an image that was read, bool [h, w] on any grid: where it shows data; None where it all does.
+    """
     import torch
 
+    from maskmill.images.nodata import nearest_valid, valid_cells
     from maskmill.numerics.blocks import ordered
     from maskmill.training.ahead import ahead
 
@@ -206,7 +220,8 @@ def _write(
         else:
             found = ordered(lambda image_id: model.codes(read(image_id)), ids, workers)
         for image_id, codes in track(zip(ids, found, strict=True), len(ids), "adapt"):
-            writer.append(image_id, codes)
+            valid = valid_cells(shown(image_id), (codes.shape[0], codes.shape[1]))
+            writer.append(image_id, nearest_valid(codes, valid), valid=valid)
 
 
 def in_batches(model: Head, views: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from maskmill.recipe.sections import FeatureSet
@@ -35,3 +36,10 @@ class Dense(Protocol):
 
     def outputs(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The two of `forward`, and the query [b, d] of the cls token where there is one."""
+
+
+def mean_colour(backbone: Dense) -> np.ndarray:
+    """The network's mean input as uint8 [3]; normalised it is zero to within half a grey level."""
+    import numpy as np
+
+    return np.asarray(np.round(backbone.mean.cpu().numpy().ravel() * 255).clip(0, 255).astype(np.uint8))

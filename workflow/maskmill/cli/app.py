@@ -18,8 +18,9 @@ import typer
 from maskmill import __version__, driver
 from maskmill.cli.options import ConfigFile, Device, RecipeFolder, Threads, refuse_urls
 from maskmill.cli.plan import plan
-from maskmill.errors import UserError
+from maskmill.errors import ConfigError, UserError, nearest, shown
 from maskmill.recipe.resolve import SHIPPED
+from maskmill.recipe.sections import WHOLE
 from maskmill.recipe.stages import STAGES
 from maskmill.redact import redact
 from maskmill.store import expected
@@ -45,25 +46,42 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="folder for masks and overlays")] = Path("predictions"),
     overlays: Annotated[bool, typer.Option(help="also write the photo with the mask over it")] = True,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help=f"also write {', '.join(WHOLE)}; may be given several times"),
+    ] = None,
     max_pixels: Annotated[
-        int | None, typer.Option(min=1, help="larger images are refused; as inputs.max_pixels")
+        int | None, typer.Option(min=1, help="larger images are refused, but for windows; as inputs.max_pixels")
     ] = None,
     threads: Threads = CORES,
     device: Device = "auto",
 ) -> None:
     """Segment new images as an exported recipe did its own: indexed PNG masks and overlays.
 
-    Images that cannot be read are listed at the end; the exit code is then 1.
+    Large images are cut into windows where the recipe's run has cut its own; their masks are put together. Images that
+    cannot be read are listed at the end; the exit code is then 1.
     """
+    from maskmill.predict.run import Wanted
     from maskmill.predict.run import predict as run
 
-    made = run(images, segmenter, out, overlays=overlays, threads=threads, device=device, max_pixels=max_pixels)
+    made = run(images, segmenter, out, Wanted(overlays, _whole_formats(formats or []), threads, device, max_pixels))
     typer.echo(f"{made.masks} masks in {out}")
+    for text, count in made.notes.items():
+        typer.echo(f"{text} ({count})", err=True)
     if made.failed:
         lines = [redact(" ".join(f"{path}: {reason}".split())) for path, reason in made.failed.items()]
         left = f"{len(lines)} of {made.masks + len(lines)} images have no mask"
         typer.echo("\n".join([f"maskmill predict: {left}:", *lines]), err=True)
         raise typer.Exit(1)
+
+
+def _whole_formats(given: list[str]) -> list[str]:
+    """The formats of `--format`, each once; a ConfigError names one that is none."""
+    names = list(dict.fromkeys(name for each in given for name in each.split(",") if name))
+    for name in names:
+        if name not in WHOLE:
+            raise ConfigError(f"--format {shown(name)}: unknown{nearest(name, WHOLE)}; known: {', '.join(WHOLE)}")
+    return names
 
 
 @app.command()

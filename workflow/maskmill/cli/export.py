@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from maskmill.cli.options import Foreground, ManifestFile, Out, Params, Seed, pairs, section, shard_files
+
+if TYPE_CHECKING:
+    from maskmill.export.naming import Naming
+
+
+def export_shard(
+    masks: Annotated[Path, typer.Option(help="masks of the last round, of the shard")],
+    manifest: ManifestFile,
+    params: Params,
+    recipe: Annotated[str, typer.Option()],
+    out: Out,
+    cut: Annotated[Path | None, typer.Option(help="segments of the shard")] = None,
+    regions: Annotated[Path | None, typer.Option(help="region table of the shard")] = None,
+    assignments: Annotated[Path | None, typer.Option(help="assignments of the shard")] = None,
+    instances: Annotated[Path | None, typer.Option(help="the last round's instances of the shard")] = None,
+    classes: Annotated[Path | None, typer.Option(help="classes.json: names and colours of the classes")] = None,
+    seed: Seed = 0,
+    round: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """export: what `maskmill export --parts` puts together, of one shard."""
+    from maskmill.export.run import ExportFiles, run_shard
+    from maskmill.images.masks import MaskSet
+
+    given = [[] if file is None else [file] for file in (cut, assignments, regions, instances)]
+    sources = ExportFiles(manifest, [masks], given[0], given[1], given[2], given[3], classes)
+    run_shard(sources, section(params), out, MaskSet(recipe, seed, round), _naming(classes))
 
 
 def export(
@@ -35,15 +61,14 @@ def export(
     scores: Annotated[Path | None, typer.Option(help="scores.json of this round: names of the clusters")] = None,
     instances: Annotated[Path | None, typer.Option(help="folder of the last round's instances")] = None,
     classes: Annotated[Path | None, typer.Option(help="classes.json: names and colours of the classes")] = None,
+    parts: Annotated[Path | None, typer.Option(help="folder of what export-shard wrote of every shard")] = None,
     seed: Seed = 0,
     round: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """export: masks -> PNG, COCO JSON, clusters.csv, and the segmenter for `maskmill predict`."""
-    from maskmill.export.naming import Naming
-    from maskmill.export.run import ExportFiles, run
+    from maskmill.export.run import ExportFiles, More, run, run_index
     from maskmill.export.segmenter import SegmenterParts
     from maskmill.images.masks import MaskSet
-    from maskmill.store.class_names import read as read_names
 
     def files(folder: Path | None, suffix: str) -> list[Path]:
         return shard_files(folder, manifest, suffix) if folder else []
@@ -52,20 +77,33 @@ def export(
         "student": student, "codebook": codebook, "head": head, "reduction": reduction, "foreground": foreground,
     }  # fmt: skip
     about = json.loads(segmenter)
-    parts = SegmenterParts(
+    about_parts = SegmenterParts(
         {name: file for name, file in given.items() if file is not None},
         about["feature_sets"], weights, about["refine"], about["upsample"],
         {name: folder / "pq.safetensors" for name, folder in pairs(codecs or []).items()},
     )  # fmt: skip
+    about_masks = MaskSet(recipe, seed, round)
+    if parts is not None:
+        more = More(scores, about_parts, _naming(classes))
+        read = ExportFiles(manifest, files(masks, "zarr"))
+        run_index(read, parts, section(params), out, about_masks, more)
+        return
     sources = ExportFiles(
         manifest, files(masks, "zarr"), files(cut, "zarr"), files(assignments, "parquet"), files(regions, "parquet"),
         files(instances, "zarr"), classes,
     )  # fmt: skip
-    naming = Naming.of(read_names(classes).body["classes"]) if classes is not None else None
-    about_masks = MaskSet(recipe, seed, round)
-    run(sources, section(params), out, about_masks, scores=scores, segmenter=parts, naming=naming)
+    run(sources, section(params), out, about_masks, scores=scores, segmenter=about_parts, naming=_naming(classes))
+
+
+def _naming(classes: Path | None) -> Naming | None:
+    """Names and colours of the masks' values, where they are classes."""
+    from maskmill.export.naming import Naming
+    from maskmill.store.class_names import read as read_names
+
+    return None if classes is None else Naming.of(read_names(classes).body["classes"])
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs of this stage."""
+    app.command("export-shard")(export_shard)
     app.command()(export)

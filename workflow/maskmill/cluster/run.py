@@ -14,6 +14,7 @@ from maskmill.cluster._candidates import choose, fit_candidate, read_candidates
 from maskmill.cluster._foreground import ForegroundTokens
 from maskmill.cluster._selection import measure
 from maskmill.errors import NumericsError, StoreError
+from maskmill.images.nodata import box
 from maskmill.numerics.points import points_of
 from maskmill.numerics.sampling import sample_of_images
 from maskmill.recipe.model import Stage, chosen_from
@@ -124,12 +125,18 @@ def _open(paths: Sequence[str | Path], foreground: books.Codebook | None) -> lis
 
 
 def _images(stores: Sequence[Ragged]) -> Callable[[], Iterator[tuple[np.ndarray, bool]]]:
-    """Every image's vectors [h, w, d] in the order of their ids, and whether h and w are places of tokens."""
+    """Every image's vectors [h, w, d] in the order of their ids, and whether h and w are places of tokens.
+
+    Of an image with nodata only the box around what is valid is given, and nothing of one without any data.
+    """
     places = sorted((image_id, s) for s, store in enumerate(stores) for image_id in store.ids)
 
     def images() -> Iterator[tuple[np.ndarray, bool]]:
         for image_id, s in places:
-            yield stores[s][image_id], stores[s].kind == "features"
+            valid, vectors = stores[s].valid(image_id), stores[s][image_id]
+            if valid is not None:
+                vectors = vectors[box(valid)] if valid.any() else vectors[:0]
+            yield vectors, stores[s].kind == "features"
 
     return images
 

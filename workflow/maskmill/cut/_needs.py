@@ -12,6 +12,8 @@ from maskmill.errors import NumericsError, StoreError
 from maskmill.recipe import backbones
 from maskmill.store.ragged import Ragged
 
+EVERYWHERE = slice(None), slice(None)  # rows and columns of a whole grid
+
 
 class Extras:
     """The keyword arguments of a method, image by image.
@@ -27,11 +29,11 @@ class Extras:
         if "colour" in needs:
             _check_colour(tokens, colour)
 
-    def of(self, i: int) -> dict[str, Any]:
-        """Keyword arguments for image i of the tokens."""
+    def of(self, i: int, within: tuple[slice, slice] = EVERYWHERE) -> dict[str, Any]:
+        """Keyword arguments for image i of the tokens, or for the part of its grid that is cut."""
         given: dict[str, Any] = {}
         if "colour" in self.needs and self.colour is not None:
-            given["colour"] = _finite(self.colour[self.tokens.ids[i]], self.tokens.ids[i])
+            given["colour"] = _finite(self.colour[self.tokens.ids[i]], self.tokens.ids[i])[within]
         if self.queries is not None:
             given["cls_query"] = self.queries[i]
         if "backbone" in self.needs:

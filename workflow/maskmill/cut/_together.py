@@ -18,14 +18,16 @@ MOST = 64  # images a batch
 
 def cut_together(
     method: BatchedMethod, own: Model, store: Ragged, seed: int, device: str
-) -> list[tuple[np.ndarray, dict[str, Any]]]:
-    """`cut` of every image of a feature store, in its order. Images of one grid share a batch.
+) -> dict[int, tuple[np.ndarray, dict[str, Any]]]:
+    """`cut` of every image of a feature store that is all valid, by its place. Images of one grid share a batch.
 
     Raises:
         DeviceError: out of GPU memory. NumericsError: an image with NaN or infinite tokens.
     """
     grids: dict[tuple[int, int], list[int]] = {}
     for i, (h, w) in enumerate(store.grid.tolist()):
+        if store.valid(i) is not None:
+            continue
         grids.setdefault((h, w), []).append(i)
     batches = []
     for (h, w), images in grids.items():
@@ -35,7 +37,7 @@ def cut_together(
     for images in track(batches, len(batches), "cut, batches of images"):
         tokens = np.stack([store[i].astype(np.float32) for i in images])
         found.update(zip(images, _fit(method, tokens, own, seed, [store.ids[i] for i in images], device), strict=True))
-    return [found[i] for i in range(len(store))]
+    return found
 
 
 def _fit(

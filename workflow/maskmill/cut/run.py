@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from maskmill.cut import Method
-from maskmill.cut._needs import Extras
+from maskmill.cut._needs import EVERYWHERE, Extras
 from maskmill.cut._together import cut_together
 from maskmill.device import pick
+from maskmill.images.nodata import at_grid, box
 from maskmill.images.photos import ManifestPhotos
 from maskmill.numerics.blocks import one_thread, ordered
 from maskmill.progress import track
@@ -53,6 +54,9 @@ def run(
     the photo: their grid and the attribute `cells` then have `refine_cells` cells for every token side, and the
     diagnostic `unrefined` counts the segments that refinement was not allowed to change.
 
+    Tokens that show no data belong to no segment. What is cut is the box around those that do; the others within it
+    hold the vector of the nearest one that does (features), so that a cut sees no border where the data ends.
+
     Args:
         params: the flat section of the recipe: `method`, `features`, `colour`, and the method's own parameters.
         device: auto, cpu, cuda or cuda:0. On CUDA, methods that are `batched` cut images of one grid
@@ -78,20 +82,49 @@ def run(
     if finish:
         attrs["cells"] = finish.cells
 
-    def finished(i: int, found: tuple[np.ndarray, dict[str, Any]]) -> tuple[np.ndarray, dict[str, Any]]:
-        return finish(store.ids[i], *found) if finish else found
+    def finished(
+        i: int, found: tuple[np.ndarray, dict[str, Any]], within: tuple[slice, slice] = EVERYWHERE
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        grid = int(store.grid[i, 0]), int(store.grid[i, 1])
+        return finish(store.ids[i], grid, within, *found) if finish else found
 
     def one(i: int) -> tuple[np.ndarray, dict[str, Any]]:
-        return finished(i, method.cut(store[i].astype(np.float32), own, seed, store.ids[i], **extras.of(i)))
+        valid, tokens = store.valid(i), store[i].astype(np.float32)
+        within = EVERYWHERE if valid is None else box(valid)
+        found = method.cut(tokens[within], own, seed, store.ids[i], **extras.of(i, within))
+        segments, diagnostics = finished(i, found, within)
+        return inside(segments, valid, within, finish.cells if finish else 1), diagnostics
 
     with one_thread(), RaggedWriter(out, "segments", dtype="uint8", attrs=attrs, provenance=made) as writer:
         if place.type == "cuda" and method.TRAITS.batched:
             found = cut_together(stage.module, own, store, seed, str(place))
-            results = ordered(lambda i: finished(i, found[i]), range(len(store)), threads)
+            results = ordered(lambda i: finished(i, found[i]) if i in found else one(i), range(len(store)), threads)
         else:
             results = track(ordered(one, range(len(store)), threads), len(store), "cut")
-        for image_id, (segments, diagnostics) in zip(store.ids, results, strict=True):
-            writer.append(image_id, segments, **{key: np.float32(value) for key, value in diagnostics.items()})
+        for i, (segments, diagnostics) in enumerate(results):
+            valid = at_grid(store.valid(i), (segments.shape[0], segments.shape[1]))
+            fields = {key: np.float32(value) for key, value in diagnostics.items()}
+            writer.append(store.ids[i], segments, valid=valid, **fields)
+
+
+def inside(segments: np.ndarray, valid: np.ndarray | None, within: tuple[slice, slice], cells: int = 1) -> np.ndarray:
+    """Segments of the box `within` of a grid, laid on that grid, 0 where it is not `valid` [h, w].
+
+    They have `cells` cells for every side of one of the grid: [h * cells, w * cells]. Their ids stay, so that a score
+    still belongs to its segment; one that lies where there is no data alone is gone.
+    """
+    if valid is None:
+        return segments
+    fine = valid.repeat(cells, axis=0).repeat(cells, axis=1)
+    found = np.zeros(fine.shape, segments.dtype)
+    found[finer(within, cells)] = segments
+    return np.where(fine, found, segments.dtype.type(0))
+
+
+def finer(within: tuple[slice, slice], cells: int) -> tuple[slice, slice]:
+    """A box on a grid of `cells` times as many cells a side."""
+    rows, columns = (slice(*(None if end is None else end * cells for end in (s.start, s.stop))) for s in within)
+    return rows, columns
 
 
 class _Refiner:
@@ -107,10 +140,16 @@ class _Refiner:
         return cls(settings, photos) if photos else None
 
     def __call__(
-        self, image_id: str, segments: np.ndarray, diagnostics: dict[str, Any]
+        self,
+        image_id: str,
+        grid: tuple[int, int],
+        within: tuple[slice, slice],
+        segments: np.ndarray,
+        diagnostics: dict[str, Any],
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        h, w = segments.shape
-        photo = self.photos.on_grid(image_id, (h * self.cells, w * self.cells))
+        """The segments of the box `within` of a grid (h, w), finer by `cells`, and the diagnostics."""
+        h, w = grid
+        photo = self.photos.on_grid(image_id, (h * self.cells, w * self.cells))[finer(within, self.cells)]
         settings = self.settings
         refined, kept = refine_segments(segments, photo, settings.refine, fill_holes=settings.fill_holes)
         return refined, diagnostics | {"unrefined": float(kept)}

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from maskmill.dag.files import Graph, Source, Wildcards, jobs_of_rules, listed
-from maskmill.dag.jobs import CONSTRAINTS, ONE_SHARD, producer
+from maskmill.dag.jobs import CONSTRAINTS, ONE_PART, ONE_SHARD, producer
 from maskmill.store.expected import Expected, of_shard, render
 from maskmill.store.hashing import json_hash
 
-_SHARD = re.compile(CONSTRAINTS["shard"])
+_SHARD = re.compile(f"{CONSTRAINTS['shard']}|{CONSTRAINTS['part']}")  # of the images, or of their list
 _SHARED = ("weights", "demo")
 Key = tuple[str, tuple[tuple[str, str], ...]]  # rule, wildcards but for the shard
 
@@ -37,7 +37,8 @@ class Asked:
     def of(self, rule: str, wildcards: Wildcards) -> str:
         """16 hex digits of what is asked of a job."""
         base = self._base(_key(rule, wildcards))
-        return of_shard(base, wildcards["shard"]) if "shard" in wildcards else base
+        piece = wildcards.get("shard") or wildcards.get("part")
+        return of_shard(base, piece) if piece else base
 
     def of_file(self, file: str) -> str:
         """The same of the job that writes a file, as the graph names it."""
@@ -77,7 +78,8 @@ class Asked:
         Files of shards in one folder have one rule, which is looked up once: a run has many of them.
         """
         folder, name = os.path.split(file)
-        shard = name[: len(ONE_SHARD)] if _SHARD.match(name) else ""
+        piece = _SHARD.match(name)
+        shard = piece[0] if piece else ""
         place = folder, name[len(shard) :]
         if place not in self._makers:
             rule, wildcards = producer(file)
@@ -89,10 +91,13 @@ class Asked:
         if key not in self._known:
             rule, known = key
             wildcards = dict(known)
-            if any("{shard}" in pattern for pattern in jobs_of_rules()[rule].outputs.values()):
-                wildcards["shard"] = ONE_SHARD  # stands for the job's own
+            for piece, one in (("shard", ONE_SHARD), ("part", ONE_PART)):
+                if any(f"{{{piece}}}" in pattern for pattern in jobs_of_rules()[rule].outputs.values()):
+                    wildcards[piece] = one  # stands for the job's own
             sources = self.graph.inputs(rule, wildcards)
-            before = {name: self._before(source) for name, source in sources.items() if not source.timeless}
+            before = {
+                name: self._before(source) for name, source in sources.items() if source.asked and not source.timeless
+            }
             self._known[key] = json_hash([rule, known, self._depends(rule, wildcards), before])
         return self._known[key]
 
@@ -104,7 +109,7 @@ class Asked:
         told = json.loads(self.graph.depends(rule, wildcards))
         if rule == "weights":
             del told["version"]
-        if rule == "inputs":
+        if rule in ("inputs", "inputs_list"):
             config = self.graph.run.config
             told |= {"images": config.images, "labels": config.labels or ""}
         return told
@@ -119,4 +124,4 @@ class Asked:
 
 
 def _key(rule: str, wildcards: Wildcards) -> Key:
-    return rule, tuple(sorted((name, value) for name, value in wildcards.items() if name != "shard"))
+    return rule, tuple(sorted((name, value) for name, value in wildcards.items() if name not in ("shard", "part")))

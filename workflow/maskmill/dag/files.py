@@ -7,8 +7,8 @@ options of a command cannot disagree; `depends`, what makes it run again; `needs
 rules, `maskmill plan` and `maskmill.dag.jobs` ask this module; none of them names a file by itself.
 
 Wildcards are those of the rules, all strings: `recipe`, `features` (the folder of a feature set), `weights` (the stem
-of a backbone's weights), `shard`, `seed`, `round`, `readout` (of features or codes, in the stage evaluate) and
-`candidate` (a way to cluster the same tokens).
+of a backbone's weights), `part` (of the images, where they are many), `shard`, `seed`, `round`, `readout` (of features
+or codes, in the stage evaluate) and `candidate` (a way to cluster the same tokens).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
+from maskmill.images.parts import part_names
 from maskmill.images.tables import has_labels, is_table
 from maskmill.recipe.model import CODES, Recipe, Run
 from maskmill.recipe.sections import FeatureSet, ProductCode
@@ -44,12 +45,15 @@ class Source:
             `sets`, NAME=FOLDER for every feature set; `no` where the files only have to be there.
         sets: names of the feature sets, whose files follow one another in `files`.
         timeless: a later time of the files makes no job run again; their content shows in the job's params.
+        asked: False where how the files came about is no part of what is asked of their reader, such as into how many
+            parts the images are divided that are checked.
     """
 
     files: tuple[str, ...]
     passed: Literal["file", "folder", "sets", "no"] = "file"
     sets: tuple[str, ...] = ()
     timeless: bool = False
+    asked: bool = True
 
     def options(self, name: str, given: Sequence[str]) -> list[str]:
         """The option `--name`, rendered from the files as the workflow knows them (a module may move them)."""
@@ -145,13 +149,23 @@ class Graph:
 
     Attributes:
         run: the resolved configuration. shards: gives the shards of the manifest; in the workflow it waits for it.
+        files: gives how many files the sources of images name, as far as it is known before they are checked.
+        images: gives the number of images of the manifest; in the workflow it waits for it.
         sample: gives the hash of the images that a codec is fitted on, likewise; a graph that is made for no images
             has none.
     """
 
     run: Run
     shards: Callable[[], Sequence[str]]
+    files: Callable[[], int] = int
+    images: Callable[[], int] = int
     sample: Callable[[ProductCode], str] = lambda code: ""
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts in which the images are checked; none where they are few and one job checks them."""
+        settings, files = self.run.config.inputs, self.files()
+        return part_names(min(files, settings.max_images or files), settings.check_files)
 
     def inputs(self, rule: str, wildcards: Wildcards) -> Sources:
         """What a job reads, by name; a name is an option of the rule's verb."""

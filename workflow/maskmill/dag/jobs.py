@@ -19,10 +19,11 @@ from maskmill.recipe.stages import RULES
 # Wildcards as regular expressions, as in the rules. Round 0 is what the stage paint writes.
 CONSTRAINTS = {
     "recipe": "[^/]+", "features": "[^/]+", "weights": "[^/]+", "shard": "s[0-9a-f]{10}", "seed": r"\d+",
-    "candidate": "|".join(CANDIDATES),
+    "part": r"p\d{4}", "candidate": "|".join(CANDIDATES),
     "readout": "|".join(READOUTS),
 }  # fmt: skip
 ONE_SHARD = "s0000000000"  # the name of the shard of a graph that is only counted or drawn
+ONE_PART = "p0000"  # likewise of a part of the images
 SCORED = r"\d+"  # a round whose masks are scored
 TRAINED = r"[1-9]\d*"  # a round of the stage rounds
 

@@ -34,6 +34,8 @@ _TRAINED = ("adapt_fit", "rounds_train")
 # Their results depend on the content of files that the settings only name.
 _WATCHING = (
     "inputs",
+    "inputs_list",
+    "inputs_check",
     "evaluate",
     "evaluate_candidates",
     "evaluate_objects",

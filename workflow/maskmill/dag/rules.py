@@ -30,7 +30,7 @@ from maskmill.dag.jobs import targets
 from maskmill.dag.restore import RECORD, Deleted, Finished, Seen, deleted, look, unmade
 from maskmill.errors import InputError, UserError
 from maskmill.images.coded import contents_at
-from maskmill.images.listing import content_fingerprint, listing_fingerprint
+from maskmill.images.listing import content_fingerprint, counted_fingerprint
 from maskmill.images.presence import check_presence
 from maskmill.recipe.architectures import check_backbones
 from maskmill.recipe.checks import check_counts, check_labels
@@ -52,7 +52,15 @@ from maskmill.store.words import packed
 from maskmill.versions import STAGE_VERSION
 
 T = TypeVar("T")
-KNOWN_AT_START = ("demo", "inputs", "weights", "export", "report")  # rules at which `--until` can stop
+KNOWN_AT_START = (
+    "demo",
+    "inputs_list",
+    "inputs_check",
+    "inputs",
+    "weights",
+    "export",
+    "report",
+)  # rules at which `--until` can stop
 
 
 def guarded(function: Callable[..., T], *arguments: Any) -> T:
@@ -94,7 +102,7 @@ class Rules:
         self._check_machine()
         if not self.module:  # before the first file is written; a module leaves its caller's files alone (`command`)
             access.restrict(self.run.config.readers, ".snakemake")
-        self.graph = Graph(self.run, self.shards, self.sample)
+        self.graph = Graph(self.run, self.shards, self._files, self._images, self._sample)
         driver.announce()
         self.reader_priority = 1 if self.run.temporary else 0
 
@@ -121,10 +129,29 @@ class Rules:
         file = str(self._manifest.get().output.manifest)
         return self._read_shards(file, os.stat(file).st_mtime_ns)
 
-    def sample(self, code: ProductCode) -> str:
+    def _sample(self, code: ProductCode) -> str:
         """The hash of the images that a codec is fitted on; waits for the checkpoint."""
         self.shards()  # the manifest is the one expected
-        return _sample(str(self._manifest.get().output.manifest), code)
+        return _sample_of(str(self._manifest.get().output.manifest), code)
+
+    def _images(self) -> int:
+        """The images of the manifest; waits for the checkpoint."""
+        return guarded(count_rows, str(self._manifest.get().output.manifest))
+
+    def _files(self) -> int:
+        """How many files the sources of images name.
+
+        A job on another machine does not list them to know what it follows: the list is there by then. A list that is
+        left of a run with more images is removed before the first job (`before_first_job`).
+        """
+        if self._mine("inputs_list"):
+            return self._listed(self.run.config.images, self.run.config.labels)[1]
+        found = read_provenance(self._list) if os.path.lexists(self._list) else None
+        return int(found["params"]["files"]) if found else 0
+
+    @property
+    def _list(self) -> str:
+        return f"{self.prefix}{path('inputs_list')}"
 
     def targets(self, wildcards: Any) -> list[str]:
         """What a run is asked for: its targets, or what was deleted from it when it had finished."""
@@ -191,6 +218,8 @@ class Rules:
         guarded(check_writable, places)
         guarded(slurm.before_first_job, Path.cwd(), self._workflow.executor_settings)
         if self._workflow.is_main_process:
+            if not self.graph.parts:
+                Path(self._list).unlink(missing_ok=True)
             left = sweep(places[0])
             if left:
                 size = sum(leftover.bytes for leftover in left) / 2**20
@@ -222,10 +251,10 @@ class Rules:
         """The same by the manifest that lies on the disk, whether it is up to date or not; none without one."""
         file = f"{self.prefix}{path('inputs', 'manifest')}"
         try:
-            found = read_shards(file)
+            found, count = read_shards(file), count_rows(file)
         except UserError:  # absent, damaged or of an older version: the stage inputs makes it again
             return None
-        return Asked(Graph(self.run, lambda: found, lambda code: _sample(file, code)))
+        return Asked(Graph(self.run, lambda: found, self._files, lambda: count, lambda code: _sample_of(file, code)))
 
     @cached_property
     def _known(self) -> dict[tuple[str, int], Sequence[str]]:
@@ -371,21 +400,24 @@ class Rules:
             WorkflowError: files that the stage inputs would read are not there. In a module a rule of the caller may
                 make them.
         """
-        if not self._mine(rule):
+        if not self._mine(rule) or (not self._workflow.is_main_process and rule == "inputs" and self.graph.parts):
             return ""
         if rule == "inputs" and not self.module:
             guarded(check_presence, self.run, self._origin())
         return self._listing(images, labels)
 
     def _listing(self, images: str | Sequence[str], labels: str | None) -> str:
-        """Files are listed once in each start."""
+        return self._listed(images, labels)[0]
+
+    def _listed(self, images: str | Sequence[str], labels: str | None) -> tuple[str, int]:
+        """The fingerprint of files and their number; they are listed once in each start."""
         key = json.dumps([images, labels])
         if key not in self._listings:
-            self._listings[key] = listing_fingerprint(images, labels)
+            self._listings[key] = counted_fingerprint(images, labels)
         return self._listings[key]
 
     @cached_property
-    def _listings(self) -> dict[str, str]:
+    def _listings(self) -> dict[str, tuple[str, int]]:
         return {}
 
     def _mine(self, rule: str) -> bool:
@@ -416,7 +448,7 @@ class Rules:
         return fingerprint
 
 
-def _sample(file: str, code: ProductCode) -> str:
+def _sample_of(file: str, code: ProductCode) -> str:
     """The hash of the images of a manifest that a codec is fitted on, by its time: it is made anew at most once."""
     return guarded(contents_at, file, os.stat(file).st_mtime_ns, code.images, code.seed)
 

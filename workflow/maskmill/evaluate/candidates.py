@@ -15,9 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from maskmill.evaluate.labelled import check_complete, digest, labelled_images, labelled_rows, read_label
+from maskmill.evaluate.labelled import (
+    check_complete,
+    digest,
+    labelled_images,
+    labelled_rows,
+    read_label,
+    scored_once,
+)
 from maskmill.evaluate.tally import Tally
 from maskmill.images.masks import MaskSet, ignore_value
+from maskmill.images.nodata import at_grid
 from maskmill.images.photos import ManifestPhotos
 from maskmill.painting.tokens import paint_tokens
 from maskmill.progress import track
@@ -64,6 +72,7 @@ def run(
     settings = validate(Evaluate, rest, "--params", "evaluate")
     painting = validate(Paint, params["paint"], "--params", "paint")
     rows, stores = labelled_rows(read_manifest(manifest)), [Ragged(path) for path in vector_stores]
+    settings = scored_once(settings, rows)
     found = {name: books.read(path) for name, path in codebooks.items()}
     exported = _exported(found.pop("chosen"), str(params["own"]), found)
     found = {name: book for name, book in found.items() if len(book)}  # others could not be made
@@ -72,14 +81,16 @@ def run(
     tallies = {name: Tally(len(book), settings) for name, book in found.items()}
     digests: dict[str, str] = {}
     count = 0
-    for _, image_id, tokens in track(labelled_images(stores, rows), len(rows), "candidates"):
+    for store, image_id, tokens in track(labelled_images(stores, rows), len(rows), "candidates"):
         label, count = read_label(rows[image_id]), count + 1
         digests[image_id] = digest(label)
         see = partial(photos.on_grid, image_id) if photos else None
+        valid = store.valid(image_id)
         for name, book in found.items():
-            mask = paint_tokens(tokens, book, painting.upsample, painting.refine, see, ground)
+            mask = paint_tokens(tokens, book, painting.upsample, painting.refine, see, ground, valid)
             void = mask == ignore_value(mask.dtype)
-            tallies[name].add(np.where(void, len(book) + 1, mask.astype(np.int32)), label)
+            rows_of, shown = np.where(void, len(book) + 1, mask.astype(np.int32)), at_grid(valid, mask.shape)
+            tallies[name].add(rows_of, label, shown)
     check_complete(rows, digests, count, stores, "tokens")
     scores = [{"name": name, "scores": tallies[name].scores(digests)[0]} for name in CANDIDATES if name in found]
     made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), *(b.hash for b in found.values())])

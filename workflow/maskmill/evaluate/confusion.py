@@ -54,8 +54,8 @@ class Confusion:
         """[rows, classes] int64."""
         return self._counts[:, self.order]
 
-    def add(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """Count one image: prediction [H, W] in 0..rows - 1, label [H, W] ids.
+    def add(self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+        """Count one image: prediction [H, W] in 0..rows - 1, label [H, W] ids; nothing of pixels that are not `valid`.
 
         Returns:
             Its counts [rows, classes seen so far] int64; columns in the order in which classes were first seen.
@@ -65,6 +65,8 @@ class Confusion:
         """
         if prediction.shape != label.shape:
             raise ValueError(f"prediction of shape {prediction.shape}, label of shape {label.shape}")
+        if valid is not None:
+            prediction, label = prediction[valid][None], label[valid][None]
         before = self._counts
         step = max(1, STRIP // max(1, label.shape[1]))
         for top in range(0, label.shape[0], step):

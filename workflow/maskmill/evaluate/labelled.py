@@ -8,7 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from maskmill.errors import InputError, StoreError
-from maskmill.images.labels import checked_label
+from maskmill.images.labels import OUTSIDE, checked_label
+from maskmill.images.view import View
+from maskmill.images.windows import keep_core
+from maskmill.recipe.scoring import Evaluate
 from maskmill.store.manifest import Manifest, Row
 from maskmill.store.ragged import Ragged
 
@@ -29,20 +32,31 @@ def labelled_rows(manifest: Manifest) -> dict[str, Row]:
 
 
 def read_label(row: Row) -> np.ndarray:
-    """Label int32 [height, width] of an image.
+    """Label int32 [height, width] of an image; of a window with OUTSIDE where the pixels are not of its core.
 
     Raises:
         InputError: unreadable, not of the image's size, ids outside 0..65535, or not the file that the manifest
             describes; names the file.
     """
     assert row.label is not None
-    label, found = checked_label(row.label, row.path, row.height, row.width)
+    label, found = checked_label(row.label, row.path, row.height, row.width, row.view)
     if row.label_digest not in (None, found):
         raise InputError(
             f"{row.label}: label: another content than in the manifest; it changed since the inputs were checked: "
             "restore the file, or run snakemake again"
         )
-    return label
+    return keep_core(label, row.view, OUTSIDE)
+
+
+def scored_once(settings: Evaluate, rows: Mapping[str, Row]) -> Evaluate:
+    """The section for these images: where some are windows, what is OUTSIDE their cores is void.
+
+    So every pixel of a large image counts once, for the window that it is in the core of. Without windows it is the
+    section as it is.
+    """
+    if OUTSIDE in settings.ignore or not any(row.view and View.of(row.view).window for row in rows.values()):
+        return settings
+    return settings.model_copy(update={"ignore": [*settings.ignore, OUTSIDE]})
 
 
 def labelled_images(stores: Sequence[Ragged], rows: Mapping[str, Row]) -> Iterator[tuple[Ragged, str, np.ndarray]]:

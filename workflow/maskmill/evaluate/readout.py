@@ -23,7 +23,7 @@ import numpy as np
 
 from maskmill.errors import InputError, StoreError
 from maskmill.evaluate.confusion import Confusion, at_frame, frame
-from maskmill.evaluate.labelled import digest, labelled_rows, read_label
+from maskmill.evaluate.labelled import digest, labelled_rows, read_label, scored_once
 from maskmill.evaluate.protocol import protocol
 from maskmill.evaluate.score import drop_absent, score
 from maskmill.images.interpolate import resize_maps
@@ -33,7 +33,7 @@ from maskmill.recipe.base import validate
 from maskmill.recipe.checks import check_labels
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.artefact import write_json
-from maskmill.store.manifest import Row, read_manifest
+from maskmill.store.manifest import Row, owner, read_manifest
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
 
@@ -122,11 +122,14 @@ class Half:
         """(id, tokens [h*w, d] in the type of their store, target mass [h*w, classes] float32) of every image, or some.
 
         A row of the mass is what share of the token's pixels has each scored class; its sum is below 1 where some
-        pixels are void, and 0 where all are.
+        pixels are void, and 0 where all are or the token shows no data.
         """
         for image_id in self.ids if ids is None else ids:
             tokens = self.stores[image_id][image_id]  # [h, w, d]
             mass = class_mass(self.labels.read(image_id), tokens.shape[:2], self.classes)
+            valid = self.stores[image_id].valid(image_id)
+            if valid is not None:
+                mass[~valid.ravel()] = 0
             yield image_id, tokens.reshape(-1, tokens.shape[2]), mass
 
     def depth(self) -> int:
@@ -179,6 +182,7 @@ def read_out(
     """
     settings, folder = validate(Evaluate, params, "--params", "evaluate"), Path(feature_stores[0]).parent
     rows = labelled_rows(read_manifest(manifest))
+    settings = scored_once(settings, rows)
     train, test = split(list(rows), asked.name)
     stores = [Ragged(path, "features") for path in feature_stores]
     where = {image_id: store for store in stores for image_id in store.ids if image_id in rows}
@@ -211,13 +215,15 @@ def _confusion(reader: Reader, half: Half, settings: Evaluate, name: str) -> Con
         for image_id in track(half.ids, len(half.ids), name):
             row = half.labels.rows[image_id]
             shape, window = frame(row.height, row.width, settings.size)
-            predicted = argmax_at(reader.scores(half.stores[image_id][image_id]), shape)
-            confusion.add(predicted[window], at_frame(half.labels.read(image_id), shape, window))
+            store = half.stores[image_id]
+            predicted, valid = argmax_at(reader.scores(store[image_id]), shape), store.valid(image_id)
+            shown = None if valid is None else at_frame(valid, shape, window)
+            confusion.add(predicted[window], at_frame(half.labels.read(image_id), shape, window), shown)
     return confusion
 
 
 def split(ids: Sequence[str], name: str = "linear_probe") -> tuple[list[str], list[str]]:
-    """Training and test ids, sorted, by the parity of each id's hash: an image never changes sides.
+    """Training and test ids, sorted, by the parity of each id's hash: an image never changes sides, nor its windows.
 
     Args:
         name: the read-out that asks, for messages.
@@ -225,7 +231,7 @@ def split(ids: Sequence[str], name: str = "linear_probe") -> tuple[list[str], li
     Raises:
         InputError: a half is empty.
     """
-    odd = {i for i in ids if hashlib.blake2b(i.encode(), digest_size=1).digest()[0] % 2}
+    odd = {i for i in ids if hashlib.blake2b(owner(i).encode(), digest_size=1).digest()[0] % 2}
     halves = sorted(set(ids) - odd), sorted(odd)
     if not all(halves):
         raise InputError(

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import InputError, StoreError
-from maskmill.evaluate.labelled import check_complete, class_label, digest, labelled_images, labelled_rows, read_label
+from maskmill.evaluate.labelled import (
+    check_complete,
+    class_label,
+    digest,
+    labelled_images,
+    labelled_rows,
+    read_label,
+    scored_once,
+)
 from maskmill.evaluate.run_objects import MaskSaliency, score_instances
 from maskmill.evaluate.tally import Tally
 from maskmill.images.masks import MaskSet
@@ -57,6 +65,7 @@ def run(
     images = read_manifest(manifest)
     naming = None if classes is None else read_names(classes)
     rows = _unseen(labelled_rows(images), naming)
+    settings = scored_once(settings, rows)
     stores = [Ragged(path, "masks") for path in mask_stores]
     clusters = cluster_count(stores)
     tally = Tally(clusters, settings, None if naming is None else _row_names(naming, settings))
@@ -68,9 +77,10 @@ def run(
         label = read_label(row)
         digests[row.id] = digest(label)
         mask = prediction_rows(store, image_id, values, clusters)
-        tally.add(mask, label)
+        valid = store.valid(image_id)
+        tally.add(mask, label, valid)
         if painted is not None:
-            painted.add_mask(row, label, mask, clusters)
+            painted.add_mask(row, label, mask, clusters, valid)
     check_complete(rows, digests, count, stores, "mask")
     scores, protocols = tally.scores(digests)
     named = [] if naming is None else [naming.hash]

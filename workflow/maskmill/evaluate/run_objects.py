@@ -14,7 +14,7 @@ import numpy as np
 
 from maskmill.errors import ConfigError, InputError
 from maskmill.evaluate.confusion import at_frame, frame
-from maskmill.evaluate.labelled import check_complete, labelled_images, labelled_rows
+from maskmill.evaluate.labelled import check_complete, labelled_images, labelled_rows, scored_once
 from maskmill.evaluate.layers import Layers
 from maskmill.evaluate.objects import METRICS, RULES, Scene
 from maskmill.evaluate.protocol import object_protocol
@@ -54,14 +54,16 @@ def run(
         raise ConfigError("--params: evaluate.objects: off; set it to true, or to a mapping")
     images = read_manifest(manifest)
     rows = labelled_rows(images)
+    wanted, settings = settings.objects.metrics, scored_once(settings, rows)
     stores = [Ragged(path, "segments") for path in cut_stores]
     reader = TruthReader(settings, rows, images.ids)
-    metrics = [METRICS[m]() for m in settings.objects.metrics if m in METRICS]
-    saliency = Saliency() if "saliency" in settings.objects.metrics else None
+    metrics = [METRICS[m]() for m in wanted if m in METRICS]
+    saliency = Saliency() if "saliency" in wanted else None
     scores = {str(store.path): segment_scores(store) for store in stores}
     facts, count = {"images_with_objects": 0, "objects": 0, "segments": 0}, 0
     for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate objects"):
         row, truth, count = rows[image_id], reader.read(rows[image_id]), count + 1
+        truth = truth.without(seen_at(store.valid(image_id), row, settings))
         found = at_frame(values, *frame(row.height, row.width, settings.size))
         scene = Scene.of(truth, found, scores[str(store.path)][1][store.index(image_id)], f"{store.path}: {image_id}")
         for metric in metrics:
@@ -101,6 +103,7 @@ def score_instances(
     if wanted is None or not metrics:
         return []
     rows = labelled_rows(manifest)
+    settings = scored_once(settings, rows)
     stores = [InstanceStore(path) for path in instance_stores]
     reader = TruthReader(settings, rows, manifest.ids)
     facts, count = {"images_with_objects": 0, "objects": 0, "segments": 0}, 0
@@ -110,6 +113,8 @@ def score_instances(
                 continue
             row, truth, count = rows[image_id], reader.read(rows[image_id]), count + 1
             shape, window = frame(row.height, row.width, settings.size)
+            found, valid = found.apart()
+            truth = truth.without(seen_at(valid, row, settings))
             masks = found.at(shape).masks[:, window[0], window[1]]
             scene = Layers.of(truth, masks, found.scores, f"{store.path}: {image_id}")
             for metric in metrics:
@@ -122,6 +127,11 @@ def score_instances(
     rule = object_protocol("objects", settings, RULES, reader.labels, reader.instances)
     values_of = {name: value for metric in metrics for name, value in metric.result().items()}
     return [{"protocol": rule.as_dict(), **values_of, "images": rule.images, **facts}]
+
+
+def seen_at(valid: np.ndarray | None, row: Row, settings: Evaluate) -> np.ndarray | None:
+    """Valid cells [h, w] of an image where it is scored, bool of that size; None where all are."""
+    return None if valid is None else at_frame(valid, *frame(row.height, row.width, settings.size))
 
 
 def segment_scores(store: Ragged) -> tuple[str, np.ndarray]:
@@ -162,9 +172,14 @@ class MaskSaliency:
             return None
         return cls(settings, TruthReader(settings, rows, ids))
 
-    def add_mask(self, row: Row, label: np.ndarray, mask: np.ndarray, clusters: int) -> None:
-        """Count one image: label [height, width] and mask [h, w], 0 background, 1..k, k + 1 predicted ignore."""
-        truth = self.reader.read(row, label)
+    def add_mask(
+        self, row: Row, label: np.ndarray, mask: np.ndarray, clusters: int, valid: np.ndarray | None = None
+    ) -> None:
+        """Count one image: label [height, width] and mask [h, w], 0 background, 1..k, k + 1 predicted ignore.
+
+        What is not `valid` [h, w] is void.
+        """
+        truth = self.reader.read(row, label).without(seen_at(valid, row, self.settings))
         found = at_frame(mask, *frame(row.height, row.width, self.settings.size))
         wanted = truth.objects > 0
         self.saliency.add(np.where(found > clusters, ~wanted, found > 0), wanted, truth.void)

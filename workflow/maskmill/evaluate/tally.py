@@ -29,11 +29,18 @@ class Tally:
         self._confusion = Confusion(clusters + 2, settings.classes, settings.ignore)
         self._per_image = PerImage() if "oracle_per_image" in settings.protocols else None
 
-    def add(self, mask: np.ndarray, label: np.ndarray) -> None:
-        """Count one image: rows int [h, w] of its mask, label ids [H, W]; compared where `evaluate.size` says."""
+    def add(self, mask: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None) -> None:
+        """Count one image: rows int [h, w] of its mask, label ids [H, W]; compared where `evaluate.size` says.
+
+        Pixels whose mask cell shows no data (`valid` [h, w]) are not counted; other cells that are ignore are wrong.
+        """
         height, width = label.shape
         shape, window = frame(height, width, self._settings.size)
-        counts = self._confusion.add(at_frame(mask, shape, window), at_frame(label, shape, window))
+        counts = self._confusion.add(
+            at_frame(mask, shape, window),
+            at_frame(label, shape, window),
+            None if valid is None else at_frame(valid, shape, window),
+        )
         if self._per_image is not None:
             self._per_image.add(counts)
 

@@ -12,9 +12,10 @@ from maskmill.errors import InputError
 from maskmill.evaluate.confusion import LABELS, at_frame, frame
 from maskmill.evaluate.labelled import digest, read_label
 from maskmill.images.decode import MAX_PIXELS, load_label
+from maskmill.images.labels import checked_label
 from maskmill.images.stems import match_stems
 from maskmill.recipe.scoring import Evaluate
-from maskmill.store.manifest import Row
+from maskmill.store.manifest import Row, owner
 
 EIGHT = np.ones((3, 3), bool)  # neighbours of a pixel: sides and corners
 
@@ -31,6 +32,13 @@ class Truth:
     objects: np.ndarray
     void: np.ndarray
     count: int
+
+    def without(self, valid: np.ndarray | None) -> Truth:
+        """What is not `valid` [H, W] is void; an object of which nothing is left is gone."""
+        if valid is None:
+            return self
+        objects = _consecutive(np.where(valid, self.objects, 0))
+        return Truth(objects, self.void | ~valid, int(objects.max(initial=0)))
 
 
 def truth_of(
@@ -146,12 +154,14 @@ def instance_files(folder: str | None, rows: Mapping[str, Row], ids: Iterable[st
     if folder is None:
         return None
     key = "evaluate.objects.instances"
-    found = match_stems({image_id: image_id for image_id in ids}, Path(folder), key, "instance")
+    owners = dict.fromkeys(owner(image_id) for image_id in ids)
+    files = match_stems({image_id: image_id for image_id in owners}, Path(folder), key, "instance")
+    found = {image_id: files[owner(image_id)] for image_id in ids if owner(image_id) in files}
     missing = sorted(set(rows) - set(found))
     if missing:
         raise InputError(
             f"{key}: no file of {folder!r} fits {len(missing)} of {len(rows)} labelled images, the first is "
-            f"{missing[0]!r}; add {missing[0]}.png, or leave instances out to take connected parts of the labels"
+            f"{missing[0]!r}; add {owner(missing[0])}.png, or leave instances out to take connected parts of the labels"
         )
     return found
 
@@ -162,6 +172,8 @@ def read_instances(path: str, row: Row) -> np.ndarray:
     Raises:
         InputError: unreadable, not of the image's size, or ids outside 0..65535; names the file.
     """
+    if row.view is not None:
+        return checked_label(path, row.path, row.height, row.width, row.view)[0]
     instances = load_label(path, max(MAX_PIXELS, row.height * row.width))
     if instances.shape != (row.height, row.width):
         raise InputError(

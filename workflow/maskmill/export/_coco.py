@@ -11,9 +11,10 @@ from typing import Any, TextIO
 
 
 class CocoWriter:
-    """Write one COCO file: `image` and `annotation` stream to the disk, closing puts the parts together.
+    """Write one COCO file: images and annotations stream to the disk, closing puts the parts together.
 
-    Image and annotation ids count from 1 in the order they are added.
+    Image and annotation ids count from 1 in the order they are added; what is added is text without them
+    (`image_text`, `annotation_text`).
     """
 
     def __init__(self, path: Path, info: Mapping[str, Any], categories: Sequence[Mapping[str, Any]]) -> None:
@@ -25,37 +26,27 @@ class CocoWriter:
         self._files: list[TextIO] = [part.open("w") for part in self._parts]
         return self
 
-    def image(self, file_name: str, height: int, width: int, **more: Any) -> int:
-        """Add an image, its id is returned."""
+    def add(self, text: str) -> None:
+        """Add an image and its annotations, a line each."""
+        image, *annotations = text.split("\n")
+        self._image(image)
+        for annotation in annotations:
+            self.annotations += 1
+            self._put(1, f'{{"id":{self.annotations},"image_id":{self.images},{annotation}', self.annotations)
+
+    def panoptic(self, image: str, png: str, segments: str) -> None:
+        """Add an image and the segments of it whose PNG has their ids."""
+        self._image(image)
+        self.annotations += 1
+        body = f'{{"image_id":{self.images},"file_name":{json.dumps(png)},{segments}'
+        self._put(1, body, self.annotations)
+
+    def _image(self, text: str) -> None:
         self.images += 1
-        body = {"id": self.images, "file_name": file_name, "height": height, "width": width} | more
-        self._put(0, body, self.images)
-        return self.images
+        self._put(0, f'{{"id":{self.images},{text}', self.images)
 
-    def annotation(self, image: int, category: int, rle: Mapping[str, Any], **more: Any) -> None:
-        """Add a segment of an image: compressed RLE with its area and box."""
-        from pycocotools import mask as codec
-
-        self.annotations += 1
-        coded = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
-        body = {
-            "id": self.annotations,
-            "image_id": image,
-            "category_id": category,
-            "segmentation": coded,
-            "area": int(codec.area(rle)),
-            "bbox": [float(side) for side in codec.toBbox(rle)],
-            "iscrowd": 0,
-        }
-        self._put(1, body | more, self.annotations)
-
-    def panoptic(self, image: int, png: str, segments: Sequence[Mapping[str, Any]]) -> None:
-        """Add the segments of an image whose PNG has their ids."""
-        self.annotations += 1
-        self._put(1, {"image_id": image, "file_name": png, "segments_info": segments}, self.annotations)
-
-    def _put(self, part: int, body: Mapping[str, Any], count: int) -> None:
-        self._files[part].write((",\n" if count > 1 else "\n") + json.dumps(body, separators=(",", ":")))
+    def _put(self, part: int, text: str, count: int) -> None:
+        self._files[part].write((",\n" if count > 1 else "\n") + text)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -77,3 +68,28 @@ class CocoWriter:
                     shutil.copyfileobj(source, out)
                 out.write("]")
             out.write("\n}\n")
+
+
+def compact(body: Mapping[str, Any]) -> str:
+    """A JSON object without the brace that opens it, so that an id can be put before it; one line."""
+    return json.dumps(body, separators=(",", ":"))[1:]
+
+
+def image_text(file_name: str, height: int, width: int, **more: Any) -> str:
+    """An image without its id."""
+    return compact({"file_name": file_name, "height": height, "width": width} | more)
+
+
+def annotation_text(category: int, rle: Mapping[str, Any], **more: Any) -> str:
+    """A segment of an image without ids: compressed RLE with its area and box."""
+    from pycocotools import mask as codec
+
+    coded = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+    body = {
+        "category_id": category,
+        "segmentation": coded,
+        "area": int(codec.area(rle)),
+        "bbox": [float(side) for side in codec.toBbox(rle)],
+        "iscrowd": 0,
+    }
+    return compact(body | more)

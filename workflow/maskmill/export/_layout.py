@@ -8,7 +8,6 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image
 
@@ -34,31 +33,83 @@ def stem(row: Row) -> str:
 
 def check_inside(row: Row) -> None:
     """An id that would lead out of a folder is a StoreError."""
-    if ".." in Path(row.id).parts or Path(row.id).is_absolute():
-        raise StoreError(f"manifest: id {row.id!r} points outside the export folder; run snakemake again")
+    check_inside_folder(row.id)
 
 
-def created(folder: Path, name: str, suffix: str, row: Row) -> tuple[BinaryIO, str]:
-    """A new file `<name><suffix>` of an image in a folder, and the name that it got.
+def check_inside_folder(name: str) -> None:
+    """As `check_inside`, of an id."""
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise StoreError(f"manifest: id {name!r} points outside the export folder; run snakemake again")
+
+
+def free_name(folder: Path, name: str, suffix: str) -> tuple[Path, str]:
+    """A path `<name><suffix>` that does not exist, in a folder that does, and the name; as `created` does it."""
+    path = folder / f"{name}{suffix}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("xb").close()
+        path.unlink()
+        return path, name
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise
+        name = f"~{json_hash(name)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name}{suffix}", name
+
+
+def placed(folder: Path, name: str, suffix: str, row: Row, body: bytes | Path) -> str:
+    """Write a new file `<name><suffix>` of an image in a folder; the name that it got.
 
     `~<hash of the id>` is taken where the file system cannot have the name: it is too long, differs from one that is
     there in case or accents only on a file system that cannot tell them apart, or is a folder for another image
     (`a` beside `a.png/b`).
 
+    Args:
+        body: the file's bytes, or a file that has them: then it becomes another name of that file, where the file
+            system can do that, and a copy where it cannot.
+
     Raises:
         StoreError: the id points outside the folder.
     """
-    path = folder / f"{name}{suffix}"
     check_inside(row)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("xb"), name
+        _write(folder / f"{name}{suffix}", body)
+        return name
     except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        if error.errno not in _NO_NAME:
             raise
         name = f"~{json_hash(row.id)}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return (folder / f"{name}{suffix}").open("xb"), name
+        _write(folder / f"{name}{suffix}", body)
+        return name
+
+
+_NO_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
+
+
+def _write(path: Path, body: bytes | Path) -> None:
+    try:
+        _new(path, body)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _new(path, body)
+
+
+def _new(path: Path, body: bytes | Path) -> None:
+    if isinstance(body, Path):
+        try:
+            os.link(body, path, follow_symlinks=False)
+            return
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+        if body.is_symlink():
+            os.symlink(os.readlink(body), path)
+            return
+        body = body.read_bytes()
+    with path.open("xb") as file:
+        file.write(body)
 
 
 def write_renamed(path: Path, renamed: Sequence[tuple[str, str]], column: str) -> None:
@@ -67,15 +118,32 @@ def write_renamed(path: Path, renamed: Sequence[tuple[str, str]], column: str) -
         csv.writer(file, lineterminator="\n").writerows([("id", column), *renamed])
 
 
-def place_photo(row: Row, path: Path, how: str) -> None:
+def place_photo(row: Row, path: Path, how: str, ready: Path | None = None) -> None:
     """The photo at `path`, as a symbolic link to its file or as a copy of it.
 
     Where its EXIF block turns it, it is written turned, as a PNG whatever its suffix says: masks are as an image is
     shown, and many tools read the pixels without turning them. Nothing is done where the folder cannot have the name.
 
+    Args:
+        ready: what this function has placed for a part of the images.
+
     Raises:
         InputError: it is not the file that the manifest describes; names it.
     """
+    body: bytes | Path | None = ready if ready is not None else _checked_photo(row, how)
+    try:
+        if body is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(os.path.abspath(row.path), path)
+        else:
+            _write(path, body)
+    except OSError as error:
+        if error.errno not in _NO_NAME:
+            raise
+
+
+def _checked_photo(row: Row, how: str) -> bytes | None:
+    """The bytes to write, or None where a link to the file will do; an InputError as `place_photo`."""
     try:
         body = image_bytes(row.path, row.width * row.height)
         if row.crc32c is not None and (len(body), bytes_crc32c(body)) != (row.bytes, row.crc32c):
@@ -88,14 +156,5 @@ def place_photo(row: Row, path: Path, how: str) -> None:
     if turned:
         file = io.BytesIO()
         Image.fromarray(read_photo(row)).save(file, format="PNG")
-        body = file.getvalue()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if how == "link" and not turned:
-            os.symlink(os.path.abspath(row.path), path)
-        else:
-            with path.open("xb") as out:
-                out.write(body)
-    except OSError as error:
-        if error.errno not in (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            raise
+        return file.getvalue()
+    return None if how == "link" else body

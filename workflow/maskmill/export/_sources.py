@@ -11,10 +11,14 @@ import numpy as np
 
 from maskmill.errors import StoreError
 from maskmill.images.instances import Instances, InstanceStore
+from maskmill.images.stitching import Picture
 from maskmill.store.artefact import read_table
 from maskmill.store.class_names import read as read_class_names
 from maskmill.store.manifest import Row, read_manifest
 from maskmill.store.ragged import Ragged
+
+_OPEN = 2  # stores of masks at a time: windows of an image lie in neighbouring shards
+_SMALL = 64 << 20  # bytes of a store that is kept in memory
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,22 @@ class Region:
 
 @dataclass(frozen=True)
 class Item:
-    """One image: its row, its mask [h, w], with a cut its segments [h, w] and their regions, and its instances."""
+    """One image: its row, its mask [h, w], with a cut its segments [h, w] and their regions, and its instances.
+
+    valid: bool [h, w], the cells of the mask that show data; None where all do.
+    """
 
     row: Row
     mask: np.ndarray
     segments: np.ndarray | None
     regions: Sequence[Region]
     instances: Instances | None = None
+    valid: np.ndarray | None = None
 
 
 class ExportImages:
-    """The artefacts of all shards; a file's stem names its shard. One shard's tables are in memory at a time.
+    """The artefacts of all shards, or of one; a file's stem names its shard. One shard's tables are in
+    memory at a time.
 
     Attributes:
         clusters, ignore: number of clusters and ignore value of the masks.
@@ -73,8 +82,8 @@ class ExportImages:
         calibration: what the confidence of regions rests on (`Calibration.facts`); empty where labels made no class.
     """
 
-    def __init__(self, files: ExportFiles) -> None:
-        self.manifest = manifest = read_manifest(files.manifest)
+    def __init__(self, files: ExportFiles, shard: str | None = None) -> None:
+        self.manifest = manifest = read_manifest(files.manifest, shard)
         self._masks, self._instances = _by_shard(files.masks), _by_shard(files.instances)
         self._segments, self._regions = _by_shard(files.segments), _by_shard(files.regions)
         self._assignments = _by_shard(files.assignments)
@@ -84,6 +93,7 @@ class ExportImages:
         first = Ragged(_pick(self._masks, manifest.shards[0]), "masks")
         self.clusters, self.ignore = int(first.attrs["clusters"]), int(first.attrs["ignore"])
         self.hashes: list[str] = []
+        self._kept: dict[str, _Kept] = {}
         body = read_class_names(files.classes).body if files.classes is not None else {}
         self.calibration: Mapping[str, Any] = body.get("calibration", {})
 
@@ -127,7 +137,19 @@ class ExportImages:
                 regions = read_regions(_pick(self._assignments, shard), _pick(self._regions, shard))
             found = self._found(shard)
             for row, (_, mask), (_, cut) in zip(rows, in_order(masks, rows), segments, strict=True):
-                yield Item(row, mask, cut, regions.get(row.id, ()), None if found is None else found[row.id])
+                instances = None if found is None else found[row.id]
+                yield Item(row, mask, cut, regions.get(row.id, ()), instances, masks.valid(row.id))
+
+    def mask(self, picture: Picture) -> np.ndarray:
+        """The mask [h, w] of one picture, whatever its shard; the last shards stay open, as windows of an image share
+        them.
+        """
+        shard = self.manifest.row(picture.id).shard
+        if shard not in self._kept:
+            self._kept[shard] = _Kept(Ragged(_pick(self._masks, shard), "masks"))
+            while len(self._kept) > _OPEN:
+                del self._kept[next(iter(self._kept))]
+        return self._kept[shard].mask(picture.id)
 
     def _found(self, shard: str) -> InstanceStore | None:
         """The shard's instances, where there are any."""
@@ -143,6 +165,23 @@ class ExportImages:
             raise StoreError(f"{path}: holds other images than the manifest's shard; delete it and run snakemake again")
         self.hashes.append(store.hash)
         return store
+
+
+class _Kept:
+    """Masks of one shard by id; a small shard is read once, as a read of one small mask decodes hundreds."""
+
+    def __init__(self, store: Ragged) -> None:
+        rows, width = store.values.shape[0], store.values.dtype.itemsize
+        self._store = store
+        self._rows = store.rows(0, rows) if rows * width <= _SMALL else None
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """[h, w]."""
+        if self._rows is None:
+            return self._store[image_id]
+        i = self._store.index(image_id)
+        h, w = (int(side) for side in self._store.grid[i])
+        return self._rows[int(self._store.offsets[i]) : int(self._store.offsets[i + 1])].reshape(h, w)
 
 
 def in_order(store: Ragged, rows: Sequence[Row]) -> Iterator[tuple[str, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from maskmill.dag.files import (
@@ -26,18 +27,44 @@ def _section(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     return graph.run.config.export.model_dump(mode="json")
 
 
-@job("export", _section, out=f"{SEED}/export")
-def _export(graph: Graph, wildcards: Wildcards) -> Sources:
-    """Masks of the last round, regions where the recipe has a cut, and what segments new images."""
+def _of_images(graph: Graph, wildcards: Wildcards) -> dict[str, tuple[str, str, Wildcards]]:
+    """What is read of every shard: rule, output and wildcards by name."""
     recipe = graph.recipe(wildcards)
     last = at(wildcards, recipe.round_count)
-    found = {"manifest": manifest(timeless=False), "masks": graph.every(masks_rule(recipe.round_count), last)}
+    found = {"masks": (masks_rule(recipe.round_count), "out", last)}
     if not recipe.tokens:
-        found["cut"] = graph.every("cut", wildcards)
-        found["regions"] = graph.every("regions", wildcards, "table")
-        found["assignments"] = graph.every(graph.assignments(wildcards), wildcards)
+        found["cut"] = ("cut", "out", wildcards)
+        found["regions"] = ("regions", "table", wildcards)
+        found["assignments"] = (graph.assignments(wildcards), "out", wildcards)
     if recipe.instances(recipe.round_count):
-        found["instances"] = graph.every("rounds_detect", last)
+        found["instances"] = ("rounds_detect", "out", last)
+    return found
+
+
+@job("export_shard", _section, out=f"{SEED}/exported/{{shard}}")
+def _export_shard(graph: Graph, wildcards: Wildcards) -> Sources:
+    """Masks and regions of a shard, where the images are many."""
+    found = {name: one(rule, known, output) for name, (rule, output, known) in _of_images(graph, wildcards).items()}
+    return {"manifest": manifest()} | found | graph.names(wildcards)
+
+
+@job("export", _section, out=f"{SEED}/export")
+def _export(graph: Graph, wildcards: Wildcards) -> Sources:
+    """Masks of the last round, regions where the recipe has a cut, and what segments new images.
+
+    Where the images are many, what a job a shard has made of them is read; how that is divided changes no byte, so what
+    is asked of this job stays the same.
+    """
+    recipe = graph.recipe(wildcards)
+    last = at(wildcards, recipe.round_count)
+    found = {"manifest": manifest(timeless=False)}
+    for name, (rule, output, known) in _of_images(graph, wildcards).items():
+        found[name] = graph.every(rule, known, output)
+    if graph.images() > graph.run.config.export.single_images:
+        others = {
+            name: replace(source, passed="no") for name, source in found.items() if name not in ("manifest", "masks")
+        }
+        found |= others | {"parts": replace(graph.every("export_shard", wildcards), asked=False)}
     found |= _segmenter(graph, wildcards) | graph.names(wildcards)
     seen = _run_on_new_images(recipe)
     found["weights"] = weights_of(seen.values(), "folder")

@@ -1,35 +1,50 @@
-"""export: masks -> indexed PNG, COCO JSON, clusters.csv, and a segmenter. File reading and writing of the stage."""
+"""export: masks -> indexed PNG, COCO JSON, clusters.csv, and a segmenter. File reading and writing of the stage.
+
+What is made of an image is apart from where it goes. Few images have both done by one job (`run`). Of many, a job a
+shard makes their entries (`run_shard`), and one job puts these in their places (`run_index`): the same bytes.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
-from types import TracebackType
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
-from maskmill import __version__
 from maskmill.errors import ConfigError, StoreError
-from maskmill.export._clusters import Clusters
-from maskmill.export._coco import CocoWriter
-from maskmill.export._layout import created, file_name, write_renamed
-from maskmill.export._picture import Picture
-from maskmill.export._sources import ExportFiles, ExportImages, Item
-from maskmill.export.formats import FORMATS, Facts
+from maskmill.export._folder import Folder, Kind, Making, title
+from maskmill.export._layout import write_renamed
+from maskmill.export._parts import Part, PartWriter
+from maskmill.export._sources import ExportFiles, ExportImages
+from maskmill.export.formats import WHOLE, Entry, Facts, WholeFacts
 from maskmill.export.naming import Naming
 from maskmill.export.segmenter import SegmenterParts
-from maskmill.images.masks import MaskSet, to_size
+from maskmill.export.whole import WholeFolders, advise, write_whole
+from maskmill.images.masks import MaskSet, mask_dtype
+from maskmill.images.stitching import canvases
 from maskmill.progress import track
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import PALETTE, PALETTED, Export
-from maskmill.store.artefact import read_json, write_json
+from maskmill.store.artefact import count_rows, read_json, read_table, write_json
 from maskmill.store.atomic import atomic
-from maskmill.store.manifest import Row
+from maskmill.store.manifest import Row, has_windows, read_shard, read_shards
 from maskmill.store.provenance import Provenance
-from maskmill.store.rle import encode_all, encode_layers
+
+
+@dataclass(frozen=True)
+class More:
+    """What an export has besides masks.
+
+    Attributes:
+        scores: scores.json of this round, for the matched class of each cluster. segmenter: what `maskmill predict`
+            needs, copied to `segmenter/`. naming: names and colours of the masks' values; default: `cluster_<n>` and
+            the palette.
+    """
+
+    scores: str | Path | None = None
+    segmenter: SegmenterParts | None = None
+    naming: Naming | None = None
 
 
 def run(
@@ -47,125 +62,138 @@ def run(
     Args:
         params: the `export` section.
         masks: of which recipe, seed and round they are.
-        scores: scores.json of this round, for the matched class of each cluster.
-        segmenter: what `maskmill predict` needs, copied to `segmenter/`.
-        naming: names and colours of the masks' values; default: `cluster_<n>` and the palette.
+        scores, segmenter, naming: see `More`.
 
     Raises:
         StoreError: an image of the manifest has no mask, or the artefacts do not belong together. ConfigError: a format
             cannot hold so many clusters. InputError: a photo that is placed beside its mask has changed.
     """
-    settings = validate(Export, params, "--params", "export")
-    sources = ExportImages(files)
-    naming = _fitting(naming, sources.clusters, settings)
-    about: dict[str, Any] = asdict(masks) | {"clusters": sources.clusters} | naming.facts | sources.facts
-    classes, iou = _matched(scores)
+    sources, more = ExportImages(files), More(scores, segmenter, naming)
+    export = _Export(params, masks, more, Kind.of(sources))
+
+    def entries(making: Making) -> Iterator[tuple[Row, Mapping[str, Entry]]]:
+        for item in sources:
+            yield item.row, making.entries(item)
+
     with atomic(out_folder) as folder:
         folder.mkdir()
-        with _Folder(folder, settings, sources, about, naming) as out:
+        making = export.making(folder, len(sources), sources.suffix)
+        export.place(folder, making, track(entries(making), len(sources), "export"))
+        export.stitch(folder, sources)
+        export.finish(folder, making, sources.hashes, files.manifest)
+
+
+def run_shard(
+    files: ExportFiles, params: Mapping[str, Any], out_folder: str | Path, masks: MaskSet, naming: Naming | None = None
+) -> None:
+    """Make the entries of one shard's images, for `run_index`; the files are those of one shard.
+
+    Raises:
+        As `run`.
+    """
+    sources = ExportImages(files, Path(files.masks[0]).stem)
+    export = _Export(params, masks, More(naming=naming), Kind.of(sources))
+    with atomic(out_folder) as folder:
+        folder.mkdir()
+        making = export.making(folder, len(sources), None, keep=True)
+        with PartWriter(folder, making.names, export.settings.photos) as part:
             for item in track(sources, len(sources), "export"):
-                out.add(item)
-        out.table.write(folder / "clusters.csv", classes, iou)
+                part.add(item.row, making.entries(item))
+            facts = {"kind": asdict(export.kind), "hashes": sources.hashes}
+            part.finish(making.table, facts, Provenance.of("export", dict(params) | export.about, sources.hashes))
+
+
+def run_index(
+    files: ExportFiles, parts: Path, params: Mapping[str, Any], out_folder: str | Path, masks: MaskSet, more: More
+) -> None:
+    """Write what `run` writes, from a folder of what `run_shard` wrote of every shard.
+
+    Of the files, the manifest is read, and the masks where whole images are put together from them.
+
+    Raises:
+        StoreError: a part is missing, damaged, or does not belong to the others. ConfigError: as `run`.
+    """
+    manifest = files.manifest
+    shards, count = read_shards(manifest), count_rows(manifest)
+    if not shards:
+        raise StoreError("the manifest has no image; run snakemake again")
+    first = read_json(parts / shards[0] / "part.json")
+    export = _Export(params, masks, more, Kind(**first["kind"]))
+    hashes: list[str] = []
+
+    def entries(making: Making) -> Iterator[tuple[Row, Mapping[str, Entry]]]:
+        for shard in shards:
+            part = Part(parts / shard, making.names, export.settings.photos)
+            if part.body["kind"] != first["kind"]:
+                raise StoreError(f"{part.folder}: unlike the other shards; delete it and run snakemake again")
+            yield from zip(read_shard(manifest, shard), part, strict=True)
+            making.table.add(part.body["counts"], part.arrays)
+            hashes.extend(part.body["hashes"])
+
+    with atomic(out_folder) as folder:
+        folder.mkdir()
+        making = export.making(folder, count, _suffix(manifest) if "mmseg" in export.settings.formats else None)
+        export.place(folder, making, track(entries(making), count, "export"))
+        if export.stitches or has_windows(manifest):
+            export.stitch(folder, ExportImages(files))
+        export.finish(folder, making, hashes, manifest)
+
+
+class _Export:
+    """What is the same for all images of an export."""
+
+    def __init__(self, params: Mapping[str, Any], masks: MaskSet, more: More, kind: Kind) -> None:
+        self.settings = validate(Export, params, "--params", "export")
+        self.params, self.more, self.kind = params, more, kind
+        self.naming = _fitting(more.naming, kind.clusters, self.settings)
+        self.about: dict[str, Any] = asdict(masks) | {"clusters": kind.clusters} | self.naming.facts | kind.facts
+
+    def making(self, folder: Path, images: int, suffix: str | None, keep: bool = False) -> Making:
+        settings = self.settings
+        facts = Facts(
+            self.naming, title(self.about), images, suffix, self.kind.has_instances, settings.photos, settings.image_url
+        )
+        return Making(settings, facts, self.kind, folder, keep)
+
+    def place(self, folder: Path, making: Making, entries: Iterator[tuple[Row, Mapping[str, Entry]]]) -> None:
+        """Write the files that grow image by image."""
+        with Folder(folder, making, self.about) as out:
+            for row, each in entries:
+                out.add(row, each)
         if out.renamed:
             write_renamed(folder / "renamed.csv", out.renamed, "mask")
+
+    @property
+    def stitches(self) -> list[str]:
+        """The formats that put the windows of an image together."""
+        return [name for name in self.settings.formats if name in WHOLE]
+
+    def stitch(self, folder: Path, sources: ExportImages) -> None:
+        """Formats of whole images: the masks of an image's windows are read from the stores, image by image."""
+        found = canvases(sources.manifest.rows)
+        if said := advise(found, self.settings.formats):
+            print(said, file=sys.stderr)
+        if self.stitches:
+            facts = WholeFacts(self.naming, title(self.about), self.settings.tolerance)
+            write_whole(WholeFolders(folder, self.stitches, facts), found, sources.mask, mask_dtype(sources.clusters))
+
+    def finish(self, folder: Path, making: Making, hashes: Sequence[str], manifest: str | Path) -> None:
+        """Write what is known after the last image."""
+        classes, iou = _matched(self.more.scores)
+        making.table.write(folder / "clusters.csv", classes, iou)
+        segmenter = self.more.segmenter
         kind = segmenter.kind if segmenter is not None else None
-        made = Provenance.of("export", dict(params) | about, sources.hashes)
+        made = Provenance.of("export", dict(self.params) | self.about, hashes)
         if segmenter is not None and kind is not None:
-            segmenter.write(folder / "segmenter", about, made)
-        write_json(folder / "export.json", about | {"segmenter": kind}, made)
+            segmenter.write(folder / "segmenter", self.about | segmenter.reading(manifest), made)
+        write_json(folder / "export.json", self.about | {"segmenter": kind}, made)
 
 
-class _Folder:
-    """The files that grow image by image."""
-
-    def __init__(
-        self, folder: Path, settings: Export, sources: ExportImages, about: Mapping[str, Any], naming: Naming
-    ) -> None:
-        self.folder, self.settings = folder, settings
-        self.clusters, self.ignore = sources.clusters, sources.ignore
-        self.table = Clusters(naming, calibrated=sources.is_calibrated)
-        self.renamed: list[tuple[str, str]] = []  # id, file in masks/
-        self.png_palette = naming.png_palette()
-        kinds = [
-            {"id": c, "name": naming.names[c], "supercategory": naming.kind, "color": naming.colours[c].tolist()}
-            for c in range(1, sources.clusters + 1)
-        ]
-        title = f"maskmill {__version__}, recipe {about['recipe']}, seed {about['seed']}"
-        info = {"description": title, **about}
-        named = [("coco.json", settings.coco), ("coco_regions.json", settings.coco and sources.has_regions)]
-        self._coco = [CocoWriter(folder / name, info, kinds) if wanted else None for name, wanted in named]
-        facts = Facts(
-            naming, title, len(sources), sources.suffix, sources.has_instances, settings.photos, settings.image_url
-        )
-        self._formats = [FORMATS[name](folder / name, facts) for name in settings.formats]
-
-    def __enter__(self) -> _Folder:
-        with contextlib.ExitStack() as stack:
-            for writer in (*self._coco, *self._formats):
-                if writer:
-                    stack.enter_context(writer)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
-
-    def add(self, item: Item) -> None:
-        """Write one image to every file."""
-        row, size = item.row, (item.row.height, item.row.width)
-        mask = to_size(item.mask, size)
-        self.table.add_mask(row.id, self._counts(mask, row), mask.size)
-        found = item.instances.at(size) if item.instances is not None else None
-        picture = Picture(row, mask, found, self.png_palette)
-        if self.settings.masks:
-            self._png(picture)
-        for each in self._formats:
-            each.add(picture)
-        whole, proposals = self._coco
-        if whole:
-            self._segments(whole, picture)
-        regions = {region.region: region for region in item.regions if region.cluster >= 0}  # -1 is noise
-        for region in regions.values():
-            self.table.add_region(row.id, region.cluster + 1, region.score, region.distance, region.confidence)
-        if proposals and item.segments is not None:
-            image = proposals.image(file_name(row), *size, maskmill_id=row.id)
-            for value, rle in encode_all(to_size(item.segments, size)):
-                if value in regions:
-                    own = regions[value]
-                    more = {"score": _short(own.score), "distance": _short(own.distance), "region": value}
-                    if own.confidence is not None:
-                        more["confidence"] = round(own.confidence, 4)
-                    proposals.annotation(image, own.cluster + 1, rle, **more)
-
-    def _segments(self, coco: CocoWriter, picture: Picture) -> None:
-        """The image in coco.json: parts of the mask, or instances with their scores."""
-        image = coco.image(file_name(picture.row), *picture.size, maskmill_id=picture.row.id)
-        if picture.found is None:
-            for value, rle in encode_all(picture.mask):
-                if 0 < value < self.ignore:
-                    coco.annotation(image, value, rle)
-            return
-        for i, layer in enumerate(encode_layers(picture.found.masks)):
-            if layer is not None:
-                score = _short(float(picture.found.scores[i]))
-                coco.annotation(image, int(picture.found.labels[i]), layer, score=score)
-
-    def _counts(self, mask: np.ndarray, row: Row) -> np.ndarray:
-        """Pixels of background and clusters [k + 1]; any value between k and ignore is damage."""
-        counts = np.bincount(mask.ravel(), minlength=self.ignore + 1)
-        if counts[self.clusters + 1 : self.ignore].any():
-            raise StoreError(f"mask of {row.id!r}: values beyond {self.clusters} clusters; run snakemake again")
-        return counts[: self.clusters + 1]
-
-    def _png(self, picture: Picture) -> None:
-        """masks/<id>.png."""
-        file, name = created(self.folder / "masks", picture.row.id, ".png", picture.row)
-        with file:
-            file.write(picture.png)
-        if name != picture.row.id:
-            self.renamed.append((picture.row.id, f"{name}.png"))
+def _suffix(manifest: str | Path) -> str | None:
+    """Of all photos' files, or None where they differ."""
+    column = read_table(manifest, ["path"])["path"]
+    found = {PurePosixPath(path).suffix for chunk in column.chunks for path in chunk.to_pylist()}
+    return found.pop() if len(found) == 1 else None
 
 
 def _fitting(naming: Naming | None, clusters: int, settings: Export) -> Naming:
@@ -181,11 +209,6 @@ def _fitting(naming: Naming | None, clusters: int, settings: Export) -> Naming:
             "name fewer classes, or set cluster.clusters lower"
         )
     return naming
-
-
-def _short(value: float) -> float:
-    """Seven significant digits: what float32 holds."""
-    return float(f"{value:.7g}")
 
 
 def _matched(scores: str | Path | None) -> tuple[dict[str, str] | None, dict[str, float | None] | None]:

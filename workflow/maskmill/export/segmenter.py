@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from maskmill.backbones import weights_file
 from maskmill.errors import StoreError
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import FeatureSet
-from maskmill.store.artefact import read_tensors, write_json
+from maskmill.store.artefact import read_metadata, read_tensors, write_json
 from maskmill.store.classes import read_labels
+from maskmill.store.manifest import RENDERING
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import file_crc32c
 
@@ -37,6 +39,18 @@ class SegmenterParts:
     refine: Mapping[str, Any] = field(default_factory=dict)
     upsample: int = 1
     codecs: Mapping[str, Path] = field(default_factory=dict)
+
+    @staticmethod
+    def reading(manifest: str | Path) -> dict[str, Any]:
+        """{"inputs": how the run has read its images}: what `maskmill predict` reads new ones with, as far as one of
+        them was no whole photo of eight bits; else nothing.
+        """
+        found = read_metadata(manifest)
+        window = (json.loads(found.get(b"maskmill", b"{}")).get("params") or {}).get("window")
+        rendering = found.get(RENDERING)
+        kept = {"rendering": rendering and rendering.decode(), "window": window}
+        kept = {key: value for key, value in kept.items() if value is not None}
+        return {"inputs": kept} if kept else {}
 
     @property
     def kind(self) -> str | None:

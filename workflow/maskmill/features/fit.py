@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def _sample(backbone: Dense, rows: list[Row], asked: ProductCode, threads: int) 
     """Tokens [n, d] float32 of the images, image after image, about as many of each; no more than asked for."""
     import torch
 
+    from maskmill.backbones import mean_colour
     from maskmill.features.run import extract, plan_batches, read_batch
     from maskmill.numerics.sampling import drawn
 
@@ -66,11 +68,13 @@ def _sample(backbone: Dense, rows: list[Row], asked: ProductCode, threads: int) 
     parts: list[np.ndarray] = []
     quota = max(1, asked.points // max(1, len(rows)))
     batches = plan_batches(rows, backbone.set, backbone.multiple, 1)
-    found = extract(backbone, read_ahead(batches, read_batch, reader_count(len(batches), threads, backbone.device)))
+    read = partial(read_batch, fill=mean_colour(backbone))
+    found = extract(backbone, read_ahead(batches, read, reader_count(len(batches), threads, backbone.device)))
     for image in track(_on_one_thread(found), len(rows), "features: image of the sample"):
         if not np.isfinite(image.tokens).all():
             raise NumericsError(f"{image.row.id}: NaN or infinite tokens of {backbone.set.backbone}; check the photo")
-        flat = image.tokens.reshape(-1, image.tokens.shape[-1])
+        valid = ... if image.valid is None else image.valid
+        flat = image.tokens[valid].reshape(-1, image.tokens.shape[-1])
         parts.append(flat[drawn(len(flat), quota, asked.seed, image.row.id)])
     return np.concatenate(parts)[: asked.points] if parts else np.zeros((0, backbone.depth), np.float32)
 

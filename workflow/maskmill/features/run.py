@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.images.decode import resize, target_size
-from maskmill.images.photos import read_ahead, read_photo, reader_count
+from maskmill.images.nodata import nearest_valid, shares, valid_cells
+from maskmill.images.photos import read_ahead, read_filled, reader_count
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import FeatureSet
@@ -45,7 +47,9 @@ class Features(NamedTuple):
     """What the backbone says of one image: tokens [h, w, d] and cls [d] float32, and the input size (H, W).
 
     cls_query [d] float32 is there for the keys of a ViT (see `Backbone.outputs`). With an encoder the tokens are codes
-    [h, w, bytes] uint8, and `finite` says whether all that was encoded were numbers.
+    [h, w, bytes] uint8, and `finite` says whether all that was encoded were numbers. valid [h, w] says which tokens
+    show data (at least half of their pixels do); None where all do. The others have the vector of the nearest that
+    does.
     """
 
     row: Row
@@ -54,6 +58,19 @@ class Features(NamedTuple):
     size: tuple[int, int]
     cls_query: np.ndarray | None = None
     finite: bool = True
+    valid: np.ndarray | None = None
+
+
+class Pictures(NamedTuple):
+    """Photos of a batch as the backbone sees them.
+
+    Attributes:
+        images: uint8 [b, H, W, 3]. valid: of each the share of every pixel that shows data, float32 [H, W]; None where
+            all of them do.
+    """
+
+    images: np.ndarray
+    valid: tuple[np.ndarray | None, ...]
 
 
 def plan_batches(rows: list[Row], feature_set: FeatureSet, multiple: int, batch_size: int) -> list[Batch]:
@@ -68,27 +85,32 @@ def plan_batches(rows: list[Row], feature_set: FeatureSet, multiple: int, batch_
     ]
 
 
-def read_batch(batch: Batch) -> np.ndarray:
-    """uint8 [b, H, W, 3]: decoded and resized, in worker processes ahead of the device; raises like `read_photo`."""
-    images = np.empty((len(batch.rows), *batch.size, 3), np.uint8)
+def read_batch(batch: Batch, fill: np.ndarray) -> Pictures:
+    """Decoded and resized, in worker processes ahead of the device; raises like `read_photo`.
+
+    Pixels without data get the colour `fill` [3] before anything is resized, so that no nodata value bleeds.
+    """
+    images, valid = np.empty((len(batch.rows), *batch.size, 3), np.uint8), []
     for image, row in zip(images, batch.rows, strict=True):
-        image[...] = resize(read_photo(row), batch.size)
-    return images
+        shown = read_filled(row, fill)
+        image[...] = resize(shown.pixels, batch.size)
+        valid.append(None if shown.valid is None else shares(shown.valid, batch.size).astype(np.float32))
+    return Pictures(images, tuple(valid))
 
 
 def extract(
-    backbone: Dense, batches: Iterator[tuple[Batch, np.ndarray]], encoder: Encoder | None = None
+    backbone: Dense, batches: Iterator[tuple[Batch, Pictures]], encoder: Encoder | None = None
 ) -> Iterator[Features]:
     """Features image by image. On a GPU the next batch is computed while this one is yielded and stored.
 
     With an encoder, which is on the device of the backbone, the tokens become codes there.
     """
-    waiting: tuple[Batch, _Copy] | None = None
-    for batch, images in batches:
-        copy = _Copy(backbone, images, encoder)
+    waiting: tuple[Batch, Pictures, _Copy] | None = None
+    for batch, pictures in batches:
+        copy = _Copy(backbone, pictures.images, encoder)
         if waiting is not None:
             yield from _split(*waiting)
-        waiting = batch, copy
+        waiting = batch, pictures, copy
     if waiting is not None:
         yield from _split(*waiting)
 
@@ -132,9 +154,11 @@ def _computed(backbone: Dense, images: torch.Tensor, encoder: Encoder | None) ->
     return [finite(tokens), encoder.codes(tokens), *vectors]
 
 
-def _split(batch: Batch, copy: _Copy) -> Iterator[Features]:
-    for row, finite, tokens, cls, *query in zip(batch.rows, *copy.result(), strict=True):
-        yield Features(row, tokens, cls, batch.size, query[0] if query else None, bool(finite))
+def _split(batch: Batch, pictures: Pictures, copy: _Copy) -> Iterator[Features]:
+    for row, shown, finite, tokens, cls, *query in zip(batch.rows, pictures.valid, *copy.result(), strict=True):
+        valid = valid_cells(shown, (tokens.shape[0], tokens.shape[1]))
+        told = query[0] if query else None
+        yield Features(row, nearest_valid(tokens, valid), cls, batch.size, told, bool(finite), valid)
 
 
 def run(
@@ -160,6 +184,7 @@ def run(
     """
     import torch
 
+    from maskmill.backbones import mean_colour
     from maskmill.backbones.network import load
     from maskmill.device import memory_advice, pick
 
@@ -174,7 +199,7 @@ def run(
         encoder = _encoder(codec, backbone)
         known = [shard, backbone.digest, *([] if encoder is None else [encoder.codec.digest])]
         made = Provenance.of("features", feature_set.model_dump(mode="json"), known)
-        ahead = read_ahead(batches, read_batch, workers)
+        ahead = read_ahead(batches, partial(read_batch, fill=mean_colour(backbone)), workers)
         images = track(extract(backbone, ahead, encoder), len(rows), "features: image")
         _write(out, images, backbone, made, None if encoder is None else encoder.codec)
 
@@ -219,13 +244,16 @@ def _write(
         for image in images:
             if not image.finite:
                 raise NumericsError(f"{image.row.id}: NaN or infinite tokens of {chosen.backbone}; check the photo")
-            if not writer.ids:
-                rows = image.tokens if codec is None else codec.decode(image.tokens.reshape(-1, codec.bytes))[None]
-                writer.attrs["mean_cosine"] = warn_saturated(rows, chosen)
+            shows = image.valid is None or bool(image.valid.any())
+            if shows and "mean_cosine" not in writer.attrs:
+                seen = image.tokens if image.valid is None else image.tokens[image.valid]
+                seen = seen if codec is None else codec.decode(seen.reshape(-1, codec.bytes))[None]
+                writer.attrs["mean_cosine"] = warn_saturated(seen, chosen)
             vectors = {"cls": image.cls} | ({} if image.cls_query is None else {"cls_query": image.cls_query})
             writer.append(
                 image.row.id,
                 image.tokens,
+                valid=image.valid,
                 **{name: _stored(name, vector, image, chosen) for name, vector in vectors.items()},
                 size=np.array(image.size, np.int32),
                 original=np.array([image.row.height, image.row.width], np.int32),
@@ -243,7 +271,7 @@ def _stored(name: str, vector: np.ndarray, image: Features, chosen: FeatureSet) 
 
 
 def warn_saturated(tokens: np.ndarray, feature_set: FeatureSet) -> float | None:
-    """Mean cosine of the token pairs of one image [h, w, d]; says so when it leaves no contrast for a graph cut.
+    """Mean cosine of the token pairs of one image [..., d]; says so when it leaves no contrast for a graph cut.
 
     That is the trap of raw keys of DINOv2-like models, whose bias is longer than the keys themselves.
     """

@@ -21,7 +21,7 @@ class Votes:
         self.precision, self.images, self.tokens = (np.zeros(k, np.int64) for _ in range(3))
 
     def add(self, labels: np.ndarray, foreground: np.ndarray) -> None:
-        """Count one image: clusters [h, w] of its tokens, and how much of each is foreground, 0..1 [h, w]."""
+        """Count one image: clusters of its tokens, and how much of each is foreground, 0..1, of one shape."""
         k = len(self.tokens)
         tokens = np.bincount(labels.ravel(), minlength=k)
         inside = np.bincount(labels.ravel(), weights=foreground.ravel().astype(np.float64), minlength=k)

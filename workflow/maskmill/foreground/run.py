@@ -86,7 +86,7 @@ def count(
         codebook: the fine clusters.
         params: the method and its parameters.
         out: safetensors of integers (see Votes), which add up to the same whatever the shards and their order. Images
-            where the attention is even have no foreground mask and do not count.
+            where the attention is even have no foreground mask and do not count, nor do tokens that show no data.
 
     Raises:
         StoreError: the keys have no query of a cls token, or lack an image.
@@ -101,13 +101,14 @@ def count(
     votes = Votes(len(book))
     for image_id, values in track(tokens.images(), len(tokens), "foreground"):
         h, w, d = values.shape
-        i = seen.index(image_id)
+        i, valid = seen.index(image_id), tokens.valid(image_id)
         try:
             mask = method.mask(seen[i].astype(np.float32), None if queries is None else queries[i], stage.params)
         except UserError as error:
             raise type(error)(f"{seen.path}: {image_id}: {error}") from None
         if mask is not None:
-            votes.add(books.assign(values.reshape(h * w, d), book)[0].reshape(h, w), lay(mask, (h, w)))
+            labels, inside = books.assign(values.reshape(h * w, d), book)[0].reshape(h, w), lay(mask, (h, w))
+            votes.add(labels, inside) if valid is None else votes.add(labels[valid], inside[valid])
     provenance = Provenance.of("foreground", dict(params), [tokens.hash, seen.hash, book.hash])
     write_tensors(out, {name: getattr(votes, name) for name in OWN}, provenance)
 

@@ -17,13 +17,27 @@ from maskmill.errors import InputError
 from maskmill.reading import read_bounded
 from maskmill.recipe.sections import LONGEST, Size
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
+SUFFIXES = (
+    *PHOTO_SUFFIXES,
+    ".pfm",
+    ".j2k",
+    ".svs",
+    ".ndpi",
+    ".scn",
+    ".bif",
+    ".qptiff",
+    ".lsm",
+    ".btf",
+    ".tf8",
+    ".zarr",
+)
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")  # whatever the suffix: of the
 # others that Pillow knows, one (EPS) starts an interpreter
 MAX_PIXELS = 178_956_970  # of a file: Pillow's own bound; as RGB half a gigabyte, of which a job may hold several
 FILE_BYTES = 64 << 20, 16  # largest file: this much, and this much a pixel (four channels of 32 bits)
 LABEL_SIZE = "a label is as large as its image"
-TILES = "cut it into tiles, or raise inputs.max_pixels"
+TILES = "set inputs.window, which reads TIFFs and slides in parts, or raise inputs.max_pixels"
 
 _FIELD = 0x0112  # EXIF orientation
 _TURN = {
@@ -69,7 +83,7 @@ def decode(
             raise InputError(f"{image.width}x{image.height} px, was {size[1]}x{size[0]}")
         image.load()
         turn = None if image.format == "TIFF" else _TURN.get(_orientation(image))  # Pillow turns TIFFs itself
-        return _to_rgb(image if turn is None else image.transpose(turn))
+        return to_rgb(image if turn is None else image.transpose(turn))
 
 
 def displayed_size(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -87,6 +101,31 @@ def is_turned(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> bool:
         return not plain and _orientation(image) != 1
 
 
+def orientation(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> int:
+    """EXIF orientation 1..8 of a file that is not a TIFF; raises InputError like `decode`."""
+    body = image_bytes(source, max_pixels)
+    with _opened(body, max_pixels) as image:
+        plain = image.format == "PNG" and not any(mark in body for mark in _PNG_ORIENTATION)
+        return 1 if plain else _orientation(image)
+
+
+def deep_mode(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> bool:
+    """Whether Pillow reads a file as greyscale of more than 8 bits; raises InputError like `decode`."""
+    with _opened(image_bytes(source, max_pixels), max_pixels) as image:
+        return image.mode.startswith("I") or image.mode == "F"
+
+
+def decode_deep(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Greyscale of more than 8 bits as its values, uint16 or float32 [H, W, 1]; raises InputError like `decode`.
+
+    Pillow brings the values of a PGM to 0..65535 by the maximum that its header names.
+    """
+    with _opened(image_bytes(source, max_pixels), max_pixels) as image, _reasons():
+        image.load()
+        values = np.asarray(image)
+        return values[..., None].astype(np.float32 if values.dtype.kind == "f" else np.uint16)
+
+
 def verify(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) as displayed, after decoding every pixel once; raises InputError where `decode` would.
 
@@ -98,7 +137,7 @@ def verify(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> tuple[in
         with _reasons():
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
-            _to_rgb(image.resize((1, 1), Image.Resampling.NEAREST))  # its colour mode can be converted
+            to_rgb(image.resize((1, 1), Image.Resampling.NEAREST))  # its colour mode can be converted
         return size
 
 
@@ -172,7 +211,8 @@ def _shown(image: Image.Image, body: bytes) -> tuple[int, int]:
     return image.height, image.width
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of an image in any mode of Pillow."""
     if image.mode.startswith("I") or image.mode == "F":
         return np.repeat(_stretch(np.asarray(image))[..., None], 3, axis=2)
     if image.mode == "LAB":
@@ -237,16 +277,21 @@ def load_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 def label_and_digest(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str]:
     """What `load_label` gives, and 16 hex digits over the bytes of the file, which is read once."""
+    label, body = label_values(path, max_pixels)
+    return label.astype(np.int32), hashlib.blake2b(body, digest_size=8).hexdigest()
+
+
+def label_values(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, bytes]:
+    """Label ids [H, W] in the type of the file, and the bytes of the file; raises as `load_label`."""
     try:
         body = image_bytes(path, max_pixels)
         with _opened(body, max_pixels, LABEL_SIZE) as image, _reasons():
             _check_label_mode(image)
             image.load()
             turn = None if image.format == "TIFF" else _TURN.get(_orientation(image))
-            label = np.asarray(image if turn is None else image.transpose(turn)).astype(np.int32)
+            return np.asarray(image if turn is None else image.transpose(turn)), body
     except InputError as error:
         raise InputError(f"{path}: label: {error}") from None
-    return label, hashlib.blake2b(body, digest_size=8).hexdigest()
 
 
 def _check_label_mode(image: Image.Image) -> None:

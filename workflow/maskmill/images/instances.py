@@ -60,6 +60,22 @@ class Instances:
         columns = np.minimum(((np.arange(width) + 0.5) * w / width).astype(np.int64), w - 1)
         return Instances(self.masks[:, rows[:, None], columns[None]], self.labels, self.scores)
 
+    def within(self, valid: np.ndarray) -> Instances:
+        """Cut down to the cells that are `valid` [h, w]; the others become one void mask."""
+        masks = self.masks & valid
+        seen = masks.any(axis=(1, 2))
+        left = Instances(masks[seen], self.labels[seen], self.scores[seen])
+        if valid.all():
+            return left
+        return left + Instances(~valid[None], np.full(1, VOID, np.int64), np.ones(1, np.float32))
+
+    def apart(self) -> tuple[Instances, np.ndarray | None]:
+        """Those that are not void, and the cells [h, w] that no void covers; None where there is no void."""
+        void = self.labels == VOID
+        if not void.any():
+            return self, None
+        return self.take(~void), ~self.masks[void].any(axis=0)
+
     def __add__(self, other: Instances) -> Instances:
         pairs = ((self.masks, other.masks), (self.labels, other.labels), (self.scores, other.scores))
         return Instances(*(np.concatenate(pair) for pair in pairs))

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 
-from maskmill.images.stems import folders, walk
+from maskmill.images.stems import folders, is_store, walk
 from maskmill.images.tables import is_table, named_files
 from maskmill.reading import is_special
 
@@ -24,7 +24,7 @@ def glob_files(pattern: str, skipped: list[str] | None = None) -> list[str]:
     `skipped` gets the links to folders that were not entered (see `stems.names`).
     """
     again: list[str] = []
-    found = sorted({path for path in _matches(pattern, again) if not os.path.isdir(path)})
+    found = sorted({path for path in _matches(pattern, again) if not os.path.isdir(path) or is_store(path)})
     if skipped is not None:
         skipped += again
     return found
@@ -51,10 +51,16 @@ def listing_fingerprint(images: str | Sequence[str], labels: str | None) -> str:
     Changes when files come, go or change, those that a table names among them. Of a video only the file itself is
     looked at; what does not exist or cannot be listed gives a fingerprint too: the stage itself says what is wrong.
     """
-    digest = hashlib.blake2b(digest_size=8)
+    return counted_fingerprint(images, labels)[0]
+
+
+def counted_fingerprint(images: str | Sequence[str], labels: str | None) -> tuple[str, int]:
+    """The same, and how many files `images` names, with those that are no images: the files are listed once."""
+    digest, count = hashlib.blake2b(digest_size=8), 0
     for source in (*([images] if isinstance(images, str) else images), labels):
         try:
             for name, stat in _files(source) if source else ():
+                count += source is not labels
                 digest.update(os.fsencode(name))
                 digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode() if stat else b"\0\n")
         except OSError as error:
@@ -62,14 +68,14 @@ def listing_fingerprint(images: str | Sequence[str], labels: str | None) -> str:
         except ValueError as error:  # a damaged table
             digest.update(f"\0{error}".encode())
         digest.update(b"\0")
-    return digest.hexdigest()
+    return digest.hexdigest(), count
 
 
 def _files(source: str) -> Iterator[tuple[str, os.stat_result | None]]:
     if is_glob(source):
         for path in glob_files(source):
             yield path, _stat(path)
-    elif os.path.isdir(source):
+    elif os.path.isdir(source) and not is_store(source):
         yield from walk(source)
     elif os.path.exists(source):
         yield source, os.stat(source)

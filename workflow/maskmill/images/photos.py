@@ -12,6 +12,9 @@ import numpy as np
 
 from maskmill.errors import ConfigError, InputError
 from maskmill.images.decode import MAX_PIXELS, decode, image_bytes, resize
+from maskmill.images.nodata import NEUTRAL, filled
+from maskmill.images.raster import Shown, open_raster, read_raw, render, values_crc32c
+from maskmill.images.view import View
 from maskmill.recipe import registry
 from maskmill.store.manifest import read_manifest
 from maskmill.store.seal import bytes_crc32c
@@ -48,21 +51,33 @@ class PhotoFile(Protocol):
 
 
 def read_photo(row: PhotoFile) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of one image of the manifest.
+    """uint8 RGB [H, W, 3] of one image of the manifest, in a neutral colour where it shows no data.
 
     Raises:
         InputError: it is not the file that the manifest describes; names it.
     """
+    return read_filled(row).pixels
+
+
+def read_filled(row: PhotoFile, colour: np.ndarray | tuple[int, ...] = NEUTRAL) -> Shown:
+    """As `read_photo`, with one colour [3] where it shows no data, and where it does; raises as `read_photo`."""
+    shown = read_shown(row)
+    return Shown(filled(_rgb(shown.pixels), shown.valid, colour), shown.valid)
+
+
+def read_shown(row: PhotoFile) -> Shown:
+    """As `read_photo`, with the pixels that hold a measurement where the file says that some do not."""
     try:
-        return unchanged(row)
+        return Shown(unchanged(row)) if row.view is None else _viewed(row, row.view)
     except (InputError, OSError) as error:
-        raise InputError(
-            f"{row.path}: {error}; it changed since the inputs were checked: restore the file and run snakemake again"
-        ) from None
+        raise _changed(row, error) from None
 
 
 def unchanged(row: PhotoFile) -> np.ndarray:
     """As `read_photo`, but the InputError is the reason without the path."""
+    if row.view is not None:
+        shown = _viewed(row, row.view)
+        return filled(_rgb(shown.pixels), shown.valid)
     body = image_bytes(row.path, max(MAX_PIXELS, row.height * row.width))
     if row.crc32c is not None and (len(body), bytes_crc32c(body)) != (row.bytes, row.crc32c):
         raise InputError("another content than in the manifest")
@@ -70,6 +85,31 @@ def unchanged(row: PhotoFile) -> np.ndarray:
     if pixels.shape[:2] != (row.height, row.width):
         raise InputError(f"{pixels.shape[1]}x{pixels.shape[0]} px, was {row.width}x{row.height}")
     return pixels
+
+
+def _changed(row: PhotoFile, error: Exception) -> InputError:
+    return InputError(
+        f"{row.path}: {error}; it changed since the inputs were checked: restore the file and run snakemake again"
+    )
+
+
+def _rgb(pixels: np.ndarray) -> np.ndarray:
+    """Of more channels than three the first three."""
+    return pixels if pixels.shape[2] == 3 else np.ascontiguousarray(pixels[..., :3])
+
+
+def _viewed(row: PhotoFile, text: str) -> Shown:
+    """A picture that is not a whole photo: only what it shows is decoded, and that is compared with the manifest."""
+    view = View.of(text)
+    height, width = view.whole or (row.height, row.width)  # of the level; a photo is decoded as a whole
+    with open_raster(row.path, max(MAX_PIXELS, round(height * width * view.scale[0] * view.scale[1]))) as raster:
+        raw = read_raw(raster, view)
+        if row.crc32c is not None and (raw.nbytes, values_crc32c(raw)) != (row.bytes, row.crc32c):
+            raise InputError("other values than in the manifest")
+        shown = render(raw, raster.facts, view)
+    if shown.pixels.shape[:2] != (row.height, row.width):
+        raise InputError(f"{shown.pixels.shape[1]}x{shown.pixels.shape[0]} px, was {row.width}x{row.height}")
+    return shown
 
 
 def read_ahead(

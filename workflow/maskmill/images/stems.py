@@ -17,6 +17,12 @@ LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 LOSSY = (".jpg", ".jpeg", ".webp", ".jp2", ".avif")  # change class numbers
 
 
+STORE_MARKS = (
+    "zarr.json",
+    ".zarray",
+    ".zgroup",
+    ".zattrs",
+)  # a folder with one of these files is a Zarr array or group
 Identity = tuple[int, int]  # device and inode: a folder, whatever path leads to it
 
 
@@ -78,6 +84,11 @@ def _visible(
         ahead = links
 
 
+def is_store(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is a Zarr array or group: one image, which is not walked into."""
+    return any(os.path.isfile(os.path.join(folder, mark)) for mark in STORE_MARKS)
+
+
 def _tree(
     top: str, prefix: str, seen: set[Identity], links: list[tuple[str, str]], entered: list[str], skipped: list[str]
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -87,7 +98,7 @@ def _tree(
     while open_:
         prefix, entries = open_[-1]
         for entry in entries:
-            if not _is_folder(entry):
+            if not _is_folder(entry) or is_store(entry.path):
                 yield prefix + entry.name, entry
             elif entry.is_symlink():
                 links.append((f"{prefix}{entry.name}/", entry.path))

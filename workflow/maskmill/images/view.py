@@ -17,7 +17,8 @@ class View:
         page: of a file of several pages (TIFF directories, slices, series), from 0; or `max`, `mean` over all pages.
         level: of a pyramid, from 0, the full resolution. window: top, left, height, width in pixels of that level; None
             is all of it. whole: height, width of the level, in pixels. scale: pixels of level 0 in one pixel of the
-            level, along y and x.
+            level, along y and x. overlap: pixels that neighbouring windows share, from which follows what is the core
+            of each (maskmill.images.windows).
         channels: which channels become the picture's, in this order; None is what the file declares as its colours.
         low, high: the values that become 0 and 255, one for all channels or one for each; None for 8 bits as they are.
     """
@@ -27,6 +28,7 @@ class View:
     window: tuple[int, int, int, int] | None = None
     whole: tuple[int, int] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
+    overlap: int = 0
     channels: tuple[int, ...] | None = None
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None

@@ -12,14 +12,26 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+import numpy as np
+
 from maskmill.errors import InputError
-from maskmill.images.decode import MAX_PIXELS, displayed_size, read_file, verify
+from maskmill.images.decode import TILES, displayed_size, read_file, verify
+from maskmill.images.raster import open_raster, values_bytes
+from maskmill.images.raster.opening import is_ordinary
+from maskmill.images.rendering import Rendering
+from maskmill.images.view import View
+from maskmill.inputs._cut import pictures
+from maskmill.inputs._sources import VIDEO_SUFFIXES
+from maskmill.inputs._windows import name_of
+from maskmill.inputs.reading import Reading
+from maskmill.recipe.sections import Inputs
 from maskmill.store.seal import bytes_crc32c
 from maskmill.urls import REFUSED, is_url
 
 A = TypeVar("A")
 B = TypeVar("B")
 Checked = tuple["Part", ...] | str  # the pictures of a file, or the reason of a rejection
+_PLAIN, _AS_DECLARED = Inputs(), Rendering()
 _CHUNK = 32  # files a task
 _FEW = 64  # below this a pool costs more than it saves
 
@@ -43,9 +55,9 @@ class Part:
     view: str | None = None
 
 
-def check_all(paths: Sequence[str], full: bool, threads: int, max_pixels: int = MAX_PIXELS) -> Iterator[Checked]:
+def check_all(paths: Sequence[str], settings: Inputs, rendering: Rendering, threads: int) -> Iterator[Checked]:
     """`check_file` of every path, in order, by `threads` processes (1: in this one)."""
-    return in_processes(partial(check_file, full=full, max_pixels=max_pixels), paths, threads)
+    return in_processes(partial(check_file, settings=settings, rendering=rendering), paths, threads)
 
 
 def in_processes(work: Callable[[A], B], given: Sequence[A], threads: int) -> Iterator[B]:
@@ -69,10 +81,12 @@ def in_processes(work: Callable[[A], B], given: Sequence[A], threads: int) -> It
         ) from None
 
 
-def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
+def check_file(path: str, settings: Inputs = _PLAIN, rendering: Rendering = _AS_DECLARED) -> Checked:
     """The pictures of an image file, or why it is rejected; the file is read once.
 
-    The digest names the content; the CRC32C is what every later stage compares, at a thirtieth of the time.
+    With `inputs.window`, a larger image becomes its windows, and `max_pixels` is asked only of files that have to be
+    decoded as a whole. The digest names the content; the CRC32C is what every later stage compares, at a thirtieth of
+    the time.
     """
     try:
         path.encode()
@@ -81,10 +95,45 @@ def check_file(path: str, full: bool, max_pixels: int = MAX_PIXELS) -> Checked:
     if is_url(path):
         return REFUSED
     try:
-        body = read_file(path, max_pixels)
-        height, width = (verify if full else displayed_size)(body, max_pixels)
+        if path.lower().endswith(VIDEO_SUFFIXES):
+            return "a video of which no frame was read (logs/inputs.log says why); convert it, for example to MP4"
+        if settings.window is None and rendering.whole and is_ordinary(path):
+            return (_photo(path, settings),)
+        return tuple(_parts(path, settings, rendering))
     except InputError as error:
         return str(error)
     except OSError as error:
         return error.strerror or str(error)
-    return (Part(hashlib.blake2b(body, digest_size=8).hexdigest(), height, width, len(body), bytes_crc32c(body)),)
+
+
+def _photo(path: str, settings: Inputs) -> Part:
+    """All of a file, as a photo."""
+    body = read_file(path, settings.max_pixels)
+    height, width = (verify if settings.verify == "full" else displayed_size)(body, settings.max_pixels)
+    return Part(hashlib.blake2b(body, digest_size=8).hexdigest(), height, width, len(body), bytes_crc32c(body))
+
+
+def _parts(path: str, settings: Inputs, rendering: Rendering) -> Iterator[Part]:
+    """The pictures of a file that is more than a photo; their values are read, whatever `verify` says."""
+    with open_raster(path, settings.max_pixels) as raster:
+        reading = Reading(rendering, settings.window)
+        found = reading.views(raster.facts)
+        if reading.is_photo(raster.facts, found):
+            yield _photo(path, settings)
+            return
+        height, width = raster.facts.size
+        if settings.window is None and height * width > settings.max_pixels:
+            raise InputError(f"{width}x{height} pixels, {settings.max_pixels / 1e6:.4g} million are allowed; {TILES}")
+        skips = settings.window is not None and settings.window.skip_empty
+        for name, views in found:
+            for view, raw in pictures(raster, views, skips):
+                yield viewed(view, raw, name)
+
+
+def viewed(view: View, raw: np.ndarray, name: str = "") -> Part:
+    """A picture that is not a whole photo, by its stored values [h, w, channels]; `name` of the page that it is of."""
+    body, text = values_bytes(raw), view.text()
+    digest = hashlib.blake2b(body, digest_size=8)
+    digest.update(text.encode())
+    height, width = raw.shape[:2]
+    return Part(digest.hexdigest(), height, width, len(body), bytes_crc32c(body), name + name_of(view), text)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from maskmill.errors import InputError
-from maskmill.images.labels import LabelFacts
 from maskmill.images.stems import match_stems
 from maskmill.images.tables import is_table
 from maskmill.inputs._sources import Candidate, labels_of_table
@@ -45,10 +45,20 @@ def match_labels(candidates: Sequence[Candidate], labels: str | None) -> dict[st
     return found
 
 
-def write_classes(out: Path, facts: Iterable[LabelFacts], params: Mapping[str, Any]) -> None:
-    """Write how many labels there are, and how many pixels of all of them have which id."""
-    found, pixels = list(facts), Counter[int]()
-    for each in found:
-        pixels.update(each.pixels)
-    body = {"labels": len(found), "pixels": {str(i): pixels[i] for i in sorted(pixels)}}
-    write_json(out, body, Provenance.of("inputs", params, sorted(each.digest for each in found)))
+def write_classes(out: Path, digests: Sequence[str], pixels: Sequence[str], params: Mapping[str, Any]) -> None:
+    """Write how many labels there are, and how many pixels of all of them have which id; `pixels`: see `packed`."""
+    total = Counter[int]()
+    for each in pixels:
+        total.update(unpacked(each))
+    body = {"labels": len(digests), "pixels": {str(i): total[i] for i in sorted(total)}}
+    write_json(out, body, Provenance.of("inputs", params, sorted(digests)))
+
+
+def packed(pixels: Mapping[int, int]) -> str:
+    """{label id: pixels} as a cell of a table."""
+    return json.dumps(list(pixels.items()), separators=(",", ":"))
+
+
+def unpacked(text: str) -> dict[int, int]:
+    """What `packed` made."""
+    return dict(json.loads(text))

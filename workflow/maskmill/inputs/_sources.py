@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from maskmill.errors import InputError, nearest
 from maskmill.images.decode import SUFFIXES
 from maskmill.images.listing import glob_files, is_glob
-from maskmill.images.stems import names
+from maskmill.images.stems import is_store, names
 from maskmill.images.tables import TABLE_SUFFIXES, check_lines, separator
 from maskmill.reading import SPECIAL, is_special
 from maskmill.redact import redact
@@ -26,7 +27,7 @@ MARKS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One file that may be an image: its id, absolute path, relative path without suffix, label file if it is known."""
 
@@ -57,50 +58,80 @@ def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pix
     Raises:
         InputError: nothing there, an unknown kind of file, or no image in it; says what was looked for.
     """
-    path = Path(images)
+    path, footage = Path(images), Footage(frames, frame_step, max_pixels)
     suffix = path.suffix.lower()
     if is_url(images):
         raise InputError(f"images: {refusal(images)}")
     if is_glob(images):
-        return _from_glob(images)
+        return _from_glob(images, footage)
     if not path.exists():
         raise InputError(f"images: {images!r} does not exist; give a folder, a glob, a CSV/Parquet manifest or a video")
     if is_special(path):
         raise InputError(f"images: {images!r} is {SPECIAL}; give a folder, a glob, a table or a video")
-    if path.is_dir():
-        return _from_folder(path, leave_out=labels)
+    if path.is_dir() and not is_store(path):
+        return _from_folder(path, footage, leave_out=labels)
     if suffix in TABLE_SUFFIXES:
         return Listing(_from_table(path))
     if suffix in VIDEO_SUFFIXES:
-        from maskmill.inputs._video import extract_frames
-
-        folder = extract_frames(path, frames, frame_step, max_pixels)
-        return _from_folder(folder, prefix=f"{path.stem if path.stem.strip('.') else 'video'}/")
-    if suffix in SUFFIXES:
+        names, files = footage.frames_of(str(path), path.name)
+        return Listing(_candidates(names, files))
+    if suffix in SUFFIXES or path.is_dir():
         return Listing(_candidates([path.name], [str(path)]))
     kinds = ", ".join((*TABLE_SUFFIXES, *VIDEO_SUFFIXES, *SUFFIXES))
     raise InputError(f"images: {images!r} is neither a folder nor a glob, nor one of the known files: {kinds}")
 
 
-def _from_folder(folder: Path, prefix: str = "", leave_out: str | None = None) -> Listing:
+def _from_folder(folder: Path, footage: Footage, leave_out: str | None = None) -> Listing:
     links: list[str] = []
     try:
         found = names(folder, links, leave_out)
     except OSError as error:
         raise InputError(f"images: {error.filename!r} cannot be listed ({error.strerror}); mend its rights") from None
     known, skipped = _by_suffix(found, f"below {str(folder)!r}")
-    files = [str(folder / name) for name in known]
-    return Listing(_candidates([prefix + name for name in known], files), skipped, links)
+    named, files = footage.expanded(known, [str(folder / name) for name in known])
+    return Listing(_candidates(named, files), skipped, links)
 
 
-def _from_glob(pattern: str) -> Listing:
+def _from_glob(pattern: str, footage: Footage) -> Listing:
     links: list[str] = []
     matched = {os.path.normpath(file): file for file in glob_files(pattern, links)}  # a/../x and b/../x are one file
     known, skipped = _by_suffix(list(matched.values()), f"matches {pattern!r}")
     root = glob_root(pattern)
-    return Listing(
-        _candidates([_inside(Path(os.path.relpath(file, root)).as_posix()) for file in known], known), skipped, links
-    )
+    named, files = footage.expanded([_inside(Path(os.path.relpath(file, root)).as_posix()) for file in known], known)
+    return Listing(_candidates(named, files), skipped, links)
+
+
+@dataclass(frozen=True)
+class Footage:
+    """How videos become images: frames below a folder, every `step`-th, of at most `max_pixels`."""
+
+    frames: Path
+    step: int
+    max_pixels: int
+
+    def frames_of(self, video: str, name: str) -> tuple[list[str], list[str]]:
+        """(names, files) of the frames of one video; a name is that of the video without suffix, and a number."""
+        from maskmill.inputs._video import extract_frames
+
+        folder = extract_frames(Path(video), self.frames, self.step, self.max_pixels)
+        frames, stem = sorted(os.listdir(folder)), PurePosixPath(_stem(name))
+        if not stem.name.strip("."):  # of `...mkv`, which would lead outside
+            stem = stem.parent / "video" if stem.name else PurePosixPath("video")
+        return [f"{stem}/{frame}" for frame in frames], [str(folder / frame) for frame in frames]
+
+    def expanded(self, named: Sequence[str], files: Sequence[str]) -> tuple[list[str], list[str]]:
+        """(names, files) with the frames of each video in its place; one that has none stays, and is rejected."""
+        out: tuple[list[str], list[str]] = [], []
+        for name, file in zip(named, files, strict=True):
+            own: tuple[Sequence[str], Sequence[str]] = [name], [file]
+            if name.lower().endswith(VIDEO_SUFFIXES):
+                try:
+                    own = self.frames_of(file, name)
+                except (InputError, OSError) as error:
+                    print(f"inputs: {redact(str(error))}", file=sys.stderr)
+            out[0].extend(own[0])
+            out[1].extend(own[1])
+        return out
 
 
 def glob_root(pattern: str) -> str:
@@ -110,17 +141,17 @@ def glob_root(pattern: str) -> str:
 
 
 def _by_suffix(names: list[str], where: str) -> tuple[list[str], Counter[str]]:
-    """(image files, count of other files by suffix); no image file is an InputError."""
+    """(image and video files, count of other files by suffix); no such file is an InputError."""
     known: list[str] = []
     skipped: Counter[str] = Counter()
     for name in names:
-        if name.lower().endswith(SUFFIXES):
+        if name.lower().endswith((*SUFFIXES, *VIDEO_SUFFIXES)):
             known.append(name)
         else:
             skipped[PurePosixPath(name).suffix.lower() or "no suffix"] += 1
     if not known:
         others = f"found only {counted(skipped)}" if skipped else "found no file at all"
-        raise InputError(f"images: no image {where}; looked for {', '.join(SUFFIXES)}; {others}")
+        raise InputError(f"images: no image {where}; looked for {', '.join((*SUFFIXES, *VIDEO_SUFFIXES))}; {others}")
     return known, skipped
 
 

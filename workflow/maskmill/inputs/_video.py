@@ -52,13 +52,14 @@ def _frames(video: Path, step: int, max_pixels: int) -> Iterator[tuple[int, np.n
     """(number, uint8 RGB [H, W, 3]) of every `step`-th frame; damaged packets are skipped and counted."""
     import av
 
-    number = damaged = 0
+    number = damaged = promised = 0
     try:
         with av.open(str(video), options=SAFE) as container:
             if not container.streams.video:
                 raise InputError(f"{video}: has no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            promised = _promised(stream, container.duration)
             _check_size(video, stream.width, stream.height, max_pixels)
             for packet in container.demux(stream):
                 try:
@@ -75,8 +76,20 @@ def _frames(video: Path, step: int, max_pixels: int) -> Iterator[tuple[int, np.n
         if not number:
             raise InputError(f"{video}: not a readable video ({error.strerror})") from None
         damaged += 1
+    if number < promised:
+        print(f"inputs: {video}: cut off: {number} frames read of {promised} that its header says", file=sys.stderr)
     if damaged:
         print(f"inputs: {video}: {damaged} damaged packets skipped, {number} frames read", file=sys.stderr)
+
+
+def _promised(stream: av.VideoStream, duration: int | None) -> int:
+    """How many frames the header says there are; 0 where it says nothing. By its duration a few less, to be sure."""
+    if stream.frames:
+        return int(stream.frames)
+    length = stream.duration and stream.time_base and float(stream.duration * stream.time_base)
+    if not length and duration:
+        length = duration / 1e6
+    return int(0.98 * length * float(stream.average_rate)) - 2 if length and stream.average_rate else 0
 
 
 def _check_size(video: Path, width: int, height: int, max_pixels: int) -> None:

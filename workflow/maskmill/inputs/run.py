@@ -1,4 +1,8 @@
-"""inputs: images -> manifest, shards, rejected list."""
+"""inputs: images -> manifest, shards, rejected list.
+
+Three steps: the candidates are listed, their files are checked part by part, and the parts are gathered. Few files are
+one part, and one job does all three; of many, every part has a job (rules/inputs.smk). Both write the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -9,47 +13,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from maskmill.errors import InputError
-from maskmill.images.labels import LabelFacts, label_facts
 from maskmill.images.presence import check_place
-from maskmill.inputs._check import Part, check_all, in_processes
-from maskmill.inputs._labels import match_labels, write_classes
-from maskmill.inputs._several import find_all
-from maskmill.inputs._shards import shard_names
-from maskmill.inputs._sources import Candidate, Listing, counted, find
-from maskmill.progress import track
+from maskmill.images.view import View
+from maskmill.inputs._checked import checked
+from maskmill.inputs._cut import left_out
+from maskmill.inputs._gathered import Rejected, gathered, rejected_of
+from maskmill.inputs._labels import write_classes
+from maskmill.inputs._listed import About, listed, read_about, read_part, write_listing
+from maskmill.inputs._sources import counted
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import Inputs
 from maskmill.redact import redact
-from maskmill.store.artefact import write_table
+from maskmill.store.artefact import read_table, write_table
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
-from maskmill.store.manifest import REJECTED_CRC32C, ROW_GROUP
+from maskmill.store.manifest import REJECTED_CRC32C, RENDERING, ROW_GROUP, owner
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import file_crc32c
 
 LINKS_NAMED = 20
-MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("path", pa.string()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("bytes", pa.int64()),
-        ("digest", pa.string()),
-        ("shard", pa.string()),
-        ("label", pa.string()),
-        ("label_digest", pa.string()),
-        ("crc32c", pa.int64()),
-        ("parent", pa.string()),
-        ("view", pa.string()),
-    ]
+ALL_EMPTY = (
+    "images: every window of every image is empty (nodata or bare background); set inputs.window.skip_empty: false to "
+    "keep them"
 )
-Rejected = tuple[str, str, str]  # id, path, reason
+MANY_SHARDS = 2000  # beyond this Snakemake plans for minutes
 
 
 @dataclass(frozen=True)
@@ -79,79 +69,85 @@ def run(
     Raises:
         InputError: nothing to read; more rejected than `tolerated`; labels that do not fit.
     """
+    settings = _settings(params)
+    sources = _placed(images, out.manifest)
+    chosen, about = listed(sources, labels, Path(frames), settings)
+    _gather(checked(chosen, settings, about.rendering, threads), about, labels, params, out, threads)
+
+
+def list_files(
+    images: str | Sequence[str], labels: str | None, params: Mapping[str, Any], out: Path, frames: Path
+) -> None:
+    """Write the candidates in parts, without opening any; see `run`.
+
+    Args:
+        params: the `inputs` section; `parts`: into how many parts; `files`: how many there were when this was planned.
+
+    Raises:
+        InputError: nothing to read; labels that do not fit.
+    """
+    section = dict(params)
+    parts, _ = int(section.pop("parts")), section.pop("files", None)
+    chosen, about = listed(_placed(images, out), labels, Path(frames), _settings(section))
+    write_listing(out, chosen, about, parts, labels, Provenance.of("inputs", params))
+    print(f"inputs: {len(chosen)} files listed in {parts} parts", file=sys.stderr)
+
+
+def check_part(listing: Path, part: str, params: Mapping[str, Any], out: Path, threads: int) -> None:
+    """Check the files of one part of a listing, and their labels.
+
+    Raises:
+        InputError: a label cannot be used. StoreError: no such listing.
+    """
+    chosen, labels = read_part(listing, part)
+    table = checked(chosen, _settings(params), read_about(listing).rendering, threads, labels)
+    write_table(out, table, Provenance.of("inputs", dict(params) | {"part": part}), ROW_GROUP)
+
+
+def gather(
+    listing: Path, checked: Path, labels: str | None, params: Mapping[str, Any], out: Outputs, threads: int
+) -> None:
+    """Write what `run` writes, from a listing and the folder of its parts.
+
+    Raises:
+        InputError: more rejected than `tolerated`; labels that do not fit. StoreError: a part is missing.
+    """
+    about = read_about(listing)
+    table = pa.concat_tables([read_table(checked / f"{part}.parquet") for part in about.parts])
+    _gather(table, about, labels, params, out, threads)
+
+
+def _settings(params: Mapping[str, Any]) -> Inputs:
     settings: Inputs = Stage.of("inputs", params).settings
+    return settings
+
+
+def _placed(images: str | Sequence[str], written: Path) -> list[str]:
+    """The sources of images, none of which holds what is written."""
     sources = [images] if isinstance(images, str) else list(images)
     for source in sources:
-        check_place(source, out.manifest)
-    limits = settings.frame_step, settings.max_pixels
-    if len(sources) == 1:
-        found = find(sources[0], labels, Path(frames), *limits)
-    else:
-        found = find_all(sources, labels, Path(frames), *limits)
-    chosen = _spread(found.candidates, settings.max_images)
-    checks = check_all([c.path for c in chosen], settings.verify == "full", threads, settings.max_pixels)
-    checked = list(track(checks, len(chosen), "inputs: checked"))
-    rejected = [(c.id, c.path, r) for c, r in zip(chosen, checked, strict=True) if isinstance(r, str)]
+        check_place(source, written)
+    return sources
+
+
+def _gather(
+    table: pa.Table, about: About, labels: str | None, params: Mapping[str, Any], out: Outputs, threads: int
+) -> None:
+    settings = _settings(params)
+    rejected = rejected_of(table)
     _write_rejected(out.rejected, rejected)
-    _enforce_budget(rejected, len(chosen), settings, out.rejected)
-    good = [(c, r) for c, r in zip(chosen, checked, strict=True) if not isinstance(r, str)]
-    label_of = match_labels([c for c, _ in good], labels)
-    pictures = sorted((Picture(c, part, label_of.get(c.id)) for c, parts in good for part in parts), key=lambda p: p.id)
-    facts = _read_labels(pictures, threads)
-    seen = {image_id: each.digest for image_id, each in facts.items()}
-    shards = shard_names([p.id for p in pictures], [p.part.digest for p in pictures], settings.shard_size)
-    rows = [p.row(shard, seen.get(p.id)) for p, shard in zip(pictures, shards, strict=True)]
-    table = pa.table(dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True)), schema=_SCHEMA)
-    if not any(p.part.view for p in pictures):
-        table = table.drop_columns(["parent", "view"])
-    table = table.replace_schema_metadata({REJECTED_CRC32C: str(file_crc32c(out.rejected))})
-    unique = list(dict.fromkeys(shards))
-    write_classes(out.classes, facts.values(), params)
-    write_table(out.manifest, table, Provenance.of("inputs", params, [json_hash(unique)]), ROW_GROUP)
-    _summary(found, len(rows), len(rejected), len(label_of), len(unique), settings.shard_size)
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A row of the manifest to be: a picture of a file that was checked, and the label of the file."""
-
-    source: Candidate
-    part: Part
-    label: str | None
-
-    @property
-    def id(self) -> str:
-        """The id of the file, and the name of the part."""
-        return self.source.id + self.part.name
-
-    def row(self, shard: str, label_digest: str | None) -> tuple[Any, ...]:
-        """Its columns, in the order of `_SCHEMA`."""
-        part, parent = self.part, self.source.id if self.part.name else None
-        file = self.id, self.source.path, part.width, part.height, part.bytes, part.digest
-        return (*file, shard, self.label, label_digest, part.crc32c, parent, part.view)
-
-
-def _read_labels(pictures: Sequence[Picture], threads: int) -> dict[str, LabelFacts]:
-    """{image id: facts of its label}, each label decoded once; the first that cannot be used is an InputError."""
-    tasks = {p.id: (p.label, p.source.path, p.part.height, p.part.width) for p in pictures if p.label is not None}
-    found = track(in_processes(_facts, list(tasks.values()), threads), len(tasks), "inputs: labels")
-    facts: dict[str, LabelFacts] = {}
-    for image_id, each in zip(tasks, found, strict=True):
-        if isinstance(each, str):
-            raise InputError(each)
-        facts[image_id] = each
-    return facts
-
-
-def _facts(task: tuple[str, str, int, int]) -> LabelFacts | str:
-    return label_facts(*task)
-
-
-def _spread(found: list[Candidate], limit: int | None) -> list[Candidate]:
-    """At most `limit` candidates, evenly spread over the sorted ids."""
-    if limit is None or len(found) <= limit:
-        return found
-    return [found[i] for i in np.linspace(0, len(found) - 1, limit).round().astype(int)]
+    _enforce_budget(rejected, about.count, settings, out.rejected)
+    if not table["reason"].null_count:
+        raise InputError(ALL_EMPTY)
+    found, facts = gathered(table, labels, settings.shard_size, threads)
+    known: dict[bytes | str, bytes | str] = {REJECTED_CRC32C: str(file_crc32c(out.rejected))}
+    if "view" in found.table.column_names:
+        known[RENDERING] = about.rendering.text()
+    made = found.table.replace_schema_metadata(known)
+    write_classes(out.classes, facts["label_digest"].to_pylist(), facts["label_pixels"].to_pylist(), params)
+    write_table(out.manifest, made, Provenance.of("inputs", params, [json_hash(list(found.shards))]), ROW_GROUP)
+    _say_windows(made)
+    _summary(about, len(made), len(rejected), found.labels, len(found.shards), settings.shard_size)
 
 
 def _write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
@@ -187,7 +183,18 @@ def _enforce_budget(rejected: list[Rejected], total: int, settings: Inputs, list
     )
 
 
-def _summary(found: Listing, images: int, rejected: int, labels: int, shards: int, shard_size: int) -> None:
+def _say_windows(made: pa.Table) -> None:
+    if "view" not in made.column_names:
+        return
+    images, windows, empty = left_out(zip(map(owner, made["id"].to_pylist()), made["view"].to_pylist(), strict=True))
+    if images:
+        cut = "1 image is" if images == 1 else f"{images} images are"
+        levels = sorted({View.of(text).level for text in made["view"].to_pylist() if text})
+        read = f" of level {', '.join(map(str, levels))}" if levels != [0] else ""
+        print(f"inputs: {cut} cut into {windows} windows{read}; {empty} empty windows are left out", file=sys.stderr)
+
+
+def _summary(found: About, images: int, rejected: int, labels: int, shards: int, shard_size: int) -> None:
     skipped = f"; {counted(found.skipped)} skipped: no image suffix" if found.skipped else ""
     again = f"; {found.again} named by two sources and taken once" if found.again else ""
     print(

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from maskmill.store.ragged import Ragged
+from maskmill.store.valid import all_valid_only
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -20,15 +21,16 @@ READ_CHUNKS = 4  # chunks a read: 16 MiB
 def by_id(stores: Sequence[Ragged], rows: int = 8192) -> Iterator[np.ndarray]:
     """All rows of `stores` in blocks of `rows` rows [rows, d] float32, images in the order of their ids.
 
-    The blocks do not depend on how the images are spread over the stores. One block and one read are held.
+    The blocks do not depend on how the images are spread over the stores. One block and one read are held. Rows that
+    show no data (`Ragged.valid`) are left out.
     """
-    reads = (store.rows(start, stop) for store, start, stop in _runs(stores))
+    reads = (store.rows(start, stop) for store, start, stop in _runs(all_valid_only(stores)))
     return (block.astype(np.float32, copy=False) for block in _blocks(reads, rows))
 
 
 def codes_by_id(stores: Sequence[Ragged], rows: int = 8192) -> Iterator[np.ndarray]:
     """The codes [rows, bytes] uint8 of the blocks of `by_id`, of product-quantised stores."""
-    return _blocks((store.stored(start, stop) for store, start, stop in _runs(stores)), rows)
+    return _blocks((store.stored(start, stop) for store, start, stop in _runs(all_valid_only(stores))), rows)
 
 
 def _blocks(reads: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:

@@ -11,6 +11,7 @@ from maskmill.errors import NumericsError
 from maskmill.numerics.blocks import ordered
 from maskmill.store.product import Codec
 from maskmill.store.ragged import Ragged
+from maskmill.store.valid import all_valid_only
 
 BLOCK = 16384  # rows prepared at once
 MEMORY_BYTES = 8 << 30  # vectors beyond this are streamed from disk, once an iteration
@@ -158,10 +159,14 @@ def _frame(blocks: Iterator[np.ndarray], spherical: bool, threads: int, stage: s
 
 
 def points_of(stores: Sequence[Ragged], limit: int, seed: int) -> Source:
-    """At most `limit` vectors of stores to fit on: an array [m, d] float32, or a stream where they fill the memory."""
+    """At most `limit` vectors of stores to fit on: an array [m, d] float32, or a stream where they fill the memory.
+
+    Rows that show no data (`Ragged.valid`) are left out.
+    """
     from maskmill.numerics.blocks import by_id
     from maskmill.numerics.sampling import sample_rows
 
+    stores = all_valid_only(stores)
     total = sum(int(store.offsets[-1]) for store in stores)
     depth = max((store.depth or 1 for store in stores), default=1)
     if total > limit or total * depth * 4 <= MEMORY_BYTES:

@@ -9,7 +9,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from maskmill.store.manifest import owner
 from maskmill.store.ragged import Ragged
+from maskmill.store.valid import all_valid_only
 
 FEW = 16  # a store of which no more than every sixteenth image is wanted is read image by image, not from end to end
 
@@ -43,20 +45,23 @@ def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndar
 
     All rows when they fit. Otherwise every image gives an even quota, drawn without replacement by the generator of
     (seed, image id); an image smaller than the quota gives all it has. Where there are more images than `max_points`,
-    as many of them give one row each, drawn by (seed, image id) as well, and the others are not read.
+    as many of them give one row each, drawn by (seed, image id) as well, and the others are not read. Rows that show no
+    data (`Ragged.valid`) do not exist for the draw.
+
+    All windows of a large image share the quota of one image, wherever they are stored, and are drawn from as one: by
+    area. They never give more rows than all other images together, so that one slide among photos does not decide
+    alone what the clusters are.
     """
     return sample_of_images(stores, max_points, seed)[0]
 
 
 def sample_of_images(stores: Iterable[Ragged], max_points: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows of `sample_rows`, and of each the image that it is of [m] int64: 0, 1, ... in the order of their ids."""
-    stores = list(stores)
+    stores = all_valid_only(list(stores))
     places = sorted(_places(stores, max_points, seed))
     sizes = np.array([stores[s].offsets[i + 1] - stores[s].offsets[i] for _, s, i in places], dtype=np.int64)
-    quota = _quota(sizes, max_points)
-    picked: dict[tuple[int, int], np.ndarray] = {}
-    for (image_id, s, i), size in zip(places, sizes, strict=True):
-        picked[s, i] = drawn(int(size), quota, seed, image_id)
+    rows_of = _rows_of([image_id for image_id, _, _ in places], sizes, max_points, seed)
+    picked = {(s, i): rows for (_, s, i), rows in zip(places, rows_of, strict=True)}
     ends = np.cumsum([len(picked[s, i]) for _, s, i in places])
     end = {(s, i): int(stop) for (_, s, i), stop in zip(places, ends, strict=True)}
     depth = next((store.depth or 1 for store in stores), 1)
@@ -68,7 +73,7 @@ def sample_of_images(stores: Iterable[Ragged], max_points: int, seed: int) -> tu
 
 
 def _places(stores: Sequence[Ragged], limit: int, seed: int) -> Iterable[tuple[str, int, int]]:
-    """(id, store, position) of the images that are drawn from: all, or `limit` of those that have rows."""
+    """(id, store, position) of the pictures that are drawn from: all, or `limit` of those that have rows."""
     if sum(len(store) for store in stores) <= limit:
         return ((image_id, s, i) for s, store in enumerate(stores) for i, image_id in enumerate(store.ids))
     filled = (
@@ -100,6 +105,26 @@ def _orderer(seed: int) -> Callable[[str], bytes]:
         return rest.digest()
 
     return order
+
+
+def _rows_of(ids: Sequence[str], sizes: np.ndarray, limit: int, seed: int) -> list[np.ndarray]:
+    """Which rows each picture gives, of `sizes` [n] int64; the windows of one image are drawn from as one."""
+    owners: dict[str, list[int]] = {}
+    for i, image_id in enumerate(ids):
+        owners.setdefault(owner(image_id), []).append(i)
+    totals = np.array([sizes[members].sum() for members in owners.values()], dtype=np.int64)
+    windowed = np.array([len(members) > 1 for members in owners.values()], dtype=bool)
+    most = np.where(windowed, np.minimum(totals, np.maximum(totals.sum() - totals, 1)), totals)
+    if len(owners) == 1:
+        most = totals
+    quota = _quota(most, limit)
+    rows: list[np.ndarray] = [np.zeros(0, np.int64)] * len(ids)
+    for (image_id, members), total, bound in zip(owners.items(), totals.tolist(), most.tolist(), strict=True):
+        taken = drawn(total, min(quota, bound), seed, image_id)
+        ends = np.cumsum(sizes[members])
+        for i, part, end in zip(members, np.split(taken, np.searchsorted(taken, ends[:-1])), ends, strict=True):
+            rows[i] = part - (end - sizes[i])
+    return rows
 
 
 def _quota(sizes: np.ndarray, max_points: int) -> int:

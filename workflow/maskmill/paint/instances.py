@@ -11,6 +11,7 @@ import numpy as np
 from maskmill.images.instances import VOID, Instances, InstanceWriter
 from maskmill.images.interpolate import resize_labels
 from maskmill.images.masks import ignore_value
+from maskmill.images.nodata import at_grid, nearest_valid
 from maskmill.paint.run import ShardLabels, settings_of
 from maskmill.store.provenance import Provenance
 
@@ -26,8 +27,8 @@ def run_instances(
     """Write the regions of one shard with the clusters that they belong to, by the rules of `run_regions`.
 
     A kept region is an instance of its cluster with score 1. What `dropped: ignore` leaves out is void: one mask of
-    class VOID an image. What `dropped: background` leaves out is not there. `paint.refine` does not apply: it fits all
-    masks of an image together, `cut.refine` each segment.
+    class VOID an image; so is what shows no data. What `dropped: background` leaves out is not there. `paint.refine`
+    does not apply: it fits all masks of an image together, `cut.refine` each segment.
 
     Args:
         segments, assignments, limits, codebook, params: as in `run_regions`.
@@ -43,16 +44,25 @@ def run_instances(
         for image_id, found in shard.store.images():
             finer = max(1, settings.upsample / shard.cells)
             size = (round(found.shape[0] * finer), round(found.shape[1] * finer))
-            writer.append(image_id, instances_of(resize_labels(found, size), shard.labels(image_id)))
+            valid = shard.store.valid(image_id)
+            fine = resize_labels(nearest_valid(found, valid), size)
+            writer.append(image_id, instances_of(fine, shard.labels(image_id), at_grid(valid, size)))
 
 
-def instances_of(segments: np.ndarray, table: np.ndarray) -> Instances:
-    """Instances of segments [h, w] uint8 whose mask values are `table` [256] (see `region_labels`)."""
+def instances_of(segments: np.ndarray, table: np.ndarray, valid: np.ndarray | None = None) -> Instances:
+    """Instances of segments [h, w] uint8 whose mask values are `table` [256] (see `region_labels`).
+
+    Cells that are not `valid` [h, w] are void.
+    """
+    if valid is not None:
+        segments = np.where(valid, segments, 0).astype(segments.dtype)
     unknown = ignore_value(table.dtype)
     present = [int(s) for s in np.unique(segments) if s and table[s] not in (0, unknown)]
     masks = [segments == s for s in present]
     labels = [int(table[s]) for s in present]
     void = (table[segments] == unknown) & (segments > 0)
+    if valid is not None:
+        void |= ~valid
     if void.any():
         masks, labels = [*masks, void], [*labels, VOID]
     stacked = np.array(masks, bool).reshape(len(masks), *segments.shape)

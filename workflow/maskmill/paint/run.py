@@ -10,6 +10,8 @@ Rules for region recipes (COMUS, section 3.3: only the regions closest to their 
   an empty scene. So is an image all of whose segments are ignore: COMUS trains on the images of kept regions only, and
   what lies around a region that nobody trusts would be taught as background.
 
+* a cell that shows no data is ignore, whatever else would be there; so it is in token recipes.
+
 In token recipes every cell gets the cluster of the highest score. They have no background, unless the stage foreground
 knows it: then a cell is 0 where the score of the background is the highest of both sides, and else of its best cluster.
 Two steps, because among many clusters of nearly equal scores a single background would win too often in a refinement.
@@ -34,6 +36,7 @@ import numpy as np
 from maskmill.errors import StoreError
 from maskmill.images.interpolate import majority, one_hots, resize_labels, resize_maps
 from maskmill.images.masks import ignore_value, mask_dtype
+from maskmill.images.nodata import at_grid, ignored, nearest_valid
 from maskmill.images.photos import ManifestPhotos
 from maskmill.painting.tokens import confidences, margins, paint_tokens
 from maskmill.progress import track
@@ -107,12 +110,14 @@ def run_regions(
             table = shard.labels(image_id)
             tokens = [side // shard.cells for side in store.grid[i].tolist()]
             size = (tokens[0] * upsample, tokens[1] * upsample)
-            mask = paint_regions(store[i], table, clusters, size)
+            valid = at_grid(store.valid(i), size)
+            found = nearest_valid(store[i], store.valid(i))
+            mask = ignored(paint_regions(found, table, clusters, size), valid)
             if photos:
                 step = refine_step(upsample)
                 photo = photos.on_grid(image_id, (size[0] * step, size[1] * step))
-                mask = refine_mask(store[i], table, mask, photo, settings.refine)
-            writer.append(image_id, mask)
+                mask = refine_mask(found, table, mask, photo, settings.refine)
+            writer.append(image_id, mask, valid=valid)
 
 
 class ShardLabels:
@@ -179,11 +184,13 @@ def run_tokens(
     with _writer(out, len(book), params, [store.hash, *made_of]) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             see = partial(photos.on_grid, image_id) if photos else None
-            mask = paint_tokens(store[i], book, settings.upsample, settings.refine, see, ground)
+            valid = store.valid(i)
+            mask = paint_tokens(store[i], book, settings.upsample, settings.refine, see, ground, valid)
+            valid = at_grid(valid, (mask.shape[0], mask.shape[1]))
             if settings.abstain:
                 sure = _sure(store[i], book, (mask.shape[0], mask.shape[1]), settings)
                 mask[(mask > 0) & (sure < settings.abstain)] = ignore_value(mask.dtype)
-            writer.append(image_id, corrected(mask, image_id, book))
+            writer.append(image_id, ignored(corrected(mask, image_id, book), valid), valid=valid)
 
 
 def _sure(tokens: np.ndarray, labels: Labels, size: tuple[int, int], settings: Paint) -> np.ndarray:

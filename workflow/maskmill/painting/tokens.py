@@ -9,6 +9,7 @@ import numpy as np
 from maskmill.errors import ConfigError
 from maskmill.images.interpolate import best_scores, resize_maps
 from maskmill.images.masks import mask_dtype
+from maskmill.images.nodata import at_grid, ignored
 from maskmill.painting.scoring import margin, scores, values
 from maskmill.recipe.sections import Refine
 from maskmill.refine import refine_scores, refine_step
@@ -26,22 +27,27 @@ def paint_tokens(
     settings: Refine,
     see: Callable[[tuple[int, int]], np.ndarray] | None = None,
     ground: Codebook | None = None,
+    valid: np.ndarray | None = None,
 ) -> np.ndarray:
     """Mask [h * upsample, w * upsample] of the token vectors [h, w, d] of one image.
 
     Args:
         book: the clusters, or the classes made of them. ground: of background and foreground.
         see: gives the photo uint8 [H, W, 3] on a grid (H, W); without it nothing is refined.
+        valid: bool [h, w], tokens that show data; the cells of the others are ignore, and no refinement asks them.
     """
     tokens, clusters = tokens.astype(np.float32), len(book)
     size, step = (tokens.shape[0] * upsample, tokens.shape[1] * upsample), refine_step(upsample)
     photo = see((size[0] * step, size[1] * step)) if see else None
-    outside = None if ground is None else best_labels(tokens, ground, size, photo, settings) == 0
-    best = best_labels(tokens, book, size, photo, settings, outside)
+    shown = at_grid(valid, size)
+    void = None if shown is None else ~shown
+    outside = None if ground is None else best_labels(tokens, ground, size, photo, settings, void) == 0
+    apart = outside if void is None or outside is None else outside | void
+    best = best_labels(tokens, book, size, photo, settings, void if outside is None else apart)
     mask = np.asarray(values(book, mask_dtype(clusters))[best])
     if outside is not None:
         mask[outside] = 0
-    return mask
+    return ignored(mask, shown)
 
 
 def best_labels(

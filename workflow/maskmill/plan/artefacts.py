@@ -18,6 +18,7 @@ ROW = {"manifest": 120, "regions": 90, "assignments": 60}  # bytes of a row of a
 EXPORT = 5200  # bytes of an image's PNG mask and COCO entries
 FORMATS = {  # and of its part of each format, without photos: the masks of CamVid, 480 x 360, 11 classes
     "coco_panoptic": 8_000, "voc": 5_800, "yolo": 157_000, "mmseg": 5_800, "cvat": 30_400, "label_studio": 69_900,
+    "geotiff": 8_100, "ome_zarr": 16_000, "pyramid_tiff": 8_000, "geojson": 77_200,
 }  # fmt: skip
 
 

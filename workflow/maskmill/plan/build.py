@@ -76,6 +76,12 @@ class Plan:
         return {rule: count for rule, count in found.items() if count}
 
     @property
+    def longest_alone(self) -> PlanRow | None:
+        """The longest of the jobs that no other job of their rule and owner shares the work with."""
+        alone = [row for row in self.rows if row.work.jobs == 1 and row.seconds]
+        return max(alone, key=lambda row: row.seconds or 0.0, default=None)
+
+    @property
     def unknown(self) -> list[str]:
         """`rule/owner` of the jobs whose time is not known."""
         return [f"{row.work.rule}/{row.work.owner}".rstrip("/") for row in self.rows if row.seconds is None]

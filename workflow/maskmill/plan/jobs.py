@@ -28,7 +28,7 @@ class Work:
         amount: what all of them work on together, in `unit`s: images, points of a fit, samples of a training (steps
             times batch size), or jobs where nothing grows. shards: a job a shard, so that jobs shrink with the shards.
         network: a backbone runs in the job, on a GPU where there is one. points, depth: of the vectors that a fit
-            holds in memory.
+            holds in memory. joins: puts together what other jobs have made, where the images are many.
     """
 
     rule: str
@@ -42,6 +42,7 @@ class Work:
     depth: int = 0
     threads: int = 1
     memory: int = 0
+    joins: bool = False
 
 
 def vectors_of(recipe: Recipe, images: PlannedImages, regions: float | None = None) -> tuple[int, int, int]:
@@ -56,9 +57,15 @@ def vectors_of(recipe: Recipe, images: PlannedImages, regions: float | None = No
     return count, depth, int(recipe.reduce.module.dimensions(recipe.reduce.params, depth))
 
 
-def one_shard(run: Run) -> dict[str, Job]:
+def graph_of(run: Run, images: PlannedImages | None = None) -> Graph:
+    """The graph of one shard, and of all parts in which the images are checked where there are so many."""
+    count = 0 if images is None else images.count
+    return Graph(run, lambda: [ONE_SHARD], lambda: count, lambda: count)
+
+
+def one_shard(run: Run, images: PlannedImages | None = None) -> dict[str, Job]:
     """The jobs of a run whose images are one shard, by key."""
-    found = jobs_of(Graph(run, lambda: [ONE_SHARD]))
+    found = jobs_of(graph_of(run, images))
     return {key: job for key, job in found.items() if job.rule in ORDER}
 
 
@@ -82,9 +89,9 @@ def seeds_of_codes(recipe: Recipe, run: Run) -> int:
 
 def jobs(run: Run, images: PlannedImages, regions: dict[str, float] | None = None) -> list[Work]:
     """Every job of a run that starts from nothing, in the order of the workflow; `regions`: recipe -> an image's."""
-    graph = Graph(run, lambda: [ONE_SHARD])
+    graph = graph_of(run, images)
     groups: dict[tuple[str, str, bool, int, int], list[Job]] = {}
-    for job in one_shard(run).values():
+    for job in one_shard(run, images).values():
         needs, network = graph.needs(job.rule, job.wildcards), graph.network(job.rule, job.wildcards)
         groups.setdefault((job.rule, job.owner, network, needs.threads, needs.memory), []).append(job)
     return [
@@ -101,7 +108,7 @@ def _work(
     rule, count = RULES[name], len(group)
     jobs = count * images.shard_count if rule.per_shard else count
     points = depth = 0
-    amount: float = count * images.count
+    amount: float = images.count if rule.per_part else count * images.count
     if name == "report":
         amount = images.shard_count
     elif name == CODEC:  # the backbone over a sample; the rest is seconds
@@ -114,7 +121,8 @@ def _work(
     elif rule.unit == "points":
         points, depth = fitted(name, run.recipes[owner], images, regions)
         amount = count * points
-    return Work(name, owner, jobs, amount, rule.unit, rule.per_shard, network, points, depth, threads, memory)
+    joins = {"checked", "parts"} & set(group[0].inputs) != set()
+    return Work(name, owner, jobs, amount, rule.unit, rule.per_shard, network, points, depth, threads, memory, joins)
 
 
 def _samples(recipe: Recipe, job: Job) -> int:

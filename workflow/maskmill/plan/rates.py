@@ -22,6 +22,8 @@ LONG_ENOUGH = 10 * START
 # tokens of an image there where the work grows with them.
 MEASURED: dict[str, tuple[float, int]] = {
     "inputs": (2.6e-3, 0),
+    "inputs_list": (2e-5, 0),  # of many images, as bench/ends.py has it; so are the next and that of export
+    "inputs_joined": (2e-5, 0),  # two threads, of which one works
     "weights": (6.0, 0),
     "features/vit_small_focus": (0.54, 1024),
     "features/efficientnet_lite0": (0.13, 196),
@@ -48,6 +50,7 @@ MEASURED: dict[str, tuple[float, int]] = {
     "rounds_train/token_head": (7.8e-3, 1024),
     "rounds_predict/token_head+crf": (0.037, 1024),
     "export": (4.4e-3, 0),
+    "export_joined": (4.5e-5, 0),
     "report": (1.0, 0),
 }
 
@@ -73,7 +76,7 @@ class Rates:
 
     def of(self, work: Work, run: Run) -> Rate | None:
         """The rate of some jobs; None where nothing is known."""
-        rule = "features" if work.rule == CODEC else work.rule
+        rule = rated(work)
         names = [f"{rule}/{work.owner}", f"{rule}/{method(work, run)}", rule]
         for name in names:
             if name in self.given:
@@ -88,6 +91,13 @@ class Rates:
                     scale *= 2  # the network sees every image twice
                 return Rate(seconds * scale / work.threads, "core")
         return Rate(self.run[names[0]], "run") if names[0] in self.run else None
+
+
+def rated(work: Work) -> str:
+    """The rule whose rate holds for some jobs: those of a part do what the single job does for few images."""
+    if work.joins:
+        return f"{work.rule}_joined"
+    return {"inputs_check": "inputs", "export_shard": "export", CODEC: "features"}.get(work.rule, work.rule)
 
 
 def method(work: Work, run: Run) -> str:
@@ -153,7 +163,7 @@ def read_given(path: Path | None, pairs: Iterable[str]) -> dict[str, float]:
 
 def _rate(name: str, value: object) -> float:
     rule = name.partition("/")[0]
-    if rule not in ORDER:
+    if rule.removesuffix("_joined") not in ORDER:
         raise ConfigError(f"throughput: unknown rule {rule!r}{nearest(rule, ORDER)}; known: {', '.join(ORDER)}")
     try:
         number = float(str(value))
@@ -162,6 +172,9 @@ def _rate(name: str, value: object) -> float:
     if not 0 < number < float("inf"):
         raise ConfigError(f"throughput: {name}: {value!r} is not a positive number of images a second")
     return number
+
+
+_OWNERLESS = ("weights", "inputs_check")  # rules whose benchmarks have other folders than owners
 
 
 @dataclass(frozen=True)
@@ -178,7 +191,7 @@ def read_benchmarks(folder: Path) -> list[TimedJob]:
     """Every benchmark below `folder`, with the rule and its owner from the path."""
     found = []
     for job in benchmarks.read(folder):
-        rule, owner = job.parts[0], job.parts[1] if len(job.parts) > 1 and job.parts[0] != "weights" else ""
+        rule, owner = job.parts[0], job.parts[1] if len(job.parts) > 1 and job.parts[0] not in _OWNERLESS else ""
         if rule in ORDER:
             found.append(TimedJob(rule, owner, job.seconds, job.memory))
     return found
@@ -210,6 +223,6 @@ def of_run(
             continue
         amount = work.amount * len(seconds) / work.jobs  # a run that was cut short has fewer jobs
         working = sum(max(second - START, 0.05 * second) for second in seconds)
-        name = f"{work.rule}/{work.owner}"
+        name = f"{rated(work)}/{work.owner}"
         rates[name] = working / amount
     return rates

@@ -52,6 +52,9 @@ def _jobs(plan: Plan) -> Iterator[str]:
     least = "at least " if plan.unknown else ""
     wall = f"{least}{duration(plan.total('wall') * 3600)} of wall clock"
     yield f"sum: {least}{plan.total('hours'):,.1f} core hours, {gpu} GPU hours, {wall} on {place}"
+    if (alone := plan.longest_alone) is not None:
+        name = f"{alone.work.rule}/{alone.work.owner}".rstrip("/")
+        yield f"longest job that cannot be divided: {name}, {duration(alone.seconds or 0.0)}"
     if plan.unknown:
         yield (
             f"no time is known of {', '.join(plan.unknown)}: give --images-per-second {plan.unknown[0]}=..., or "

@@ -21,6 +21,8 @@ import numpy as np
 from maskmill.errors import StoreError, WeightsError
 from maskmill.images.decode import resize, to_target
 from maskmill.images.masks import to_size
+from maskmill.images.nodata import filled, ignored, nearest_valid, valid_cells
+from maskmill.inputs.reading import Reading
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import STORING, FeatureSet, Refine
 from maskmill.store.artefact import read_json
@@ -43,15 +45,19 @@ class Segmenter(Protocol):
 
     Attributes:
         clusters: k. classes: [{id, name, colour}, ...] where they have names.
-        side_by_side: whether several threads may segment an image each.
+        side_by_side: whether several threads may segment an image each. reading: how the run has read its images.
     """
 
     clusters: int
     classes: Sequence[Mapping[str, Any]]
     side_by_side: bool
+    reading: Reading
 
-    def mask(self, image: np.ndarray) -> np.ndarray:
-        """Mask [H, W] (0 background, 1..k clusters, the type's largest value ignore) of an image uint8 [H, W, 3]."""
+    def mask(self, image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+        """Mask [H, W] (0 background, 1..k clusters, the type's largest value ignore) of an image uint8 [H, W, 3].
+
+        What shows no data (`valid` bool [H, W]; None: all does) is ignore, as in the masks of a run.
+        """
 
 
 def load(folder: Path, device: str = "auto") -> Segmenter:
@@ -134,18 +140,22 @@ class Backbones:
             if chosen.pq is not None:
                 self.encoders[name] = Encoder(read(folder / f"codecs/{name}.safetensors")[0], device)
 
-    def tokens(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def tokens(self, image: np.ndarray, valid: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """{feature set: tokens [h, w, d]} of an image, as a feature store gives them."""
         import torch
 
+        from maskmill.backbones import mean_colour
+
         found = {}
         for name, (chosen, backbone) in self.sets.items():
-            batch = torch.from_numpy(to_target(image, chosen.size, backbone.multiple).copy())[None]
+            seen = image if valid is None else filled(image, valid, mean_colour(backbone))
+            batch = torch.from_numpy(to_target(seen, chosen.size, backbone.multiple).copy())[None]
             tokens = backbone.forward(batch)[0][0]
+            shown = valid_cells(valid, (tokens.shape[0], tokens.shape[1]))
             if name in self.encoders:
-                found[name] = self.encoders[name].as_stored(tokens)
+                found[name] = nearest_valid(self.encoders[name].as_stored(tokens), shown)
             else:
-                found[name] = as_stored(tokens.cpu().numpy(), chosen.dtype)
+                found[name] = as_stored(nearest_valid(tokens.cpu().numpy(), shown), chosen.dtype)
         return found
 
 
@@ -157,6 +167,11 @@ def feature_sets(folder: Path, about: Mapping[str, Any]) -> dict[str, FeatureSet
     return {name: validate(FeatureSet, body, where, name) for name, body in about["features"].items()}
 
 
+def reading_of(folder: Path, about: Mapping[str, Any]) -> Reading:
+    """How the run of a features.json has read its images."""
+    return Reading.of(about.get("inputs", {}), str(folder / "features.json"))
+
+
 class StudentSegmenter:
     """The student of the last round."""
 
@@ -165,22 +180,29 @@ class StudentSegmenter:
     def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device) -> None:
         from maskmill.rounds.infer import Student
 
+        self.reading = reading_of(folder, about)
         self.student = Student.load(folder / "student.safetensors", str(device))
         self.clusters, self.classes = self.student.clusters, about.get("classes", ())
         self.refine = validate(Refine, about.get("refine", {}), str(folder / "features.json"), "refine")
         self.backbones = Backbones(folder, about, device)
 
-    def mask(self, image: np.ndarray) -> np.ndarray:
+    def mask(self, image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
         """See `Segmenter`."""
         from maskmill.numerics.blocks import one_thread
+        from maskmill.rounds.infer import finest
 
-        view: Any = image if self.student.photos else self.backbones.tokens(image)
+        tokens = {} if self.student.photos else self.backbones.tokens(image, valid)
+        image = filled(image, valid)
+        view: Any = image if self.student.photos else tokens
+        if tokens:
+            valid = valid_cells(valid, finest(tokens))
         # As in the job of a round, where only a student of photos computes with several threads.
         with contextlib.nullcontext() if self.student.photos else one_thread():
             if self.refine.method == "none":
                 mask = self.student.mask(view)
             else:
-                mask, _ = self.student.refined_mask(view, image, self.refine)
+                mask, _ = self.student.refined_mask(view, image, self.refine, valid)
+        mask = ignored(mask, valid_cells(valid, (mask.shape[0], mask.shape[1])))
         return to_size(mask, (image.shape[0], image.shape[1]))
 
 
@@ -196,6 +218,7 @@ class ClusterSegmenter:
             file = folder / f"{name}.safetensors"
             return file if file.is_file() else None
 
+        self.reading = reading_of(folder, about)
         self.book = read_labels(folder / "codebook.safetensors")
         self.clusters, self.classes = len(self.book), about.get("classes", ())
         self.ground = read(ground) if (ground := part("foreground")) else None
@@ -211,25 +234,30 @@ class ClusterSegmenter:
             raise StoreError(f"{where}: has no upsample; run snakemake again")
         self.upsample = int(about["upsample"])
 
-    def mask(self, image: np.ndarray) -> np.ndarray:
+    def mask(self, image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
         """See `Segmenter`."""
         from maskmill.numerics.blocks import one_thread
         from maskmill.painting.tokens import paint_tokens
 
-        view = self._view(image)
-        see = None if self.refine.method == "none" else partial(resize, image)
+        view = self._view(image, valid)
+        see = None if self.refine.method == "none" else partial(resize, filled(image, valid))
         with one_thread():  # as in the jobs of the stages, so that the order of every sum is the same
-            vectors = view if self.head is None else as_stored(self.head.codes(view))
+            vectors = view
+            if self.head is not None:
+                codes = self.head.codes(view)
+                shown = valid_cells(valid, (codes.shape[0], codes.shape[1]))
+                vectors = as_stored(nearest_valid(codes, shown))
+            shown = valid_cells(valid, (vectors.shape[0], vectors.shape[1]))
             if self.reduction is not None:
                 vectors = as_stored(self.reduction(vectors))
-            mask = paint_tokens(vectors, self.book, self.upsample, self.refine, see, self.ground)
+            mask = paint_tokens(vectors, self.book, self.upsample, self.refine, see, self.ground, shown)
         return to_size(mask, (image.shape[0], image.shape[1]))
 
-    def _view(self, image: np.ndarray) -> np.ndarray:
+    def _view(self, image: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         """Tokens [h, w, d] of the image, or the photo uint8 [H, W, 3] for a head with a backbone of its own."""
         if self.end_to_end is not None:
-            return self.end_to_end.resized(image)
-        return next(iter(self.backbones.tokens(image).values()))
+            return self.end_to_end.resized(filled(image, valid))
+        return next(iter(self.backbones.tokens(image, valid).values()))
 
 
 def _head(folder: Path, about: Mapping[str, Any], device: torch.device) -> Head:

@@ -10,7 +10,7 @@ from maskmill.errors import ConfigError, InputError, nearest
 from maskmill.recipe import backbones
 from maskmill.recipe.model import CODES, Recipe, Stage
 from maskmill.recipe.scoring import Evaluate
-from maskmill.recipe.sections import LONGEST, PALETTE, PALETTED, Export, FeatureSet
+from maskmill.recipe.sections import LONGEST, PALETTE, PALETTED, Export, FeatureSet, Window
 
 
 def check(recipe: Recipe, path: Path) -> None:
@@ -104,6 +104,22 @@ def check_formats(recipes: Mapping[str, Recipe], export: Export) -> None:
             )
 
 
+def check_window(recipes: Mapping[str, Recipe], window: Window | None) -> None:
+    """A window has at least the pixels of one token of every feature set, as far as its backbone says its stride.
+
+    Raises:
+        ConfigError: names the feature set, and both numbers.
+    """
+    for name, recipe in recipes.items():
+        for key, feature_set in recipe.features.items():
+            stride = _stride(feature_set)
+            if window is not None and stride is not None and window.size < stride:
+                raise ConfigError(
+                    f"inputs.window.size: {window.size} pixels are less than one token of {feature_set.backbone} "
+                    f"({stride} pixels; recipe {name}, features.{key}); set it to many times that"
+                )
+
+
 def _least(recipe: Recipe) -> tuple[int | None, str]:
     """The least number of clusters that a recipe makes, None where the data say it, and the key that says so."""
     traits, params = recipe.cluster.module.TRAITS, recipe.cluster.params
@@ -114,9 +130,7 @@ def _least(recipe: Recipe) -> tuple[int | None, str]:
 
 def _tokens_at_most(feature_set: FeatureSet) -> int:
     """The most tokens of an image: exact for square sizes and networks that say their stride, else far above."""
-    spec = backbones.of(feature_set.backbone)
-    named = re.search(r"patch(\d+)", feature_set.backbone)  # as timm's ViTs are named
-    stride = feature_set.stride or spec.stride or (int(named.group(1)) if named else 1)
+    stride = _stride(feature_set) or 1
     size = feature_set.size
     if size.short_side is not None:
         sides = size.short_side, LONGEST * size.short_side
@@ -124,6 +138,13 @@ def _tokens_at_most(feature_set: FeatureSet) -> int:
         side = int(size.square or size.long_side or 0)
         sides = side, side
     return max(1, round(sides[0] / stride)) * max(1, round(sides[1] / stride))
+
+
+def _stride(feature_set: FeatureSet) -> int | None:
+    """Pixels a token, as far as the set, the backbone or its name says it."""
+    named = re.search(r"patch(\d+)", feature_set.backbone)  # as timm's ViTs are named
+    told = feature_set.stride or backbones.of(feature_set.backbone).stride
+    return told or (int(named.group(1)) if named else None)
 
 
 def check_labels(settings: Evaluate, pixels: Mapping[int, int]) -> None:

@@ -24,7 +24,7 @@ from pydantic import (
 
 from maskmill.access import Readers
 from maskmill.errors import ConfigError, nearest, shown
-from maskmill.recipe import backbones, registry
+from maskmill.recipe import backbones, registry, sensors
 from maskmill.recipe.base import Images, LocalPath, Model, distinct, split_list, validate
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.hashing import json_hash
@@ -148,6 +148,39 @@ class FeatureSet(Model):
         return name if self.checkpoint is None else f"{name}.{json_hash(self.checkpoint)[:6]}"
 
 
+Channel = Annotated[int, Field(ge=0)] | str  # a number from 0, or the name that the file gives it
+
+
+class Window(Model):
+    """How an image larger than a window is cut into windows, each of which is a picture of its own."""
+
+    size: int = Field(1024, ge=16, le=8192, description="side of a window in pixels of the level; a square")
+    overlap: int = Field(
+        128, ge=0, description="pixels that neighbours share, cut in their middle; default: an eighth of the size"
+    )
+    level: int | None = Field(None, ge=0, description="of a pyramid: 0 is the full resolution, and the default")
+    resolution: float | None = Field(
+        None, gt=0, description="instead of level: microns (or units of the map) a pixel; the nearest level is read"
+    )
+    skip_empty: bool = Field(True, description="leave windows out that hold nothing but nodata or bare background")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _eighth(cls, value: Any) -> Any:
+        """The section with its overlap."""
+        if isinstance(value, Mapping) and value.get("overlap") is None and isinstance(value.get("size"), int):
+            return {**value, "overlap": value["size"] // 8}
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Window:
+        if self.overlap >= self.size:
+            raise ValueError(f"overlap: {self.overlap} is not below size: {self.size}; at most half of it is useful")
+        if self.level is not None and self.resolution is not None:
+            raise ValueError("give level or resolution, not both")
+        return self
+
+
 class Inputs(Model):
     """Which images, how they are checked, and how they are cut into shards."""
 
@@ -164,6 +197,76 @@ class Inputs(Model):
     )
     frame_step: int = Field(1, ge=1, description="video: keep every n-th frame")
     max_images: int | None = Field(None, ge=1, description="keep this many, evenly spread over the sorted ids")
+    # What is checked in parts is the same to the last byte: no hash has it.
+    check_files: int = Field(
+        20_000,
+        ge=1,
+        exclude=True,
+        description="more files than this are checked in several jobs, each of about so many",
+    )
+    range: Literal["auto", "dtype", "percentile"] | tuple[float, float] = Field(
+        "auto",
+        description="values that become black and white; auto: 8 bits as they are, deeper by percentiles of the data "
+        "set; percentile: 8 bits too; dtype: all that the type can hold; or [low, high]",
+    )
+    percentiles: tuple[float, float] = Field((0.5, 99.5), description="of a sample of all files, for range")
+    channels: tuple[Channel, ...] | dict[str, str] | None = Field(
+        None,
+        description="which become red, green and blue: numbers from 0 or the file's names, or {sensor: composite}; "
+        "default: as the file declares",
+    )
+    composites: dict[str, tuple[Channel, ...] | dict[str, str]] | None = Field(
+        None, description="several pictures of every file: name -> channels"
+    )
+    pages: Literal["first", "all", "max", "mean"] = Field(
+        "first", description="of files with several: the first, each as a picture, or the maximum or mean of all"
+    )
+    window: Window | None = Field(None, description="cut larger images into windows; none: every image is one picture")
+
+    @field_validator("range")
+    @classmethod
+    def _low_below_high(cls, value: Any) -> Any:
+        if isinstance(value, tuple) and value[0] >= value[1]:
+            raise ValueError(f"low {value[0]:g} is not below high {value[1]:g}; give [low, high]")
+        return value
+
+    @field_validator("percentiles")
+    @classmethod
+    def _of_hundred(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1] <= 100:
+            raise ValueError("give two numbers from 0 to 100, the lower one first")
+        return value
+
+    @field_validator("channels")
+    @classmethod
+    def _three(cls, value: Any) -> Any:
+        if value is not None:
+            sensors.numbers(value)
+        return value
+
+    @field_validator("composites")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        for name, channels in (value or {}).items():
+            if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
+                raise ValueError(f"{name!r} is no name of a composite; use letters, digits, _ and -")
+            sensors.numbers(channels)
+        return value
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Inputs:
+        if self.channels is not None and self.composites is not None:
+            raise ValueError("give channels or composites, not both")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without keys of newer versions that are not set: runs that set none keep the hashes of older versions."""
+        body: dict[str, Any] = handler(self)
+        for key in ("range", "percentiles", "channels", "composites", "pages", "window"):
+            if key in body and getattr(self, key) == type(self).model_fields[key].default:
+                del body[key]
+        return body
 
 
 class Refine(Model):
@@ -348,7 +451,8 @@ class Rounds(Model):
         return self
 
 
-FORMATS = ("coco_panoptic", "voc", "yolo", "mmseg", "cvat", "label_studio")
+WHOLE = ("geotiff", "ome_zarr", "pyramid_tiff", "geojson")  # formats of whole images, put together from their windows
+FORMATS = ("coco_panoptic", "voc", "yolo", "mmseg", "cvat", "label_studio", *WHOLE)
 PALETTED = ("voc", "mmseg")  # formats whose masks are indexed PNGs
 PALETTE = 254  # classes of an indexed PNG beside background and ignore
 
@@ -378,6 +482,17 @@ class Export(Model):
     image_url: str = Field(
         "/data/local-files/?d=", description="label_studio: where it finds photos; the name of each one is put behind"
     )
+    tolerance: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="geojson: pixels of the mask that simplified borders may be off; 0: exact",
+    )
+
+    # One job or many write the same bytes: no hash has it.
+    single_images: int = Field(
+        20_000, ge=0, exclude=True, description="up to so many images one job exports; of more, a job a shard"
+    )
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -387,6 +502,8 @@ class Export(Model):
             del body["formats"], body["photos"]
         if "label_studio" not in self.formats:
             del body["image_url"]
+        if "geojson" not in self.formats:
+            del body["tolerance"]
         return body
 
 

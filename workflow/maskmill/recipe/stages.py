@@ -47,7 +47,8 @@ class Rule:
 
     Attributes:
         needs: of its jobs. large: of those jobs of the rule in which a backbone runs, where a recipe decides that.
-        per_shard: one job a shard; else one job a recipe, seed, round or feature set.
+        per_shard: one job a shard; else one job a recipe, seed, round or feature set. per_part: one job a part of the
+            images, where they are many.
         unit: what the work of its jobs grows with: images; points of a fit; samples of a training (steps times batch
             size); or nothing but the number of jobs.
         whole: reads the feature stores of every shard at once.
@@ -58,6 +59,7 @@ class Rule:
     needs: Needs
     large: Needs | None = None
     per_shard: bool = False
+    per_part: bool = False
     unit: Unit = "images"
     whole: bool = False
     network: bool = False
@@ -95,7 +97,12 @@ class StageSpec:
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         "inputs", "images", "manifest, shards, rejected list", Inputs, in_recipes=False,
-        rules=(Rule("demo", Needs(1, 500, 10), unit="jobs"), Rule("inputs", Needs(2, 4000, 240))),
+        rules=(
+            Rule("demo", Needs(1, 500, 10), unit="jobs"),
+            Rule("inputs_list", Needs(1, 3000, 120)),
+            Rule("inputs_check", Needs(1, 3000, 120), per_part=True),
+            Rule("inputs", Needs(2, 4000, 240)),
+        ),
     ),
     StageSpec(
         "features", "photos of a shard", "tokens and cls in Zarr", FeatureSet, in_recipes=False,
@@ -187,7 +194,7 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         "export", "masks", "PNG, COCO JSON, segmenter", Export, in_recipes=False,
-        rules=(Rule("export", Needs(1, 3000, 240)),),
+        rules=(Rule("export_shard", Needs(1, 3000, 120), per_shard=True), Rule("export", Needs(1, 3000, 240))),
     ),
     StageSpec(
         "report", "everything", "one HTML file", Report, in_recipes=False,

@@ -14,6 +14,7 @@ from maskmill.reduce import FittedMethod
 from maskmill.store.artefact import read_tensors, write_tensors
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
+from maskmill.store.valid import all_valid_only
 
 BLOCK = 8192  # rows a block of the fit
 TOKENS = "float16"  # how reduced tokens are stored
@@ -36,7 +37,7 @@ def fit(stores: Sequence[str | Path], params: Mapping[str, Any], seed: int, out:
     stage = Stage.of("reduce", params)
     method: FittedMethod = stage.module
     own = stage.params
-    opened = [Ragged(path) for path in stores]
+    opened = all_valid_only([Ragged(path) for path in stores])
     limit = int(stage.settings.max_fit_points or method.TRAITS.max_fit_points)
     total = sum(int(store.offsets[-1]) for store in opened)
     if method.TRAITS.bounded_memory:  # before anything is read
@@ -114,4 +115,4 @@ def transform(store: str | Path, model: str | Path, params: Mapping[str, Any], o
                 reduced = reduction(values)
             except UserError as error:
                 raise type(error)(f"{source.path}: {image_id}: {error}") from None
-            writer.append(image_id, reduced, **{name: fields[name][i] for name in names})
+            writer.append(image_id, reduced, valid=source.valid(i), **{name: fields[name][i] for name in names})

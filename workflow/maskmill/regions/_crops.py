@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskmill.images.photos import read_ahead, read_photo, reader_count
+from maskmill.backbones import mean_colour
+from maskmill.images.photos import read_ahead, read_filled, reader_count
 from maskmill.progress import track
 from maskmill.regions import CropPooling
 from maskmill.regions.crop_cls import Params, cut_crops
@@ -64,13 +65,11 @@ def describe(
 def read_crops(
     image: ImageCrops, multiple: int, params: Params, fill: np.ndarray, masked: bool = False
 ) -> list[np.ndarray]:
-    """Decode a photo and cut out its segments, uint8 [H, W, 3] (masked: 4) each; raises like `read_photo`."""
-    return cut_crops(read_photo(image.row), image.segments, image.ids, multiple, params, fill, masked)
+    """Decode a photo and cut out its segments, uint8 [H, W, 3] (masked: 4) each; raises like `read_photo`.
 
-
-def mean_colour(backbone: Dense) -> np.ndarray:
-    """The network's mean input as uint8 [3]; normalised it is zero to within half a grey level."""
-    return np.round(backbone.mean.cpu().numpy().ravel() * 255).clip(0, 255).astype(np.uint8)
+    Pixels without data get the colour `fill`.
+    """
+    return cut_crops(read_filled(image.row, fill).pixels, image.segments, image.ids, multiple, params, fill, masked)
 
 
 Key = tuple[str, int]  # image id, place among its segments

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskmill.errors import ConfigError, StoreError
+from maskmill.images.nodata import at_grid
 from maskmill.recipe.base import validate
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import FeatureSet, Regions
@@ -100,7 +101,8 @@ def _images(cut: Ragged, settings: Regions, manifest: str | Path | None, shard: 
             raise ConfigError("maskmill regions: min_pixels asks for the sizes of the photos; give --manifest")
         photos = read_manifest(manifest, shard)
     for image_id, segments in cut.images():
-        kept = keep_large(segments, settings.min_area)
+        valid = cut.valid(image_id)
+        kept = keep_large(segments, settings.min_area, None if valid is None else int(valid.sum()))
         if photos is not None:
             row = photos.row(image_id)
             kept = keep_larger(kept, settings.min_pixels / (row.width * row.height))
@@ -119,12 +121,30 @@ def _from_tokens(images: list[SegmentedImage], features: str | Path | None, stag
         raise StoreError(f"{features}: no features of {len(absent)} segmented images, first {absent[0]!r}; delete it")
     depth = tokens.depth or 1
     vectors = (
-        method.pool(tokens[image.id].astype(np.float32), image.segments, stage.params)[0]
+        pooled(method, tokens[image.id].astype(np.float32), image, stage.params, tokens.valid(image.id))
         if len(image.ids)
         else np.zeros((0, depth), np.float32)
         for image in images
     )
     return VectorSource(depth, tokens.hash, vectors)
+
+
+def pooled(
+    method: TokenPooling, tokens: np.ndarray, image: SegmentedImage, params: Any, valid: np.ndarray | None
+) -> np.ndarray:
+    """Vectors [r, d] of an image's segments over tokens [h, w, d], without the tokens that are not `valid`.
+
+    Where the tokens are of another feature set than the cut, a segment may reach into tokens without data: the cells of
+    its own grid that lie there are left out, unless nothing of it would be left. Then its tokens hold the vector of the
+    nearest one with data.
+    """
+    segments = image.segments
+    there = at_grid(valid, (segments.shape[0], segments.shape[1]))
+    if there is not None:
+        within = np.where(there, segments, 0)
+        lost = np.setdiff1d(image.ids, np.unique(within))
+        segments = np.where(np.isin(segments, lost), segments, within)
+    return method.pool(tokens, segments, params)[0]
 
 
 def _from_photos(
@@ -167,10 +187,10 @@ def _scores(cut: Ragged) -> np.ndarray:
     return np.broadcast_to(cut.per_image("confidence")[:, None], (len(cut), 255))
 
 
-def keep_large(segments: np.ndarray, min_area: float) -> np.ndarray:
-    """Segments [H, W] with those below `min_area` (share of the image) set to 0."""
+def keep_large(segments: np.ndarray, min_area: float, cells: int | None = None) -> np.ndarray:
+    """Segments [H, W] with those below `min_area` set to 0: a share of the image, or of its `cells` that show data."""
     counts = np.bincount(segments.ravel(), minlength=256)
-    small = counts < min_area * segments.size - 1e-9  # the boundary itself is kept
+    small = counts < min_area * (segments.size if cells is None else cells) - 1e-9  # the boundary itself is kept
     return np.where(small[segments], 0, segments)
 
 

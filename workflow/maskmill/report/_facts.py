@@ -16,7 +16,7 @@ from maskmill.store.ragged import Ragged
 
 @dataclass(frozen=True)
 class Facts:
-    """Measured on the images of `Sample.statistics`, every image weighing the same.
+    """Measured on the images of `Sample.statistics`, every image weighing the same; cells without data do not count.
 
     Attributes:
         shares: [rounds + 1, k + 1] float64, share of an image that has each mask value (0 background).
@@ -59,9 +59,11 @@ def measure(results: Path, recipe: str, seed: int, rounds: int, clusters: int, s
     for shard, ids in sample.statistics.items():
         before: dict[str, np.ndarray] = {}
         for r in range(rounds + 1):
-            now = read_images(mask_store(results, recipe, seed, r, shard), ids)
+            store = mask_store(results, recipe, seed, r, shard)
+            now = read_images(store, ids)
             for image_id, mask in now.items():
-                histogram = np.bincount(mask.ravel(), minlength=ignore_value(mask.dtype) + 1) / mask.size
+                cells = shown(mask, store.valid(image_id))
+                histogram = np.bincount(cells, minlength=ignore_value(mask.dtype) + 1) / max(1, cells.size)
                 shares[r] += histogram[: clusters + 1]
                 ignored[r] += histogram[-1]
                 if image_id in before:
@@ -71,6 +73,11 @@ def measure(results: Path, recipe: str, seed: int, rounds: int, clusters: int, s
     images = max(1, sample.measured)
     changed = np.where(both > 0, moved / np.maximum(both, 1e-12), np.nan)
     return Facts(shares / images, ignored / images, changed)
+
+
+def shown(mask: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """The cells [n] of a mask that show data."""
+    return mask.ravel() if valid is None else mask[valid]
 
 
 def region_counts(results: Path, recipe: str, seed: int, clusters: int, shards: Sequence[str]) -> np.ndarray:

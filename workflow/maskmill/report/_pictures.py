@@ -50,11 +50,11 @@ def distinct(colours: np.ndarray) -> np.ndarray:
     return found
 
 
-def mask_uri(mask: np.ndarray, colours: np.ndarray) -> str:
+def mask_uri(mask: np.ndarray, colours: np.ndarray, valid: np.ndarray | None = None) -> str:
     """Mask [h, w] (0 background, 1..k clusters, largest value ignore) as a PNG data URI.
 
     Args:
-        colours: uint8 [k + 1, 3] by mask value.
+        colours: uint8 [k + 1, 3] by mask value. valid: bool [h, w]; what shows no data is empty.
     """
     ignore = mask == ignore_value(mask.dtype)
     values, local = np.unique(np.where(ignore, 0, mask), return_inverse=True)
@@ -64,16 +64,23 @@ def mask_uri(mask: np.ndarray, colours: np.ndarray) -> str:
     stripe = (rows + columns) % PITCH == 0
     table = np.concatenate([table, [[*STRIPE, STRIPE_ALPHA], [*colours[0], BETWEEN_ALPHA]]]).astype(np.uint8)
     local = np.where(ignore, np.where(stripe, len(values), len(values) + 1), local.reshape(mask.shape))
-    return _indexed(local, table)
+    return _indexed(*_emptied(local, table, valid))
 
 
-def segments_uri(segments: np.ndarray) -> str:
-    """Segments [h, w] (0 none) as a PNG data URI in pale tints."""
+def segments_uri(segments: np.ndarray, valid: np.ndarray | None = None) -> str:
+    """Segments [h, w] (0 none) as a PNG data URI in pale tints; what is not `valid` [h, w] is empty."""
     table = np.zeros((256, 4), np.uint8)
     table[0] = [20, 22, 26, BACKGROUND_ALPHA]
     table[1:, :3] = TINTS[np.arange(255) % len(TINTS)]
     table[1:, 3] = 255
-    return _indexed(segments.astype(np.int64), table[: int(segments.max(initial=0)) + 1])
+    return _indexed(*_emptied(segments.astype(np.int64), table[: int(segments.max(initial=0)) + 1], valid))
+
+
+def _emptied(local: np.ndarray, table: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Local indices [h, w] and RGBA [m, 4] with one more entry, transparent, where cells are not `valid`."""
+    if valid is None:
+        return local, table
+    return np.where(valid, local, len(table)), np.concatenate([table, np.zeros((1, 4), np.uint8)])
 
 
 def _indexed(local: np.ndarray, table: np.ndarray) -> str:

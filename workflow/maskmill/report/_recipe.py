@@ -184,17 +184,19 @@ def _panels(
             confidence = cut.per_image("confidence")
             for image_id, segments in read_images(cut, ids).items():
                 note = f"confidence {float(confidence[cut.index(image_id)]):.2f}"
-                found[image_id].append(Panel("cut", _pictures.segments_uri(segments), {}, note, False))
+                uri = _pictures.segments_uri(segments, cut.valid(image_id))
+                found[image_id].append(Panel("cut", uri, {}, note, False))
         for r, step in enumerate(steps):
-            masks = read_images(_facts.mask_store(results, name, seed, r, shard), ids)
-            for image_id, mask in masks.items():
-                uri = _pictures.mask_uri(mask, colours)
-                found[image_id].append(Panel(step, uri, _shares(mask), "", r == len(steps) - 1))
+            store = _facts.mask_store(results, name, seed, r, shard)
+            for image_id, mask in read_images(store, ids).items():
+                valid = store.valid(image_id)
+                uri = _pictures.mask_uri(mask, colours, valid)
+                found[image_id].append(Panel(step, uri, _shares(_facts.shown(mask, valid)), "", r == len(steps) - 1))
     return found
 
 
 def _shares(mask: np.ndarray) -> dict[int, float]:
-    """Mask value -> share of the image, of the clusters that matter in it, largest first."""
+    """Mask value -> share of the cells [n] of an image, of the clusters that matter in it, largest first."""
     values, cells = np.unique(mask[(mask > 0) & (mask != ignore_value(mask.dtype))], return_counts=True)
     pairs = [(int(v), float(n) / mask.size) for v, n in zip(values, cells, strict=True) if n >= PRESENT * mask.size]
     return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))

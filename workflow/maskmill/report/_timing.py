@@ -10,7 +10,15 @@ from pathlib import Path
 from maskmill.dag import benchmarks
 from maskmill.recipe.stages import RULES
 
-SHARED = ("demo", "inputs", "weights", "features", "evaluate_probe")  # rules without a recipe
+SHARED = (
+    "demo",
+    "inputs_list",
+    "inputs_check",
+    "inputs",
+    "weights",
+    "features",
+    "evaluate_probe",
+)  # rules without a recipe
 SHARD = re.compile(r"(?!seed\d)s[0-9a-f]+")  # "seed0" is hexadecimal too
 
 

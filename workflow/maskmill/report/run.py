@@ -18,7 +18,7 @@ from maskmill import __version__
 from maskmill.errors import StoreError
 from maskmill.images import sample as _sample
 from maskmill.redact import redact
-from maskmill.report import _confidence, _heads, _objects, _page, _quality, _recipe, _scores, _timing
+from maskmill.report import _confidence, _heads, _objects, _page, _quality, _reading, _recipe, _scores, _timing
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
 from maskmill.store.seal import file_crc32c
@@ -61,6 +61,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
         seeds=seeds,
         sample=sample,
         gallery=photos.gallery(),
+        readings_of_files=_reading.read(sample, photos),
         broken=photos.broken,
         recipes=views,
         boards=[*_scores.boards([*scores, *others]), *_scores.boards(probes, _scores.PROBES)],

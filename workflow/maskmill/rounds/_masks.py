@@ -9,6 +9,7 @@ import numpy as np
 
 from maskmill.errors import NumericsError, StoreError
 from maskmill.images.masks import ignore_value, to_size
+from maskmill.images.nodata import ignored
 from maskmill.store.ragged import Ragged
 
 
@@ -70,7 +71,7 @@ class Masks:
                 sure = next(others)[1] if others else None
                 if image_id not in self._store:
                     continue
-                mask = self._taught(image_id, mask, sure)
+                mask = self._taught(image_id, mask, sure, store.valid(image_id))
                 known = mask != ignore_value(mask.dtype)
                 counts = np.bincount(mask[known].ravel(), minlength=self.classes)
                 if len(counts) > self.classes:
@@ -80,15 +81,18 @@ class Masks:
                 if counts.any():
                     yield image_id, counts
 
-    def _taught(self, image_id: str, mask: np.ndarray, sure: np.ndarray | None) -> np.ndarray:
-        """What is learnt of an image: its mask without unsure cells, and its label where it has one."""
+    def _taught(self, image_id: str, mask: np.ndarray, sure: np.ndarray | None, valid: np.ndarray | None) -> np.ndarray:
+        """What is learnt of an image: its mask without unsure cells, and its label where it has one.
+
+        Nothing is learnt where cells are not `valid`, whatever a label says there.
+        """
         unknown = mask.dtype.type(ignore_value(mask.dtype))
         if sure is not None:
             mask = np.where(sure >= self.threshold * 255, mask, unknown)
         if self._labelled is not None and image_id in self._labelled:
             label = to_size(self._labelled[image_id], (mask.shape[0], mask.shape[1]))
             mask = np.where(label != unknown, label, mask)
-        return mask
+        return ignored(mask, valid)
 
     def hold(self, mib: int) -> None:
         """Read the masks into memory once, when all of them fit in `mib`; processes that are forked share them."""
@@ -105,7 +109,8 @@ class Masks:
         if image_id in self._in_memory:
             return self._in_memory[image_id]
         sure = self._sure[image_id][image_id] if self._sure else None
-        return self._taught(image_id, self._store[image_id][image_id], sure)
+        store = self._store[image_id]
+        return self._taught(image_id, store[image_id], sure, store.valid(image_id))
 
 
 def _nothing(known: bool, round: int, confidence: float) -> str:

@@ -13,6 +13,7 @@ from maskmill.images.decode import resize
 from maskmill.images.instances import Instances
 from maskmill.images.interpolate import resize_maps, softmax_at, upsample_scores, upsample_softmax
 from maskmill.images.masks import mask_dtype
+from maskmill.images.nodata import valid_cells
 from maskmill.recipe.model import Stage
 from maskmill.refine import refine_scores, refine_step
 from maskmill.rounds import Traits
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from maskmill.recipe.sections import Refine
 
 FORMAT = "maskmill-student-1"
+
+
+def finest(tokens: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """The grid (h, w) with most cells of several feature sets [h, w, d] of one image."""
+    grids = [(int(part.shape[0]), int(part.shape[1])) for part in tokens.values()]
+    return max(grids, key=lambda grid: grid[0] * grid[1])
 
 
 class Student:
@@ -112,8 +119,10 @@ class Student:
         label, best = upsample_softmax(self._maps(view), self.upsample)
         return label.astype(mask_dtype(self.clusters)), _in_steps(best)
 
-    def refined_mask(self, view: Any, photo: np.ndarray, settings: Refine) -> tuple[np.ndarray, np.ndarray]:
-        """`sure_mask` fitted to the edges of the photo uint8 [*, *, 3].
+    def refined_mask(
+        self, view: Any, photo: np.ndarray, settings: Refine, valid: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`sure_mask` fitted to the edges of the photo uint8 [*, *, 3], where it is `valid` [*, *].
 
         The confidence of a cell is the softmax, before refinement, of the class that the cell has after it.
         """
@@ -121,7 +130,8 @@ class Student:
         best = upsample_scores(maps, self.upsample)
         step = 1 if self.photos else refine_step(self.upsample)
         photo = resize(photo, (best.shape[0] * step, best.shape[1] * step))
-        label = refine_scores(maps, best, photo, settings)
+        shown = valid_cells(valid, (best.shape[0], best.shape[1]))
+        label = refine_scores(maps, best, photo, settings, None if shown is None else ~shown)
         return label.astype(mask_dtype(self.clusters)), _in_steps(softmax_at(maps, label))
 
 

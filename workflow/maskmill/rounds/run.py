@@ -8,15 +8,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from maskmill.device import pick
 from maskmill.errors import NumericsError, StoreError
-from maskmill.images.instances import InstanceStore, InstanceWriter
+from maskmill.images.instances import Instances, InstanceStore, InstanceWriter
 from maskmill.images.masks import ignore_value, mask_dtype
-from maskmill.images.photos import ManifestPhotos, read_photo
+from maskmill.images.nodata import ignored, valid_cells
+from maskmill.images.photos import ManifestPhotos, read_filled
 from maskmill.numerics.blocks import ordered
 from maskmill.numerics.sampling import rng
 from maskmill.progress import track
@@ -24,7 +25,7 @@ from maskmill.recipe.model import Stage
 from maskmill.rounds import Examples, Method
 from maskmill.rounds._logic import IMAGES, MATCH, START, History, StoredStudent, kept_ids, overlap, rename
 from maskmill.rounds._training import Sources, StudentTraining
-from maskmill.rounds.infer import FORMAT, Student
+from maskmill.rounds.infer import FORMAT, Student, finest
 from maskmill.store.artefact import write_json, write_tensors
 from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import Row
@@ -76,7 +77,7 @@ class MaskFiles:
     """What `predict` writes.
 
     Attributes:
-        masks: Ragged "masks" with clusters from 1, background 0, no ignore.
+        masks: Ragged "masks" with clusters from 1, background 0, and ignore only where there is no data.
         confidence: Ragged "confidence": for each mask cell the softmax of its class * 255, uint8.
     """
 
@@ -275,18 +276,24 @@ def predict(
     how = {"predict": model.spec["round"], "refine": settings.model_dump()}
     made = Provenance.of("rounds", how, [model.hash, *hashes])
 
-    def one(image_id: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def one(image_id: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        seen, sure = see(image_id), None
         if photos:
-            return model.refined_mask(see(image_id), photos.photo(image_id), settings)
-        return model.sure_mask(see(image_id)) if out.confidence is not None else (model.mask(see(image_id)), None)
+            mask, sure = model.refined_mask(seen.view, photos.photo(image_id), settings, seen.valid)
+        elif out.confidence is not None:
+            mask, sure = model.sure_mask(seen.view)
+        else:
+            mask = model.mask(seen.view)
+        valid = valid_cells(seen.valid, (mask.shape[0], mask.shape[1]))
+        return ignored(mask, valid), sure, valid
 
     with contextlib.ExitStack() as stack:
         masks = stack.enter_context(RaggedWriter(out.masks, "masks", dtype=dtype.name, attrs=attrs, provenance=made))
         if out.confidence is not None:
             sure = stack.enter_context(RaggedWriter(out.confidence, "confidence", dtype="uint8", provenance=made))
         found = ordered(one, ids, _workers(model, resources))
-        for image_id, (mask, best) in track(zip(ids, found, strict=True), len(ids), "predict"):
-            masks.append(image_id, mask)
+        for image_id, (mask, best, valid) in track(zip(ids, found, strict=True), len(ids), "predict"):
+            masks.append(image_id, mask, valid=valid)
             if out.confidence is not None and best is not None:
                 sure.append(image_id, best)
 
@@ -311,9 +318,16 @@ def detect(student: str | Path, rows: Sequence[Row], out: str | Path, resources:
     made = Provenance.of("rounds", {"detect": model.spec["round"]}, [model.hash, *hashes])
     attrs = {"clusters": model.clusters, "round": int(model.spec["round"])}
     with InstanceWriter(out, attrs, made) as writer:
-        found = ordered(lambda image_id: model.instances(see(image_id)), ids, _workers(model, resources))
+        found = ordered(lambda image_id: _detected(model, see(image_id)), ids, _workers(model, resources))
         for image_id, instances in track(zip(ids, found, strict=True), len(ids), "detect"):
             writer.append(image_id, instances)
+
+
+def _detected(model: Student, seen: Seen) -> Instances:
+    """What a student finds where a photo shows data; the rest of it is void."""
+    found = model.instances(seen.view)
+    valid = valid_cells(seen.valid, found.size)
+    return found if valid is None else found.within(valid)
 
 
 def _workers(model: Student, resources: Resources) -> int:
@@ -321,20 +335,33 @@ def _workers(model: Student, resources: Resources) -> int:
     return 1 if model.device.type == "cuda" else resources.threads
 
 
+class Seen(NamedTuple):
+    """What a student sees of an image, and bool [h, w], on any grid: where it shows data; None where it all does."""
+
+    view: Any
+    valid: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, row: Row) -> Seen:
+        """A photo of the manifest."""
+        shown = read_filled(row)
+        return cls(shown.pixels, shown.valid)
+
+
 def _views(
     model: Student, view: Views, student: str | Path
-) -> tuple[Sequence[str], Callable[[str], Any], Sequence[str]]:
+) -> tuple[Sequence[str], Callable[[str], Seen], Sequence[str]]:
     """Ids of the shard, what the student sees of each, and the hashes of what that is read from."""
     if isinstance(view, Detected):
         if not model.objects:
             raise StoreError(f"{student}: predicts masks, no instances; leave out --instances")
         store = InstanceStore(view.instances)
-        return store.ids, store.__getitem__, [store.hash]
+        return store.ids, lambda image_id: Seen(*store[image_id].apart()), [store.hash]
     if model.photos:
         if isinstance(view, Mapping):
             raise StoreError(f"{student}: sees photos; leave out --features")
         rows = {row.id: row for row in view}
-        return list(rows), lambda image_id: read_photo(rows[image_id]), []
+        return list(rows), lambda image_id: Seen.of(rows[image_id]), []
     if not isinstance(view, Mapping):
         raise StoreError(f"{student}: needs {', '.join(model.features)}; give --features")
     missing = [name for name in model.features if name not in view]
@@ -342,8 +369,12 @@ def _views(
         raise StoreError(f"{student}: needs {', '.join(model.features)}; missing: {', '.join(missing)}")
     stores = {name: Ragged(path) for name, path in view.items()}
 
-    def see(image_id: str) -> dict[str, np.ndarray]:
-        return {name: stores[name][image_id] for name in model.features}
+    def see(image_id: str) -> Seen:
+        tokens = {name: stores[name][image_id] for name in model.features}
+        parts = {name: stores[name].valid(image_id) for name in model.features}
+        some = [valid_cells(part, finest(tokens)) for part in parts.values() if part is not None]
+        known = [part for part in some if part is not None]
+        return Seen(tokens, np.logical_and.reduce(known) if known else None)
 
     return stores[model.features[0]].ids, see, [store.hash for store in stores.values()]
 

@@ -144,6 +144,19 @@ def count_rows(path: str | Path) -> int:
         raise StoreError(f"{path}: not a readable Parquet table ({' '.join(str(error).split())}); {AGAIN}") from None
 
 
+def read_metadata(path: str | Path) -> dict[bytes, bytes]:
+    """The metadata of a table of `write_table`; only its footer is read, and checked as by `read_table`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with open(path, "rb") as raw:
+            Trailer(raw)
+            return dict(pq.read_metadata(path).metadata or {})
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise StoreError(f"{path}: not a readable Parquet table ({' '.join(str(error).split())}); {AGAIN}") from None
+
+
 def _wanted(
     path: str | Path, names: Sequence[str], columns: Sequence[str] | None, optional: Sequence[str]
 ) -> list[str] | None:

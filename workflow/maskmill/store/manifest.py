@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +15,13 @@ from maskmill.store.artefact import read_column, read_table
 from maskmill.store.hashing import json_hash
 
 REJECTED_CRC32C = b"rejected_crc32c"  # key of the table's metadata: of the list of rejected files beside it
+RENDERING = b"rendering"  # another key: how files become pictures, where one of them is no whole photo
 ROW_GROUP = 16384  # rows of the file that are read or left together; shards lie in the order of the rows
 _COLUMNS = ["id", "path", "width", "height", "shard", "label"]
 _CONTENTS = ["label_digest", "bytes", "crc32c"]  # of every manifest that the stage `inputs` has written
 _VIEWS = ["parent", "view"]  # of those with a picture that is not a whole photo
 _OPTIONAL = [*_CONTENTS, *_VIEWS]
+_WINDOW = re.compile(r"(.+)/y\d{7,}x\d{7,}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,8 @@ class Row:
         label_digest: of the bytes of the label file (maskmill.images.labels). bytes, crc32c: of the image file. All are
             None where nothing is known of the contents; then whoever reads the file takes it as it is.
         parent: id of the image that this one is a window or a page of, or None.
-        view: how the picture is read from the file (maskmill.images.view), or None for a photo. Of a window, `crc32c`
-            is that of its decoded values, and `bytes` their number: the rest of the file is never read for it.
+        view: how the picture is read from the file (maskmill.images.view), or None for a photo. Of a picture with a
+            view, `crc32c` is that of its decoded values, and `bytes` their number: no more of the file is read for it.
     """
 
     id: str
@@ -91,6 +94,17 @@ class Manifest:
         return self._by_shard[shard]
 
 
+def window_id(image_id: str, top: int, left: int) -> str:
+    """The id of a window of an image, by its place in pixels of the level: sorted, ids go row by row."""
+    return f"{image_id}/y{top:07d}x{left:07d}"
+
+
+def owner(image_id: str) -> str:
+    """The image that a window is of, by the window's id; of any other picture its own id."""
+    found = _WINDOW.fullmatch(image_id)
+    return found[1] if found else image_id
+
+
 def read_manifest(path: str | Path, shard: str | None = None) -> Manifest:
     """Read results/inputs/manifest.parquet; raises StoreError where it is missing, truncated or foreign.
 
@@ -122,12 +136,19 @@ def read_images(path: str | Path, choose: Callable[[Iterable[str]], Sequence[int
 
 def contents(rows: Iterable[Row]) -> str:
     """16 hex digits of what some images show, under which ids: the same wherever they lie and whatever their shards."""
-    return json_hash([[row.id, row.bytes, row.crc32c] for row in rows])
+    return json_hash([[row.id, row.bytes, row.crc32c, row.view] for row in rows])
 
 
 def read_shard(path: str | Path, shard: str) -> list[Row]:
     """Rows of one shard, sorted by id; raises StoreError as `read_manifest`, or where there is no such shard."""
     return read_manifest(path, shard).of(shard)
+
+
+def has_windows(path: str | Path) -> bool:
+    """Whether any image is a window or a page of another; only the header is read."""
+    import pyarrow.parquet as pq
+
+    return "parent" in pq.read_schema(path).names
 
 
 def read_shards(path: str | Path) -> list[str]:

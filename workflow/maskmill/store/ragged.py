@@ -9,6 +9,7 @@ Layout of `<shard>.zarr` (one Zarr group, written by one job, renamed into place
     offsets  [n + 1] int64                 image i owns rows offsets[i]:offsets[i + 1]
     grid     [n, 2] int32                  (h, w) of image i
     <name>   [n, ...]                      anything stored once an image (cls, lambda_2, ...)
+    valid    [sum(h*w)] bool               only where a cell is not: false for cells that show no data of their file
 
 The group's attributes hold `kind`, the image ids in order, free metadata, the provenance, a seal of each array
 (maskmill.store.seal), and a checksum of all of these. Whoever opens a store compares them with the files, so every
@@ -21,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,6 +79,7 @@ class RaggedWriter:
         self.ids: list[str] = []
         self._grid: list[tuple[int, int]] = []
         self._extra: dict[str, list[np.ndarray]] = {}
+        self._valid: dict[int, np.ndarray] = {}  # place of an image -> its cells, where some are not valid
         self._pending: list[np.ndarray] = []
         self._scales: list[np.ndarray] = []
         self._rows_pending = self._rows_written = 0
@@ -110,8 +113,11 @@ class RaggedWriter:
             config={"write_empty_chunks": True},
         )
 
-    def append(self, image_id: str, values: np.ndarray, **per_image: Any) -> None:
+    def append(self, image_id: str, values: np.ndarray, *, valid: np.ndarray | None = None, **per_image: Any) -> None:
         """Add one image: values [h, w] or [h, w, d]; keywords are stored once an image, same names for all.
+
+        Args:
+            valid: bool [h, w], which cells show data; None where all do.
 
         Raises:
             NumericsError: a value is NaN or infinite, or overflows float16.
@@ -123,6 +129,10 @@ class RaggedWriter:
         if self.ids and set(per_image) != set(self._extra):
             raise ValueError(f"{image_id}: per-image fields {sorted(per_image)} differ from {sorted(self._extra)}")
         h, w = values.shape[:2]
+        if valid is not None and not valid.all():
+            if valid.shape != (h, w):
+                raise ValueError(f"{image_id}: valid of shape {valid.shape}, values of {values.shape}")
+            self._valid[len(self.ids)] = valid.astype(bool)
         rows = values.reshape(h * w, *values.shape[2:])  # [h*w] or [h*w, d]
         self._pending.append(self._encode(image_id, rows))
         self._rows_pending += h * w
@@ -176,6 +186,9 @@ class RaggedWriter:
             arrays["scale"] = np.concatenate(self._scales) if self._scales else np.zeros(0, np.float32)
         if self.codec is not None:
             arrays |= self.codec.tensors()
+        if self._valid:
+            cells = [self._valid.get(i, np.ones(count, bool)).ravel() for i, count in enumerate(counts)]
+            arrays["valid"] = np.concatenate(cells)
         for name, array in arrays.items():
             chunks = tuple(max(1, side) for side in array.shape)
             target = self._group.create_array(
@@ -305,6 +318,20 @@ class Ragged:
             return self.codec.depth
         return self.values.shape[1] if self.values.ndim == 2 else None
 
+    @cached_property
+    def valid_rows(self) -> np.ndarray | None:
+        """Which rows show data, bool [rows]; None where all do."""
+        return self._whole("valid") if "valid" in self._seals else None
+
+    def valid(self, image: int | str) -> np.ndarray | None:
+        """Which cells of an image show data, bool [h, w]; None where all do."""
+        rows, i = self.valid_rows, self.index(image) if isinstance(image, str) else image
+        if rows is None:
+            return None
+        h, w = (int(side) for side in self.grid[i])
+        found = rows[self.offsets[i] : self.offsets[i + 1]].reshape(h, w)
+        return None if found.all() else found
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -320,13 +347,16 @@ class Ragged:
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Flat rows start:stop, [m] or [m, d]; int8 and product-quantised vectors come back as float32."""
-        raw = self.stored(start, stop)
+        raw = self._read(start, stop)
         if self.codec is not None:
             return self.codec.decode(raw)
         return decoded_rows(raw, None if self._scale is None else self._scale[start:stop])
 
     def stored(self, start: int, stop: int) -> np.ndarray:
         """Flat rows start:stop as they are stored: int8 without their scale, codes [m, bytes] uint8."""
+        return self._read(start, stop)
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
         try:
             raw = np.asarray(self.values[start:stop])
         except Exception as error:  # checksum, missing chunk, truncated file

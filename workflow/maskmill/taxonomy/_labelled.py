@@ -140,7 +140,8 @@ def images_of(wanted: set[str], given: Clustered) -> Iterator[tuple[str, np.ndar
             for image_id in mine:
                 vectors = store[image_id]  # [h, w, d]
                 h, w, depth = vectors.shape
-                yield image_id, vectors.reshape(-1, depth), np.arange(h * w).reshape(h, w)
+                cells, valid = np.arange(h * w).reshape(h, w), store.valid(image_id)
+                yield image_id, vectors.reshape(-1, depth), cells if valid is None else np.where(valid, cells, -1)
             continue
         rows = region_rows(shard.table)
         for image_id, segments in read_images(Ragged(shard.segments, "segments"), mine).items():

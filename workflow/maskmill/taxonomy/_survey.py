@@ -28,8 +28,8 @@ Map = tuple[str, np.ndarray, np.ndarray]
 def maps(shard: ShardVectors, book: Codebook, ids: Sequence[str], ground: Codebook | None = None) -> Iterator[Map]:
     """(id, clusters, margins) of some images of a shard, on the grid of the tokens.
 
-    Clusters are [h, w] mask values: cluster + 1, 0 where there is no segment, noise or background. Margins are uint8
-    [h, w]: how much nearer the nearest cluster is than the second, 0 where both are as near, 255 at the centroid.
+    Clusters are [h, w] mask values: cluster + 1, 0 where there is no segment, noise, background or no data. Margins are
+    uint8 [h, w]: how much nearer the nearest cluster is than the second, 0 where both are as near, 255 at the centroid.
 
     Args:
         ground: codebook of background and foreground of the tokens.
@@ -45,6 +45,9 @@ def maps(shard: ShardVectors, book: Codebook, ids: Sequence[str], ground: Codebo
         if ground is not None:
             outside = values_of(rows, ground)[0] == 1
             values[outside], margins[outside] = 0, 0
+        valid = store.valid(image_id)
+        if valid is not None:
+            values[~valid.ravel()], margins[~valid.ravel()] = 0, 0
         yield image_id, values.reshape(vectors.shape[:2]), margins.reshape(vectors.shape[:2])
 
 

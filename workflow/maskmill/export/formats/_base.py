@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from maskmill.export._layout import check_inside, created, place_photo, stem, write_renamed
+from maskmill.export._layout import check_inside, place_photo, placed, stem, write_renamed
 from maskmill.export._picture import Picture
 from maskmill.export.naming import Naming
 from maskmill.store.manifest import Row
@@ -33,6 +33,20 @@ class Facts:
     instances: bool = False
     photos: str = "none"
     image_url: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a format makes of one image before the image's number and the name of its file are known.
+
+    Attributes:
+        text: its part of a file of all images. body: of the image's own file, or a file that has it. photo: the photo,
+            ready to be placed; None: it is read where it lies.
+    """
+
+    text: str = ""
+    body: bytes | Path = b""
+    photo: Path | None = None
 
 
 class Format(ABC):
@@ -65,7 +79,11 @@ class Format(ABC):
         """Write what comes before the images."""
 
     @abstractmethod
-    def add(self, picture: Picture) -> None:
+    def entry(self, picture: Picture) -> Entry:
+        """What is made of one image, by itself; `begin` may not have been called."""
+
+    @abstractmethod
+    def add(self, row: Row, entry: Entry) -> None:
         """Write one image."""
 
     @abstractmethod
@@ -78,21 +96,19 @@ class Format(ABC):
         path.parent.mkdir(parents=True, exist_ok=True)
         return self._stack.enter_context(path.open("x", encoding="utf-8", newline="\n"))
 
-    def put(self, row: Row, folder: str, suffix: str, body: bytes, name: str | None = None) -> str:
+    def put(self, row: Row, folder: str, suffix: str, body: bytes | Path, name: str | None = None) -> str:
         """Write a file of an image to a folder of the format's; the name that it got, without the suffix."""
         wanted = stem(row) if name is None else name
-        file, name = created(self.folder / folder, wanted, suffix, row)
-        with file:
-            file.write(body)
+        name = placed(self.folder / folder, wanted, suffix, row, body)
         if name != wanted or wanted.startswith("~"):
             self._renamed.append((row.id, name))
         return name
 
-    def photo(self, row: Row, name: str) -> None:
-        """The photo at a path of the format's folder, where the export has photos."""
+    def photo(self, row: Row, name: str, ready: Path | None) -> None:
+        """The photo at a path of the format's folder, where the export has photos; see `Entry.photo`."""
         check_inside(row)
         if self.facts.photos != "none":
-            place_photo(row, self.folder / name, self.facts.photos)
+            place_photo(row, self.folder / name, self.facts.photos, ready)
 
     def write(self, name: str, text: str) -> None:
         """A whole text file of the folder."""

@@ -15,12 +15,13 @@ import io
 import numpy as np
 from PIL import Image
 
-from maskmill.export._coco import CocoWriter
+from maskmill.export._coco import CocoWriter, compact, image_text
 from maskmill.export._layout import file_name
 from maskmill.export._picture import Picture, found_boxes
-from maskmill.export.formats._base import Format
+from maskmill.export.formats._base import Entry, Format
 from maskmill.images.instances import Instances, ranked
 from maskmill.images.masks import ignore_value
+from maskmill.store.manifest import Row
 
 JSON = "annotations/panoptic_train.json"
 PNGS = "annotations/panoptic_train"
@@ -46,13 +47,11 @@ class CocoPanoptic(Format):
         path.parent.mkdir()
         self._coco = self._stack.enter_context(CocoWriter(path, {"description": self.facts.title}, kinds))
 
-    def add(self, picture: Picture) -> None:
+    def entry(self, picture: Picture) -> Entry:
         ids, kinds = self._ids(picture)
         body = io.BytesIO()
         rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
         Image.fromarray(rgb).save(body, format="PNG")
-        name = self.put(picture.row, PNGS, ".png", body.getvalue())
-        image = self._coco.image(file_name(picture.row), *picture.size, maskmill_id=picture.row.id)
         there, boxes = found_boxes(ids)
         areas = np.bincount(ids.ravel())[there]
         segments = [
@@ -66,8 +65,14 @@ class CocoPanoptic(Format):
             for number, area, (y, x) in zip(there.tolist(), areas.tolist(), boxes, strict=True)
             if number
         ]
+        image = image_text(file_name(picture.row), *picture.size, maskmill_id=picture.row.id)
+        return Entry(f"{image}\n{compact({'segments_info': segments})}", body.getvalue())
+
+    def add(self, row: Row, entry: Entry) -> None:
+        name = self.put(row, PNGS, ".png", entry.body)
+        image, segments = entry.text.split("\n")
         self._coco.panoptic(image, f"{name}.png", segments)
-        self.photo(picture.row, f"{PHOTOS}/{file_name(picture.row)}")
+        self.photo(row, f"{PHOTOS}/{file_name(row)}", entry.photo)
 
     def end(self) -> None:
         """The JSON file closes itself."""

@@ -12,7 +12,8 @@ from xml.sax.saxutils import escape, quoteattr
 from maskmill.export._layout import file_name
 from maskmill.export._picture import Picture, Segment
 from maskmill.export._runs import row_runs
-from maskmill.export.formats._base import Format
+from maskmill.export.formats._base import Entry, Format
+from maskmill.store.manifest import Row
 
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # an XML file cannot have them
 
@@ -43,13 +44,16 @@ class Cvat(Format):
             )
         self._file.write("</labels>\n</task>\n</meta>\n")
 
-    def add(self, picture: Picture) -> None:
-        name, (height, width) = file_name(picture.row), picture.size
-        shown = quoteattr(_NOT_XML.sub("\ufffd", name))
-        head = f'<image id="{self._count}" name={shown} width="{width}" height="{height}">\n'
-        self._file.write(head + "".join(map(self._mask, range(len(picture.segments)), picture.segments)) + "</image>\n")
+    def entry(self, picture: Picture) -> Entry:
+        height, width = picture.size
+        shown = quoteattr(_NOT_XML.sub("\ufffd", file_name(picture.row)))
+        head = f'name={shown} width="{width}" height="{height}">\n'
+        return Entry(head + "".join(map(self._mask, range(len(picture.segments)), picture.segments)) + "</image>\n")
+
+    def add(self, row: Row, entry: Entry) -> None:
+        self._file.write(f'<image id="{self._count}" {entry.text}')
         self._count += 1
-        self.photo(picture.row, f"images/{name}")
+        self.photo(row, f"images/{file_name(row)}", entry.photo)
 
     def _mask(self, order: int, segment: Segment) -> str:
         height, width = segment.mask.shape

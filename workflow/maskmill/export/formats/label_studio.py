@@ -12,7 +12,8 @@ import numpy as np
 from maskmill.export._layout import file_name
 from maskmill.export._picture import Picture, Segment
 from maskmill.export._runs import brush
-from maskmill.export.formats._base import Format
+from maskmill.export.formats._base import Entry, Format
+from maskmill.store.manifest import Row
 
 BRUSHES, PHOTO = "tag", "image"  # names of the two parts of the configuration
 TASKS, LETTERS = 1000, 100_000_000  # at most in a file: Label Studio refuses uploads of more than 250 MB
@@ -35,7 +36,7 @@ class LabelStudio(Format):
         self._file: TextIO | None = None
         self._files = self._tasks = self._letters = 0
 
-    def add(self, picture: Picture) -> None:
+    def entry(self, picture: Picture) -> Entry:
         results = [self._result(number, picture, segment) for number, segment in enumerate(picture.segments)]
         prediction: dict[str, Any] = {"model_version": self.facts.title, "result": results}
         scores = [segment.score for segment in picture.segments if segment.score is not None]
@@ -43,7 +44,10 @@ class LabelStudio(Format):
             prediction["score"] = float(f"{np.mean(scores):.7g}")
         url = self.facts.image_url + quote(file_name(picture.row), safe="/~")
         task = {"data": {"image": url, "maskmill_id": picture.row.id}, "predictions": [prediction]}
-        self._put(json.dumps(task, separators=(",", ":")))
+        return Entry(json.dumps(task, separators=(",", ":")))
+
+    def add(self, row: Row, entry: Entry) -> None:
+        self._put(entry.text)
 
     def _result(self, number: int, picture: Picture, segment: Segment) -> dict[str, Any]:
         whole = np.zeros(picture.size, bool)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from maskmill.export._picture import Picture
-from maskmill.export.formats._base import Format, suffix_of
+from maskmill.export.formats._base import Entry, Format, suffix_of
+from maskmill.store.manifest import Row
 
 _CONFIG = """# {title}
 # Put photos into img_dir/train (export.photos: link), and this into _base_ of a configuration of MMSegmentation 1.x.
@@ -56,13 +57,16 @@ class Mmseg(Format):
         self._list = self.opened("train.txt")
         self._background = False
 
-    def add(self, picture: Picture) -> None:
+    def entry(self, picture: Picture) -> Entry:
+        return Entry("" if picture.mask.all() else "background", picture.png)
+
+    def add(self, row: Row, entry: Entry) -> None:
         # A list names images without img_suffix; where suffixes differ, that is empty and the names have their own.
-        own = "" if self.facts.suffix is not None else suffix_of(picture.row)
-        name = self.put(picture.row, "ann_dir/train", f"{own}.png", picture.png)
+        own = "" if self.facts.suffix is not None else suffix_of(row)
+        name = self.put(row, "ann_dir/train", f"{own}.png", entry.body)
         self._list.write(f"{name}{own}\n")
-        self._background = self._background or not picture.mask.all()
-        self.photo(picture.row, f"img_dir/train/{name}{suffix_of(picture.row)}")
+        self._background = self._background or bool(entry.text)
+        self.photo(row, f"img_dir/train/{name}{suffix_of(row)}", entry.photo)
 
     def end(self) -> None:
         first = 0 if self._background else 1

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maskmill.export._picture import Picture
-from maskmill.export.formats._base import Format, suffix_of
+from maskmill.export.formats._base import Entry, Format, suffix_of
 from maskmill.images.palette import IGNORE
+from maskmill.store.manifest import Row
 
 VOID = "ignored"  # Datumaro's name of VOC's 255
 
@@ -30,10 +31,13 @@ class Voc(Format):
         self.write_json("dataset_meta.json", {"label_map": labels, "segmentation_colors": colours, "labels": names})
         self._list = self.opened("ImageSets/Segmentation/train.txt")
 
-    def add(self, picture: Picture) -> None:
-        name = self.put(picture.row, "SegmentationClass", ".png", picture.png)
+    def entry(self, picture: Picture) -> Entry:
+        return Entry(body=picture.png)
+
+    def add(self, row: Row, entry: Entry) -> None:
+        name = self.put(row, "SegmentationClass", ".png", entry.body)
         self._list.write(f"{name}\n")
-        self.photo(picture.row, f"JPEGImages/{name}{suffix_of(picture.row)}")
+        self.photo(row, f"JPEGImages/{name}{suffix_of(row)}", entry.photo)
 
     def end(self) -> None:
         """Nothing comes after the images."""

@@ -15,9 +15,10 @@ import yaml
 
 from maskmill.export._layout import stem
 from maskmill.export._picture import Picture
-from maskmill.export.formats._base import Format, suffix_of
+from maskmill.export.formats._base import Entry, Format, suffix_of
 from maskmill.images.masks import ignore_value
 from maskmill.store.hashing import json_hash
+from maskmill.store.manifest import Row
 
 _HEAD = """# {title}
 # Photos belong into images/ (export.photos: link). Ultralytics wants a set for val; there are no labels made by hand
@@ -37,12 +38,14 @@ class Yolo(Format):
         (self.folder / "images").mkdir()
         (self.folder / "labels").mkdir()
 
-    def add(self, picture: Picture) -> None:
-        row = picture.row
+    def entry(self, picture: Picture) -> Entry:
+        return Entry(body=_lines(picture).encode("ascii"))
+
+    def add(self, row: Row, entry: Entry) -> None:
         # Ultralytics finds a label by putting "labels" in place of the last folder "images" of the photo's path.
         name = f"~{json_hash(row.id)}" if "images" in PurePosixPath(row.id).parts[:-1] else stem(row)
-        name = self.put(row, "labels", ".txt", _lines(picture).encode("ascii"), name)
-        self.photo(row, f"images/{name}{suffix_of(row)}")
+        name = self.put(row, "labels", ".txt", entry.body, name)
+        self.photo(row, f"images/{name}{suffix_of(row)}", entry.photo)
 
     def end(self) -> None:
         """Nothing comes after the images."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from maskmill.errors import StoreError
-from maskmill.images.instances import Instances, InstanceStore, InstanceWriter, mask_iou
+from maskmill.images.instances import VOID, Instances, InstanceStore, InstanceWriter, mask_iou
 from maskmill.rounds.instance.params import Params
 from maskmill.store.provenance import Provenance
 
@@ -34,12 +34,13 @@ def teach(taught: str | Path, predicted: str | Path, params: Params, round: int,
 def merge(old: Instances, new: Instances, keep_score: float, merge_iou: float) -> Instances:
     """Predictions of at least `keep_score`, then the old instances whose best IoU with those is below `merge_iou`.
 
-    Without such a prediction the old ones stay as they are. Void counts as an old instance. IoU is taken on the grid of
-    the predictions.
+    Without such a prediction the old ones stay as they are. Void counts as an old instance; that of the predictions,
+    which is where there is no data, stays. IoU is taken on the grid of the predictions.
     """
+    void, new = new.take(new.labels == VOID), new.take(new.labels != VOID)
     kept = new.take(new.scores >= keep_score)
     if not len(kept):
-        return old
+        return old + void.at(old.size) if len(void) else old
     before = old.at(kept.size)
     overlap = mask_iou(before.masks, kept.masks).max(axis=1, initial=0) if len(before) else np.zeros(0)
-    return kept + before.take(overlap < merge_iou)
+    return kept + before.take(overlap < merge_iou) + void

@@ -136,7 +136,8 @@ class LabelledFeatures:
             for i in sorted(chosen):
                 image_id = self.ids[i]
                 tokens = shards[image_id]
-                flat = tokens.reshape(-1, tokens.shape[2]).astype(np.float32)
+                valid = shards.valid(image_id)
+                flat = (tokens.reshape(-1, tokens.shape[2]) if valid is None else tokens[valid]).astype(np.float32)
                 pick = rng(seed, name, image_id).permutation(len(flat))[:quota]
                 rows.append(flat[np.sort(pick)])
             self.projections[name] = fit_projection(np.concatenate(rows), dimensions, name)
@@ -165,6 +166,10 @@ class _Shards:
     def __init__(self, name: str, stores: Sequence[Ragged]) -> None:
         self.name, self.stores = name, stores
         self._place = {image_id: store for store in stores for image_id in store.ids}
+
+    def valid(self, image_id: str) -> np.ndarray | None:
+        """Which tokens [h, w] of an image show data; None where all do."""
+        return self._place[image_id].valid(image_id)
 
     def __getitem__(self, image_id: str) -> np.ndarray:
         try:

@@ -1,0 +1,95 @@
+"""Many images: a job a shard makes the entries, one job puts them together. The folder is that of the single job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exported_run import write_run
+from format_scenes import scenes, write_scenes
+
+from maskmill.errors import StoreError
+from maskmill.export.run import ExportFiles, More, run, run_index, run_shard
+from maskmill.images.instances import Instances
+from maskmill.recipe.sections import FORMATS
+
+CLASHING = ("a", "a.png/b", "a.txt/b")  # names that folders and files compete for
+
+
+def tree(folder: Path) -> dict[str, bytes | str]:
+    """{relative path: bytes, or the target of a link}."""
+    return {
+        path.relative_to(folder).as_posix(): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def of_shard(files: ExportFiles, shard: str) -> ExportFiles:
+    names = ("masks", "segments", "assignments", "regions", "instances")
+    return replace(files, **{n: [p for p in getattr(files, n) if Path(p).stem == shard] for n in names})
+
+
+def in_parts(keywords: dict[str, Any], params: dict[str, Any], root: Path) -> Path:
+    files, naming = keywords["files"], keywords.get("naming")
+    for path in reversed(files.masks):
+        shard = Path(path).stem
+        run_shard(of_shard(files, shard), params, root / "parts" / shard, keywords["masks"], naming)
+    more = More(keywords.get("scores"), keywords.get("segmenter"), naming)
+    run_index(files, root / "parts", params, root / "many", keywords["masks"], more)
+    return root / "many"
+
+
+def same(keywords: dict[str, Any], params: dict[str, Any], root: Path) -> dict[str, bytes | str]:
+    one, many = root / "one", in_parts(keywords, params, root)
+    run(**keywords | {"params": params, "out_folder": one})
+    expected, found = tree(one), tree(many)
+    assert list(found) == list(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
+    return expected
+
+
+def instances_of(mask: np.ndarray) -> Instances:
+    """Two of every value, one of them over the other's border."""
+    values = [v for v in np.unique(mask).tolist() if 0 < v < 255] or [1]
+    layers = np.stack([mask == v for v in values] + [np.roll(mask == v, 1, axis=0) for v in values])
+    scores = np.linspace(0.9, 0.1, len(layers)).astype(np.float32)
+    return Instances(layers, np.array(values * 2, np.int32), scores)
+
+
+@pytest.mark.parametrize("photos", ["none", "link", "copy"])
+@pytest.mark.parametrize("suffixes", [(".jpg",), (".jpg", ".png")])
+def test_every_format_in_parts(photos: str, suffixes: tuple[str, ...], tmp_path: Path) -> None:
+    masks = scenes()
+    small = masks["full"]
+    keywords = write_scenes(tmp_path, masks | dict.fromkeys(CLASHING, small), suffixes=suffixes)
+    found = same(keywords, {"formats": list(FORMATS), "photos": photos}, tmp_path)
+    assert "renamed.csv" in found  # a.png is a file and a folder
+
+
+def test_instances_in_parts(tmp_path: Path) -> None:
+    masks = scenes()
+    found = {i: instances_of(mask) for i, mask in masks.items()}
+    same(write_scenes(tmp_path, masks, found=found), {"formats": list(FORMATS)}, tmp_path)
+
+
+def test_regions_in_parts(tmp_path: Path) -> None:
+    found = same(write_run(tmp_path) | {"naming": None}, {}, tmp_path)
+    assert "coco_regions.json" in found
+
+
+def test_a_damaged_or_missing_part_is_named(tmp_path: Path) -> None:
+    keywords = write_scenes(tmp_path, scenes())
+    in_parts(keywords, {}, tmp_path)
+    entries = tmp_path / "parts/s1/entries"
+    body = bytearray(entries.read_bytes())
+    body[-3] ^= 1
+    entries.write_bytes(body)
+    for name in ("damaged", "missing"):
+        with pytest.raises(StoreError, match="parts/s1"):
+            run_index(keywords["files"], tmp_path / "parts", {}, tmp_path / name, keywords["masks"], More())
+        assert not (tmp_path / name).exists()
+        (tmp_path / "parts/s1/part.json").unlink(missing_ok=True)
