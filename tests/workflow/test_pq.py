@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from maskmill.numerics.sampling import smallest
-from maskmill.predict.run import predict
+from maskmill.predict.run import Wanted, predict
 from maskmill.store.manifest import read_shards
 from maskmill.store.product import read
 
@@ -66,8 +66,8 @@ def test_a_run_on_codes(tmp_path: Path, programs: Path) -> None:
     assert len(masks) == 12
     for name in ("tokens", "regions"):
         export = tmp_path / f"results/recipes/{name}/seed0/export"
-        made = predict([tmp_path / "photos"], export / "segmenter", tmp_path / name, overlays=False, threads=1,
-                       device="cpu")  # fmt: skip
+        wanted = Wanted(overlays=False, threads=1, device="cpu")
+        made = predict([tmp_path / "photos"], export / "segmenter", tmp_path / name, wanted)
         assert made.failed == {}
         for path in (export / "masks").glob("*.png"):
             np.testing.assert_array_equal(Image.open(tmp_path / name / path.name), Image.open(path))
