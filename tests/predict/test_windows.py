@@ -37,6 +37,7 @@ from maskmill.predict.run import Wanted, predict
 from maskmill.recipe.sections import WHOLE
 from maskmill.store.artefact import read_json
 from maskmill.store.manifest import read_manifest
+from maskmill.store.ragged import Ragged
 
 SECTION = {"shard_size": 5, "window": {"size": 96, "overlap": 24}}
 PLACE = {"crs": "EPSG:32632", "transform": Affine(0.5, 0, 600_000.25, 0, -0.5, 5_300_000.75)}
@@ -99,6 +100,11 @@ def test_images_of_the_run_get_its_masks(run: Path, tmp_path: Path) -> None:
     assert read_json(run / "export/segmenter/features.json")["inputs"]["window"]["size"] == 96
     made = predict([run / "photos"], run / "export/segmenter", tmp_path, Wanted(formats=list(WHOLE), device="cpu"))
     assert (made.masks, made.failed) == (3, {})
+    found = read_manifest(run / "manifest.parquet")
+    stores = [Ragged(run / f"features/{shard}.zarr") for shard in found.shards]
+    assert {store.ids[i]: store.owner(i) for store in stores for i in range(len(store))} == {
+        row.id: row.id.split("/")[0] for row in found.rows
+    }
     for name in ("map", "other", "small"):
         theirs, mine = run / "export", tmp_path
         wanted = mask_of(theirs / f"geotiff/{name}.tif")

@@ -34,8 +34,8 @@ def read_label(row: Row) -> np.ndarray:
     """Label int32 [height, width] of an image; of a window with OUTSIDE where the pixels are not of its core.
 
     Raises:
-        InputError: unreadable, not of the image's size, ids outside 0..65535 (of a window 0..65534), or not the file that
-            the manifest describes; names the file.
+        InputError: unreadable, not of the image's size, ids outside 0..65535 (of a window 0..65534), or not the file
+            that the manifest describes; names the file.
     """
     assert row.label is not None
     label, found = checked_label(row.label, row.path, row.height, row.width, row.view)

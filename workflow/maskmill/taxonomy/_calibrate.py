@@ -3,9 +3,10 @@
 The labelled images are divided into folds of neighbours (frames of a film that follow each other stay together, and so
 do windows, pages and composites of one file); the classes are learnt from the others, and say of every region what it
 is and how probable. A region is right if most of its labelled pixels have that class; regions of a class that none of
-the others shows do not count, as the classes that are used know it. Probability against right gives one curve for all classes and images together: logistic for few of
-them (Platt, "Probabilistic Outputs for Support Vector Machines", 1999), isotonic for many (Zadrozny and Elkan, KDD
-2002), as isotonic curves overfit below about a thousand cases (Niculescu-Mizil and Caruana, ICML 2005).
+the others shows do not count, as the classes that are used know it. Probability
+against right gives one curve for all classes and images together: logistic for few of them (Platt, "Probabilistic
+Outputs for Support Vector Machines", 1999), isotonic for many (Zadrozny and Elkan, KDD 2002), as isotonic curves
+overfit below about a thousand cases (Niculescu-Mizil and Caruana, ICML 2005).
 """
 
 from __future__ import annotations
