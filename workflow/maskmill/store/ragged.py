@@ -14,7 +14,8 @@ Layout of `<shard>.zarr` (one Zarr group, written by one job, renamed into place
 The group's attributes hold `kind`, the image ids in order, their parents where one is cut from a file, free metadata,
 the provenance, a seal of each array (maskmill.store.seal), and a checksum of all of these. Whoever opens a store
 compares them with the files, so every array is whole and the one that was written, or there is a StoreError. What else
-lies in the folder is never read. Read it with `Ragged`, write it with `RaggedWriter`, or open `values` with `dask.array.from_zarr`.
+lies in the folder is never read. Read it with `Ragged`, write it with `RaggedWriter`, or open `values` with
+`dask.array.from_zarr`.
 """
 
 from __future__ import annotations
