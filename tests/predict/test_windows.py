@@ -185,9 +185,9 @@ def test_masks_of_pages_overwrite_no_photo_and_no_other_mask(paged: None, tmp_pa
     photo = photos / "a/p0000.png"
     Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(photo)
     before = photo.read_bytes()
-    for given in (photos, photos / "a.tif"):  # the photo is among the inputs, or only lies there
+    for given in ([photos / "a.tif", photo], [photos / "a.tif"]):  # the photo is among the inputs, or only lies there
         with pytest.raises(InputError, match=r"a\.tif would overwrite the photo .*p0000\.png; give another folder"):
-            predict([given], tmp_path, photos, Wanted(overlays=False))
+            predict(given, tmp_path, photos, Wanted(overlays=False))
     assert photo.read_bytes() == before
     with pytest.raises(InputError, match=r"its mask a/p0000\.png would overwrite that of .*; predict them separately"):
         predict([photos], tmp_path, out, Wanted(overlays=False))
