@@ -24,7 +24,8 @@ def level_of(levels: Sizes, unit: tuple[float, float] | None, window: Window) ->
             none.
 
     Raises:
-        InputError: no such level; a resolution is asked of a file that has none, or none near it. The reason, without the path.
+        InputError: no such level; a resolution is asked of a file that has none, or none near it. The reason,
+            without the path.
     """
     asked = window.resolution
     if asked is None:
