@@ -36,6 +36,7 @@ def fit(manifest: Path, params: dict[str, Any], weights: Path, out: Path, comput
     """
     from maskmill.backbones.network import load
     from maskmill.device import pick
+    from maskmill.features.run import seen_channels
     from maskmill.numerics import product
     from maskmill.numerics.sampling import smallest
     from maskmill.store.product import write
@@ -45,12 +46,12 @@ def fit(manifest: Path, params: dict[str, Any], weights: Path, out: Path, comput
     asked = chosen.pq
     if asked is None:
         raise ConfigError(f"features: dtype: {chosen.dtype} has no codec; set dtype: pq")
-    backbone = load(weights, chosen, place)
+    rows = read_images(manifest, lambda ids: smallest(ids, asked.images, asked.seed))
+    backbone = load(weights, chosen, place, seen_channels(rows, chosen))
     try:
         chosen.check_depth(backbone.depth)
     except ValueError as error:
         raise ConfigError(f"features.<name>.{error}") from None
-    rows = read_images(manifest, lambda ids: smallest(ids, asked.images, asked.seed))
     tokens = _sample(backbone, rows, asked, compute.threads)
     codec, facts = product.fit(tokens, asked.bytes, asked.rotate, asked.seed)
     seen = json_hash([[row.id, row.crc32c] for row in rows])
