@@ -1,13 +1,13 @@
 """A network for RGB made one for pictures of N channels, as timm does it: the first layer's kernels are repeated.
 
 Channel i gets the kernel, the mean and the standard deviation of colour i mod 3, and all kernels are multiplied by
-3 / N, so that N channels excite the layer about as much as three do. Pictures begin with the channels that are shown, so
-red, green and blue meet their own kernels where a file declares them.
+3 / N, so that N channels excite the layer about as much as three do. Pictures begin with the channels that are shown,
+so red, green and blue meet their own kernels where a file declares them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from maskmill.errors import ConfigError
@@ -26,8 +26,8 @@ def extended(values: Sequence[float], channels: int) -> list[float]:
 
 
 def adapted(
-    timm: Any, state: Mapping[str, torch.Tensor], model: Any, feature_set: FeatureSet, channels: int
-) -> Mapping[str, torch.Tensor]:
+    timm: Any, state: dict[str, torch.Tensor], model: Any, feature_set: FeatureSet, channels: int
+) -> dict[str, torch.Tensor]:
     """The tensors of a network for RGB, by name, for a `model` that takes so many channels.
 
     Raises:

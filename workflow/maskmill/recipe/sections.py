@@ -243,6 +243,13 @@ class Inputs(Model):
             raise ValueError("give two numbers from 0 to 100, the lower one first")
         return value
 
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _no_word(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "all":
+            raise ValueError("give all, or three of [numbers or names], or {sensor: composite}")
+        return value
+
     @field_validator("channels")
     @classmethod
     def _three(cls, value: Any) -> Any:
