@@ -204,7 +204,7 @@ def test_colour_sees_all_of_them(tmp_path: Path) -> None:
         ("cutler", {}, "grouping: .* rounds.student: instance learns from photos"),
         ("comus", {}, "semantic: .* rounds.student: deeplabv3plus learns from photos"),
         ("picie", {"adapt": {"unfreeze": True}}, "semantic: .* adapt.unfreeze: true"),
-        ("dsm", {"rounds": {"count": 0}}, "grouping: .* regions.pool: crop_cls looks at crops"),
+        ("dsm", {"rounds": {"count": 0}}, "semantic: .* regions.pool: crop_cls looks at crops"),
     ],
 )
 def test_what_takes_photos_is_refused_before_the_first_job(recipe: str, change: dict[str, Any], what: str) -> None:
