@@ -8,8 +8,6 @@ Declared gaps (nodata), NaN and infinities are no values.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,7 +21,7 @@ from maskmill.images.raster.opening import is_ordinary
 from maskmill.images.raster.render import missing_values
 from maskmill.images.rendering import Range, Rendering, kind_of
 from maskmill.images.view import View
-from maskmill.inputs._beforehand import check_sample
+from maskmill.inputs._beforehand import check_sample, file_hash
 from maskmill.recipe.sections import Inputs
 
 FILES = 64  # of each kind whose values are read
@@ -55,7 +53,7 @@ def decide(paths: Sequence[str], settings: Inputs) -> Rendering:
     Raises:
         InputError: the settings fit no file of a sample (maskmill.inputs._beforehand).
     """
-    check_sample(sorted(paths, key=file_hash), settings)
+    check_sample(paths, settings)
     if settings.range == "dtype":
         return Rendering.of(settings)
     if isinstance(settings.range, tuple):
@@ -86,12 +84,6 @@ def _sample(paths: Sequence[str], every: bool) -> Iterator[str]:
         left -= 1
         if not left:
             return
-
-
-def file_hash(path: str) -> bytes:
-    """By which files are drawn: the last two parts of their paths say it, wherever the data lie."""
-    name = os.fsencode("/".join(path.split("/")[-2:]))
-    return hashlib.blake2b(name, digest_size=8).digest()
 
 
 def _look(path: str, settings: Inputs, kinds: dict[str, _Kind]) -> None:
