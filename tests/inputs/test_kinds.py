@@ -124,6 +124,12 @@ def bands(path: Path, channels: int = 5) -> str:
     return str(path)
 
 
+def test_channels_as_the_command_line_gives_them() -> None:
+    """Snakemake hands nested values on as text."""
+    assert Inputs.model_validate({"channels": ["2", "1", "0"]}).channels == (2, 1, 0)
+    assert Inputs.model_validate({"composites": {"a": ["3"], "b": ["DAPI"]}}).composites == {"a": (3,), "b": ("DAPI",)}
+
+
 def test_channels(tmp_path: Path) -> None:
     path = bands(tmp_path / "a.tif")
     raw = tifffile.imread(path).astype(float)

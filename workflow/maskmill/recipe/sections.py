@@ -154,7 +154,13 @@ class FeatureSet(Model):
         return name if self.checkpoint is None else f"{name}.{json_hash(self.checkpoint)[:6]}"
 
 
-Channel = Annotated[int, Field(ge=0)] | str  # a number from 0, or the name that the file gives it
+def _number(value: Any) -> Any:
+    """Digits as the number that they are: on the command line Snakemake gives all nested values as text."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+# A number from 0, or the name that the file gives it.
+Channel = Annotated[Annotated[int, Field(ge=0)] | str, BeforeValidator(_number)]
 
 
 class Window(Model):
@@ -174,8 +180,9 @@ class Window(Model):
     @classmethod
     def _eighth(cls, value: Any) -> Any:
         """The section with its overlap."""
-        if isinstance(value, Mapping) and value.get("overlap") is None and isinstance(value.get("size"), int):
-            return {**value, "overlap": value["size"] // 8}
+        if isinstance(value, Mapping) and value.get("overlap") is None:
+            size = _number(value.get("size"))
+            return {**value, "overlap": size // 8} if isinstance(size, int) else value
         return value
 
     @model_validator(mode="after")
