@@ -122,7 +122,7 @@ def whole(text: str, option: str) -> int:
         ConfigError: it is no whole number of at least 1.
     """
     try:
-        value = float(text.replace("_", ""))
+        value = float(text.replace("_", "").replace(",", ""))
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 1 or value != int(value):
