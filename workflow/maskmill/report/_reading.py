@@ -56,6 +56,9 @@ def read(sample: Sample, photos: ReportPhotos) -> list[Way]:
 def _way(way: tuple[Any, ...], count: int, picture: Any, photos: ReportPhotos) -> Way:
     channels, low, high, part = way
     named = "as declared" if channels is None else ", ".join(map(str, channels))
+    if channels is not None and len(channels) not in (1, 3):
+        shown = channels[: 3 if len(channels) > 3 else 1]
+        named = f"{', '.join(map(str, shown))}; the backbones see all {len(channels)}"
     span = "as the type says" if low is None else _span(low, high)
     uri = _pictures.photo_uri(photos.read(picture), 240)
     return Way(named, span, part, Path(picture.path).name, count, picture.id, uri)
