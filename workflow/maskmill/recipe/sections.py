@@ -74,6 +74,9 @@ class FeatureSet(Model):
     flip: Literal["none", "average"] = Field(
         "none", description="average: the mean of the image's tokens and those of its mirror image, mirrored back"
     )
+    channels: Literal["shown", "all"] = Field(
+        "shown", description="what the backbone sees; all: every channel, the default with inputs.channels: all"
+    )
     dtype: Literal["float16", "int8", "pq"] = Field(
         "float16", description="int8: half the disk, cosine error about 3e-5; pq: a few bytes a token (docs/store.md)"
     )
@@ -109,7 +112,8 @@ class FeatureSet(Model):
             return self
         if self.dtype != "pq":
             raise ValueError(f"pq is for dtype: pq, not {self.dtype}; leave it out (pq: null), or set dtype: pq")
-        depth = backbones.of(self.backbone).depth
+        spec = backbones.of(self.backbone)
+        depth = None if self.channels == "all" and not spec.network else spec.depth
         if depth is not None:  # else the fit says it, the first job of the feature set
             self.check_depth(depth)
         return self
@@ -125,12 +129,14 @@ class FeatureSet(Model):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `flip` where it is none, and without `pq` where tokens are floats: such sets keep the names and
-        hashes of older versions.
+        """Without `flip` where it is none, without `channels` where these are shown, and without `pq` where tokens are
+        floats: such sets keep the names and hashes of older versions.
         """
         body: dict[str, Any] = handler(self)
         if body.get("flip") == "none":
             del body["flip"]
+        if body.get("channels") == "shown":
+            del body["channels"]
         if body.get("pq") is None:
             body.pop("pq", None)
         return body
@@ -217,10 +223,10 @@ class Inputs(Model):
         "set; percentile: 8 bits too; dtype: all that the type can hold; or [low, high]",
     )
     percentiles: tuple[float, float] = Field((0.5, 99.5), description="of a sample of all files, for range")
-    channels: tuple[Channel, ...] | dict[str, str] | None = Field(
+    channels: Literal["all"] | tuple[Channel, ...] | dict[str, str] | None = Field(
         None,
         description="which become red, green and blue: numbers from 0 or the file's names, or {sensor: composite}; "
-        "default: as the file declares",
+        "all: backbones see every channel; default: as the file declares",
     )
     composites: dict[str, tuple[Channel, ...] | dict[str, str]] | None = Field(
         None, description="several pictures of every file: name -> channels"
@@ -249,10 +255,17 @@ class Inputs(Model):
             raise ValueError("give two numbers from 0 to 100, the lower one first")
         return value
 
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _no_word(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "all":
+            raise ValueError("give all, or three of [numbers or names], or {sensor: composite}")
+        return value
+
     @field_validator("channels")
     @classmethod
     def _three(cls, value: Any) -> Any:
-        if value is not None:
+        if value is not None and value != "all":
             sensors.numbers(value)
         return value
 
