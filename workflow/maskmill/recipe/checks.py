@@ -193,6 +193,8 @@ def _check_sets(recipe: Recipe, path: Path) -> None:
         wanted["cut"] = [recipe.cut.settings.features]
     if recipe.foreground is not None:
         wanted["foreground"] = [recipe.foreground.settings.features]
+    if recipe.tracks is not None and recipe.tracks.settings.features is not None:
+        wanted["tracks"] = [recipe.tracks.settings.features]
     wanted = {f"{stage}.features": names for stage, names in wanted.items()}
     for round in (1, *recipe.later) if recipe.round_count else ():
         stage = recipe.rounds_at(round)

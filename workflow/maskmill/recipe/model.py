@@ -21,6 +21,7 @@ from maskmill.recipe.sections import (
     Regions,
     Rounds,
     Taxonomy,
+    Tracks,
 )
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 
@@ -154,6 +155,16 @@ class Recipe:
     @property
     def rounds(self) -> Stage[Rounds]:
         return self.stages["rounds"]
+
+    @property
+    def tracks(self) -> Stage[Tracks] | None:
+        return self.stages.get("tracks")
+
+    @property
+    def clustered_set(self) -> str:
+        """The feature set whose vectors are clustered; of codes the one that their head sees."""
+        name = self.regions.settings.features
+        return str(self.stage("adapt").settings.features) if name == CODES else str(name)
 
     def stage(self, name: str) -> Stage[Any]:
         """The section of a stage; a ConfigError where the recipe has none."""

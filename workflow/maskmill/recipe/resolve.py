@@ -153,6 +153,8 @@ def _resolve(path: Path, file: _RecipeFile, config: Config, origin: str | Origin
             if not spec.optional:
                 stages[spec.name] = Stage.of(spec.name, {}, str(path))
             continue
+        if spec.optional and not given and getattr(config, spec.name) is None:
+            continue
         where = _origin(path, origin, [spec.name], bool(override))
         if spec.name == "rounds":
             stages["rounds"], later = _rounds([*given, override], where)

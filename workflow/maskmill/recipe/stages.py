@@ -26,6 +26,7 @@ from maskmill.recipe.sections import (
     Report,
     Rounds,
     Taxonomy,
+    Tracks,
 )
 from maskmill.versions import STAGE_VERSION
 
@@ -180,6 +181,14 @@ STAGES: tuple[StageSpec, ...] = (
             Rule("rounds_train", Needs(2, 8000, 240), Needs(8, 16000, 240), unit="samples", whole=True, network=True),
             Rule("rounds_detect", Needs(1, 4000, 120), per_shard=True, network=True),
             Rule("rounds_predict", Needs(1, 4000, 60), per_shard=True),
+        ),
+    ),
+    StageSpec(
+        "tracks", "the last masks and tokens of neighbouring frames", "one number for one thing", Tracks, optional=True,
+        rules=(
+            Rule("tracks_match", Needs(1, 3000, 120), per_shard=True),
+            Rule("tracks_join", Needs(1, 4000, 240), whole=True),
+            Rule("tracks_map", Needs(1, 3000, 60), per_shard=True),
         ),
     ),
     StageSpec(
