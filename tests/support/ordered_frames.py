@@ -46,7 +46,8 @@ def write(
     shards = [f"s{np.searchsorted(cuts, i, side='right')}" for i in range(len(masks))]
     body: dict[str, Any] = {
         "id": names, "path": [f"/photos/{i}.png" for i in names], "width": [SHOWN * m.shape[1] for m in masks],
-        "height": [SHOWN * m.shape[0] for m in masks], "shard": shards, "label": pa.array([None] * len(names), pa.string()),
+        "height": [SHOWN * m.shape[0] for m in masks], "shard": shards,
+        "label": pa.array([None] * len(names), pa.string()),
     }  # fmt: skip
     write_table(folder / "manifest.parquet", pa.table(body))
     for shard in sorted(set(shards)):

@@ -36,7 +36,8 @@ def test_two_squares_that_pass_each_other_keep_their_numbers(tmp_path: Path) -> 
     assert tracks_of(rows) == {1: [(t, 1) for t in range(7)], 2: [(t, 1) for t in range(7)]}
     tops = {track: {row["top"] for row in rows if row["track"] == track} for track in (1, 2)}
     assert tops == {1: {10.0}, 2: {70.0}}
-    assert [row["score"] for row in rows if row["position"]] == [1.0] * 12
+    # Nine cells arrive; of the cells that they leave bare, up to five follow the nearest that is sure.
+    assert min(row["score"] for row in rows if row["position"]) >= 9 / 14
     assert [row["score"] for row in rows if not row["position"]] == [None, None]
     for t, tracks in enumerate(laid(tmp_path).values()):
         assert (tracks[1:4, 2 + 3 * t : 5 + 3 * t] == 1).all()
@@ -92,7 +93,7 @@ def test_a_growing_disc_in_slices_is_one_thing(tmp_path: Path) -> None:
 
 
 def test_where_shards_begin_changes_nothing(tmp_path: Path) -> None:
-    scenes = drawn([a + [(10, c, 3, 3)] for a, (_, c, *_) in zip(HIDDEN, [s[1] for s in PASSING], strict=True)])
+    scenes = drawn([[*a, (10, c, 3, 3)] for a, (_, c, *_) in zip(HIDDEN, [s[1] for s in PASSING], strict=True)])
     results = {}
     for cuts in [(), (3,), (1, 4), (1, 2, 3, 4, 5, 6)]:
         folder = tmp_path / f"{len(cuts)}"
@@ -107,9 +108,8 @@ def test_the_same_again_is_the_same_bytes(tmp_path: Path) -> None:
     for _ in range(2):
         write(tmp_path / "a", *drawn(HIDDEN), cuts=(2,))
         follow(tmp_path / "a")
-        found.append(
-            {p.relative_to(tmp_path): p.read_bytes() for p in sorted(tmp_path.rglob("tracks/**/*")) if p.is_file()}
-        )
+        written = [path for path in sorted((tmp_path / "a/tracks").rglob("*")) if path.is_file()]
+        found.append([(path.name, path.read_bytes()) for path in written])
         shutil.rmtree(tmp_path / "a")
     assert found[0] == found[1]
 
@@ -161,9 +161,8 @@ def test_the_assignment_is_the_best_of_all(n: int, m: int, seed: int) -> None:
     assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs)
     assert all(scores[i, j] > 0 for i, j in pairs)
     wide = scores if n <= m else scores.T
-    best = max(
-        sum(wide[i, j] for i, j in enumerate(order)) for order in itertools.permutations(range(max(n, m)), min(n, m))
-    )
+    orders = itertools.permutations(range(max(n, m)), min(n, m))
+    best = max(sum(wide[i, j] for i, j in enumerate(order)) for order in orders)
     assert sum(scores[i, j] for i, j in pairs) == pytest.approx(best)
 
 
