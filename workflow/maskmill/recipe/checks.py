@@ -104,6 +104,21 @@ def check_formats(recipes: Mapping[str, Recipe], export: Export) -> None:
             )
 
 
+def check_time(recipes: Mapping[str, Recipe], settings: Evaluate) -> None:
+    """Every recipe has the feature set that `evaluate.time` names.
+
+    Raises:
+        ConfigError: names the recipe, the feature set and those that it has.
+    """
+    wanted = settings.time.features if settings.time is not None else None
+    for name, recipe in recipes.items():
+        if wanted is not None and wanted not in recipe.features:
+            raise ConfigError(
+                f"evaluate.time.features: recipe {name} has no feature set {wanted!r}"
+                f"{nearest(wanted, recipe.features)}; known: {', '.join(recipe.features)}"
+            )
+
+
 def check_window(recipes: Mapping[str, Recipe], window: Window | None) -> None:
     """A window has at least the pixels of one token of every feature set, as far as its backbone says its stride.
 

@@ -199,6 +199,7 @@ STAGES: tuple[StageSpec, ...] = (
             Rule("evaluate_probe", Needs(2, 6000, 120), whole=True),
             Rule("evaluate_candidates", Needs(2, 4000, 120), whole=True),
             Rule("evaluate_codes", Needs(2, 6000, 120)),
+            Rule("evaluate_time", Needs(1, 3000, 120), whole=True),
         ),
     ),
     StageSpec(
