@@ -33,8 +33,9 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
     Args:
         plan: the resolved run: title, gallery, typical, images, labels, seeds, and recipes as
             {name: {description, tokens, rounds, clusters, sections}}; optional: objects (true where objects
-            were scored), time (true where masks were compared over time), probes and readouts (of `_scores.read_readouts`), provenance (more lines for the provenance
-            table). Which shards there are is read from the manifest.
+            were scored), time (true where masks were compared over time), probes and readouts (of
+            `_scores.read_readouts`), provenance (more lines for the provenance table). Which shards there are is read
+            from the manifest.
         results: the folder `results` of the run; benchmarks: where Snakemake writes its benchmark files.
         out_html: the file to write; appears when complete.
 
