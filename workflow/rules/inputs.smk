@@ -44,9 +44,7 @@ rule inputs_list:
         # Functions, as Snakemake takes {x} in a plain value for a wildcard.
         images=lambda wc: RUN.config.images,
         labels=lambda wc: RUN.config.labels or "",
-        listing=lambda wc: watched(
-            "inputs_list", RUN.config.images, RUN.config.labels
-        ),
+        listing=lambda wc: watched("inputs_list", RUN.config.images, RUN.config.labels),
         sources=lambda wc, input: named_sources(
             input.get("video") or RUN.config.sources
         ),
