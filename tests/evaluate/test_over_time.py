@@ -41,7 +41,8 @@ def test_masks_that_move_with_the_scene_agree_and_others_do_not(tmp_path: Path) 
     found = measured(tmp_path / "moves")
     assert found["warped"] == 1.0
     assert found["covered"] == pytest.approx(1 - 9 / (GRID[0] * GRID[1]), abs=0.01)  # what is laid bare
-    assert found["same_place"] == pytest.approx(1 - 18 / (GRID[0] * GRID[1]))
+    # Of the cells that are compared, the square has left nine; where it arrives, the ground's flow is not sure.
+    assert found["same_place"] == pytest.approx(1 - 9 / (GRID[0] * GRID[1] - 9), abs=2e-3)
     assert found["warped_shuffled"] < 1
     assert (found["pairs"], found["sequences"], found["own_features"]) == (6, 1, True)
     write(tmp_path / "stays", *moving(7, still=True))

@@ -3,7 +3,7 @@
 A cell and the place in the next frame that the flow of tokens leads it to should have one class. Only cells count whose
 flow is found both ways and that have a class in both frames. Alone, this figure flatters. So beside it stand the same
 between a frame and another of its sequence that is no neighbour, which a mask that never changes reaches as well; and
-both of them at the same place, without a flow.
+both of the same cells at the same place, without the flow.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ class Tally:
     cells: int = 0
 
     def add(self, a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray], radius: int, ending: str) -> None:
-        """Compare two frames, each a mask [H, W] and tokens [h, w, d], with a flow and without."""
+        """Compare two frames, each a mask [H, W] and tokens [h, w, d]: the same cells with their flow and without."""
         flow = token_flow(a[1], b[1], radius)[0]
-        for name, way in {"warped": flow, "same_place": Flow.still(a[1].shape[:2])}.items():
+        for name, way in {"warped": flow, "same_place": Flow(np.zeros_like(flow.steps), flow.sure)}.items():
             same, compared = agreement(a[0], b[0], way)
             self.same[name + ending] = self.same.get(name + ending, 0) + same
             self.compared[name + ending] = self.compared.get(name + ending, 0) + compared
