@@ -150,10 +150,16 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_codes_of_a_shard_are_a_feature_store(method: str, stores: list[Path], tmp_path: Path) -> None:
+def test_codes_of_a_shard_are_a_feature_store(
+    method: str, stores: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = head(method, stores, tmp_path)
     for threads in (1, 2):
         run.apply(target, stores[0], tmp_path / f"codes{threads}.zarr", threads, "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(Ragged, "parent", lambda self, i: None if i else "slide")
+        run.apply(target, stores[0], tmp_path / "cut.zarr", 2, "cpu")
+    assert [Ragged(tmp_path / "cut.zarr").parent(i) for i in range(2)] == ["slide", None]
     one, two = (Ragged(tmp_path / f"codes{threads}.zarr") for threads in (1, 2))
     assert one.kind == "features"
     module = registry.load("adapt", method)

@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from input_files import read
+from input_files import picture, read
 from large_files import write_tiff
 
+from maskmill.errors import InputError
 from maskmill.evaluate.readout import split
 from maskmill.evaluate.run import run
+from maskmill.evaluate.truth import instance_files
 from maskmill.images.masks import MaskSet
 from maskmill.images.view import View
 from maskmill.store.artefact import read_json
+from maskmill.store.manifest import Row
 from maskmill.store.ragged import RaggedWriter
 
 PICTURES = {"protocol", "images"}  # they name and count pictures
@@ -63,6 +66,25 @@ def test_every_pixel_counts_once(tmp_path: Path, overlap: int, classes: list[int
 
 def test_windows_of_an_image_are_all_learnt_from_or_all_scored() -> None:
     ids = [f"{name}/y{y:07d}x{x:07d}" for name in "abcdefgh" for y in (0, 50) for x in (0, 50, 100)]
-    train, test = split(ids)
+    ids += [f"{name}/{more}" for name in "klmnopqr" for more in ("p0000", "p0001", "natural", "infrared")]
+    train, test = split(ids, owners={i: i[0] for i in ids})
     assert {i[0] for i in train}.isdisjoint(i[0] for i in test)
     assert sorted(train + test) == sorted(ids)
+    train, test = split(ids[:6])  # photos with such names are images of their own
+    assert train
+    assert test
+
+
+def test_instances_are_named_like_the_labels(tmp_path: Path) -> None:
+    """One file for all that is cut from an image; photos whose names look like windows have their own."""
+    for name in ("a", "city/y0000000x0000000", "city/y0000512x0000000"):
+        picture(tmp_path / f"instances/{name}.png")
+    cut = [Row(f"a/{part}", "/a.tif", 8, 8, "s", "l", parent="a", view="{}") for part in ("p0000", "p0001", "infrared")]
+    tiles = [Row(f"city/y{y}x0000000", "/t.png", 8, 8, "s", "l") for y in ("0000000", "0000512")]
+    found = instance_files(str(tmp_path / "instances"), {row.id: row for row in cut + tiles}, cut + tiles)
+    assert found is not None
+    names = {image_id: Path(file).relative_to(tmp_path / "instances").as_posix() for image_id, file in found.items()}
+    assert names == {row.id: "a.png" for row in cut} | {row.id: f"{row.id}.png" for row in tiles}
+    odd = Row("b/p0000", "/b.tif", 8, 8, "s", "l", parent="b", view="{}")
+    with pytest.raises(InputError, match=r"the first is 'b/p0000'; add b\.png"):
+        instance_files(str(tmp_path / "instances"), {odd.id: odd}, [*cut, odd])

@@ -9,25 +9,28 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from input_files import read
+from input_files import picture, read, rejected
 from large_files import write_tiff
 from PIL import Image
 
 from maskmill.errors import InputError
 from maskmill.evaluate.labelled import OUTSIDE, read_label
 from maskmill.images.photos import read_photo
+from maskmill.images.rendering import Rendering
 from maskmill.images.view import View
 from maskmill.images.windows import core_in_whole
-from maskmill.store.manifest import Manifest, Row, owner
+from maskmill.inputs import _check
+from maskmill.recipe.sections import Inputs
+from maskmill.store.manifest import Manifest, Row
 
 RNG = np.random.default_rng(3)
 WINDOW = {"size": 64, "overlap": 16}
 
 
-def listed(folder: Path, labels: bool = False, **inputs: Any) -> Manifest:
+def listed(folder: Path, labels: bool = False, threads: int = 1, **inputs: Any) -> Manifest:
     out = folder / "out"
     out.mkdir(exist_ok=True)
-    return read(out, folder / "images", folder / "labels" if labels else None, max_rejected=0, **inputs)
+    return read(out, folder / "images", folder / "labels" if labels else None, threads, max_rejected=0, **inputs)
 
 
 def view_of(row: Row) -> View:
@@ -54,7 +57,7 @@ def test_windows_show_their_part_of_the_file(tmp_path: Path, scene: np.ndarray, 
     windows = [row for row in found.rows if row.parent == "big"]
     assert [row.id for row in windows][:2] == ["big/y0000000x0000000", "big/y0000000x0000048"]
     assert len(windows) == 3 * 4
-    assert {owner(row.id) for row in windows} == {"big"}
+    assert {row.owner for row in found.rows} == {"big", "small"}
     for row in windows:
         top, left, height, width = view_of(row).window or ()
         assert (row.height, row.width, height, width) == (64, 64, 64, 64)
@@ -217,3 +220,76 @@ def test_windows_of_a_list_of_images_do_not_depend_on_their_number(tmp_path: Pat
     write_tiff(tmp_path / "images/other.tif", scene[::-1])
     two = listed(tmp_path, window=WINDOW).by_id
     assert all(two[i].crc32c == row.crc32c for i, row in one.items())
+
+
+def test_a_window_that_has_the_id_of_a_photo_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png", 0, (100, 100))
+    twin = picture(tmp_path / "images/a/y0000000x0000000.png", 1, (64, 64))
+    both = r"images/a\.png and one of .*y0000000x0000000\.png would both have the id 'a/y0000000x0000000'; rename one"
+    with pytest.raises(InputError, match=both):
+        listed(tmp_path, window=WINDOW)
+    twin.rename(tmp_path / "images/a/other.png")
+    assert "a/other" in listed(tmp_path, window=WINDOW).ids
+
+
+def test_a_page_that_has_the_id_of_a_photo_is_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a/p0000.png")
+    tifffile.imwrite(tmp_path / "images/a.tif", RNG.integers(0, 256, (2, 8, 12, 3), np.uint8), photometric="rgb")
+    with pytest.raises(InputError, match=r"a\.tif .*would both have the id 'a/p0000'|p0000\.png .*'a/p0000'"):
+        listed(tmp_path, pages="all")
+    assert listed(tmp_path).ids == ["a", "a/p0000"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])  # two files are enough for two processes, as windows make each of them long
+def test_an_image_without_anything_to_see_is_listed_and_costs_no_budget(
+    tmp_path: Path, scene: np.ndarray, threads: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiff(tmp_path / "images/big.tif", scene)
+    write_tiff(tmp_path / "images/blank.tif", np.full((150, 200, 3), 250, np.uint8))
+    found = listed(tmp_path, window=WINDOW, threads=threads)
+    assert {row.owner for row in found.rows} == {"big"}
+    (entry,) = rejected(tmp_path / "out")
+    assert (entry["id"], Path(entry["path"]).name) == ("blank", "blank.tif")
+    assert entry["reason"].startswith("nothing but nodata or bare background; set inputs.window.skip_empty: false")
+    said = capsys.readouterr().err
+    assert "1 image holds nothing but empty windows; see rejected.csv" in said
+    assert "1 image is cut into 12 windows; 0 empty windows are left out" in said
+    assert "0 rejected" in said
+    (tmp_path / "images/big.tif").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"images: 1 of 1 are unreadable, none is left"):
+        listed(tmp_path, window=WINDOW, threads=threads)
+
+
+def test_few_files_are_divided_among_processes_where_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools: list[tuple[int, int]] = []
+
+    class Pool:
+        def __init__(self, count: int, **_: Any) -> None:
+            self.count = count
+
+        def __enter__(self) -> Pool:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def map(self, work: Any, given: list[str], chunksize: int) -> Any:
+            pools.append((self.count, chunksize))
+            return map(work, given)
+
+    monkeypatch.setattr(_check, "ProcessPoolExecutor", Pool)
+    for count, window in ((2, None), (1, WINDOW), (2, WINDOW), (9, WINDOW)):
+        settings = Inputs.model_validate({"window": window})
+        assert len(list(_check.check_all(["absent.tif"] * count, settings, Rendering.of(settings), 4))) == count
+    assert pools == [(2, 1), (4, 1)]
+
+
+def test_the_id_that_marks_neighbours_is_refused_where_images_are_cut(tmp_path: Path, scene: np.ndarray) -> None:
+    values = np.ones((150, 200), np.uint16)
+    values[10:20, 10:20] = OUTSIDE
+    write_tiff(tmp_path / "images/big.tif", scene)
+    write_tiff(tmp_path / "labels/big.tif", values)
+    with pytest.raises(InputError, match=r"labels/big\.tif: label id 65535, which cannot be used .* such as 255"):
+        listed(tmp_path, labels=True, window=WINDOW)
+    listed(tmp_path, labels=True)  # a whole image may have it
+    assert json.loads((tmp_path / "out/classes.json").read_text())["pixels"] == {"1": 29_900, "65535": 100}

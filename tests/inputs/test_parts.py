@@ -10,7 +10,7 @@ import pytest
 from input_files import label, picture, rejected
 
 from maskmill.errors import InputError
-from maskmill.images.parts import MOST, part_name, part_names
+from maskmill.images.parts import MOST, part_name, part_names, remove_parts
 from maskmill.inputs.run import Outputs, check_part, gather, list_files, run
 from maskmill.recipe.sections import Inputs
 
@@ -104,3 +104,12 @@ def test_how_many_parts() -> None:
     assert part_names(20_001, 20_000) == ["p0000", "p0001"]
     assert len(part_names(10**7, 20_000)) == 500
     assert len(part_names(10**8, 20_000)) == MOST
+
+
+def test_parts_that_fell_away_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    names = ["p0000.parquet", "p0001.parquet", "p0002.parquet", "photos.parquet", "p0001.txt"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    remove_parts(tmp_path, ["p0000", "p0001"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(set(names) - {"p0002.parquet"})
+    remove_parts(tmp_path / "absent", [])

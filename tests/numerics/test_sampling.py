@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from maskmill.numerics.blocks import by_id, ordered
 from maskmill.numerics.sampling import rng, sample_rows, smallest
-from maskmill.store.manifest import owner, window_id
+from maskmill.store.manifest import window_id
 from maskmill.store.ragged import Ragged, RaggedWriter
+from maskmill.store.valid import valid_only
 
 
 def store(path: Path, images: dict[str, int]) -> Ragged:
@@ -80,12 +81,12 @@ def windows(name: str, sizes: dict[tuple[int, int], int]) -> dict[str, int]:
     return {window_id(name, *place): rows for place, rows in sizes.items()}
 
 
-def numbered(path: Path, images: dict[str, int], numbers: dict[str, int]) -> Ragged:
-    """As `store`, for images that have names."""
+def numbered(path: Path, images: dict[str, int], numbers: dict[str, int], cut: tuple[str, ...] = ()) -> Ragged:
+    """As `store`, for images that have names; those of `cut` are parents of what is below them."""
     with RaggedWriter(path, "vectors", depth=2, dtype="float32") as out:
         for image_id, rows in images.items():
             x = np.stack([np.full(rows, numbers[image_id]), np.arange(rows)], axis=1).astype("f4")
-            out.append(image_id, x[:, None])
+            out.append(image_id, x[:, None], parent=next((p for p in cut if image_id.startswith(f"{p}/")), None))
     return Ragged(path)
 
 
@@ -93,8 +94,10 @@ def test_windows_of_an_image_share_its_quota_and_are_drawn_from_by_area(tmp_path
     slide = windows("slide", {(y, x): 50 for y in range(0, 1000, 100) for x in range(0, 1000, 100)})  # 5000 rows
     images = slide | {f"photo{i}": 40 for i in range(20)} | windows("other", {(0, 0): 30, (0, 9): 90})
     numbers = {image_id: i for i, image_id in enumerate(sorted(images))}
-    whole = [numbered(tmp_path / "w.zarr", images, numbers)]
-    split = [numbered(tmp_path / f"{i}.zarr", {k: images[k] for k in sorted(images)[i::3]}, numbers) for i in (2, 0, 1)]
+    cut = ("slide", "other")
+    whole = [numbered(tmp_path / "w.zarr", images, numbers, cut)]
+    parts = {i: {k: images[k] for k in sorted(images)[i::3]} for i in (2, 0, 1)}
+    split = [numbered(tmp_path / f"{i}.zarr", part, numbers, cut) for i, part in parts.items()]
     of_slide = [numbers[image_id] for image_id in slide]
 
     def taken(limit: int) -> tuple[int, int, int]:
@@ -116,15 +119,33 @@ def test_windows_of_an_image_share_its_quota_and_are_drawn_from_by_area(tmp_path
 
 def test_one_large_image_alone_gives_all_it_has(tmp_path: Path) -> None:
     slide = windows("a/slide", {(0, 0): 5, (0, 8): 0, (8, 0): 7, (8, 8): 3})
-    found = numbered(tmp_path / "w.zarr", slide, {image_id: i for i, image_id in enumerate(slide)})
+    found = numbered(tmp_path / "w.zarr", slide, {image_id: i for i, image_id in enumerate(slide)}, ("a/slide",))
     assert len(sample_rows([found], 100, 0)) == 15
     assert len(sample_rows([found], 6, 0)) == 6
 
 
-def test_names_that_only_look_like_windows_are_images() -> None:
-    assert owner(window_id("a/b", 512, 1024)) == "a/b"
-    for name in ("a", "a/y12x13", "y0000512x0001024", "a/y0000512x0001024/b", "a/y0000512x0001024.png"):
-        assert owner(name) == name
+def test_photos_whose_names_only_look_like_windows_are_images(tmp_path: Path) -> None:
+    tiles = windows("city", {(y, 0): 50 for y in range(0, 400, 100)})
+    images = tiles | {"photo": 50}
+    plain = numbered(tmp_path / "a.zarr", images, {image_id: i for i, image_id in enumerate(sorted(images))})
+    rows = sample_rows([plain], 100, 0)
+    assert np.bincount(rows[:, 0].astype(int)).tolist() == [20] * 5
+    cut = numbered(tmp_path / "b.zarr", images, {image_id: i for i, image_id in enumerate(sorted(images))}, ("city",))
+    assert np.bincount(sample_rows([cut], 100, 0)[:, 0].astype(int))[4] == 50
+
+
+def test_parents_are_stored_where_there_are_some_and_kept_without_nodata(tmp_path: Path) -> None:
+    valid = np.array([[True, False]])
+    for name, parent in (("plain", None), ("cut", "a")):
+        with RaggedWriter(tmp_path / f"{name}.zarr", "features", depth=2) as out:
+            out.append("a/p0000", np.ones((1, 2, 2), np.float32), valid=valid, parent=parent)
+            out.append("b", np.ones((1, 2, 2), np.float32))
+    assert b"parents" not in (tmp_path / "plain.zarr/zarr.json").read_bytes()
+    cut = Ragged(tmp_path / "cut.zarr")
+    for each in (cut, valid_only(cut)):
+        assert [each.owner(i) for i in range(2)] == ["a", "b"]
+        assert [each.parent(i) for i in range(2)] == ["a", None]
+    assert Ragged(tmp_path / "plain.zarr").owner(0) == "a/p0000"
 
 
 def test_seed_changes_the_draw_and_keys_do_not_run_together() -> None:

@@ -20,19 +20,24 @@ from maskmill.cli.app import app
 from maskmill.cluster.run import OptionalFiles
 from maskmill.cluster.run import fit as cluster
 from maskmill.device import Compute
+from maskmill.errors import InputError
 from maskmill.export.run import ExportFiles
 from maskmill.export.run import run as export
 from maskmill.export.segmenter import SegmenterParts
 from maskmill.features.run import run as extract
 from maskmill.images.masks import MaskSet
+from maskmill.images.rendering import Rendering
+from maskmill.inputs.reading import Reading
 from maskmill.inputs.run import Outputs
 from maskmill.inputs.run import run as inputs
 from maskmill.paint.run import run_tokens
 from maskmill.predict import masks as predict_masks
+from maskmill.predict import run as predict_run
 from maskmill.predict.run import Wanted, predict
 from maskmill.recipe.sections import WHOLE
 from maskmill.store.artefact import read_json
 from maskmill.store.manifest import read_manifest
+from maskmill.store.ragged import Ragged
 
 SECTION = {"shard_size": 5, "window": {"size": 96, "overlap": 24}}
 PLACE = {"crs": "EPSG:32632", "transform": Affine(0.5, 0, 600_000.25, 0, -0.5, 5_300_000.75)}
@@ -95,6 +100,11 @@ def test_images_of_the_run_get_its_masks(run: Path, tmp_path: Path) -> None:
     assert read_json(run / "export/segmenter/features.json")["inputs"]["window"]["size"] == 96
     made = predict([run / "photos"], run / "export/segmenter", tmp_path, Wanted(formats=list(WHOLE), device="cpu"))
     assert (made.masks, made.failed) == (3, {})
+    found = read_manifest(run / "manifest.parquet")
+    stores = [Ragged(run / f"features/{shard}.zarr") for shard in found.shards]
+    assert {store.ids[i]: store.owner(i) for store in stores for i in range(len(store))} == {
+        row.id: row.id.split("/")[0] for row in found.rows
+    }
     for name in ("map", "other", "small"):
         theirs, mine = run / "export", tmp_path
         wanted = mask_of(theirs / f"geotiff/{name}.tif")
@@ -126,8 +136,6 @@ def test_the_command_line_takes_formats_and_replaces_older_files(run: Path, tmp_
 
 
 def test_a_mask_does_not_overwrite_the_image(run: Path, tmp_path: Path) -> None:
-    from maskmill.errors import InputError
-
     source = geotiff(tmp_path / "map.tif", scene(100, 100, 0))
     with pytest.raises(InputError, match=r"would overwrite the photo .*map\.tif"):
         predict([source], run / "export/segmenter", tmp_path, Wanted(formats=["geotiff"]))
@@ -154,3 +162,36 @@ def test_what_shows_no_data_is_ignore_as_in_the_run(run: Path, tmp_path: Path) -
     mask = mask_of(tmp_path / "out/map.tif")
     assert (mask[210:250] == 255).all()
     assert (mask[120:190] != 255).all()
+
+
+@pytest.fixture
+def paged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segmenter of a run that has read all pages; it finds the cluster 1 everywhere."""
+
+    class Everywhere:
+        side_by_side, clusters, classes, reading = False, 3, (), Reading(Rendering(pages="all"))
+
+        def mask(self, pixels: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+            return np.ones(pixels.shape[:2], np.uint8)
+
+    monkeypatch.setattr(predict_run, "load", lambda *_: Everywhere())
+
+
+def test_masks_of_pages_overwrite_no_photo_and_no_other_mask(paged: None, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    (photos / "a").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    tifffile.imwrite(photos / "a.tif", rng.integers(0, 255, (2, 32, 32, 3), dtype=np.uint8), photometric="rgb")
+    photo = photos / "a/p0000.png"
+    Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(photo)
+    before = photo.read_bytes()
+    for given in ([photos / "a.tif", photo], [photos / "a.tif"]):  # the photo is among the inputs, or only lies there
+        with pytest.raises(InputError, match=r"a\.tif would overwrite the photo .*p0000\.png; give another folder"):
+            predict(given, tmp_path, photos, Wanted(overlays=False))
+    assert photo.read_bytes() == before
+    with pytest.raises(InputError, match=r"its mask a/p0000\.png would overwrite that of .*; predict them separately"):
+        predict([photos], tmp_path, out, Wanted(overlays=False))
+    assert not list(out.rglob("*.png"))
+    for _ in range(2):  # masks of an earlier run are replaced
+        assert predict([photos / "a.tif"], tmp_path, out, Wanted(overlays=False)).masks == 1
+    assert sorted(path.name for path in out.rglob("*.png")) == ["p0000.png", "p0001.png"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,16 @@ def test_odds_that_are_right_stay_as_they_are() -> None:
     assert kept.kind == "identity"
     np.testing.assert_allclose(kept.confidence(at), at, rtol=1e-6)
     assert "kept as it is" in kept.sentence
+
+
+def test_what_is_cut_from_one_file_is_in_one_fold() -> None:
+    """The vectors of its windows are no independent cases: three files of many windows are three images."""
+    seen: list[set[int]] = []
+    cut = replace(found_images(9), owners=tuple("aaaabbbcc"))
+    found = calibrate.calibrate(cut, spied(seen))
+    assert found.images == 3
+    assert seen == [{4, 5, 6, 7, 8}, {0, 1, 2, 3, 7, 8}, {0, 1, 2, 3, 4, 5, 6}]
+    assert calibrate.calibrate(replace(found_images(9), owners=tuple("aaaabbbbb")), spied([])).kind == "none"
 
 
 def test_no_image_is_judged_by_classes_that_it_named() -> None:

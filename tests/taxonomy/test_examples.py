@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from maskmill.errors import InputError
+from maskmill.images.labels import OUTSIDE
+from maskmill.images.view import View
 from maskmill.painting import scoring
 from maskmill.rounds._masks import Masks
 from maskmill.store.classes import BACKGROUND, IGNORE
@@ -61,6 +63,34 @@ def test_a_list_that_does_not_fit(tmp_path: Path, ids: str, said: str) -> None:
     wanted.write_text(ids)
     with pytest.raises(InputError, match=said):
         labelled.chosen_labels(manifest("a", "c"), path, str(wanted))
+
+
+def windowed(path: Path) -> tuple[Manifest, np.ndarray]:
+    """An image of 8 x 12 pixels in two windows of 8 x 8, and a photo; and the label of the image, in `path`/a.png."""
+    views = [View(window=(0, left, 8, 8), whole=(8, 12), overlap=4).text() for left in (0, 4)]
+    places = zip("04", views, strict=True)
+    cut = [Row(f"a/y0000000x000000{x}", "/a.png", 8, 8, "s0", None, parent="a", view=view) for x, view in places]
+    label = np.arange(96).reshape(8, 12) % 7
+    folder(path, a=label)
+    return Manifest((*cut, *manifest("b").rows)), label
+
+
+def test_windows_share_the_label_of_their_image_and_every_pixel_is_of_one(tmp_path: Path) -> None:
+    found, label = windowed(tmp_path / "labels")
+    wanted, one = tmp_path / "ids.txt", found.rows[1].id
+    for text, ids in ((None, found.ids[:2]), ("a", found.ids[:2]), (one, [one])):
+        wanted.write_text(text or "")
+        chosen = labelled.chosen_labels(found, str(tmp_path / "labels"), str(wanted) if text else None)
+        assert list(chosen) == ids
+        assert {Path(file).name for file in chosen.values()} == {"a.png"}
+    seen = np.full(label.shape, OUTSIDE)
+    for row, left in zip(found.rows[:2], (0, 4), strict=True):
+        own = labelled.label_of(str(tmp_path / "labels/a.png"), row)
+        assert own.shape == (8, 8)
+        part = seen[:, left : left + 8]
+        assert (part[own != OUTSIDE] == OUTSIDE).all()  # no pixel twice
+        part[own != OUTSIDE] = own[own != OUTSIDE]
+    np.testing.assert_array_equal(seen, label)
 
 
 @pytest.fixture
@@ -173,3 +203,22 @@ def test_labels_stay_in_what_a_round_learns_from(tmp_path: Path) -> None:
     assert taught["a"].tolist() == [[2, 1], [1, 0]]
     assert taught["b"].tolist() == [[255, 2], [1, 2]]
     assert taught.counts.tolist() == [1, 3, 3]
+
+
+def test_classes_are_learnt_from_windows(tmp_path: Path, given: Clustered, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from the whole image: what is outside of a core is no class, and says nothing."""
+    found, _ = windowed(tmp_path / "labels")
+    label = np.full((8, 12), 7)
+    label[:, 4:] = 9
+    folder(tmp_path / "labels", a=label)
+    tokens = {"0": np.zeros((4, 4, 2), np.float32), "4": np.zeros((4, 4, 2), np.float32)}
+    tokens["0"][:, :2, 0], tokens["0"][:, 2:, 1], tokens["4"][..., 1] = 1, 1, 1
+    with RaggedWriter(tmp_path / "w0.zarr", "features", depth=2) as out:
+        for row in found.rows[:2]:
+            out.append(row.id, tokens[row.id[-1]], parent="a")
+    monkeypatch.setattr(labelled, "read_manifest", lambda path: found)
+    files = labelled.chosen_labels(found, str(tmp_path / "labels"), None)
+    read = labelled.read(files, [255], replace(given, shards=[ShardVectors(tmp_path / "w0.zarr")]))
+    assert (read.classes, read.owners, set(read.files)) == ((7, 9), ("a", "a"), {0})
+    half = np.concatenate([read.shares[read.images == i].sum(axis=0) for i in (0, 1)])
+    np.testing.assert_allclose(half, [8, 4, 0, 12])  # of 4 x 6 tokens of the image: 8 are 7, and 16 are 9

@@ -68,6 +68,7 @@ def test_both_ends_in_parts(tmp_path: Path, programs: Path) -> None:
     # fewer images than a part holds: one job again, which writes the same, so that no list may be left
     assert "inputs_check" not in rules(tmp_path, "parts", programs, {}, {})
     assert not (tmp_path / "parts/results/inputs/listing.parquet").exists()
+    assert not list((tmp_path / "parts/results/inputs/checked").iterdir())
     assert files(tmp_path / "parts/results/inputs/manifest.parquet") == files(
         tmp_path / "single/results/inputs/manifest.parquet"
     )

@@ -168,7 +168,8 @@ def apply(head: str | Path, features: str | Path, out: str | Path, threads: int 
         raise StoreError(f"{features}: not of the feature set that {head} was trained on; give the same one, or train "
                          "the head again")  # fmt: skip
     made = Provenance.of("adapt", {"head": model.hash}, [store.hash])
-    _write(out, model, store.ids, lambda image_id: np.asarray(store[image_id]), made, threads, store.valid)
+    images = {image_id: store.parent(i) for i, image_id in enumerate(store.ids)}
+    _write(out, model, images, lambda image_id: np.asarray(store[image_id]), made, threads, store.valid)
 
 
 def apply_to_photos(
@@ -195,16 +196,18 @@ def apply_to_photos(
             shown[image_id] = photo.valid
         return model.resized(photo.pixels)
 
-    _write(out, model, list(rows), read, made, workers, lambda image_id: shown.pop(image_id, None))
+    images = {row.id: row.parent for row in rows.values()}
+    _write(out, model, images, read, made, workers, lambda image_id: shown.pop(image_id, None))
 
 
 def _write(
-    out: str | Path, model: Head, ids: Sequence[str], read: Callable[[str], np.ndarray], made: Provenance, workers: int,
-    shown: Callable[[str], np.ndarray | None],
+    out: str | Path, model: Head, images: Mapping[str, str | None], read: Callable[[str], np.ndarray], made: Provenance,
+    workers: int, shown: Callable[[str], np.ndarray | None],
 ) -> None:  # fmt: skip
     """The codes of images by id, computed several at once.
 
     Args:
+        images: id -> that of the image that it is cut from, or None.
         shown: of an image that was read, bool [h, w] on any grid: where it shows data; None where it all does.
     """
     import torch
@@ -216,12 +219,12 @@ def _write(
     torch.set_num_threads(1)  # each image on one thread, several images at once
     with RaggedWriter(out, "features", depth=model.code_length, provenance=made) as writer:
         if model.device.type == "cuda":
-            found = in_batches(model, ahead(read, ids, BATCH))
+            found = in_batches(model, ahead(read, list(images), BATCH))
         else:
-            found = ordered(lambda image_id: model.codes(read(image_id)), ids, workers)
-        for image_id, codes in track(zip(ids, found, strict=True), len(ids), "adapt"):
+            found = ordered(lambda image_id: model.codes(read(image_id)), images, workers)
+        for (image_id, parent), codes in track(zip(images.items(), found, strict=True), len(images), "adapt"):
             valid = valid_cells(shown(image_id), (codes.shape[0], codes.shape[1]))
-            writer.append(image_id, nearest_valid(codes, valid), valid=valid)
+            writer.append(image_id, nearest_valid(codes, valid), valid=valid, parent=parent)
 
 
 def in_batches(model: Head, views: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

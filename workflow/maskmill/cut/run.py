@@ -104,7 +104,7 @@ def run(
         for i, (segments, diagnostics) in enumerate(results):
             valid = at_grid(store.valid(i), (segments.shape[0], segments.shape[1]))
             fields = {key: np.float32(value) for key, value in diagnostics.items()}
-            writer.append(store.ids[i], segments, valid=valid, **fields)
+            writer.append(store.ids[i], segments, valid=valid, parent=store.parent(i), **fields)
 
 
 def inside(segments: np.ndarray, valid: np.ndarray | None, within: tuple[slice, slice], cells: int = 1) -> np.ndarray:

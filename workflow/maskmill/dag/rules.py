@@ -31,6 +31,7 @@ from maskmill.dag.restore import RECORD, Deleted, Finished, Seen, deleted, look,
 from maskmill.errors import InputError, UserError
 from maskmill.images.coded import contents_at
 from maskmill.images.listing import content_fingerprint, counted_fingerprint
+from maskmill.images.parts import remove_parts
 from maskmill.images.presence import check_presence
 from maskmill.recipe.architectures import check_backbones
 from maskmill.recipe.checks import check_counts, check_labels
@@ -220,6 +221,7 @@ class Rules:
         if self._workflow.is_main_process:
             if not self.graph.parts:
                 Path(self._list).unlink(missing_ok=True)
+            remove_parts(Path(self.prefix + path("inputs_check")).parent, self.graph.parts)
             left = sweep(places[0])
             if left:
                 size = sum(leftover.bytes for leftover in left) / 2**20

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from maskmill.errors import InputError, StoreError
-from maskmill.images.labels import OUTSIDE, checked_label
+from maskmill.images.labels import OUTSIDE, checked_label, core_ids
 from maskmill.images.view import View
-from maskmill.images.windows import keep_core
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.manifest import Manifest, Row
 from maskmill.store.ragged import Ragged
@@ -35,8 +34,8 @@ def read_label(row: Row) -> np.ndarray:
     """Label int32 [height, width] of an image; of a window with OUTSIDE where the pixels are not of its core.
 
     Raises:
-        InputError: unreadable, not of the image's size, ids outside 0..65535, or not the file that the manifest
-            describes; names the file.
+        InputError: unreadable, not of the image's size, ids outside 0..65535 (of a window 0..65534), or not the file
+            that the manifest describes; names the file.
     """
     assert row.label is not None
     label, found = checked_label(row.label, row.path, row.height, row.width, row.view)
@@ -45,7 +44,7 @@ def read_label(row: Row) -> np.ndarray:
             f"{row.label}: label: another content than in the manifest; it changed since the inputs were checked: "
             "restore the file, or run snakemake again"
         )
-    return keep_core(label, row.view, OUTSIDE)
+    return core_ids(label, row.label, row.view)
 
 
 def scored_once(settings: Evaluate, rows: Mapping[str, Row]) -> Evaluate:

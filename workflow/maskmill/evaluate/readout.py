@@ -33,7 +33,7 @@ from maskmill.recipe.base import validate
 from maskmill.recipe.checks import check_labels
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.artefact import write_json
-from maskmill.store.manifest import Row, owner, read_manifest
+from maskmill.store.manifest import Row, read_manifest
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged
 
@@ -183,7 +183,7 @@ def read_out(
     settings, folder = validate(Evaluate, params, "--params", "evaluate"), Path(feature_stores[0]).parent
     rows = labelled_rows(read_manifest(manifest))
     settings = scored_once(settings, rows)
-    train, test = split(list(rows), asked.name)
+    train, test = split(list(rows), asked.name, {row.id: row.owner for row in rows.values()})
     stores = [Ragged(path, "features") for path in feature_stores]
     where = {image_id: store for store in stores for image_id in store.ids if image_id in rows}
     missing = sorted(set(rows) - set(where))
@@ -222,16 +222,19 @@ def _confusion(reader: Reader, half: Half, settings: Evaluate, name: str) -> Con
     return confusion
 
 
-def split(ids: Sequence[str], name: str = "linear_probe") -> tuple[list[str], list[str]]:
-    """Training and test ids, sorted, by the parity of each id's hash: an image never changes sides, nor its windows.
+def split(
+    ids: Sequence[str], name: str = "linear_probe", owners: Mapping[str, str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Training and test ids, sorted, by the parity of each image's hash: it never changes sides, and what is cut from
+    one file is on one side.
 
     Args:
-        name: the read-out that asks, for messages.
+        name: the read-out that asks, for messages. owners: id of a window, page or composite -> that of its image.
 
     Raises:
         InputError: a half is empty.
     """
-    odd = {i for i in ids if hashlib.blake2b(owner(i).encode(), digest_size=1).digest()[0] % 2}
+    odd = {i for i in ids if hashlib.blake2b((owners or {}).get(i, i).encode(), digest_size=1).digest()[0] % 2}
     halves = sorted(set(ids) - odd), sorted(odd)
     if not all(halves):
         raise InputError(

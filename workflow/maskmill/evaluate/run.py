@@ -69,7 +69,7 @@ def run(
     stores = [Ragged(path, "masks") for path in mask_stores]
     clusters = cluster_count(stores)
     tally = Tally(clusters, settings, None if naming is None else _row_names(naming, settings))
-    painted = MaskSaliency.asked(settings, rows, images.ids)
+    painted = MaskSaliency.asked(settings, rows, images.rows)
     digests: dict[str, str] = {}
     count = 0
     for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate"):

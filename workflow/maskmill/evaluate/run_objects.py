@@ -56,7 +56,7 @@ def run(
     rows = labelled_rows(images)
     wanted, settings = settings.objects.metrics, scored_once(settings, rows)
     stores = [Ragged(path, "segments") for path in cut_stores]
-    reader = TruthReader(settings, rows, images.ids)
+    reader = TruthReader(settings, rows, images.rows)
     metrics = [METRICS[m]() for m in wanted if m in METRICS]
     saliency = Saliency() if "saliency" in wanted else None
     scores = {str(store.path): segment_scores(store) for store in stores}
@@ -105,7 +105,7 @@ def score_instances(
     rows = labelled_rows(manifest)
     settings = scored_once(settings, rows)
     stores = [InstanceStore(path) for path in instance_stores]
-    reader = TruthReader(settings, rows, manifest.ids)
+    reader = TruthReader(settings, rows, manifest.rows)
     facts, count = {"images_with_objects": 0, "objects": 0, "segments": 0}, 0
     for store in stores:
         for image_id, found in track(store.images(), len(store), "evaluate instances"):
@@ -166,11 +166,11 @@ class MaskSaliency:
         self.settings, self.reader, self.saliency = settings, reader, Saliency()
 
     @classmethod
-    def asked(cls, settings: Evaluate, rows: Mapping[str, Row], ids: Iterable[str]) -> MaskSaliency | None:
-        """One where `evaluate.objects` asks for saliency, else None. rows, ids: as in `TruthReader`."""
+    def asked(cls, settings: Evaluate, rows: Mapping[str, Row], images: Iterable[Row]) -> MaskSaliency | None:
+        """One where `evaluate.objects` asks for saliency, else None. rows, images: as in `TruthReader`."""
         if settings.objects is None or "saliency" not in settings.objects.metrics:
             return None
-        return cls(settings, TruthReader(settings, rows, ids))
+        return cls(settings, TruthReader(settings, rows, images))
 
     def add_mask(
         self, row: Row, label: np.ndarray, mask: np.ndarray, clusters: int, valid: np.ndarray | None = None

@@ -15,7 +15,7 @@ from maskmill.images.decode import MAX_PIXELS, load_label
 from maskmill.images.labels import checked_label
 from maskmill.images.stems import match_stems
 from maskmill.recipe.scoring import Evaluate
-from maskmill.store.manifest import Row, owner
+from maskmill.store.manifest import Row
 
 EIGHT = np.ones((3, 3), bool)  # neighbours of a pixel: sides and corners
 
@@ -96,8 +96,8 @@ class TruthReader:
         InputError: `evaluate.objects.instances` is no folder, or has no file for a labelled image.
     """
 
-    def __init__(self, settings: Evaluate, rows: Mapping[str, Row], ids: Iterable[str]) -> None:
-        """rows: the labelled images; ids: all images of the run."""
+    def __init__(self, settings: Evaluate, rows: Mapping[str, Row], images: Iterable[Row]) -> None:
+        """rows: the labelled images; images: all of the run."""
         assert settings.objects is not None
         self.settings, self.objects = settings, settings.objects
         self.labels: dict[str, str] = {}
@@ -112,7 +112,7 @@ class TruthReader:
             chosen = np.ones(LABELS, bool)
             chosen[0] = self.objects.instances is not None
         self._foreground = chosen & ~self._void
-        self._files = instance_files(self.objects.instances, rows, ids)
+        self._files = instance_files(self.objects.instances, rows, images)
 
     def read(self, row: Row, label: np.ndarray | None = None) -> Truth:
         """Objects of one image at the size of `evaluate.size`; label: its label, where it was read before.
@@ -143,10 +143,11 @@ def _table(ids: list[int]) -> np.ndarray:
     return table
 
 
-def instance_files(folder: str | None, rows: Mapping[str, Row], ids: Iterable[str]) -> dict[str, str] | None:
+def instance_files(folder: str | None, rows: Mapping[str, Row], images: Iterable[Row]) -> dict[str, str] | None:
     """{image id: instance file} of the labelled images: by relative path, else by a stem that is unique in both.
 
-    Unique among all images of the run (ids), labelled or not: else a file could be taken for another image's.
+    Unique among all images of the run, labelled or not: else a file could be taken for another image's. Windows, pages
+    and composites share the file of their image, as they share its label.
 
     Raises:
         InputError: no such folder, or an image without file; names both.
@@ -154,14 +155,15 @@ def instance_files(folder: str | None, rows: Mapping[str, Row], ids: Iterable[st
     if folder is None:
         return None
     key = "evaluate.objects.instances"
-    owners = dict.fromkeys(owner(image_id) for image_id in ids)
-    files = match_stems({image_id: image_id for image_id in owners}, Path(folder), key, "instance")
-    found = {image_id: files[owner(image_id)] for image_id in ids if owner(image_id) in files}
+    owners = {row.id: row.owner for row in images}
+    files = match_stems({image_id: image_id for image_id in owners.values()}, Path(folder), key, "instance")
+    found = {image_id: files[owner] for image_id, owner in owners.items() if owner in files}
     missing = sorted(set(rows) - set(found))
     if missing:
+        first = missing[0]
         raise InputError(
             f"{key}: no file of {folder!r} fits {len(missing)} of {len(rows)} labelled images, the first is "
-            f"{missing[0]!r}; add {owner(missing[0])}.png, or leave instances out to take connected parts of the labels"
+            f"{first!r}; add {rows[first].owner}.png, or leave instances out to take connected parts of the labels"
         )
     return found
 

@@ -262,6 +262,7 @@ def _write(
                 image.row.id,
                 image.tokens,
                 valid=image.valid,
+                parent=image.row.parent,
                 **{name: _stored(name, vector, image, chosen) for name, vector in vectors.items()},
                 size=np.array(image.size, np.int32),
                 original=np.array([image.row.height, image.row.width], np.int32),

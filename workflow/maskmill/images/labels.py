@@ -59,9 +59,27 @@ def label_facts(label: str, image: str, height: int, width: int, view: str | Non
         ids, digest = checked_label(label, image, height, width, view)
     except InputError as error:
         return str(error)
-    own = keep_core(ids, view, -1)
+    try:
+        own = core_ids(ids, label, view, -1)
+    except InputError as error:
+        return str(error)
     counts = np.bincount(own[own >= 0] if own is not ids else ids.ravel())
     return LabelFacts(digest, {int(i): int(counts[i]) for i in np.flatnonzero(counts)})
+
+
+def core_ids(ids: np.ndarray, label: str, view: str | None, outside: int = OUTSIDE) -> np.ndarray:
+    """The ids [height, width] of a label of a picture, `outside` where the pixels are not of the core of a window.
+
+    Raises:
+        InputError: a window has the id that says so; names the file.
+    """
+    own = keep_core(ids, view, outside)
+    if own is not ids and ids.max() == OUTSIDE:
+        raise InputError(
+            f"{label}: label id {OUTSIDE}, which cannot be used where images are cut into windows: it marks what a "
+            "neighbouring window shows; give these pixels another id, such as 255 for void"
+        )
+    return own
 
 
 def _of_view(label: str, image: str, size: tuple[int, int], view: View) -> tuple[np.ndarray, str]:

@@ -33,7 +33,8 @@ B = TypeVar("B")
 Checked = tuple["Part", ...] | str  # the pictures of a file, or the reason of a rejection
 _PLAIN, _AS_DECLARED = Inputs(), Rendering()
 _CHUNK = 32  # files a task
-_FEW = 64  # below this a pool costs more than it saves
+_FEW = 64  # below this a pool costs more than it saves; but where every file is long
+EMPTY = "nothing but nodata or bare background; set inputs.window.skip_empty: false to keep it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +58,27 @@ class Part:
 
 def check_all(paths: Sequence[str], settings: Inputs, rendering: Rendering, threads: int) -> Iterator[Checked]:
     """`check_file` of every path, in order, by `threads` processes (1: in this one)."""
-    return in_processes(partial(check_file, settings=settings, rendering=rendering), paths, threads)
+    work = partial(check_file, settings=settings, rendering=rendering)
+    return in_processes(work, paths, threads, long=settings.window is not None)
 
 
-def in_processes(work: Callable[[A], B], given: Sequence[A], threads: int) -> Iterator[B]:
+def in_processes(work: Callable[[A], B], given: Sequence[A], threads: int, long: bool = False) -> Iterator[B]:
     """`work` of everything given, in order, by `threads` processes (1: in this one).
+
+    Args:
+        long: one of them may take seconds, so that few of them are divided too.
 
     Raises:
         InputError: the system killed a process.
     """
-    if threads <= 1 or len(given) < _FEW:
+    if threads <= 1 or len(given) < (2 if long else _FEW):
         yield from map(work, given)
         return
     try:
-        with ProcessPoolExecutor(threads, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(threads, len(given)), mp_context=multiprocessing.get_context("spawn")) as pool:
             files = iter(given)  # by the hundred thousand: a queue of millions of tasks would only fill memory
             while block := list(islice(files, 100_000)):
-                yield from pool.map(work, block, chunksize=_CHUNK)
+                yield from pool.map(work, block, chunksize=1 if long else _CHUNK)
     except BrokenProcessPool:
         raise InputError(
             f"a process that decoded images was killed, most likely for want of memory; run with less than "
@@ -84,9 +89,9 @@ def in_processes(work: Callable[[A], B], given: Sequence[A], threads: int) -> It
 def check_file(path: str, settings: Inputs = _PLAIN, rendering: Rendering = _AS_DECLARED) -> Checked:
     """The pictures of an image file, or why it is rejected; the file is read once.
 
-    With `inputs.window`, a larger image becomes its windows, and `max_pixels` is asked only of files that have to be
-    decoded as a whole. The digest names the content; the CRC32C is what every later stage compares, at a thirtieth of
-    the time.
+    With `inputs.window`, a larger image becomes its windows, or is EMPTY where all of them are, and `max_pixels` is
+    asked only of files that have to be decoded as a whole. The digest names the content; the CRC32C is what every later
+    stage compares, at a thirtieth of the time.
     """
     try:
         path.encode()
@@ -99,7 +104,7 @@ def check_file(path: str, settings: Inputs = _PLAIN, rendering: Rendering = _AS_
             return "a video of which no frame was read (logs/inputs.log says why); convert it, for example to MP4"
         if settings.window is None and rendering.whole and is_ordinary(path):
             return (_photo(path, settings),)
-        return tuple(_parts(path, settings, rendering))
+        return tuple(_parts(path, settings, rendering)) or EMPTY
     except InputError as error:
         return str(error)
     except OSError as error:

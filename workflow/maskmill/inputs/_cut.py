@@ -85,13 +85,14 @@ def unit_of(facts: Facts) -> tuple[float, float] | None:
 
 
 def left_out(views: Iterable[tuple[str, str | None]]) -> tuple[int, int, int]:
-    """Of pictures (id of the file or page, view): how many are cut into windows, into how many, and how many lack."""
+    """Of pictures (id, view): how many images are cut into windows, into how many, and how many of these lack."""
     found: dict[str, int] = {}
     wanted: dict[str, int] = {}
-    for owner, text in views:
+    for name, text in views:
         view = View.of(text) if text else None
         if view is None or view.window is None or view.whole is None:
             continue
+        owner = name.rpartition("/")[0]  # of the window: the image, or a page of it
         found[owner] = found.get(owner, 0) + 1
         if owner not in wanted:
             sides = zip(view.whole, view.window[2:], strict=True)

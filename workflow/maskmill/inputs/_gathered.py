@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from maskmill.errors import InputError
 from maskmill.inputs._checked import LabelTask, read_labels
 from maskmill.inputs._labels import match_labels, packed
 from maskmill.inputs._shards import shard_names
@@ -67,6 +68,7 @@ def gathered(table: pa.Table, labels: str | None, shard_size: int, threads: int)
     good = good.append_column("id", ids).append_column("parent", pc.if_else(parts, sources, None))
     if pc.any(parts).as_py():
         good = good.take(pc.sort_indices(good["id"]))
+        _refuse_twins(good)
     shards = shard_names(good["id"].to_pylist(), good["digest"].to_pylist(), shard_size)
     good = good.append_column("shard", pa.array(shards, pa.large_string()))
     rows = good.select(_SCHEMA.names)
@@ -76,6 +78,18 @@ def gathered(table: pa.Table, labels: str | None, shard_size: int, threads: int)
         made = made.drop_columns(["parent", "view"])
     facts = good.select(["label_digest", "label_pixels"]).filter(pc.is_valid(good["label"]))
     return Gathered(made, list(dict.fromkeys(shards)), labelled), facts
+
+
+def _refuse_twins(good: pa.Table) -> None:
+    """A window or page whose id is that of another picture, in a table that is sorted by id, is an InputError."""
+    ids = good["id"]
+    first = pc.index(pc.equal(ids.slice(1), ids.slice(0, len(ids) - 1)), pa.scalar(True)).as_py()
+    if first >= 0:
+        a, b = (os.fsdecode(good["path"][place].as_py()) for place in (first, first + 1))
+        raise InputError(
+            f"images: a picture of {a} and one of {b} would both have the id {ids[first].as_py()!r}; rename one of "
+            "these files, or give them ids in a table of images"
+        )
 
 
 def _with_labels(good: pa.Table, labels: str | None, threads: int) -> tuple[pa.Table, int]:

@@ -19,6 +19,7 @@ from maskmill.errors import InputError
 from maskmill.images.presence import check_place
 from maskmill.images.view import View
 from maskmill.inputs._channels import agreed
+from maskmill.inputs._check import EMPTY
 from maskmill.inputs._checked import checked
 from maskmill.inputs._cut import left_out
 from maskmill.inputs._gathered import Rejected, gathered, rejected_of
@@ -31,7 +32,7 @@ from maskmill.redact import redact
 from maskmill.store.artefact import read_table, write_table
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
-from maskmill.store.manifest import REJECTED_CRC32C, RENDERING, ROW_GROUP, owner
+from maskmill.store.manifest import REJECTED_CRC32C, RENDERING, ROW_GROUP
 from maskmill.store.provenance import Provenance
 from maskmill.store.seal import file_crc32c
 
@@ -137,9 +138,11 @@ def _gather(
     settings = _settings(params)
     rejected = rejected_of(table)
     _write_rejected(out.rejected, rejected)
-    _enforce_budget(rejected, about.count, settings, out.rejected)
-    if not table["reason"].null_count:
+    unreadable = [each for each in rejected if each[2] != EMPTY]
+    empty = len(rejected) - len(unreadable)
+    if empty and empty == about.count:
         raise InputError(ALL_EMPTY)
+    _enforce_budget(unreadable, about.count - empty, settings, out.rejected)
     rendering = agreed(table, about.rendering)
     found, facts = gathered(table, labels, settings.shard_size, threads)
     known: dict[bytes | str, bytes | str] = {REJECTED_CRC32C: str(file_crc32c(out.rejected))}
@@ -148,8 +151,8 @@ def _gather(
     made = found.table.replace_schema_metadata(known)
     write_classes(out.classes, facts["label_digest"].to_pylist(), facts["label_pixels"].to_pylist(), params)
     write_table(out.manifest, made, Provenance.of("inputs", params, [json_hash(list(found.shards))]), ROW_GROUP)
-    _say_windows(made)
-    _summary(about, len(made), len(rejected), found.labels, len(found.shards), settings.shard_size)
+    _say_windows(made, empty)
+    _summary(about, len(made), len(unreadable), found.labels, len(found.shards), settings.shard_size)
 
 
 def _write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
@@ -185,10 +188,14 @@ def _enforce_budget(rejected: list[Rejected], total: int, settings: Inputs, list
     )
 
 
-def _say_windows(made: pa.Table) -> None:
+def _say_windows(made: pa.Table, whole: int) -> None:
+    """How many windows there are, and what is left out: some of an image's, or all of them, of `whole` images."""
+    if whole:
+        named = "1 image holds" if whole == 1 else f"{whole} images hold"
+        print(f"inputs: {named} nothing but empty windows; see rejected.csv", file=sys.stderr)
     if "view" not in made.column_names:
         return
-    images, windows, empty = left_out(zip(map(owner, made["id"].to_pylist()), made["view"].to_pylist(), strict=True))
+    images, windows, empty = left_out(zip(made["id"].to_pylist(), made["view"].to_pylist(), strict=True))
     if images:
         cut = "1 image is" if images == 1 else f"{images} images are"
         levels = sorted({View.of(text).level for text in made["view"].to_pylist() if text})

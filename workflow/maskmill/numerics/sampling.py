@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from maskmill.store.manifest import owner
 from maskmill.store.ragged import Ragged
 from maskmill.store.valid import all_valid_only
 
@@ -48,9 +47,9 @@ def sample_rows(stores: Iterable[Ragged], max_points: int, seed: int) -> np.ndar
     as many of them give one row each, drawn by (seed, image id) as well, and the others are not read. Rows that show no
     data (`Ragged.valid`) do not exist for the draw.
 
-    All windows of a large image share the quota of one image, wherever they are stored, and are drawn from as one: by
-    area. They never give more rows than all other images together, so that one slide among photos does not decide
-    alone what the clusters are.
+    All windows, pages and composites of a file (`Ragged.owner`) share the quota of one image, wherever they are stored,
+    and are drawn from as one: by area. They never give more rows than all other images together, so that one slide
+    among photos does not decide alone what the clusters are.
     """
     return sample_of_images(stores, max_points, seed)[0]
 
@@ -60,7 +59,7 @@ def sample_of_images(stores: Iterable[Ragged], max_points: int, seed: int) -> tu
     stores = all_valid_only(list(stores))
     places = sorted(_places(stores, max_points, seed))
     sizes = np.array([stores[s].offsets[i + 1] - stores[s].offsets[i] for _, s, i in places], dtype=np.int64)
-    rows_of = _rows_of([image_id for image_id, _, _ in places], sizes, max_points, seed)
+    rows_of = _rows_of([stores[s].owner(i) for _, s, i in places], sizes, max_points, seed)
     picked = {(s, i): rows for (_, s, i), rows in zip(places, rows_of, strict=True)}
     ends = np.cumsum([len(picked[s, i]) for _, s, i in places])
     end = {(s, i): int(stop) for (_, s, i), stop in zip(places, ends, strict=True)}
@@ -107,18 +106,18 @@ def _orderer(seed: int) -> Callable[[str], bytes]:
     return order
 
 
-def _rows_of(ids: Sequence[str], sizes: np.ndarray, limit: int, seed: int) -> list[np.ndarray]:
-    """Which rows each picture gives, of `sizes` [n] int64; the windows of one image are drawn from as one."""
+def _rows_of(images: Sequence[str], sizes: np.ndarray, limit: int, seed: int) -> list[np.ndarray]:
+    """Which rows each picture gives, of `sizes` [n] int64; those of one of the `images` [n] are drawn from as one."""
     owners: dict[str, list[int]] = {}
-    for i, image_id in enumerate(ids):
-        owners.setdefault(owner(image_id), []).append(i)
+    for i, image_id in enumerate(images):
+        owners.setdefault(image_id, []).append(i)
     totals = np.array([sizes[members].sum() for members in owners.values()], dtype=np.int64)
     windowed = np.array([len(members) > 1 for members in owners.values()], dtype=bool)
     most = np.where(windowed, np.minimum(totals, np.maximum(totals.sum() - totals, 1)), totals)
     if len(owners) == 1:
         most = totals
     quota = _quota(most, limit)
-    rows: list[np.ndarray] = [np.zeros(0, np.int64)] * len(ids)
+    rows: list[np.ndarray] = [np.zeros(0, np.int64)] * len(images)
     for (image_id, members), total, bound in zip(owners.items(), totals.tolist(), most.tolist(), strict=True):
         taken = drawn(total, min(quota, bound), seed, image_id)
         ends = np.cumsum(sizes[members])

@@ -60,6 +60,26 @@ class NewFile:
         return placed(self.raster.facts, canvas.view.scale if canvas.view is not None else (1.0, 1.0))
 
 
+def divides(reading: Reading) -> bool:
+    """Whether a file may have several images, which have ids of their own."""
+    return reading.rendering.pages == "all" or list(reading.rendering.composites) != [""]
+
+
+def names(path: Path, name: str, reading: Reading, max_pixels: int) -> list[str]:
+    """The ids of the images and pages of a file, from its header; its own name where it cannot be read, as is said
+    later.
+    """
+    if not divides(reading):
+        return [name]
+    try:
+        if reading.only_photos and is_ordinary(path):
+            return [name]
+        with open_raster(path, max_pixels) as raster:
+            return [name + more for more, _ in reading.rendering.pictures(raster.facts)]
+    except (InputError, OSError):
+        return [name]
+
+
 @contextlib.contextmanager
 def opened(path: Path, name: str, reading: Reading, max_pixels: int) -> Iterator[NewFile]:
     """A new image under a name.

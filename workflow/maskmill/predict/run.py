@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
+
+from PIL import Image
 
 from maskmill.errors import InputError, NumericsError, UserError
 from maskmill.export.formats import WHOLE
 from maskmill.images.decode import MAX_PIXELS, SUFFIXES
 from maskmill.images.stems import is_store, names
+from maskmill.inputs.reading import Reading
 from maskmill.predict.masks import Masks
-from maskmill.predict.pictures import opened
+from maskmill.predict.pictures import divides, opened
+from maskmill.predict.pictures import names as names_in
 from maskmill.predict.segmenter import load
 from maskmill.progress import track
 from maskmill.store.artefact import write_json
@@ -64,9 +69,11 @@ def predict(images: Iterable[Path], segmenter: Path, out: Path, wanted: Wanted) 
     from maskmill.numerics.blocks import ordered
 
     found = _find(images)
-    _check_targets(found, out, wanted)
+    _check_targets(found, out, wanted, Reading())
     torch.set_num_threads(wanted.threads)
     loaded = load(segmenter, wanted.device)
+    if divides(loaded.reading):
+        _check_targets(found, out, wanted, loaded.reading)
     workers = wanted.threads if loaded.side_by_side else 1
     torch.set_num_threads(wanted.threads // workers)
     masks = Masks(loaded, out, wanted.overlays, wanted.formats)
@@ -122,16 +129,34 @@ def _below(folder: Path) -> list[Path]:
         raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); mend its rights") from None
 
 
-def _check_targets(found: dict[str, Path], out: Path, wanted: Wanted) -> None:
-    """No file that is read is written, and no two masks have one name."""
+def _check_targets(found: dict[str, Path], out: Path, wanted: Wanted, reading: Reading) -> None:
+    """No photo is overwritten, and no two masks have one name: those of pages and composites among them."""
     photos = {path.resolve() for path in found.values()}
     suffixes = [
         ".png",
         *([".overlay.jpg"] if wanted.overlays else []),
         *(WHOLE[each].suffix for each in wanted.formats),
     ]
+    claimed: dict[str, Path] = {}
     for name, path in found.items():
-        for target in (out / f"{name}{suffix}" for suffix in suffixes):
-            if target.resolve() in photos:
+        for each, suffix in product(names_in(path, name, reading, wanted.max_pixels or MAX_PIXELS), suffixes):
+            target = out / f"{each}{suffix}"
+            if target.resolve() in photos or _is_picture(target):
                 raise InputError(f"--out {out}: {path} would overwrite the photo {target}; give another "
                                  "folder")  # fmt: skip
+            if claimed.setdefault(f"{each}{suffix}", path) != path:
+                raise InputError(f"{path}: its mask {each}{suffix} would overwrite that of "
+                                 f"{claimed[f'{each}{suffix}']}; predict them separately")  # fmt: skip
+
+
+def _is_picture(target: Path) -> bool:
+    """Whether a file that would be replaced shows colours or greys: no mask has more than one channel, and those of
+    eight bits have a palette.
+    """
+    if target.suffix not in (".png", ".tif") or not target.is_file():
+        return False
+    try:
+        with Image.open(target) as image:
+            return len(image.getbands()) > 1 or (image.mode == "L" and target.suffix == ".png")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return False

@@ -115,4 +115,5 @@ def transform(store: str | Path, model: str | Path, params: Mapping[str, Any], o
                 reduced = reduction(values)
             except UserError as error:
                 raise type(error)(f"{source.path}: {image_id}: {error}") from None
-            writer.append(image_id, reduced, valid=source.valid(i), **{name: fields[name][i] for name in names})
+            kept = {name: fields[name][i] for name in names}
+            writer.append(image_id, reduced, valid=source.valid(i), parent=source.parent(i), **kept)

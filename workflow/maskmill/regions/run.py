@@ -23,11 +23,14 @@ COLUMNS = ("image", "region", "area", "y0", "x0", "y1", "x1", "score")
 
 
 class SegmentedImage(NamedTuple):
-    """One image: id, its segments [h, w] that are large enough, and their ids [r] int64, ascending."""
+    """One image: id, its segments [h, w] that are large enough, their ids [r] int64, ascending, and the id of
+    the image that it is cut from, if it is.
+    """
 
     id: str
     segments: np.ndarray
     ids: np.ndarray
+    parent: str | None = None
 
 
 class VectorSource(NamedTuple):
@@ -89,7 +92,7 @@ def run(
     with RaggedWriter(out_vectors, "vectors", depth=source.depth, dtype="float32", provenance=provenance) as writer:
         described = zip(images, source.vectors, _scores(cut), strict=True)
         for image, vectors, scores in track(described, len(images), "regions"):
-            writer.append(image.id, vectors[:, None])
+            writer.append(image.id, vectors[:, None], parent=image.parent)
             rows += [(image.id, int(r), *area_and_box(image.segments == r), float(scores[r - 1])) for r in image.ids]
     write_table(out_table, _table(rows), provenance)
 
@@ -100,14 +103,14 @@ def _images(cut: Ragged, settings: Regions, manifest: str | Path | None, shard: 
         if manifest is None:
             raise ConfigError("maskmill regions: min_pixels asks for the sizes of the photos; give --manifest")
         photos = read_manifest(manifest, shard)
-    for image_id, segments in cut.images():
+    for i, (image_id, segments) in enumerate(cut.images()):
         valid = cut.valid(image_id)
         kept = keep_large(segments, settings.min_area, None if valid is None else int(valid.sum()))
         if photos is not None:
             row = photos.row(image_id)
             kept = keep_larger(kept, settings.min_pixels / (row.width * row.height))
         ids = np.unique(kept)
-        yield SegmentedImage(image_id, kept, ids[ids != 0].astype(np.int64))
+        yield SegmentedImage(image_id, kept, ids[ids != 0].astype(np.int64), cut.parent(i))
 
 
 def _from_tokens(images: list[SegmentedImage], features: str | Path | None, stage: Stage[Regions]) -> VectorSource:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,6 @@ _COLUMNS = ["id", "path", "width", "height", "shard", "label"]
 _CONTENTS = ["label_digest", "bytes", "crc32c"]  # of every manifest that the stage `inputs` has written
 _VIEWS = ["parent", "view"]  # of those with a picture that is not a whole photo
 _OPTIONAL = [*_CONTENTS, *_VIEWS]
-_WINDOW = re.compile(r"(.+)/y\d{7,}x\d{7,}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class Row:
     Attributes:
         label_digest: of the bytes of the label file (maskmill.images.labels). bytes, crc32c: of the image file. All are
             None where nothing is known of the contents; then whoever reads the file takes it as it is.
-        parent: id of the image that this one is a window or a page of, or None.
+        parent: id of the image that this one is a window, a page or a composite of, or None.
         view: how the picture is read from the file (maskmill.images.view), or None for a photo. Of a picture with a
             view, `crc32c` is that of its decoded values, and `bytes` their number: no more of the file is read for it.
     """
@@ -47,6 +45,11 @@ class Row:
     crc32c: int | None = None
     parent: str | None = None
     view: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """Id of the image that it is of: the parent of a window, page or composite, else its own."""
+        return self.parent or self.id
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,6 @@ class Manifest:
 def window_id(image_id: str, top: int, left: int) -> str:
     """The id of a window of an image, by its place in pixels of the level: sorted, ids go row by row."""
     return f"{image_id}/y{top:07d}x{left:07d}"
-
-
-def owner(image_id: str) -> str:
-    """The image that a window is of, by the window's id; of any other picture its own id."""
-    found = _WINDOW.fullmatch(image_id)
-    return found[1] if found else image_id
 
 
 def read_manifest(path: str | Path, shard: str | None = None) -> Manifest:

@@ -11,10 +11,11 @@ Layout of `<shard>.zarr` (one Zarr group, written by one job, renamed into place
     <name>   [n, ...]                      anything stored once an image (cls, lambda_2, ...)
     valid    [sum(h*w)] bool               only where a cell is not: false for cells that show no data of their file
 
-The group's attributes hold `kind`, the image ids in order, free metadata, the provenance, a seal of each array
-(maskmill.store.seal), and a checksum of all of these. Whoever opens a store compares them with the files, so every
-array is whole and the one that was written, or there is a StoreError. What else lies in the folder is never read.
-Read it with `Ragged`, write it with `RaggedWriter`, or open `values` with `dask.array.from_zarr`.
+The group's attributes hold `kind`, the image ids in order, their parents where one is cut from a file, free metadata,
+the provenance, a seal of each array (maskmill.store.seal), and a checksum of all of these. Whoever opens a store
+compares them with the files, so every array is whole and the one that was written, or there is a StoreError. What else
+lies in the folder is never read. Read it with `Ragged`, write it with `RaggedWriter`, or open `values` with
+`dask.array.from_zarr`.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class RaggedWriter:
         self.compress = depth is None if compress is None else compress
         self.attrs, self.provenance = dict(attrs or {}), provenance
         self.ids: list[str] = []
+        self._parents: list[str | None] = []
         self._grid: list[tuple[int, int]] = []
         self._extra: dict[str, list[np.ndarray]] = {}
         self._valid: dict[int, np.ndarray] = {}  # place of an image -> its cells, where some are not valid
@@ -113,11 +115,20 @@ class RaggedWriter:
             config={"write_empty_chunks": True},
         )
 
-    def append(self, image_id: str, values: np.ndarray, *, valid: np.ndarray | None = None, **per_image: Any) -> None:
+    def append(
+        self,
+        image_id: str,
+        values: np.ndarray,
+        *,
+        valid: np.ndarray | None = None,
+        parent: str | None = None,
+        **per_image: Any,
+    ) -> None:
         """Add one image: values [h, w] or [h, w, d]; keywords are stored once an image, same names for all.
 
         Args:
             valid: bool [h, w], which cells show data; None where all do.
+            parent: id of the image that it is a window, a page or a composite of; None of others.
 
         Raises:
             NumericsError: a value is NaN or infinite, or overflows float16.
@@ -137,6 +148,7 @@ class RaggedWriter:
         self._pending.append(self._encode(image_id, rows))
         self._rows_pending += h * w
         self.ids.append(image_id)
+        self._parents.append(parent)
         self._grid.append((h, w))
         for name, value in per_image.items():
             self._extra.setdefault(name, []).append(np.asarray(value))
@@ -211,6 +223,8 @@ class RaggedWriter:
             "provenance": self.provenance.as_dict() if self.provenance else {},
             "arrays": {name: seal_array(self._root / name) for name in ("values", *sorted(arrays))},
         } | ({} if self.codec is None else {"codec": self.codec.digest})
+        if any(self._parents):
+            about["parents"] = self._parents
         self._group.attrs.update(with_checksum(about))
 
 
@@ -256,6 +270,7 @@ class Ragged:
             self.ids: list[str] = list(meta["ids"])
             self.attrs: dict[str, Any] = dict(meta["attrs"])
             self.provenance: dict[str, Any] = dict(meta["provenance"])
+            self._parents: list[str | None] = list(meta.get("parents", ()))
             self.per_image_names: list[str] = list(meta["per_image"])
             self.values: zarr.Array = self._array("values")
             self.offsets: np.ndarray = self._whole("offsets")
@@ -317,6 +332,14 @@ class Ragged:
         if self.codec is not None:
             return self.codec.depth
         return self.values.shape[1] if self.values.ndim == 2 else None
+
+    def parent(self, i: int) -> str | None:
+        """Id of the image that image `i` is a window, a page or a composite of; None of others."""
+        return self._parents[i] if self._parents else None
+
+    def owner(self, i: int) -> str:
+        """Id of the image that image `i` is of: its parent, or its own."""
+        return self.parent(i) or self.ids[i]
 
     @cached_property
     def valid_rows(self) -> np.ndarray | None:

@@ -1,11 +1,12 @@
 """Calibration of classes that labelled images made: each image is scored by classes that it did not name.
 
-The labelled images are divided into folds of neighbours (frames of a film that follow each other stay together); the
-classes are learnt from the others, and say of every region what it is and how probable. A region is right if most of
-its labelled pixels have that class; regions of a class that none of the others shows do not count, as the classes that
-are used know it. Probability against right gives one curve for all classes and images together: logistic for few of
-them (Platt, "Probabilistic Outputs for Support Vector Machines", 1999), isotonic for many (Zadrozny and Elkan, KDD
-2002), as isotonic curves overfit below about a thousand cases (Niculescu-Mizil and Caruana, ICML 2005).
+The labelled images are divided into folds of neighbours (frames of a film that follow each other stay together, and so
+do windows, pages and composites of one file); the classes are learnt from the others, and say of every region what it
+is and how probable. A region is right if most of its labelled pixels have that class; regions of a class that none of
+the others shows do not count, as the classes that are used know it. Probability
+against right gives one curve for all classes and images together: logistic for few of them (Platt, "Probabilistic
+Outputs for Support Vector Machines", 1999), isotonic for many (Zadrozny and Elkan, KDD 2002), as isotonic curves
+overfit below about a thousand cases (Niculescu-Mizil and Caruana, ICML 2005).
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ def calibrate(found: Labelled, learn: Learn, ground: Codebook | None = None) -> 
         found: the labelled images. learn: their classes. ground: codebook of background and foreground: what it calls
             background gets no class, and does not count.
     """
-    images = len(found.ids)
+    files = found.files
+    images = len(np.unique(files))
     if images < LEAST_IMAGES:
         return _too_few(0, images)
-    fold = _folds(images)[found.images]
+    fold = _folds(images)[files]
     known, most = found.shares.sum(axis=1) >= KNOWN, found.shares.argmax(axis=1)
     if ground is not None:
         known &= assign(found.vectors, ground)[0] == 1
@@ -56,10 +58,10 @@ def calibrate(found: Labelled, learn: Learn, ground: Codebook | None = None) -> 
             continue
         odds[held], right[held] = judged(found.vectors[held], found.shares[held], found.classes, classes)
     usable = np.isfinite(odds)
-    counted = len(np.unique(found.images[usable]))
+    counted = len(np.unique(files[usable]))
     if usable.sum() < LEAST_REGIONS or counted < LEAST_IMAGES:
         return _too_few(int(usable.sum()), counted)
-    return fit(odds[usable], right[usable], found.images[usable], fold[usable])
+    return fit(odds[usable], right[usable], files[usable], fold[usable])
 
 
 def _too_few(regions: int, images: int) -> Calibration:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from maskmill.errors import InputError, nearest
-from maskmill.images.labels import checked_label
+from maskmill.images.labels import OUTSIDE, checked_label, core_ids
 from maskmill.images.masks import to_size
 from maskmill.images.sample import read_images
 from maskmill.images.stems import match_stems
+from maskmill.images.view import View
 from maskmill.store.manifest import Manifest, Row, read_manifest
 from maskmill.store.ragged import Ragged
 from maskmill.taxonomy import Clustered
@@ -31,6 +32,7 @@ class Labelled:
         shares: [n, C] float32, of the pixels of each; void pixels are missing, so that a row sums to 1 or less.
         images: [n] int64, the place in `ids` of the image that a vector is of.
         columns: {image id: [H, W] int16}, the place in `classes` of every pixel, -1 for void.
+        owners: of the images, ids of what they are cut from; none where no image is.
     """
 
     ids: tuple[str, ...]
@@ -39,30 +41,44 @@ class Labelled:
     shares: np.ndarray
     images: np.ndarray
     columns: Mapping[str, np.ndarray]
+    owners: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> np.ndarray:
+        """Of each vector the file that its image is of [n] int64: 0, 1, ... in the order of the ids.
+
+        Windows, pages and composites of one file show the same pixels, or neighbours: they are no independent cases.
+        """
+        order = {owner: i for i, owner in enumerate(dict.fromkeys(self.owners or self.ids))}
+        return np.array([order[owner] for owner in self.owners or self.ids], np.int64)[self.images]
 
 
 def chosen_labels(manifest: Manifest, folder: str, images: str | None) -> dict[str, str]:
     """{image id: label file} of the examples, sorted by id.
 
     Args:
-        folder: of label images with the names of images of the run. images: a file of image ids, one a line; only these
-            are examples.
+        folder: of label images with the names of images of the run; windows, pages and composites share the label of
+            their image. images: a file of image ids, one a line; only these are examples. The id of an image that is
+            cut stands for all that is cut from it.
 
     Raises:
         InputError: no label fits any image, or an image of the list is not in the run or has no label.
     """
-    found = match_stems({image_id: image_id for image_id in manifest.ids}, Path(folder), "taxonomy.labels")
+    owners = {row.id: row.owner for row in manifest.rows}
+    files = match_stems({image_id: image_id for image_id in owners.values()}, Path(folder), "taxonomy.labels")
+    found = {image_id: files[owner] for image_id, owner in owners.items() if owner in files}
     if images is not None:
         wanted = [line.strip() for line in _lines(images) if line.strip()]
-        known = set(manifest.ids)
+        known = {*owners, *owners.values()}
         for image_id in wanted:
-            if image_id not in found:
+            if image_id not in found and image_id not in files:
                 why = "has no label in taxonomy.labels" if image_id in known else "is no image of the run"
                 near = nearest(image_id, sorted(found)) if len(found) <= 10_000 else ""
                 raise InputError(f"taxonomy.images: {images}: {image_id!r} {why}{near}")
         if not wanted:
             raise InputError(f"taxonomy.images: {images}: names no image; write one id a line")
-        found = {image_id: found[image_id] for image_id in wanted}
+        chosen = set(wanted)
+        found = {i: file for i, file in found.items() if i in chosen or owners[i] in chosen}
     return dict(sorted(found.items()))
 
 
@@ -89,7 +105,9 @@ def read(labels: Mapping[str, str], void: Sequence[int], given: Clustered) -> La
             "the ones to learn from in taxonomy.images"
         )
     masks = {image_id: label_of(file, manifest.row(image_id)) for image_id, file in labels.items()}
-    classes = sorted({int(i) for mask in masks.values() for i in np.unique(mask)} - set(void))
+    views = {manifest.row(image_id).view for image_id in labels}
+    outside = {OUTSIDE} if any(view and View.of(view).window for view in views) else set()
+    classes = sorted({int(i) for mask in masks.values() for i in np.unique(mask)} - set(void) - outside)
     if not classes:
         raise InputError(f"taxonomy.labels: every pixel of {len(masks)} labels is void ({list(void)}); label others")
     column = np.full(1 + max(int(mask.max()) for mask in masks.values()), -1, np.int16)
@@ -106,12 +124,14 @@ def read(labels: Mapping[str, str], void: Sequence[int], given: Clustered) -> La
         np.concatenate([found[image_id][1] for image_id in ids]),
         np.concatenate([np.full(len(found[image_id][0]), i) for i, image_id in enumerate(ids)]),
         columns,
+        tuple(manifest.row(image_id).owner for image_id in ids),
     )
 
 
 def label_of(file: str, row: Row) -> np.ndarray:
-    """Label ids uint16 [H, W] of an image."""
-    return checked_label(file, row.path, row.height, row.width)[0].astype(np.uint16)
+    """Label ids uint16 [H, W] of an image; of a window with OUTSIDE where the pixels are not of its core."""
+    ids = checked_label(file, row.path, row.height, row.width, row.view)[0]
+    return core_ids(ids, file, row.view).astype(np.uint16)
 
 
 def shares_of(cells: np.ndarray, columns: np.ndarray, vectors: int, classes: int) -> np.ndarray:

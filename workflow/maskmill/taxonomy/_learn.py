@@ -102,7 +102,7 @@ def _notes(named: votes.Named, book: Codebook) -> Sequence[str]:
 
 
 def _probe(found: Labelled, given: Clustered) -> dict[str, Any]:
-    fitted = probe.fit(found.vectors, found.shares, found.images, seed=given.seed)
+    fitted = probe.fit(found.vectors, found.shares, found.files, seed=given.seed)
     return {"kind": "linear", "tensors": {"weights": fitted.weights, "bias": fitted.bias}}
 
 
