@@ -39,6 +39,7 @@ RECIPE = {
     "regions": {"features": "semantic", "pool": "token"},
     "cluster": {"method": "kmeans", "clusters": 8},
 }
+FORMATS = ["geotiff", "geojson", "ome_zarr"]
 PLACE = (10.0, 0.0, 500_000.0, 0.0, -10.0, 4_000_000.0)  # ten metres a pixel, somewhere in zone 33
 
 
@@ -141,7 +142,8 @@ def main() -> None:
         build(work, given.photos, given.side, given.tile)
     window = {"size": given.window, "overlap": given.overlap}
     windowed, apart = work / f"windowed-{given.window}-{given.overlap}", work / "apart"
-    run(windowed, {"images": str(work / "mosaic"), "labels": str(work / "labels"), "inputs": {"window": window}})
+    sources = {"images": str(work / "mosaic"), "labels": str(work / "labels")}
+    run(windowed, sources | {"inputs": {"window": window}, "export": {"formats": FORMATS}})
     run(apart, {"images": str(work / "photos")})
     print("| rule | jobs | seconds | peak MB |\n|---|---|---|---|")
     jobs: dict[str, list[Any]] = {}

@@ -103,7 +103,8 @@ def _halves_found(method: str, stores: list[Path], out: Path, seed: int) -> floa
     out.mkdir()
     try:
         model = infer.Head.load(head(method, stores, out, seed=seed), "cpu")
-    except NumericsError:
+    except NumericsError as error:
+        assert "has collapsed" in str(error)
         return 0.0
     right = []
     for tokens in scenes().values():

@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
+import windowed_run as windowed
 from exported_run import write_run
 from format_scenes import scenes, write_scenes
+from PIL import Image
 
 from maskmill.errors import StoreError
 from maskmill.export.run import ExportFiles, More, run, run_index, run_shard
 from maskmill.images.instances import Instances
+from maskmill.images.view import View
 from maskmill.recipe.sections import FORMATS
 
 CLASHING = ("a", "a.png/b", "a.txt/b")  # names that folders and files compete for
@@ -68,6 +72,28 @@ def test_every_format_in_parts(photos: str, suffixes: tuple[str, ...], tmp_path:
     keywords = write_scenes(tmp_path, masks | dict.fromkeys(CLASHING, small), suffixes=suffixes)
     found = same(keywords, {"formats": list(FORMATS), "photos": photos}, tmp_path)
     assert "renamed.csv" in found  # a.png is a file and a folder
+
+
+@pytest.mark.parametrize("photos", ["link", "copy"])
+def test_windows_in_parts_with_their_photos_and_their_whole(photos: str, tmp_path: Path) -> None:
+    """Windows have no file of their own: their photos are written as the run has seen them."""
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 300, 260), np.uint8)
+    about = {"driver": "GTiff", "height": 300, "width": 260, "count": 3, "dtype": "uint8", "photometric": "rgb"}
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 4e6)}
+    with rasterio.open(tmp_path / "map.tif", "w", **about, **place) as out:
+        out.write(pixels)
+    rows = windowed.rows_of("map", tmp_path / "map.tif", windowed.views_of(tmp_path / "map.tif", 0, 128, 32))
+    known = np.random.default_rng(1).integers(1, 4, (300, 260)).astype(np.uint8)
+    masks = {row.id: windowed.mask_of(row, known, 1) for row in rows}
+    keywords = windowed.write(tmp_path, rows, masks, 3)
+    found = same(keywords, {"formats": list(FORMATS), "photos": photos}, tmp_path)
+    last = rows[-1]
+    with Image.open(tmp_path / f"many/voc/JPEGImages/{last.id}.png") as image:
+        top, left, height, width = View.of(last.view or "").window or ()
+        np.testing.assert_array_equal(
+            np.asarray(image), pixels.transpose(1, 2, 0)[top : top + height, left : left + width]
+        )
+    assert "geotiff/map.tif" in found
 
 
 def test_instances_in_parts(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from input_files import fails, label, picture, read, rejected, video
 from PIL import Image
 
 from maskmill.errors import StoreError
+from maskmill.export.segmenter import SegmenterParts
 from maskmill.images.listing import content_fingerprint, listing_fingerprint
 from maskmill.images.stems import walk
 from maskmill.inputs._check import check_file
@@ -402,6 +403,21 @@ def test_exif_size_in_the_manifest(tmp_path: Path, out: Path) -> None:
     label(tmp_path / "labels/a.png", (12, 8))
     row = read(out, tmp_path / "images", tmp_path / "labels").rows[0]
     assert (row.width, row.height) == (8, 12)
+
+
+@pytest.mark.parametrize(
+    ("keys", "kept"), [({}, {}), ({"pages": "all"}, {"pages": "all"}), ({"channels": [2, 1, 0]}, {})]
+)
+def test_how_photos_were_read_is_kept_for_new_ones(
+    keys: dict[str, Any], kept: dict[str, str], tmp_path: Path, out: Path
+) -> None:
+    """New files may have pages though none of the run had."""
+    picture(tmp_path / "images/a.png")
+    read(out, tmp_path / "images", **keys)
+    told = SegmenterParts.reading(out / "manifest.parquet")
+    assert bool(told) == bool(keys)
+    if kept:
+        assert json.loads(told["inputs"]["rendering"])["pages"] == "all"
 
 
 def test_max_images_are_spread_evenly(tmp_path: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from maskmill.numerics.blocks import by_id, ordered
-from maskmill.numerics.sampling import rng, sample_rows
+from maskmill.numerics.sampling import rng, sample_rows, smallest
 from maskmill.store.manifest import owner, window_id
 from maskmill.store.ragged import Ragged, RaggedWriter
 
@@ -140,3 +141,18 @@ def test_ordered_keeps_order_and_raises() -> None:
 
     with pytest.raises(ValueError, match="0"):
         list(ordered(fail, range(5), 2))
+
+
+def test_the_images_of_a_draw_are_those_with_the_smallest_hashes() -> None:
+    """Of few among many, whatever their order and whatever others come."""
+    ids = ["", "\u00e9/a.png", *(f"{'x' * (i % 300)}/{i}" for i in range(2000))]
+
+    def order(image_id: str) -> bytes:
+        return hashlib.blake2b(b"7\0image\0" + image_id.encode(), digest_size=8).digest()
+
+    expected = sorted(ids, key=order)[:25]
+    places = smallest(iter(ids), 25, 7)
+    assert places == sorted(places)
+    assert {ids[i] for i in places} == set(expected)
+    assert {ids[::-1][i] for i in smallest(ids[::-1], 25, 7)} == set(expected)
+    assert smallest(ids[:3], 25, 7) == [0, 1, 2]

@@ -29,7 +29,7 @@ from maskmill.plan.geometry import geometry
 from maskmill.plan.images import PlannedImages, Shards, mixture, of_manifest, of_one_size, photo_size, whole
 from maskmill.plan.jobs import ORDER
 from maskmill.plan.jobs import jobs as planned_jobs
-from maskmill.plan.rates import START, Rates, of_run, read_benchmarks, read_given, too_short
+from maskmill.plan.rates import START, WHOLE_IMAGE, Rates, of_run, read_benchmarks, read_given, too_short
 from maskmill.recipe.model import Run
 from maskmill.recipe.resolve import load
 from maskmill.recipe.sections import FeatureSet, Size
@@ -247,6 +247,18 @@ def test_no_single_job_of_ten_million_images_takes_an_hour() -> None:
     assert rows["export"].rate is None
     few = build(comus(), of_one_size(20_000, 500, PHOTO), Rates(), Machines(64)).by_rule()
     assert not {"inputs_list", "inputs_check", "export_shard"} & set(few)
+
+
+def test_formats_of_whole_images_take_time_in_one_job() -> None:
+    def seconds(*formats: str) -> float:
+        run = load({"recipes": ["kmeans"], "export": {"formats": list(formats)}}, ROOT / "recipes")
+        rows = {row.work.rule: row for row in build(run, of_one_size(10**6, 5000, PHOTO), Rates(), Machines(64)).rows}
+        assert rows["export"].seconds is not None
+        return rows["export"].seconds
+
+    one = seconds("geotiff") - seconds()
+    assert one == pytest.approx(10**6 * WHOLE_IMAGE)
+    assert seconds("geotiff", "geojson", "voc") - seconds("voc") == pytest.approx(2 * one)
 
 
 def test_disk_that_is_too_small_is_said() -> None:

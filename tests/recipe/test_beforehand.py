@@ -122,6 +122,8 @@ def test_methods_that_find_the_number_take_fewer() -> None:
 def test_counts_that_the_configuration_says() -> None:
     with pytest.raises(ConfigError, match=r"20 clusters, but 5 images have at most 5 regions"):
         run("tokencut", cluster={"clusters": 20}, inputs={"max_images": 5})
+    for many in ({"window": {"size": 256}}, {"pages": "all"}, {"composites": {"natural": [2, 1, 0]}}):
+        run("tokencut", cluster={"clusters": 20}, inputs={"max_images": 5} | many)  # a file is more pictures than one
     with pytest.raises(ConfigError, match=r"cluster.max_fit_points: 10, but 20 clusters are fitted; set it to 2000"):
         run("kmeans", cluster={"clusters": 20, "max_fit_points": 10})
 

@@ -48,6 +48,7 @@ from maskmill.export.segmenter import SegmenterParts
 from maskmill.images.instances import Instances, InstanceStore, InstanceWriter
 from maskmill.images.photos import read_photo
 from maskmill.inputs import run as inputs
+from maskmill.numerics import product
 from maskmill.paint.run import read_limits
 from maskmill.predict.segmenter import load as load_segmenter
 from maskmill.recipe.sections import FeatureSet, Size
@@ -56,6 +57,7 @@ from maskmill.report.run import _rejected
 from maskmill.rounds.infer import Student
 from maskmill.store import codebook as books
 from maskmill.store import expected
+from maskmill.store import product as codecs
 from maskmill.store import ragged as layout
 from maskmill.store.artefact import read_json, read_table, read_tensors, write_json, write_table, write_tensors
 from maskmill.store.manifest import REJECTED_CRC32C, read_manifest
@@ -140,6 +142,7 @@ def make_run(run: Path, seed: int) -> None:
     try:
         with commissioned(f"run {seed}"):
             _stores(run, seed)
+            _codes(run, seed)
             _inputs(run, seed)
             _tables(run, seed)
             _models(run, seed)
@@ -176,6 +179,19 @@ def _stores(run: Path, seed: int) -> None:
             vectors.append(image_id, tokens[:3, :1])
             found = rng.random((2, h, w)) < 0.5
             instances.append(image_id, Instances(found, rng.integers(1, 3, 2), rng.random(2).astype(np.float32)))
+
+
+def _codes(run: Path, seed: int) -> None:
+    """A store of codes, and the codec that they were made with."""
+    images = token_scenes.scenes(8, seed=seed)
+    codec, facts = product.fit(np.concatenate([x.reshape(-1, 16) for x in images.values()]), 4, True, seed)
+    made = Provenance.of("features", {"seed": seed})
+    codecs.write(run / "pq.safetensors", codec, {name: np.array(value) for name, value in facts.items()}, made)
+    encoder, rng = product.Encoder(codec), np.random.default_rng(seed)
+    with RaggedWriter(run / "pq.zarr", "features", depth=16, dtype=codec, provenance=made) as out:
+        for image_id, tokens in images.items():
+            codes = encoder.codes(torch.from_numpy(tokens.astype(np.float32))).numpy()
+            out.append(image_id, codes, cls=rng.standard_normal(16).astype(np.float32))
 
 
 def _inputs(run: Path, seed: int) -> None:
@@ -247,6 +263,7 @@ def _segmenter(run: Path) -> None:
 
 def _store(name: str, kind: str) -> Callable[[Path], Any]:
     def read(run: Path) -> Any:
+        codecs._known.clear()  # what this process has read: a job starts with none
         if kind == "instances":
             packed = InstanceStore(run / name)
             return [packed.attrs, packed.hash, dict(packed.images())]
@@ -355,6 +372,8 @@ KINDS = [
     Kind("segmenter: codebook", "segmenter/codebook.safetensors", _predicted, parts=_of_tensors, expected=False),
     Kind("segmenter: weights", f"segmenter/{WEIGHTS}", _predicted, parts=_of_tensors, expected=False),
     Kind("segmenter: features.json", "segmenter/features.json", _predicted, parts=_of_json, expected=False),
+    *_arrays("features, pq", "pq.zarr", "features", ("values", "rotation", "centroids", "offsets", "grid", "cls")),
+    _tensors("codec of features, pq", "pq.safetensors", codecs.read),
 ]
 
 

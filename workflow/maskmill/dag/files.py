@@ -25,7 +25,7 @@ from typing import Any, Literal
 from maskmill.images.parts import part_names
 from maskmill.images.tables import has_labels, is_table
 from maskmill.recipe.model import CODES, Recipe, Run
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.sections import FeatureSet, ProductCode
 from maskmill.recipe.stages import RULES, STAGE_OF, STAGES, Needs
 from maskmill.versions import STAGE_VERSION
 
@@ -151,12 +151,15 @@ class Graph:
         run: the resolved configuration. shards: gives the shards of the manifest; in the workflow it waits for it.
         files: gives how many files the sources of images name, as far as it is known before they are checked.
         images: gives the number of images of the manifest; in the workflow it waits for it.
+        sample: gives the hash of the images that a codec is fitted on, likewise; a graph that is made for no images
+            has none.
     """
 
     run: Run
     shards: Callable[[], Sequence[str]]
     files: Callable[[], int] = int
     images: Callable[[], int] = int
+    sample: Callable[[ProductCode], str] = lambda code: ""
 
     @property
     def parts(self) -> list[str]:

@@ -29,6 +29,7 @@ from maskmill.dag.files import Graph, Source, path, weights_of
 from maskmill.dag.jobs import targets
 from maskmill.dag.restore import RECORD, Deleted, Finished, Seen, deleted, look, unmade
 from maskmill.errors import InputError, UserError
+from maskmill.images.coded import contents_at
 from maskmill.images.listing import content_fingerprint, counted_fingerprint
 from maskmill.images.presence import check_presence
 from maskmill.recipe.architectures import check_backbones
@@ -37,6 +38,7 @@ from maskmill.recipe.documents import read_mapping
 from maskmill.recipe.origin import Origin
 from maskmill.recipe.packages import check_packages
 from maskmill.recipe.resolve import SHIPPED, load
+from maskmill.recipe.sections import ProductCode
 from maskmill.recipe.stages import RULES
 from maskmill.redact import redact
 from maskmill.store.artefact import count_rows, read_json
@@ -100,7 +102,7 @@ class Rules:
         self._check_machine()
         if not self.module:  # before the first file is written; a module leaves its caller's files alone (`command`)
             access.restrict(self.run.config.readers, ".snakemake")
-        self.graph = Graph(self.run, self.shards, self._files, self._images)
+        self.graph = Graph(self.run, self.shards, self._files, self._images, self._sample)
         driver.announce()
         self.reader_priority = 1 if self.run.temporary else 0
 
@@ -126,6 +128,11 @@ class Rules:
         """The shards of the manifest; waits for the checkpoint."""
         file = str(self._manifest.get().output.manifest)
         return self._read_shards(file, os.stat(file).st_mtime_ns)
+
+    def _sample(self, code: ProductCode) -> str:
+        """The hash of the images that a codec is fitted on; waits for the checkpoint."""
+        self.shards()  # the manifest is the one expected
+        return _sample_of(str(self._manifest.get().output.manifest), code)
 
     def _images(self) -> int:
         """The images of the manifest; waits for the checkpoint."""
@@ -242,12 +249,12 @@ class Rules:
     @cached_property
     def _asked_of_manifest(self) -> Asked | None:
         """The same by the manifest that lies on the disk, whether it is up to date or not; none without one."""
+        file = f"{self.prefix}{path('inputs', 'manifest')}"
         try:
-            file = f"{self.prefix}{path('inputs', 'manifest')}"
             found, count = read_shards(file), count_rows(file)
         except UserError:  # absent, damaged or of an older version: the stage inputs makes it again
             return None
-        return Asked(Graph(self.run, lambda: found, self._files, lambda: count))
+        return Asked(Graph(self.run, lambda: found, self._files, lambda: count, lambda code: _sample_of(file, code)))
 
     @cached_property
     def _known(self) -> dict[tuple[str, int], Sequence[str]]:
@@ -439,6 +446,11 @@ class Rules:
             return self.watched(rule, objects.instances, None)
 
         return fingerprint
+
+
+def _sample_of(file: str, code: ProductCode) -> str:
+    """The hash of the images of a manifest that a codec is fitted on, by its time: it is made anew at most once."""
+    return guarded(contents_at, file, os.stat(file).st_mtime_ns, code.images, code.seed)
 
 
 def _flagged(source: Source) -> Any:

@@ -21,8 +21,13 @@ from maskmill.store.seal import bytes_crc32c
 
 def file_name(row: Row) -> str:
     """Relative name of the image: its id with the suffix of its file."""
-    suffix = Path(row.path).suffix
+    suffix = suffix_of(row)
     return row.id if row.id.endswith(suffix) else row.id + suffix
+
+
+def suffix_of(row: Row) -> str:
+    """Of the photo's file, with its dot; of a page, window or composite `.png`, as which it is written."""
+    return Path(row.path).suffix if row.parent is None else ".png"
 
 
 def stem(row: Row) -> str:
@@ -122,7 +127,8 @@ def place_photo(row: Row, path: Path, how: str, ready: Path | None = None) -> No
     """The photo at `path`, as a symbolic link to its file or as a copy of it.
 
     Where its EXIF block turns it, it is written turned, as a PNG whatever its suffix says: masks are as an image is
-    shown, and many tools read the pixels without turning them. Nothing is done where the folder cannot have the name.
+    shown, and many tools read the pixels without turning them. So is, as the run has seen it, what is no whole photo of
+    eight bits. Nothing is done where the folder cannot have the name.
 
     Args:
         ready: what this function has placed for a part of the images.
@@ -144,6 +150,8 @@ def place_photo(row: Row, path: Path, how: str, ready: Path | None = None) -> No
 
 def _checked_photo(row: Row, how: str) -> bytes | None:
     """The bytes to write, or None where a link to the file will do; an InputError as `place_photo`."""
+    if row.view is not None:
+        return _as_png(row)
     try:
         body = image_bytes(row.path, row.width * row.height)
         if row.crc32c is not None and (len(body), bytes_crc32c(body)) != (row.bytes, row.crc32c):
@@ -154,7 +162,11 @@ def _checked_photo(row: Row, how: str) -> bytes | None:
             f"{row.path}: {error}; it changed since the inputs were checked: restore the file and run snakemake again"
         ) from None
     if turned:
-        file = io.BytesIO()
-        Image.fromarray(read_photo(row)).save(file, format="PNG")
-        return file.getvalue()
+        return _as_png(row)
     return None if how == "link" else body
+
+
+def _as_png(row: Row) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(read_photo(row)).save(file, format="PNG")
+    return file.getvalue()

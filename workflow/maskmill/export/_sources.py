@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import StoreError
+from maskmill.export._layout import suffix_of
 from maskmill.images.instances import Instances, InstanceStore
 from maskmill.images.stitching import Picture
 from maskmill.store.artefact import read_table
@@ -118,7 +119,7 @@ class ExportImages:
     @property
     def suffix(self) -> str | None:
         """Of all photos' files, or None where they differ."""
-        suffixes = {Path(row.path).suffix for row in self.manifest.rows}
+        suffixes = {suffix_of(row) for row in self.manifest.rows}
         return suffixes.pop() if len(suffixes) == 1 else None
 
     def __iter__(self) -> Iterator[Item]:

@@ -190,9 +190,15 @@ class _Export:
 
 
 def _suffix(manifest: str | Path) -> str | None:
-    """Of all photos' files, or None where they differ."""
-    column = read_table(manifest, ["path"])["path"]
-    found = {PurePosixPath(path).suffix for chunk in column.chunks for path in chunk.to_pylist()}
+    """`suffix_of` all images, or None where they differ."""
+    import pyarrow.compute as pc
+
+    table, found = read_table(manifest, ["path"], optional=["parent"]), set[str]()
+    if "parent" in table.column_names:
+        parts = table["parent"].is_valid()
+        found |= {".png"} if parts.to_numpy().any() else set()
+        table = table.filter(pc.invert(parts))
+    found |= {PurePosixPath(path).suffix for chunk in table["path"].chunks for path in chunk.to_pylist()}
     return found.pop() if len(found) == 1 else None
 
 

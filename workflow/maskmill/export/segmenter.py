@@ -42,8 +42,8 @@ class SegmenterParts:
 
     @staticmethod
     def reading(manifest: str | Path) -> dict[str, Any]:
-        """{"inputs": how the run has read its images}: what `maskmill predict` reads new ones with, as far as one of
-        them was no whole photo of eight bits; else nothing.
+        """{"inputs": how the run has read its images}: what `maskmill predict` reads new ones with, as far as
+        that is not how photos of eight bits are read anyway; else nothing.
         """
         found = read_metadata(manifest)
         window = (json.loads(found.get(b"maskmill", b"{}")).get("params") or {}).get("window")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 from maskmill.dag.files import Graph, Sources, Wildcards, job, manifest, one, weights_of
-from maskmill.store.hashing import json_hash
 
 
 def _origin(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
@@ -16,20 +14,14 @@ def _origin(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
 
 
 def _feature_set(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
-    """The feature set; where tokens become codes, their codec depends on all images too.
+    """The feature set; where tokens become codes, also the images that their codec is fitted on.
 
-    The name of a shard is a hash of its images. So another file of labels, which makes the manifest anew, fits no
-    codec and codes no tokens again, while another image does both.
+    So other labels and images outside that sample, which make the manifest anew, fit no codec and code no tokens of
+    other shards again; an image that enters the sample, or changes in it, does both.
     """
     chosen = graph.run.feature_sets[wildcards["features"]]
     body = chosen.model_dump(mode="json")
-    return body if chosen.pq is None else body | {"images": _hash_of(tuple(graph.shards()))}
-
-
-@lru_cache(maxsize=4)
-def _hash_of(shards: tuple[str, ...]) -> str:
-    """Of all images, whatever the order of their shards."""
-    return json_hash(sorted(shards))
+    return body if chosen.pq is None else body | {"images": graph.sample(chosen.pq)}
 
 
 @job("weights", _origin, out="resources/weights/{weights}.safetensors")
@@ -49,5 +41,7 @@ def _features(graph: Graph, wildcards: Wildcards) -> Sources:
     found = {"manifest": manifest(), "weights": weights_of([chosen])}
     if chosen.pq is not None:
         graph.shards()
-        found["codec"] = one("features_pq", {"features": wildcards["features"]}, timeless=True)
+        # Not timeless, though its content shows in the params: Snakemake compares no params of jobs that follow one
+        # that runs again.
+        found["codec"] = one("features_pq", {"features": wildcards["features"]})
     return found

@@ -14,8 +14,7 @@ from maskmill.images.photos import read_ahead, reader_count
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import FeatureSet, ProductCode
-from maskmill.store.hashing import json_hash
-from maskmill.store.manifest import Row, read_images
+from maskmill.store.manifest import Row, contents
 from maskmill.store.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ def fit(manifest: Path, params: dict[str, Any], weights: Path, out: Path, comput
     """
     from maskmill.backbones.network import load
     from maskmill.device import pick
+    from maskmill.images.coded import images_of
     from maskmill.numerics import product
-    from maskmill.numerics.sampling import smallest
     from maskmill.store.product import write
 
     place = pick(compute.device)
@@ -50,11 +49,10 @@ def fit(manifest: Path, params: dict[str, Any], weights: Path, out: Path, comput
         chosen.check_depth(backbone.depth)
     except ValueError as error:
         raise ConfigError(f"features.<name>.{error}") from None
-    rows = read_images(manifest, lambda ids: smallest(ids, asked.images, asked.seed))
+    rows = images_of(manifest, asked)
     tokens = _sample(backbone, rows, asked, compute.threads)
     codec, facts = product.fit(tokens, asked.bytes, asked.rotate, asked.seed)
-    seen = json_hash([[row.id, row.crc32c] for row in rows])
-    made = Provenance.of("features", chosen.model_dump(mode="json"), [backbone.digest, seen])
+    made = Provenance.of("features", chosen.model_dump(mode="json"), [backbone.digest, contents(rows)])
     write(out, codec, {name: np.array(value) for name, value in facts.items()}, made)
 
 

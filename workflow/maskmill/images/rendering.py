@@ -50,6 +50,11 @@ class Rendering:
         undecided = ranges is None or settings.range == "dtype"
         return cls(settings.pages, composites, ranges or {}, undecided, whole)
 
+    @property
+    def chosen(self) -> bool:
+        """Whether new images have to know of it, though all of the run may have been photos of eight bits."""
+        return bool(self.ranges) or not self.whole or self.pages != "first"
+
     def text(self) -> str:
         """JSON, always the same for the same decisions."""
         body = {

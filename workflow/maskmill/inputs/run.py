@@ -141,7 +141,7 @@ def _gather(
         raise InputError(ALL_EMPTY)
     found, facts = gathered(table, labels, settings.shard_size, threads)
     known: dict[bytes | str, bytes | str] = {REJECTED_CRC32C: str(file_crc32c(out.rejected))}
-    if "view" in found.table.column_names:
+    if "view" in found.table.column_names or about.rendering.chosen:
         known[RENDERING] = about.rendering.text()
     made = found.table.replace_schema_metadata(known)
     write_classes(out.classes, facts["label_digest"].to_pylist(), facts["label_pixels"].to_pylist(), params)

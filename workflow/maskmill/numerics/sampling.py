@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -82,18 +82,29 @@ def _places(stores: Sequence[Ragged], limit: int, seed: int) -> Iterable[tuple[s
         for i, image_id in enumerate(store.ids)
         if store.offsets[i + 1] > store.offsets[i]
     )
-    return heapq.nsmallest(limit, filled, key=lambda place: _order(seed, place[0]))
+    order = _orderer(seed)
+    return heapq.nsmallest(limit, filled, key=lambda place: order(place[0]))
 
 
 def smallest(ids: Iterable[str], limit: int, seed: int) -> list[int]:
-    """Places of the images that are drawn from where no more than `limit` are wanted, ascending."""
-    found = heapq.nsmallest(limit, enumerate(ids), key=lambda place: _order(seed, place[1]))
-    return sorted(place for place, _ in found)
+    """Places of the images that are drawn from where no more than `limit` are wanted, ascending.
+
+    The ids are gone through once and not kept.
+    """
+    found = heapq.nsmallest(limit, ((key, place) for place, key in enumerate(map(_orderer(seed), ids))))
+    return sorted(place for _, place in found)
 
 
-def _order(seed: int, image_id: str) -> bytes:
-    """Where an image stands in the draw of images."""
-    return hashlib.blake2b(f"{seed}\0image\0{image_id}".encode(), digest_size=8).digest()
+def _orderer(seed: int) -> Callable[[str], bytes]:
+    """Image id -> where the image stands in the draw of images: the BLAKE2b of both, which begins alike for all."""
+    begun = hashlib.blake2b(f"{seed}\0image\0".encode(), digest_size=8)
+
+    def order(image_id: str) -> bytes:
+        rest = begun.copy()
+        rest.update(image_id.encode())
+        return rest.digest()
+
+    return order
 
 
 def _rows_of(ids: Sequence[str], sizes: np.ndarray, limit: int, seed: int) -> list[np.ndarray]:

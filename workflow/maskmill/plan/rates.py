@@ -13,6 +13,7 @@ from maskmill.plan.geometry import geometry
 from maskmill.plan.images import PlannedImages
 from maskmill.plan.jobs import CODEC, ORDER, Work, jobs
 from maskmill.recipe.model import Run
+from maskmill.recipe.sections import WHOLE
 
 # CPU seconds of a job before it works: interpreter, imports, opening stores (bench/startup.py).
 START = 3.0
@@ -55,6 +56,9 @@ MEASURED: dict[str, tuple[float, int]] = {
 }
 
 
+WHOLE_IMAGE = 0.042  # of `export`, besides: one image in one format of whole images, 640 x 480
+
+
 @dataclass(frozen=True)
 class Rate:
     """Seconds of one unit of work on all of a job's threads (or its GPU), and where the figure is from."""
@@ -89,8 +93,16 @@ class Rates:
                 scale = tokens_of(work, run) / tokens if tokens else 1.0
                 if rule == "features" and run.feature_sets[work.owner].flip == "average":
                     scale *= 2  # the network sees every image twice
-                return Rate(seconds * scale / work.threads, "core")
+                seconds = seconds * scale + _whole_images(work, run)
+                return Rate(seconds / work.threads, "core")
         return Rate(self.run[names[0]], "run") if names[0] in self.run else None
+
+
+def _whole_images(work: Work, run: Run) -> float:
+    """Seconds an image of what the one job of an export writes of whole images, whatever made the rest."""
+    if work.rule != "export":
+        return 0.0
+    return WHOLE_IMAGE * sum(name in WHOLE for name in run.config.export.formats)
 
 
 def rated(work: Work) -> str:

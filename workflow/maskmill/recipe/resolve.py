@@ -83,7 +83,7 @@ def _load(config: Mapping[str, Any], recipe_folder: Path, origin: str | Origin) 
         raise _wrong(origin, "recipes", "empty; name at least one, for example recipes: [kmeans]")
     check_formats(recipes, checked.export)
     check_window(recipes, checked.inputs.window)
-    if checked.inputs.max_images is not None:
+    if checked.inputs.max_images is not None and checked.inputs.one_picture:
         check_counts(recipes, checked.inputs.max_images)
     return Run(config=checked, recipes=recipes)
 

@@ -223,6 +223,11 @@ class Inputs(Model):
     )
     window: Window | None = Field(None, description="cut larger images into windows; none: every image is one picture")
 
+    @property
+    def one_picture(self) -> bool:
+        """Whether no file becomes more pictures than one."""
+        return self.window is None and self.composites is None and self.pages != "all"
+
     @field_validator("range")
     @classmethod
     def _low_below_high(cls, value: Any) -> Any:

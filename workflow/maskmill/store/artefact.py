@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,30 @@ def read_table(
         optional: columns that are read too, where the table has them.
         rows: only the rows at these places, which ascend; groups of rows that have none are not read.
     """
+    with _opened(path) as (file, trailer):
+        wanted = _wanted(path, file.schema_arrow.names, columns, optional)
+        if rows is not None:
+            return _taken(file, trailer, wanted, rows)
+        groups: Sequence[int] = range(file.num_row_groups)
+        if where is not None:
+            groups = _groups_with(file, trailer, *where)
+        trailer.check(file.metadata, wanted, groups)
+        table = file.read_row_groups(list(groups), columns=wanted)
+        return table if where is None else _rows_of(table, *where)
+
+
+def read_column(path: str | Path, column: str) -> Iterator[list[Any]]:
+    """The values of a column of `write_table`, a group of rows at a time; raises as `read_table`, in its turn."""
+    with _opened(path) as (file, trailer):
+        wanted = _wanted(path, file.schema_arrow.names, [column], ())
+        for i in range(file.num_row_groups):
+            trailer.check(file.metadata, wanted, [i])
+            yield file.read_row_group(i, columns=wanted)[column].to_pylist()
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, Trailer]]:
+    """A table that is the one expected, and its checksums; whatever is wrong with it in the block is a StoreError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -100,18 +125,7 @@ def read_table(
             trailer = Trailer(raw)
             with pq.ParquetFile(path) as file:
                 expected.check(path, json.loads((file.metadata.metadata or {}).get(b"maskmill", b"{}")))
-                wanted = _wanted(path, file.schema_arrow.names, columns, optional)
-                groups: Sequence[int] = range(file.num_row_groups)
-                if where is not None:
-                    groups = _groups_with(file, trailer, *where)
-                inside: list[int] = []
-                if rows is not None:
-                    groups, inside = _groups_of(file, rows)
-                trailer.check(file.metadata, wanted, groups)
-                table = file.read_row_groups(list(groups), columns=wanted)
-                if rows is not None:
-                    return table.take(inside)
-                return table if where is None else _rows_of(table, *where)
+                yield file, trailer
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise StoreError(f"{path}: not a readable Parquet table ({reason}); {AGAIN}") from None
@@ -166,19 +180,19 @@ def _groups_with(file: Any, trailer: Trailer, column: str, value: str) -> list[i
     return found
 
 
-def _groups_of(file: Any, rows: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The groups of rows that hold the rows at some places, and their places in these groups together."""
-    groups: list[int] = []
-    inside: list[int] = []
-    start, before = 0, 0
+def _taken(file: Any, trailer: Trailer, columns: list[str] | None, rows: Sequence[int]) -> Any:
+    """The rows at some places, ascending; one group of rows at a time is in memory."""
+    import pyarrow as pa
+
+    parts = [file.read_row_groups([], columns=columns)]
+    start = 0
     for i in range(file.num_row_groups):
         stop = start + file.metadata.row_group(i).num_rows
         if mine := rows[bisect_left(rows, start) : bisect_left(rows, stop)]:
-            groups.append(i)
-            inside += [before + row - start for row in mine]
-            before += stop - start
+            trailer.check(file.metadata, columns, [i])
+            parts.append(file.read_row_group(i, columns=columns).take([row - start for row in mine]))
         start = stop
-    return groups, inside
+    return pa.concat_tables(parts)
 
 
 def _may_have(group: Any, column: str, value: str) -> bool:

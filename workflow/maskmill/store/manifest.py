@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from maskmill.errors import StoreError
-from maskmill.store.artefact import read_table
+from maskmill.store.artefact import read_column, read_table
+from maskmill.store.hashing import json_hash
 
 REJECTED_CRC32C = b"rejected_crc32c"  # key of the table's metadata: of the list of rejected files beside it
 RENDERING = b"rendering"  # another key: how files become pictures, where one of them is no whole photo
@@ -128,9 +130,13 @@ def read_images(path: str | Path, choose: Callable[[Iterable[str]], Sequence[int
     Args:
         choose: all ids in their order -> the places of those to read, ascending.
     """
-    ids = read_table(path, ["id"])["id"]
-    places = choose(image_id for part in ids.chunks for image_id in part.to_pylist())
+    places = choose(chain.from_iterable(read_column(path, "id")))
     return list(_rows(read_table(path, _COLUMNS, optional=_OPTIONAL, rows=places)))
+
+
+def contents(rows: Iterable[Row]) -> str:
+    """16 hex digits of what some images show, under which ids: the same wherever they lie and whatever their shards."""
+    return json_hash([[row.id, row.bytes, row.crc32c, row.view] for row in rows])
 
 
 def read_shard(path: str | Path, shard: str) -> list[Row]:

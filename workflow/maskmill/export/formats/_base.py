@@ -119,8 +119,3 @@ class Format(ABC):
     def write_json(self, name: str, body: Any) -> None:
         """A whole JSON file of the folder."""
         self.write(name, json.dumps(body, indent=1, ensure_ascii=False) + "\n")
-
-
-def suffix_of(row: Row) -> str:
-    """Of the photo's file, with its dot."""
-    return Path(row.path).suffix

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from maskmill.export._layout import suffix_of
 from maskmill.export._picture import Picture
-from maskmill.export.formats._base import Entry, Format, suffix_of
+from maskmill.export.formats._base import Entry, Format
 from maskmill.store.manifest import Row
 
 _CONFIG = """# {title}

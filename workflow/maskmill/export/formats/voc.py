@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from maskmill.export._layout import suffix_of
 from maskmill.export._picture import Picture
-from maskmill.export.formats._base import Entry, Format, suffix_of
+from maskmill.export.formats._base import Entry, Format
 from maskmill.images.palette import IGNORE
 from maskmill.store.manifest import Row
 

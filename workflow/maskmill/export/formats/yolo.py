@@ -13,9 +13,9 @@ from pathlib import PurePosixPath
 import numpy as np
 import yaml
 
-from maskmill.export._layout import stem
+from maskmill.export._layout import stem, suffix_of
 from maskmill.export._picture import Picture
-from maskmill.export.formats._base import Entry, Format, suffix_of
+from maskmill.export.formats._base import Entry, Format
 from maskmill.images.masks import ignore_value
 from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import Row
