@@ -67,7 +67,7 @@ def counted_fingerprint(images: str | Sequence[str], labels: str | None) -> tupl
                 count += source is not labels
                 digest.update(os.fsencode(name))
                 digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode() if stat else b"\0\n")
-                if stat and S_ISDIR(stat.st_mode):
+                if source and stat and S_ISDIR(stat.st_mode):
                     folder = name if name == source or not os.path.isdir(source) else os.path.join(source, name)
                     _add_store(digest, folder)
         except OSError as error:

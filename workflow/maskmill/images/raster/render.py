@@ -10,7 +10,7 @@ from maskmill.errors import InputError
 from maskmill.images.raster.facts import Facts, Shown
 from maskmill.images.view import View
 
-_AT_ONCE = 1 << 22  # values that become pixels at once: 32 MB of float64
+_AT_ONCE = 1 << 20  # values that become pixels at once: 8 MB of float64
 
 
 def render(raw: np.ndarray, facts: Facts, view: View) -> Shown:
