@@ -104,7 +104,8 @@ def _halves_found(method: str, stores: list[Path], out: Path, seed: int) -> floa
     try:
         model = infer.Head.load(head(method, stores, out, seed=seed), "cpu")
     except NumericsError as error:
-        assert "has collapsed" in str(error)
+        if "has collapsed" not in str(error):
+            raise
         return 0.0
     right = []
     for tokens in scenes().values():

@@ -195,3 +195,6 @@ def test_needs_follow_what_runs_in_the_job() -> None:
     assert unfrozen.needs("adapt_fit", {"recipe": "picie", "seed": "0"}).memory == 16000
     eigenmaps = Graph(resolved("comus", reduce={"memory_gb": 20}), lambda: SHARDS)
     assert eigenmaps.needs("reduce_fit", {"recipe": "comus"}).memory == 22000
+    for images in (0, 10**6, 10**7):
+        many = Graph(resolved("comus"), lambda: SHARDS, images=lambda count=images: count)
+        assert many.needs("report", {}).memory == max(3000, 1000 + images * 3 // 10**4)

@@ -124,6 +124,12 @@ def bands(path: Path, channels: int = 5) -> str:
     return str(path)
 
 
+def test_channels_as_the_command_line_gives_them() -> None:
+    """Snakemake hands nested values on as text."""
+    assert Inputs.model_validate({"channels": ["2", "1", "0"]}).channels == (2, 1, 0)
+    assert Inputs.model_validate({"composites": {"a": ["3"], "b": ["DAPI"]}}).composites == {"a": (3,), "b": ("DAPI",)}
+
+
 def test_channels(tmp_path: Path) -> None:
     path = bands(tmp_path / "a.tif")
     raw = tifffile.imread(path).astype(float)
@@ -196,13 +202,22 @@ def test_refusals(tmp_path: Path) -> None:
         for size in (16, 20):
             file.write(np.zeros((size, size), np.uint8), photometric="minisblack")
     five = bands(tmp_path / "five.tif")
-    for path, given, reason in [
-        (stacked, {"pages": "max"}, "its pages differ in size"),
-        (five, {"channels": [5]}, "has no channel 5: its 5 are counted from 0"),
-        (five, {"channels": ["nir"]}, "has no channel 'nir'"),
+    plain = bands(tmp_path / "more.tif", channels=9)
+    for path, given, key, reason in [
+        (stacked, {"pages": "max"}, "inputs.pages: max", "its pages differ in size"),
+        (five, {"channels": [5]}, "inputs.channels: [5]", "has no channel 5: its 5 are counted from 0"),
+        (five, {"channels": ["nir"]}, "inputs.channels: ['nir']", "has no channel 'nir'"),
+        (five, {"composites": {"a": [0], "b": [8, 0, 1]}}, "inputs.composites.b: [8, 0, 1]", "has no channel 8"),
     ]:
         settings = Inputs.model_validate(given)
-        assert reason in str(check_file(path, settings, decide([path], settings)))
+        assert reason in str(check_file(path, settings, Rendering.of(settings)))
+        with pytest.raises(InputError) as caught:  # of all files that are looked at: before any is decoded
+            decide([path], settings)
+        assert str(caught.value).startswith(key)
+        assert path in str(caught.value)
+        assert reason in str(caught.value)
+        if path == five and "composites" in given:
+            decide([path, plain], settings)  # one has them: the check rejects the other
     other = decide(camera(tmp_path / "grey", [4000]), Inputs())
     assert "no file of the sample" in str(check_file(five, Inputs(), other))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from input_files import read
 from large_files import write_tiff
 from PIL import Image
@@ -133,6 +134,23 @@ def test_levels_by_number_and_by_resolution(tmp_path: Path, scene: np.ndarray) -
     assert (whole.id, whole.height, whole.width, whole.parent) == ("big", 38, 50, None)
     assert view_of(whole).level == 2
     assert read_photo(whole).shape == (38, 50, 3)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_every_level_of_a_slide_is_read(level: int, tmp_path: Path, scene: np.ndarray) -> None:
+    """OME-TIFF: level 0 is the series itself, the others are its sub-images."""
+    (tmp_path / "images").mkdir()
+    about: dict[str, Any] = {"tile": (64, 64), "photometric": "rgb", "compression": "deflate"}
+    levels = [scene[::step, ::step] for step in (1, 2, 4)]
+    with tifffile.TiffWriter(tmp_path / "images/big.ome.tif", ome=True) as out:
+        out.write(levels[0], subifds=2, **about)
+        for each in levels[1:]:
+            out.write(each, subfiletype=1, **about)
+    rows = listed(tmp_path, window={"size": 32, "overlap": 8, "level": level, "skip_empty": False}).rows
+    for row in rows:
+        y, x, h, w = view_of(row).window or ()
+        np.testing.assert_array_equal(read_photo(row), levels[level][y : y + h, x : x + w])
+    assert len(rows) > 1
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def test_a_level_is_asked_by_number_or_by_resolution() -> None:
     unit = 0.25, 0.25
     assert level_of(PYRAMID, None, Window()) == 0
     assert level_of(PYRAMID, None, Window(level=2)) == 2
-    assert [level_of(PYRAMID, unit, Window(resolution=r)) for r in (0.1, 0.3, 0.45, 0.8, 5)] == [0, 0, 1, 2, 2]
+    assert [level_of(PYRAMID, unit, Window(resolution=r)) for r in (0.1, 0.3, 0.45, 0.8, 2.4)] == [0, 0, 1, 2, 2]
 
 
 def test_a_level_that_is_not_there_is_named() -> None:
@@ -25,6 +25,9 @@ def test_a_level_that_is_not_there_is_named() -> None:
         level_of(PYRAMID, None, Window(level=3))
     with pytest.raises(InputError, match="no pyramid"):
         level_of(PYRAMID[:1], None, Window(level=1))
+    for far in (0.05, 5):
+        with pytest.raises(InputError, match=r"resolution: .*a pixel of the file's levels is 0\.25, 0\.5, 1; ask for"):
+            level_of(PYRAMID, (0.25, 0.25), Window(resolution=far))
     with pytest.raises(InputError, match="does not say how large a pixel is; set inputs"):
         level_of(PYRAMID, None, Window(resolution=0.5))
 
@@ -55,5 +58,7 @@ def test_settings_that_cannot_be_are_refused_and_none_change_nothing() -> None:
         with pytest.raises(ConfigError, match=reason):
             Stage.of("inputs", {"window": bad})
     assert (Window().overlap, Window(size=100).overlap, Window(size=100, overlap=0).overlap) == (128, 12, 0)
+    typed = Stage.of("inputs", {"window": {"size": "64"}}).settings.window  # Snakemake hands on text
+    assert typed == Window(size=64, overlap=8)
     assert "window" not in Inputs().model_dump()
     assert Stage.of("inputs", {}).as_dict() == Stage.of("inputs", {"window": None}).as_dict()

@@ -26,13 +26,13 @@ from maskmill.plan.artefacts import artefacts
 from maskmill.plan.build import Machines, Plan, build
 from maskmill.plan.disk import feature_bytes, value_bytes
 from maskmill.plan.geometry import geometry
-from maskmill.plan.images import PlannedImages, Shards, mixture, of_manifest, of_one_size, photo_size, whole
+from maskmill.plan.images import PlannedImages, Shards, in_windows, mixture, of_manifest, of_one_size, photo_size, whole
 from maskmill.plan.jobs import ORDER
 from maskmill.plan.jobs import jobs as planned_jobs
 from maskmill.plan.rates import START, WHOLE_IMAGE, Rates, of_run, read_benchmarks, read_given, too_short
 from maskmill.recipe.model import Run
 from maskmill.recipe.resolve import load
-from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.recipe.sections import FeatureSet, Size, Window
 from maskmill.store.artefact import write_table
 from maskmill.store.product import LETTERS, Codec
 from maskmill.store.ragged import RaggedWriter
@@ -247,6 +247,17 @@ def test_no_single_job_of_ten_million_images_takes_an_hour() -> None:
     assert rows["export"].rate is None
     few = build(comus(), of_one_size(20_000, 500, PHOTO), Rates(), Machines(64)).by_rule()
     assert not {"inputs_list", "inputs_check", "export_shard"} & set(few)
+
+
+def test_large_images_count_by_their_windows() -> None:
+    run = load({"recipes": ["kmeans"], "inputs": {"window": {"size": 512, "overlap": 64}}}, ROOT / "recipes")
+    plan = planner.plan(run, 100, Machines(2), {}, photo=(2000, 3000))
+    assert plan.images.count == 100 * 5 * 7  # a window starts every 448 pixels
+    assert set(mixture(plan.images)) == {(512, 512)}
+    assert planner.plan(run, 100, Machines(2), {}, photo=(400, 512)).images.count == 100
+    assert in_windows({(1024, 512): 0.5, (100, 200): 0.5}, Window(size=512, overlap=0)) == (
+        1.5, {(512, 512): 1 / 1.5, (100, 200): 0.5 / 1.5},
+    )  # fmt: skip
 
 
 def test_formats_of_whole_images_take_time_in_one_job() -> None:

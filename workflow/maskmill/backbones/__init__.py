@@ -17,7 +17,7 @@ class Dense(Protocol):
     Attributes:
         set: the feature set. device: where it computes. digest: sha256 of the weights, for provenance.
         stride: pixels a token. multiple: sides of images must be multiples of it. depth: length of a token.
-        mean, std: [1, 3, 1, 1] of the input normalisation, for RGB in 0..1.
+        mean, std: [1, 3 or N, 1, 1] of the input normalisation, for values in 0..1.
         heads: attention heads behind the third of `outputs`; None where it gives no query.
     """
 
@@ -32,14 +32,14 @@ class Dense(Protocol):
     heads: int | None
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 RGB [b, H, W, 3] -> tokens [b, h, w, d] and cls [b, d], float32."""
+        """uint8 RGB [b, H, W, 3], or all N channels, -> tokens [b, h, w, d] and cls [b, d], float32."""
 
     def outputs(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The two of `forward`, and the query [b, d] of the cls token where there is one."""
 
 
 def mean_colour(backbone: Dense) -> np.ndarray:
-    """The network's mean input as uint8 [3]; normalised it is zero to within half a grey level."""
+    """The network's mean input as uint8 [3], or [N]; normalised it is zero to within half a grey level."""
     import numpy as np
 
     return np.asarray(np.round(backbone.mean.cpu().numpy().ravel() * 255).clip(0, 255).astype(np.uint8))

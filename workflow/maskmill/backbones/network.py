@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskmill.backbones import weights_file
+from maskmill.backbones._channels import RGB, adapted, extended, refused
 from maskmill.backbones._flip import averaged
 from maskmill.device import has_bfloat16
 from maskmill.errors import ConfigError, WeightsError
@@ -80,7 +81,7 @@ class Backbone:
 
     Attributes:
         stride: pixels a token. multiple: image sides must be multiples of it. depth: length of a token.
-        mean, std: of the input normalisation, per channel, for RGB in 0..1; `forward` applies it.
+        mean, std: [1, 3 or N, 1, 1] of the input normalisation, for values in 0..1; `forward` applies it.
         digest: sha256 of the weights, for provenance.
         heads: attention heads behind the third of `outputs`; None where it has none.
     """
@@ -92,8 +93,8 @@ class Backbone:
 
         self.model = model.eval().requires_grad_(False).to(device)
         self.set, self.device, self.digest = feature_set, device, digest
-        self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
-        self.std = torch.tensor(std, device=device).view(1, 3, 1, 1)
+        self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, device=device).view(1, -1, 1, 1)
         self.is_vit = hasattr(model, "blocks") and hasattr(getattr(model, "patch_embed", None), "grid_size")
         self._facet: _Facet | None = None
         self.heads: int | None = None
@@ -111,14 +112,14 @@ class Backbone:
             )
         else:
             self.stride, side = 1, PROBE
-        tokens, _ = self.forward(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+        tokens, _ = self.forward(torch.zeros(1, side, side, len(mean), dtype=torch.uint8))
         self.depth = int(tokens.shape[-1])
         self.multiple = self.stride = side // tokens.shape[1]
         if feature_set.stride not in (None, self.stride):
             raise _no_stride(feature_set, f"layer {feature_set.layer} has stride {self.stride}")
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 RGB [b, H, W, 3] -> tokens [b, h, w, d] and cls [b, d], float32.
+        """uint8 RGB [b, H, W, 3], or all N channels, -> tokens [b, h, w, d] and cls [b, d], float32.
 
         The facet `token` is the block's output after the final norm; keys, queries and values are those of the block's
         attention, all heads side by side, keys less their bias unless `key_bias: keep`. `cls` is the cls token of the
@@ -146,7 +147,7 @@ class Backbone:
 
         half = torch.bfloat16 if has_bfloat16(self.device) else torch.float16
         with torch.inference_mode():
-            x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()  # [b, 3, H, W]
+            x = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()  # [b, 3 or N, H, W]
             x = (x / 255 - self.mean) / self.std
             if self.is_vit:
                 self.positions.fit(x.shape[2] // self.stride, x.shape[3] // self.stride)
@@ -357,20 +358,24 @@ def _is_plain(model: Any, attention: Any) -> bool:
     return bool(heads) and scale is not None and abs(float(scale) * width**0.5 - 1) < 1e-6
 
 
-def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> Backbone | Colour:
+def load(weights: str | Path, feature_set: FeatureSet, device: torch.device, channels: int = RGB) -> Backbone | Colour:
     """A backbone from its weights file (see maskmill.backbones.weights).
+
+    Args:
+        channels: of the pictures that it sees; its first layer is adapted (maskmill.backbones._channels).
 
     Raises:
         WeightsError: the file is absent, truncated, damaged or of another architecture. ConfigError: facet, layer or
-            stride that the architecture does not have.
+            stride that the architecture does not have, or so many channels.
     """
     timm = import_timm()
     state, facts = weights_file.read(weights)
     spec = backbones.of(str(facts["architecture"]))  # without a network, the file has the backbone's own name
     if not spec.network:
-        found: Colour = spec.build(feature_set, device, facts["sha256"])
+        found: Colour = spec.build(feature_set, device, facts["sha256"], channels)
         return found
-    model = _create(timm, facts["architecture"], feature_set)
+    model = _create(timm, facts["architecture"], feature_set, channels)
+    state = adapted(timm, state, model, feature_set, channels)
     wanted = model.state_dict()
     unfit = [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]
     if unfit:
@@ -379,7 +384,8 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device) -> 
             f"({', '.join(unfit[:3])}); delete it and run again"
         )
     model.load_state_dict({key: state[key] for key in wanted})
-    return Backbone(model, feature_set, facts["mean"], facts["std"], device, facts["sha256"])
+    mean, std = (extended(facts[key], channels) for key in ("mean", "std"))
+    return Backbone(model, feature_set, mean, std, device, facts["sha256"])
 
 
 def untrained(facts: Mapping[str, Any], feature_set: FeatureSet, device: torch.device) -> Backbone:
@@ -388,17 +394,21 @@ def untrained(facts: Mapping[str, Any], feature_set: FeatureSet, device: torch.d
     return Backbone(model, feature_set, facts["mean"], facts["std"], device)
 
 
-def _create(timm: Any, architecture: str, feature_set: FeatureSet) -> Any:
+def _create(timm: Any, architecture: str, feature_set: FeatureSet, channels: int = RGB) -> Any:
     """The network for any image size: ViTs interpolate their position embeddings to the grid at hand."""
     options: dict[str, Any] = {"num_classes": 0, "pretrained": False}
     if feature_set.stride is not None:
         options["output_stride"] = feature_set.stride
+    if channels != RGB:
+        options["in_chans"] = channels
     try:
         try:
             return timm.create_model(architecture, dynamic_img_size=True, **options)
         except TypeError:
             return timm.create_model(architecture, **options)
     except (TypeError, AssertionError, NotImplementedError, ValueError) as error:
+        if channels != RGB and "in_chans" in str(error):
+            raise refused(feature_set, channels, " ".join(str(error).split())) from None
         if feature_set.stride is None:
             raise
         raise _no_stride(feature_set, " ".join(str(error).split())) from None

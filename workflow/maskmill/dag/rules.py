@@ -39,7 +39,7 @@ from maskmill.recipe.origin import Origin
 from maskmill.recipe.packages import check_packages
 from maskmill.recipe.resolve import SHIPPED, load
 from maskmill.recipe.sections import ProductCode
-from maskmill.recipe.stages import RULES
+from maskmill.recipe.stages import RULES, Needs
 from maskmill.redact import redact
 from maskmill.store.artefact import count_rows, read_json
 from maskmill.store.disk import check_writable
@@ -352,17 +352,24 @@ class Rules:
 
         return told
 
+    def _needs(self, rule: str, wildcards: Any) -> Needs:
+        """What a job asks for; until the images are listed what the table says, and Snakemake asks again after that."""
+        try:
+            return self.graph.needs(rule, dict(wildcards))
+        except IncompleteCheckpointException:
+            return RULES[rule].needs
+
     def cores(self, rule: str) -> Callable[..., int]:
         """Threads of a job."""
-        return lambda wildcards: self.graph.needs(rule, dict(wildcards)).threads
+        return lambda wildcards: self._needs(rule, wildcards).threads
 
     def memory(self, rule: str) -> Callable[..., int]:
         """MB of a job; each further attempt asks for more."""
-        return lambda wildcards, attempt: self.graph.needs(rule, dict(wildcards)).memory * attempt
+        return lambda wildcards, attempt: self._needs(rule, wildcards).memory * attempt
 
     def minutes(self, rule: str) -> Callable[..., int]:
         """Run time of a job; each further attempt asks for more."""
-        return lambda wildcards, attempt: self.graph.needs(rule, dict(wildcards)).minutes * attempt
+        return lambda wildcards, attempt: self._needs(rule, wildcards).minutes * attempt
 
     def setting(self, stage: str, key: str) -> Callable[..., Any]:
         """Resource: a setting of a recipe's stage that changes no result, so that no job runs again for it."""

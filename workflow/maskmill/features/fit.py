@@ -35,6 +35,7 @@ def fit(manifest: Path, params: dict[str, Any], weights: Path, out: Path, comput
     """
     from maskmill.backbones.network import load
     from maskmill.device import pick
+    from maskmill.features.run import seen_channels
     from maskmill.images.coded import images_of
     from maskmill.numerics import product
     from maskmill.store.product import write
@@ -44,12 +45,12 @@ def fit(manifest: Path, params: dict[str, Any], weights: Path, out: Path, comput
     asked = chosen.pq
     if asked is None:
         raise ConfigError(f"features: dtype: {chosen.dtype} has no codec; set dtype: pq")
-    backbone = load(weights, chosen, place)
+    rows = images_of(manifest, asked)
+    backbone = load(weights, chosen, place, seen_channels(rows, chosen))
     try:
         chosen.check_depth(backbone.depth)
     except ValueError as error:
         raise ConfigError(f"features.<name>.{error}") from None
-    rows = images_of(manifest, asked)
     tokens = _sample(backbone, rows, asked, compute.threads)
     codec, facts = product.fit(tokens, asked.bytes, asked.rotate, asked.seed)
     made = Provenance.of("features", chosen.model_dump(mode="json"), [backbone.digest, contents(rows)])

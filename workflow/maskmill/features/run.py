@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.images.decode import resize, target_size
 from maskmill.images.nodata import nearest_valid, shares, valid_cells
-from maskmill.images.photos import read_ahead, read_filled, reader_count
+from maskmill.images.photos import PhotoFile, channels_of, read_ahead, read_filled, reader_count
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
 from maskmill.recipe.sections import FeatureSet
@@ -65,8 +65,8 @@ class Pictures(NamedTuple):
     """Photos of a batch as the backbone sees them.
 
     Attributes:
-        images: uint8 [b, H, W, 3]. valid: of each the share of every pixel that shows data, float32 [H, W]; None where
-            all of them do.
+        images: uint8 [b, H, W, 3], or of all N channels. valid: of each the share of every pixel that shows data,
+            float32 [H, W]; None where all of them do.
     """
 
     images: np.ndarray
@@ -85,12 +85,18 @@ def plan_batches(rows: list[Row], feature_set: FeatureSet, multiple: int, batch_
     ]
 
 
+def seen_channels(rows: Sequence[PhotoFile], feature_set: FeatureSet) -> int:
+    """How many channels the backbone of a feature set sees of these pictures."""
+    return channels_of(rows) if feature_set.channels == "all" else 3
+
+
 def read_batch(batch: Batch, fill: np.ndarray) -> Pictures:
     """Decoded and resized, in worker processes ahead of the device; raises like `read_photo`.
 
-    Pixels without data get the colour `fill` [3] before anything is resized, so that no nodata value bleeds.
+    Pixels without data get the colour `fill` [3] before anything is resized, so that no nodata value bleeds. It has as
+    many channels as the backbone sees.
     """
-    images, valid = np.empty((len(batch.rows), *batch.size, 3), np.uint8), []
+    images, valid = np.empty((len(batch.rows), *batch.size, len(fill)), np.uint8), []
     for image, row in zip(images, batch.rows, strict=True):
         shown = read_filled(row, fill)
         image[...] = resize(shown.pixels, batch.size)
@@ -193,7 +199,7 @@ def run(
     feature_set: FeatureSet = Stage.of("features", params).settings
     rows = read_shard(manifest, shard)
     with memory_advice("batch_size", compute.batch_size):
-        backbone = load(weights, feature_set, place)
+        backbone = load(weights, feature_set, place, seen_channels(rows, feature_set))
         batches = plan_batches(rows, feature_set, backbone.multiple, compute.batch_size)
         workers = reader_count(len(batches), compute.threads, place)
         encoder = _encoder(codec, backbone)
@@ -238,6 +244,8 @@ def _write(
     attrs: dict[str, Any] = {"backbone": chosen.backbone, "facet": chosen.facet, "stride": backbone.stride}
     if backbone.heads is not None:
         attrs["heads"] = backbone.heads
+    if chosen.channels == "all":
+        attrs["channels"] = backbone.mean.shape[1]
     with RaggedWriter(
         out, "features", depth=backbone.depth, dtype=codec or chosen.dtype, attrs=attrs, provenance=made
     ) as writer:

@@ -255,14 +255,16 @@ def target_size(height: int, width: int, size: Size, multiple: int) -> tuple[int
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H, W, 3] to another (H, W), bicubic, antialiased."""
+    """uint8 [H, W, 3], or [H, W, N] channel by channel, to another (H, W), bicubic, antialiased."""
     if image.shape[:2] == tuple(size):
         return image
+    if image.shape[2:] not in ((), (3,)):
+        return np.stack([resize(np.ascontiguousarray(channel), size) for channel in np.moveaxis(image, 2, 0)], 2)
     return np.array(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def to_target(image: np.ndarray, size: Size, multiple: int) -> np.ndarray:
-    """uint8 [H, W, 3] as a backbone sees it: `resize` to `target_size`."""
+    """uint8 [H, W, 3 or N] as a backbone sees it: `resize` to `target_size`."""
     return resize(image, target_size(image.shape[0], image.shape[1], size, multiple))
 
 

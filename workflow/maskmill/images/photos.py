@@ -60,9 +60,20 @@ def read_photo(row: PhotoFile) -> np.ndarray:
 
 
 def read_filled(row: PhotoFile, colour: np.ndarray | tuple[int, ...] = NEUTRAL) -> Shown:
-    """As `read_photo`, with one colour [3] where it shows no data, and where it does; raises as `read_photo`."""
+    """As `read_photo`, with one colour [3] where it shows no data, and where it does; raises as `read_photo`.
+
+    A colour [N] of other than three channels asks for all of them: pixels uint8 [H, W, N].
+    """
     shown = read_shown(row)
-    return Shown(filled(_rgb(shown.pixels), shown.valid, colour), shown.valid)
+    pixels = three(shown.pixels) if len(colour) == 3 else shown.pixels
+    if pixels.shape[2] != len(colour):
+        raise _changed(row, InputError(f"{pixels.shape[2]} channels, the others have {len(colour)}"))
+    return Shown(filled(pixels, shown.valid, colour), shown.valid)
+
+
+def channels_of(rows: Sequence[PhotoFile]) -> int:
+    """How many channels the pictures of a run have, which is the same for all: of N > 1 that is N; else three."""
+    return next((View.of(row.view).count for row in rows if row.view is not None), 3)
 
 
 def read_shown(row: PhotoFile) -> Shown:
@@ -77,7 +88,7 @@ def unchanged(row: PhotoFile) -> np.ndarray:
     """As `read_photo`, but the InputError is the reason without the path."""
     if row.view is not None:
         shown = _viewed(row, row.view)
-        return filled(_rgb(shown.pixels), shown.valid)
+        return filled(three(shown.pixels), shown.valid)
     body = image_bytes(row.path, max(MAX_PIXELS, row.height * row.width))
     if row.crc32c is not None and (len(body), bytes_crc32c(body)) != (row.bytes, row.crc32c):
         raise InputError("another content than in the manifest")
@@ -93,9 +104,11 @@ def _changed(row: PhotoFile, error: Exception) -> InputError:
     )
 
 
-def _rgb(pixels: np.ndarray) -> np.ndarray:
-    """Of more channels than three the first three."""
-    return pixels if pixels.shape[2] == 3 else np.ascontiguousarray(pixels[..., :3])
+def three(pixels: np.ndarray) -> np.ndarray:
+    """What is shown of a picture uint8 [H, W, N]: of more channels than three the first three, of fewer the first."""
+    if pixels.shape[2] == 3:
+        return pixels
+    return np.repeat(pixels[..., :1], 3, axis=2) if pixels.shape[2] < 3 else np.ascontiguousarray(pixels[..., :3])
 
 
 def _viewed(row: PhotoFile, text: str) -> Shown:

@@ -19,7 +19,8 @@ class View:
             is all of it. whole: height, width of the level, in pixels. scale: pixels of level 0 in one pixel of the
             level, along y and x. overlap: pixels that neighbouring windows share, from which follows what is the core
             of each (maskmill.images.windows).
-        channels: which channels become the picture's, in this order; None is what the file declares as its colours.
+        channels: which channels become the picture's, in this order; None is what the file declares as its colours. One
+            is shown as grey; of two, or more than three, all are the picture's, and the first three are shown.
         low, high: the values that become 0 and 255, one for all channels or one for each; None for 8 bits as they are.
     """
 
@@ -32,6 +33,11 @@ class View:
     channels: tuple[int, ...] | None = None
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many channels the picture has: three, or as many as are named where that is neither one nor three."""
+        return 3 if self.channels is None or len(self.channels) == 1 else len(self.channels)
 
     def text(self) -> str:
         """As the manifest stores it: JSON of what differs from a plain photo, always the same for the same view."""

@@ -8,9 +8,7 @@ Declared gaps (nodata), NaN and infinities are no values.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,6 +22,7 @@ from maskmill.images.raster.opening import is_ordinary
 from maskmill.images.raster.render import full, missing_values
 from maskmill.images.rendering import Range, Rendering, kind_of
 from maskmill.images.view import View
+from maskmill.inputs._beforehand import check_sample, file_hash
 from maskmill.recipe.sections import Inputs
 
 FILES = 64  # of each kind whose values are read
@@ -52,7 +51,11 @@ def decide(paths: Sequence[str], settings: Inputs) -> Rendering:
     Files are taken in the order of a hash of their paths' last parts: of more than `FILES` of a kind, a few new ones
     rarely change the sample. Of fewer, each changes it, and its ends are rounded so that they rarely follow. Files that
     cannot be read are passed over: the check says why.
+
+    Raises:
+        InputError: the settings fit no file of a sample (maskmill.inputs._beforehand).
     """
+    check_sample(paths, settings)
     if settings.range == "dtype":
         return Rendering.of(settings)
     if isinstance(settings.range, tuple):
@@ -73,7 +76,7 @@ def decide(paths: Sequence[str], settings: Inputs) -> Rendering:
 def _sample(paths: Sequence[str], every: bool) -> Iterator[str]:
     """At most `HEADERS` files that may be deep, in the order of a hash; with `every` also photos of eight bits."""
     left = HEADERS
-    for path in sorted(paths, key=lambda path: (path.lower().endswith(_SHALLOW), _hash(path)))[:FIRST_BYTES]:
+    for path in sorted(paths, key=lambda path: (path.lower().endswith(_SHALLOW), file_hash(path)))[:FIRST_BYTES]:
         try:
             if not every and is_ordinary(path):
                 continue
@@ -83,11 +86,6 @@ def _sample(paths: Sequence[str], every: bool) -> Iterator[str]:
         left -= 1
         if not left:
             return
-
-
-def _hash(path: str) -> bytes:
-    name = os.fsencode("/".join(path.split("/")[-2:]))
-    return hashlib.blake2b(name, digest_size=8).digest()
 
 
 def _look(path: str, settings: Inputs, kinds: dict[str, _Kind]) -> None:
@@ -110,7 +108,7 @@ def _values(raster: Raster, settings: Inputs) -> np.ndarray:
     facts = raster.facts
     level = max((i for i, size in enumerate(facts.levels) if min(size) >= BOX), default=0)
     height, width = facts.levels[level]
-    random = np.random.default_rng(int.from_bytes(_hash(f"{height}x{width}")))
+    random = np.random.default_rng(int.from_bytes(file_hash(f"{height}x{width}")))
     h, w = min(BOX, height), min(BOX, width)
     boxes: list[tuple[int, int, int, int]] = [(0, 0, h, w)] if (h, w) == (height, width) else []
     if not boxes:

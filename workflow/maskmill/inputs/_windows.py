@@ -12,6 +12,7 @@ from maskmill.images.windows import grid
 from maskmill.recipe.sections import Window
 from maskmill.store.manifest import window_id
 
+FARTHEST = 2.5  # what is read may be so much coarser or finer than what was asked for: levels are 2 or 4 apart
 Sizes = Sequence[tuple[int, int]]  # (height, width) of every level, the full resolution first
 
 
@@ -23,7 +24,8 @@ def level_of(levels: Sizes, unit: tuple[float, float] | None, window: Window) ->
             none.
 
     Raises:
-        InputError: no such level; a resolution is asked of a file that has none. The reason, without the path.
+        InputError: no such level; a resolution is asked of a file that has none, or none near it. The reason,
+            without the path.
     """
     asked = window.resolution
     if asked is None:
@@ -37,8 +39,16 @@ def level_of(levels: Sizes, unit: tuple[float, float] | None, window: Window) ->
             f"inputs.window.resolution: {asked:g}, but the file does not say how large a pixel is; "
             "set inputs.window.level instead"
         )
-    far = [abs(math.log(resolution_of(levels, unit, level) / asked)) for level in range(len(levels))]
-    return far.index(min(far))
+    sides = [resolution_of(levels, unit, level) for level in range(len(levels))]
+    far = [abs(math.log(side / asked)) for side in sides]
+    nearest = far.index(min(far))
+    if far[nearest] > math.log(FARTHEST):
+        has = ", ".join(f"{side:.4g}" for side in sides)
+        raise InputError(
+            f"inputs.window.resolution: {asked:g}, but a pixel of the file's levels is {has}; ask for one of these, or "
+            "set inputs.window.level"
+        )
+    return nearest
 
 
 def resolution_of(levels: Sizes, unit: tuple[float, float], level: int) -> float:

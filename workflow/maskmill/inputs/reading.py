@@ -67,6 +67,11 @@ class Reading:
             raise StoreError(f"{where}: inputs: not what maskmill writes; copy the whole folder again") from None
 
     @property
+    def channels(self) -> int:
+        """How many channels a backbone sees that sees all of them."""
+        return self.rendering.count or 3
+
+    @property
     def only_photos(self) -> bool:
         """Whether ordinary photos are read as they always were, however large."""
         return self.window is None and self.rendering.whole

@@ -18,6 +18,7 @@ import pyarrow as pa
 from maskmill.errors import InputError
 from maskmill.images.presence import check_place
 from maskmill.images.view import View
+from maskmill.inputs._channels import agreed
 from maskmill.inputs._checked import checked
 from maskmill.inputs._cut import left_out
 from maskmill.inputs._gathered import Rejected, gathered, rejected_of
@@ -139,10 +140,11 @@ def _gather(
     _enforce_budget(rejected, about.count, settings, out.rejected)
     if not table["reason"].null_count:
         raise InputError(ALL_EMPTY)
+    rendering = agreed(table, about.rendering)
     found, facts = gathered(table, labels, settings.shard_size, threads)
     known: dict[bytes | str, bytes | str] = {REJECTED_CRC32C: str(file_crc32c(out.rejected))}
-    if "view" in found.table.column_names or about.rendering.chosen:
-        known[RENDERING] = about.rendering.text()
+    if "view" in found.table.column_names or rendering.chosen:
+        known[RENDERING] = rendering.text()
     made = found.table.replace_schema_metadata(known)
     write_classes(out.classes, facts["label_digest"].to_pylist(), facts["label_pixels"].to_pylist(), params)
     write_table(out.manifest, made, Provenance.of("inputs", params, [json_hash(list(found.shards))]), ROW_GROUP)

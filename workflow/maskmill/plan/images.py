@@ -10,7 +10,8 @@ from pathlib import Path
 
 from maskmill.errors import ConfigError
 from maskmill.images.decode import target_size
-from maskmill.recipe.sections import Size
+from maskmill.images.windows import grid
+from maskmill.recipe.sections import Size, Window
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,16 @@ def of_one_size(images: int, shard_size: int, sizes: Mapping[tuple[int, int], fl
     return PlannedImages(tuple(Shards(shards, n, sizes) for shards, n in groups if shards))
 
 
+def in_windows(sizes: Mapping[tuple[int, int], float], window: Window) -> tuple[float, dict[tuple[int, int], float]]:
+    """Mean number of windows of an image, and which share of all windows has which size; none is left out as empty."""
+    found: Counter[tuple[int, int]] = Counter()
+    for whole_image, share in sizes.items():
+        for _, _, height, width in grid(whole_image, window.size, window.overlap):
+            found[height, width] += share  # type: ignore[assignment]
+    many = sum(found.values())
+    return many, {size: n / many for size, n in found.items()}
+
+
 def of_manifest(path: str | Path) -> PlannedImages:
     """The shards that a manifest has.
 
@@ -111,7 +122,7 @@ def whole(text: str, option: str) -> int:
         ConfigError: it is no whole number of at least 1.
     """
     try:
-        value = float(text.replace("_", ""))
+        value = float(text.replace("_", "").replace(",", ""))
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 1 or value != int(value):

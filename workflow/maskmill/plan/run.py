@@ -10,7 +10,7 @@ from typing import Any
 
 from maskmill.errors import ConfigError
 from maskmill.plan.build import Machines, Measured, Plan, build
-from maskmill.plan.images import PlannedImages, mixture, of_manifest, of_one_size
+from maskmill.plan.images import PlannedImages, in_windows, mixture, of_manifest, of_one_size
 from maskmill.plan.rates import Rates, of_run, read_benchmarks, too_short
 from maskmill.recipe.configuration import read_configuration
 from maskmill.recipe.model import Run
@@ -135,7 +135,8 @@ def plan(
     """Plan a run of `images` images, or of those of a manifest.
 
     Args:
-        photo: (height, width) of the images; default: those of `from_folder`, else 375 x 500.
+        photo: (height, width) of the images, at the level that is read; default: those of `from_folder`, else 375 x
+            500. With `inputs.window`, larger ones count as their windows.
 
     Raises:
         ConfigError: neither images nor a manifest, or both.
@@ -150,7 +151,11 @@ def plan(
         planned = of_manifest(manifest)
     else:
         sizes = {photo or PHOTO: 1.0} if photo or before is None else before.photos
-        planned = of_one_size(images or 0, run.config.inputs.shard_size, sizes)
+        window, pictures = run.config.inputs.window, images or 0
+        if window is not None and (photo or before is None):  # an earlier run has counted its windows
+            many, sizes = in_windows(sizes, window)
+            pictures = round(pictures * many)
+        planned = of_one_size(pictures, run.config.inputs.shard_size, sizes)
     rates = Rates(given, before.rates, short=before.short) if before else Rates(given)
     measured = before.measured if before else None
     return build(run, planned, rates, machines, earlier=measured, free=shutil.disk_usage(".").free)

@@ -42,7 +42,7 @@ def lines(plan: Plan) -> Iterator[str]:
 
 
 def _jobs(plan: Plan) -> Iterator[str]:
-    head = f"{'rule':18}{'of':42}{'jobs':>8}{'a job':>14}{'core h':>11}{'GPU h':>9}{'wall h':>9}{'MB':>8}  rate from"
+    head = f"{'rule':20}{'of':42}{'jobs':>8}{'a job':>14}{'core h':>11}{'GPU h':>9}{'wall h':>9}{'MB':>8}  rate from"
     yield head
     for row in plan.rows:
         if row.work.jobs:
@@ -72,7 +72,7 @@ def _line(row: PlanRow) -> str:
     source = SOURCES[row.rate.source] if row.rate else "?"
     one = duration(row.seconds) if row.seconds is not None else "?"
     return (
-        f"{row.work.rule:18}{row.work.owner[:41]:42}{row.work.jobs:>8,}{one:>14}{cells[0]:>11}{cells[1]:>9}{cells[2]:>9}"
+        f"{row.work.rule:20}{row.work.owner[:41]:42}{row.work.jobs:>8,}{one:>14}{cells[0]:>11}{cells[1]:>9}{cells[2]:>9}"
         f"{memory:>8.0f}  {source}"
     )
 

@@ -19,6 +19,7 @@ from maskmill.export.naming import Naming
 from maskmill.images.decode import MAX_PIXELS
 from maskmill.images.masks import ignore_value, mask_dtype
 from maskmill.images.palette import class_palette, overlay, png_palette
+from maskmill.images.photos import three
 from maskmill.images.raster import Shown
 from maskmill.images.spool import spooled
 from maskmill.images.stitching import Canvas, Picture, stitch
@@ -74,7 +75,7 @@ class Masks:
         shown = file.shown(canvas.pictures[0])
         mask = self._mask(shown, canvas.size)
         if self.overlays and shown is not None:
-            picture = Image.fromarray(overlay(shown.pixels[..., :3], mask, colours=self.colours))
+            picture = Image.fromarray(overlay(three(shown.pixels), mask, colours=self.colours))
             _save(self.out / f"{canvas.id}.overlay.jpg", picture)
         return mask
 

@@ -22,6 +22,7 @@ from maskmill.errors import StoreError, WeightsError
 from maskmill.images.decode import resize, to_target
 from maskmill.images.masks import to_size
 from maskmill.images.nodata import filled, ignored, nearest_valid, valid_cells
+from maskmill.images.photos import three
 from maskmill.inputs.reading import Reading
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import STORING, FeatureSet, Refine
@@ -54,7 +55,8 @@ class Segmenter(Protocol):
     reading: Reading
 
     def mask(self, image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
-        """Mask [H, W] (0 background, 1..k clusters, the type's largest value ignore) of an image uint8 [H, W, 3].
+        """Mask [H, W] (0 background, 1..k clusters, the type's largest value ignore) of an image uint8 [H, W, 3], or of
+        all N channels where the run has read all.
 
         What shows no data (`valid` bool [H, W]; None: all does) is ignore, as in the masks of a run.
         """
@@ -122,13 +124,13 @@ class Backbones:
     """The frozen backbones of a segmenter.
 
     Args:
-        folder: with weights/. about: its features.json.
+        folder: with weights/. about: its features.json. channels: of the images, where a backbone sees all of them.
 
     Attributes:
         sets: name -> (feature set, backbone).
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device, channels: int = 3) -> None:
         from maskmill.backbones.network import load
         from maskmill.numerics.product import Encoder
         from maskmill.store.product import read
@@ -136,7 +138,10 @@ class Backbones:
         self.sets: dict[str, tuple[FeatureSet, Backbone | Colour]] = {}
         self.encoders: dict[str, Encoder] = {}
         for name, chosen in feature_sets(folder, about).items():
-            self.sets[name] = chosen, load(folder / f"weights/{chosen.weights_slug}.safetensors", chosen, device)
+            weights, seen = folder / f"weights/{chosen.weights_slug}.safetensors", 3
+            if chosen.channels == "all":
+                seen = channels
+            self.sets[name] = chosen, load(weights, chosen, device, seen)
             if chosen.pq is not None:
                 self.encoders[name] = Encoder(read(folder / f"codecs/{name}.safetensors")[0], device)
 
@@ -148,7 +153,8 @@ class Backbones:
 
         found = {}
         for name, (chosen, backbone) in self.sets.items():
-            seen = image if valid is None else filled(image, valid, mean_colour(backbone))
+            seen = image if chosen.channels == "all" else three(image)
+            seen = filled(seen, valid, mean_colour(backbone))
             batch = torch.from_numpy(to_target(seen, chosen.size, backbone.multiple).copy())[None]
             tokens = backbone.forward(batch)[0][0]
             shown = valid_cells(valid, (tokens.shape[0], tokens.shape[1]))
@@ -184,7 +190,7 @@ class StudentSegmenter:
         self.student = Student.load(folder / "student.safetensors", str(device))
         self.clusters, self.classes = self.student.clusters, about.get("classes", ())
         self.refine = validate(Refine, about.get("refine", {}), str(folder / "features.json"), "refine")
-        self.backbones = Backbones(folder, about, device)
+        self.backbones = Backbones(folder, about, device, self.reading.channels)
 
     def mask(self, image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
         """See `Segmenter`."""
@@ -192,7 +198,7 @@ class StudentSegmenter:
         from maskmill.rounds.infer import finest
 
         tokens = {} if self.student.photos else self.backbones.tokens(image, valid)
-        image = filled(image, valid)
+        image = filled(three(image), valid)
         view: Any = image if self.student.photos else tokens
         if tokens:
             valid = valid_cells(valid, finest(tokens))
@@ -226,7 +232,8 @@ class ClusterSegmenter:
         self.head = _head(folder, about, device) if part("head") else None
         # A backbone that was trained together with the head is in the head's file.
         self.end_to_end = self.head if self.head is not None and self.head.sees_photos else None
-        self.backbones = Backbones(folder, about if self.end_to_end is None else {"features": {}}, device)
+        seen = about if self.end_to_end is None else {"features": {}}
+        self.backbones = Backbones(folder, seen, device, self.reading.channels)
         self.side_by_side = self.end_to_end is not None and device.type == "cpu" and self.end_to_end.concurrent
         where = str(folder / "features.json")
         self.refine = validate(Refine, about.get("refine", {}), where, "refine")
@@ -240,7 +247,7 @@ class ClusterSegmenter:
         from maskmill.painting.tokens import paint_tokens
 
         view = self._view(image, valid)
-        see = None if self.refine.method == "none" else partial(resize, filled(image, valid))
+        see = None if self.refine.method == "none" else partial(resize, filled(three(image), valid))
         with one_thread():  # as in the jobs of the stages, so that the order of every sum is the same
             vectors = view
             if self.head is not None:
@@ -256,7 +263,7 @@ class ClusterSegmenter:
     def _view(self, image: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
         """Tokens [h, w, d] of the image, or the photo uint8 [H, W, 3] for a head with a backbone of its own."""
         if self.end_to_end is not None:
-            return self.end_to_end.resized(filled(image, valid))
+            return self.end_to_end.resized(filled(three(image), valid))
         return next(iter(self.backbones.tokens(image, valid).values()))
 
 

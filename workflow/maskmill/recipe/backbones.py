@@ -25,7 +25,8 @@ class BackboneSpec:
         stride: pixels a token. depth: length of a token. None where only the network itself says it; where there is no
             network, `features.<name>.stride` may ask for another stride.
         colours: the first three numbers of a token are r, g, b in 0..1.
-        builder: where there is no network, `module:class` of what is made of (feature set, device, digest).
+        builder: where there is no network, `module:class` of what is made of (feature set, device, digest,
+            channels).
     """
 
     name: str
@@ -40,10 +41,10 @@ class BackboneSpec:
         """True where there is a network with weights."""
         return self.architecture is not None
 
-    def build(self, feature_set: Any, device: torch.device, digest: str) -> Any:
+    def build(self, feature_set: Any, device: torch.device, digest: str, channels: int) -> Any:
         """The backbone at work, where there is no network; `feature_set` is a `maskmill.recipe.sections.FeatureSet`."""
         module, name = self.builder.split(":")
-        return getattr(importlib.import_module(module), name)(feature_set, device, digest)
+        return getattr(importlib.import_module(module), name)(feature_set, device, digest, channels)
 
 
 KNOWN = {

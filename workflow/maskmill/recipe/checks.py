@@ -10,7 +10,7 @@ from maskmill.errors import ConfigError, InputError, nearest
 from maskmill.recipe import backbones
 from maskmill.recipe.model import CODES, Recipe, Stage
 from maskmill.recipe.scoring import Evaluate
-from maskmill.recipe.sections import LONGEST, PALETTE, PALETTED, Export, FeatureSet, Window
+from maskmill.recipe.sections import LONGEST, PALETTE, PALETTED, Export, FeatureSet, Inputs, Window
 
 
 def check(recipe: Recipe, path: Path) -> None:
@@ -32,6 +32,35 @@ def check(recipe: Recipe, path: Path) -> None:
     _check_fit(recipe, path)
     if recipe.cut is not None and recipe.tokens:
         raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
+
+
+def check_channels(recipe: Recipe, path: Path, inputs: Inputs) -> None:
+    """Feature sets of all channels are of a run that reads all of them, and nothing takes their network for photos.
+
+    Raises:
+        ConfigError: names the feature set, what sees three colours through it, and the way out.
+    """
+    seen = {}
+    if recipe.unfrozen:
+        seen[recipe.stage("adapt").settings.features] = "adapt.unfreeze: true trains its network on photos"
+    if recipe.crops:
+        seen[recipe.regions.settings.features] = f"regions.pool: {recipe.regions.method} looks at crops of photos"
+    for round in range(1, recipe.round_count + 1):
+        if recipe.photos(round):
+            stage = recipe.rounds_at(round)
+            seen[stage.params.encoder] = f"rounds.student: {stage.method} learns from photos"
+    for name, chosen in recipe.features.items():
+        if chosen.channels != "all":
+            continue
+        if inputs.channels != "all":
+            raise ConfigError(
+                f"{path}: features.{name}.channels: all needs inputs.channels: all; set it too, or drop the key"
+            )
+        if name in seen:
+            raise ConfigError(
+                f"{path}: features.{name}: sees all channels (inputs.channels: all), but {seen[name]} of three "
+                f"colours; set features.{name}.channels: shown, or name another feature set there"
+            )
 
 
 def _check_labels_kept(recipe: Recipe, path: Path) -> None:

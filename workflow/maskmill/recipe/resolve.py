@@ -15,7 +15,7 @@ from pydantic import Field, create_model
 
 from maskmill.errors import ConfigError, nearest, one_line
 from maskmill.recipe.base import Model, check_name, validate
-from maskmill.recipe.checks import check, check_counts, check_formats, check_window
+from maskmill.recipe.checks import check, check_channels, check_counts, check_formats, check_window
 from maskmill.recipe.documents import check_tree, read_mapping
 from maskmill.recipe.model import Recipe, Run, Stage
 from maskmill.recipe.origin import Origin, place
@@ -138,8 +138,9 @@ def _resolve(path: Path, file: _RecipeFile, config: Config, origin: str | Origin
     parts: list[_Preset] = [file, *(file.presets[name] for name in config.preset if name in file.presets)]
     features = {}
     everywhere = {"keep": config.features["keep"]} if "keep" in config.features else {}
+    first = {"channels": "all"} if config.inputs.channels == "all" else {}
     for name in dict.fromkeys(name for part in parts for name in part.features):
-        merged: dict[str, Any] = {}
+        merged: dict[str, Any] = dict(first)
         for section in (*(part.features.get(name, {}) for part in parts), everywhere, config.features.get(name, {})):
             merged |= cast("dict[str, Any]", section)
         where = _origin(path, origin, ["features", name], name in config.features)
@@ -160,6 +161,7 @@ def _resolve(path: Path, file: _RecipeFile, config: Config, origin: str | Origin
             stages[spec.name] = Stage.of(spec.name, _fold(spec.name, [*given, override]), where)
     recipe = Recipe(path.stem, file.description, features, stages, later)
     check(recipe, path)
+    check_channels(recipe, path, config.inputs)
     return recipe
 
 

@@ -74,6 +74,9 @@ class FeatureSet(Model):
     flip: Literal["none", "average"] = Field(
         "none", description="average: the mean of the image's tokens and those of its mirror image, mirrored back"
     )
+    channels: Literal["shown", "all"] = Field(
+        "shown", description="what the backbone sees; all: every channel, the default with inputs.channels: all"
+    )
     dtype: Literal["float16", "int8", "pq"] = Field(
         "float16", description="int8: half the disk, cosine error about 3e-5; pq: a few bytes a token (docs/store.md)"
     )
@@ -109,7 +112,8 @@ class FeatureSet(Model):
             return self
         if self.dtype != "pq":
             raise ValueError(f"pq is for dtype: pq, not {self.dtype}; leave it out (pq: null), or set dtype: pq")
-        depth = backbones.of(self.backbone).depth
+        spec = backbones.of(self.backbone)
+        depth = None if self.channels == "all" and not spec.network else spec.depth
         if depth is not None:  # else the fit says it, the first job of the feature set
             self.check_depth(depth)
         return self
@@ -125,12 +129,14 @@ class FeatureSet(Model):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `flip` where it is none, and without `pq` where tokens are floats: such sets keep the names and
-        hashes of older versions.
+        """Without `flip` where it is none, without `channels` where these are shown, and without `pq` where tokens are
+        floats: such sets keep the names and hashes of older versions.
         """
         body: dict[str, Any] = handler(self)
         if body.get("flip") == "none":
             del body["flip"]
+        if body.get("channels") == "shown":
+            del body["channels"]
         if body.get("pq") is None:
             body.pop("pq", None)
         return body
@@ -148,7 +154,13 @@ class FeatureSet(Model):
         return name if self.checkpoint is None else f"{name}.{json_hash(self.checkpoint)[:6]}"
 
 
-Channel = Annotated[int, Field(ge=0)] | str  # a number from 0, or the name that the file gives it
+def _number(value: Any) -> Any:
+    """Digits as the number that they are: on the command line Snakemake gives all nested values as text."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+# A number from 0, or the name that the file gives it.
+Channel = Annotated[Annotated[int, Field(ge=0)] | str, BeforeValidator(_number)]
 
 
 class Window(Model):
@@ -168,8 +180,9 @@ class Window(Model):
     @classmethod
     def _eighth(cls, value: Any) -> Any:
         """The section with its overlap."""
-        if isinstance(value, Mapping) and value.get("overlap") is None and isinstance(value.get("size"), int):
-            return {**value, "overlap": value["size"] // 8}
+        if isinstance(value, Mapping) and value.get("overlap") is None:
+            size = _number(value.get("size"))
+            return {**value, "overlap": size // 8} if isinstance(size, int) else value
         return value
 
     @model_validator(mode="after")
@@ -210,10 +223,10 @@ class Inputs(Model):
         "set; percentile: 8 bits too; dtype: all that the type can hold; or [low, high]",
     )
     percentiles: tuple[float, float] = Field((0.5, 99.5), description="of a sample of all files, for range")
-    channels: tuple[Channel, ...] | dict[str, str] | None = Field(
+    channels: Literal["all"] | tuple[Channel, ...] | dict[str, str] | None = Field(
         None,
         description="which become red, green and blue: numbers from 0 or the file's names, or {sensor: composite}; "
-        "default: as the file declares",
+        "all: backbones see every channel; default: as the file declares",
     )
     composites: dict[str, tuple[Channel, ...] | dict[str, str]] | None = Field(
         None, description="several pictures of every file: name -> channels"
@@ -242,10 +255,17 @@ class Inputs(Model):
             raise ValueError("give two numbers from 0 to 100, the lower one first")
         return value
 
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _no_word(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "all":
+            raise ValueError("give all, or three of [numbers or names], or {sensor: composite}")
+        return value
+
     @field_validator("channels")
     @classmethod
     def _three(cls, value: Any) -> Any:
-        if value is not None:
+        if value is not None and value != "all":
             sensors.numbers(value)
         return value
 

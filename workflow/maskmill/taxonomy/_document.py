@@ -211,8 +211,8 @@ def read(path: str) -> Document:
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise ConfigError(
-            f"taxonomy.file: {path}: {reason}; save one in the report, or start from that of the folder taxonomy of "
-            "an earlier run"
+            f"taxonomy.file: {os.path.abspath(path)}: {reason}; save one in the report, or start from that of the "
+            "folder taxonomy of an earlier run"
         ) from None
     return _read(path, stat.st_mtime_ns, stat.st_size)
 

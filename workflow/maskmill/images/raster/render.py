@@ -14,7 +14,8 @@ _AT_ONCE = 1 << 20  # values that become pixels at once: 8 MB of float64
 
 
 def render(raw: np.ndarray, facts: Facts, view: View) -> Shown:
-    """Values [h, w, channels] of a file as the view shows them: uint8 [h, w, 3], or [h, w, N] of N > 3 channels.
+    """Values [h, w, channels] of a file as the view shows them: uint8 [h, w, 3], or [h, w, N] of N channels where
+    the view names other than one or three.
 
     `view.low` becomes black and `view.high` white, what is beyond is clipped; inverted files the other way round.
     Without them the values of uint8 stay, and those of other integers are taken from 0 to the largest of their type.
@@ -59,8 +60,8 @@ def _rendered(raw: np.ndarray, facts: Facts, view: View, chosen: Sequence[int]) 
         pixels = _over_white(pixels, alpha, facts.premultiplied)
         if facts.geo is not None:
             valid = alpha > 0 if valid is None else valid & (alpha > 0)
-    if pixels.shape[2] < 3:
-        pixels = np.repeat(pixels[..., :1], 3, axis=2)
+    if pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
     return Shown(np.ascontiguousarray(pixels), None if valid is None or valid.all() else valid)
 
 

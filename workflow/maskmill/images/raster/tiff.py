@@ -187,7 +187,7 @@ class SeriesRaster(Closing):
         if level not in self._stores:
             import zarr
 
-            self._stores[level] = zarr.open_array(self._series.levels[level].aszarr(), mode="r")
+            self._stores[level] = zarr.open_array(self._series.aszarr(level=level), mode="r")
         return self._stores[level]
 
     def read(self, window: Window | None = None, level: int = 0, page: int = 0) -> np.ndarray:
