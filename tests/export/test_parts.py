@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from maskmill.export.run import ExportFiles, More, run, run_index, run_shard
 from maskmill.images.instances import Instances
 from maskmill.images.view import View
 from maskmill.recipe.sections import FORMATS
+from maskmill.store.artefact import read_table
+from maskmill.tracks.run import FrameFiles, run_join, run_map, run_match
 
 CLASHING = ("a", "a.png/b", "a.txt/b")  # names that folders and files compete for
 
@@ -33,7 +36,7 @@ def tree(folder: Path) -> dict[str, bytes | str]:
 
 
 def of_shard(files: ExportFiles, shard: str) -> ExportFiles:
-    names = ("masks", "segments", "assignments", "regions", "instances")
+    names = ("masks", "segments", "assignments", "regions", "instances", "tracks")
     return replace(files, **{n: [p for p in getattr(files, n) if Path(p).stem == shard] for n in names})
 
 
@@ -119,3 +122,25 @@ def test_a_damaged_or_missing_part_is_named(tmp_path: Path) -> None:
             run_index(keywords["files"], tmp_path / "parts", {}, tmp_path / name, keywords["masks"], More())
         assert not (tmp_path / name).exists()
         (tmp_path / "parts/s1/part.json").unlink(missing_ok=True)
+
+
+def test_tracks_in_parts(tmp_path: Path) -> None:
+    masks = {name: scenes()[name] for name in ("ring", "holes", "nested")}
+    keywords = write_scenes(tmp_path, masks)
+    params = {"order": "folder", "flow": "none", "match": "overlap", "min_area": 0.0}
+    stores = [Path(path) for path in keywords["files"].masks]
+    tables = tuple([tmp_path / f"{kind}/{path.stem}.parquet" for path in stores] for kind in ("own", "pairs"))
+    manifest = keywords["files"].manifest
+    for i, path in enumerate(stores):
+        run_match(FrameFiles([path]), manifest, params, path.stem, tables[0][i], tables[1][i])
+    run_join(FrameFiles(stores), (tables[0], tables[1]), manifest, params, tmp_path / "tracks.parquet")
+    ids = [tmp_path / f"ids/{path.stem}.zarr" for path in stores]
+    for path, out in zip(stores, ids, strict=True):
+        run_map(FrameFiles([path]), tmp_path / "tracks.parquet", manifest, params, path.stem, out)
+    keywords["files"] = replace(keywords["files"], tracks=ids)
+    body = json.loads(bytes(same(keywords, {}, tmp_path)["coco_tracks.json"]))
+    assert [(image["sequence"], image["position"]) for image in body["images"]] == [(".", 0), (".", 1), (".", 2)]
+    rows = read_table(tmp_path / "tracks.parquet").to_pylist()
+    names = {image["id"]: image["maskmill_id"] for image in body["images"]}
+    found = {(names[a["image_id"]], a["track_id"]): (a["category_id"], a["area"]) for a in body["annotations"]}
+    assert found == {(row["image"], row["track"]): (row["class"], row["area"]) for row in rows}

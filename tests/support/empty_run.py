@@ -16,7 +16,7 @@ NOTHING = """#!/bin/sh
 while [ $# -gt 1 ]; do
     case "$1" in
         --out | --table | --vectors | --selection | --timing | --confidence | \\
-        --margins | --places | --held | --document)
+        --margins | --places | --held | --document | --pairs)
             [ -e "$2" ] || case "$2" in
                 *.zarr | */export) mkdir "$2" && : > "$2/zarr.json" ;;
                 *.*) : > "$2" ;;

@@ -17,6 +17,7 @@ STAGE_VERSION: dict[str, int] = {
     "taxonomy": 1,
     "paint": 3,
     "rounds": 3,
+    "tracks": 1,
     "evaluate": 5,
     "export": 4,
     "report": 2,

@@ -1,5 +1,5 @@
 # evaluate: masks + labels + protocol -> scores, once a recipe, seed and round; segments of a cut once a recipe.
-# Without labels these rules never run.
+# Without labels these rules never run, but for evaluate_time.
 rule evaluate:
     input:
         unpack(inputs("evaluate")),
@@ -132,3 +132,28 @@ rule evaluate_codes:
     shell:
         "{params.run} evaluate probe {params.files} --params {params.depends:q} --readout {wildcards.readout}"
         " --recipe {wildcards.recipe} --seed {wildcards.seed} --threads {threads} &> {log}"
+
+
+# How far the last masks of frames that follow one another agree; the one that needs no labels.
+rule evaluate_time:
+    input:
+        unpack(inputs("evaluate_time")),
+    output:
+        out=path("evaluate_time"),
+    log:
+        "logs/evaluate_time/{recipe}/seed{seed}.log",
+    benchmark:
+        "benchmarks/evaluate_time/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
+    threads: cores("evaluate_time")
+    resources:
+        mem_mb=memory("evaluate_time"),
+        runtime=minutes("evaluate_time"),
+    params:
+        run=command("evaluate_time"),
+        depends=depends("evaluate_time"),
+        files=options("evaluate_time"),
+    shell:
+        "{params.run} evaluate time {params.files} --params {params.depends:q} --recipe {wildcards.recipe}"
+        " --seed {wildcards.seed} &> {log}"

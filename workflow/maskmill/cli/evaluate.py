@@ -89,6 +89,25 @@ def evaluate_probe(
     read_out(asked, shard_files(features, manifest), manifest, section(params), out, threads)
 
 
+@app.command("time")
+def evaluate_time(
+    masks: Annotated[Path, typer.Option(help="folder of the masks of the last round")],
+    features: Annotated[Path, typer.Option(help="folder of feature stores, whose flow the masks are compared by")],
+    manifest: ManifestFile,
+    params: Params,
+    recipe: Annotated[str, typer.Option()],
+    out: Out,
+    seed: Seed = 0,
+) -> None:
+    """Say how far the masks of frames that follow one another agree; needs no labels."""
+    from maskmill.evaluate.over_time import run
+    from maskmill.images.masks import MaskSet
+
+    body = section(params)
+    scored = MaskSet(recipe, seed, int(body.get("round", 0)))
+    run(shard_files(masks, manifest), shard_files(features, manifest), manifest, body, out, scored)
+
+
 def register(parent: typer.Typer) -> None:
     """Adds the verbs of this stage."""
     parent.add_typer(app, name="evaluate")

@@ -25,6 +25,7 @@ def export_shard(
     assignments: Annotated[Path | None, typer.Option(help="assignments of the shard")] = None,
     instances: Annotated[Path | None, typer.Option(help="the last round's instances of the shard")] = None,
     classes: Annotated[Path | None, typer.Option(help="classes.json: names and colours of the classes")] = None,
+    tracks: Annotated[Path | None, typer.Option(help="tracks of the shard")] = None,
     seed: Seed = 0,
     round: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -32,8 +33,8 @@ def export_shard(
     from maskmill.export.run import ExportFiles, run_shard
     from maskmill.images.masks import MaskSet
 
-    given = [[] if file is None else [file] for file in (cut, assignments, regions, instances)]
-    sources = ExportFiles(manifest, [masks], given[0], given[1], given[2], given[3], classes)
+    given = [[] if file is None else [file] for file in (cut, assignments, regions, instances, tracks)]
+    sources = ExportFiles(manifest, [masks], given[0], given[1], given[2], given[3], classes, given[4])
     run_shard(sources, section(params), out, MaskSet(recipe, seed, round), _naming(classes))
 
 
@@ -61,6 +62,7 @@ def export(
     scores: Annotated[Path | None, typer.Option(help="scores.json of this round: names of the clusters")] = None,
     instances: Annotated[Path | None, typer.Option(help="folder of the last round's instances")] = None,
     classes: Annotated[Path | None, typer.Option(help="classes.json: names and colours of the classes")] = None,
+    tracks: Annotated[Path | None, typer.Option(help="folder of tracks over the masks")] = None,
     parts: Annotated[Path | None, typer.Option(help="folder of what export-shard wrote of every shard")] = None,
     seed: Seed = 0,
     round: Annotated[int, typer.Option(min=0)] = 0,
@@ -90,7 +92,7 @@ def export(
         return
     sources = ExportFiles(
         manifest, files(masks, "zarr"), files(cut, "zarr"), files(assignments, "parquet"), files(regions, "parquet"),
-        files(instances, "zarr"), classes,
+        files(instances, "zarr"), classes, files(tracks, "zarr"),
     )  # fmt: skip
     run(sources, section(params), out, about_masks, scores=scores, segmenter=about_parts, naming=_naming(classes))
 

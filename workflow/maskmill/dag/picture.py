@@ -27,7 +27,8 @@ def edges(recipes: Path) -> list[tuple[str, str]]:
     found = set()
     names = sorted(path.stem for path in recipes.glob("*.yaml"))
     named = {"taxonomy": {"source": "examples", "labels": "labels"}}
-    scored = {"labels": "labels", "evaluate": {"objects": True, "linear_probe": True, "retrieval": True}} | named
+    asked = {"objects": True, "linear_probe": True, "retrieval": True, "time": True}
+    scored = {"labels": "labels", "evaluate": asked, "tracks": {}} | named
     for name in names:
         graph = Graph(load({"recipes": [name]} | scored, recipes), lambda: [ONE_SHARD])
         for job in jobs(graph).values():

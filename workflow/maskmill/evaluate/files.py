@@ -1,4 +1,4 @@
-"""What the jobs of the stage evaluate read, write and depend on. Without labels none of them is asked for."""
+"""What the jobs of the stage evaluate read, write and depend on. Without labels only `evaluate_time` is asked for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from maskmill.dag.files import (
     Graph,
     Sources,
     Wildcards,
+    at,
     candidates,
     job,
     manifest,
@@ -85,6 +86,29 @@ def _candidates(graph: Graph, wildcards: Wildcards) -> Sources:
         "codebook": one("cluster_fit", wildcards),
         "candidates": candidates(_others(recipe), wildcards),
         **graph.foreground(wildcards),
+    }
+
+
+def _of_time(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    """Which frames are compared, and whether their masks were made of the features whose flow compares them."""
+    recipe, settings = graph.recipe(wildcards), graph.run.config.evaluate.time
+    if settings is None:
+        return {}
+    name = settings.features or recipe.clustered_set
+    own = recipe.features[name].slug in {recipe.features[each].slug for each in recipe.masks_from & {*recipe.features}}
+    return {"time": settings.model_dump(mode="json"), "name": name, "own": own, "round": recipe.round_count}
+
+
+@job("evaluate_time", _of_time, out=f"{SEED}/time.json")
+def _time(graph: Graph, wildcards: Wildcards) -> Sources:
+    """The last masks, and the tokens whose flow they are compared by."""
+    recipe, settings = graph.recipe(wildcards), graph.run.config.evaluate.time
+    name = (settings.features if settings is not None else None) or recipe.clustered_set
+    last = at(wildcards, recipe.round_count)
+    return {
+        "manifest": manifest(timeless=False),
+        "masks": graph.every(masks_rule(recipe.round_count), last),
+        "features": graph.all_shards(lambda shard: graph.tokens(shard, name), wildcards),
     }
 
 

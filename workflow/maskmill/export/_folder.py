@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +17,7 @@ from maskmill.export._clusters import Clusters
 from maskmill.export._coco import CocoWriter, annotation_text, image_text
 from maskmill.export._layout import file_name, placed
 from maskmill.export._picture import Picture
-from maskmill.export._sources import ExportImages, Item
+from maskmill.export._sources import ExportImages, Item, Tracked
 from maskmill.export.formats import FORMATS, Entry, Facts
 from maskmill.images.instances import VOID
 from maskmill.images.masks import to_size
@@ -26,6 +26,7 @@ from maskmill.store.manifest import Row
 from maskmill.store.rle import encode_all, encode_layers
 
 MASKS, COCO, REGIONS = "masks", "coco.json", "coco_regions.json"  # names of entries beside those of formats
+TRACKS = "coco_tracks.json"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Kind:
     """What masks and regions of all shards have in common.
 
     Attributes:
-        clusters, ignore, has_regions, has_instances, is_calibrated, facts: see `ExportImages`.
+        clusters, ignore, has_regions, has_instances, is_calibrated, facts, has_tracks: see `ExportImages`.
     """
 
     clusters: int
@@ -42,6 +43,12 @@ class Kind:
     has_instances: bool
     is_calibrated: bool
     facts: dict[str, Any]
+    has_tracks: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a part of an export has it: one without tracks says nothing of them, as before there were any."""
+        body = asdict(self)
+        return body if self.has_tracks else {key: value for key, value in body.items() if key != "has_tracks"}
 
     @classmethod
     def of(cls, sources: ExportImages) -> Kind:
@@ -62,6 +69,7 @@ class Making:
         self.png_palette = facts.naming.png_palette()
         self.formats = {name: FORMATS[name](folder / name, facts) for name in settings.formats if name in FORMATS}
         wanted = {MASKS: settings.masks, COCO: settings.coco, REGIONS: settings.coco and kind.has_regions}
+        wanted[TRACKS] = settings.coco and kind.has_tracks
         self.names = [name for name, asked in wanted.items() if asked] + list(self.formats)
 
     def entries(self, item: Item) -> dict[str, Entry]:
@@ -77,6 +85,8 @@ class Making:
             made[MASKS] = Entry(body=picture.png)
         if COCO in self.names:
             made[COCO] = Entry(self._segments(picture))
+        if TRACKS in self.names and item.tracked is not None:
+            made[TRACKS] = Entry(_followed(picture, item.tracked))
         regions = {region.region: region for region in item.regions if region.cluster >= 0}  # -1 is noise
         for region in regions.values():
             self.table.add_region(row.id, region.cluster + 1, region.score, region.distance, region.confidence)
@@ -127,7 +137,9 @@ class Folder:
             for c in range(1, naming.count + 1)
         ]
         info = {"description": title(about), **about}
-        self._coco = {name: CocoWriter(folder / name, info, kinds) for name in (COCO, REGIONS) if name in self.names}
+        self._coco = {
+            name: CocoWriter(folder / name, info, kinds) for name in (COCO, REGIONS, TRACKS) if name in self.names
+        }
         self._formats = making.formats
 
     def __enter__(self) -> Folder:
@@ -157,13 +169,33 @@ class Folder:
                 coco.add(entries[name].text)
 
 
+def _followed(picture: Picture, tracked: Tracked) -> str:
+    """The image in coco_tracks.json: what has a track, each with its own; nothing for an image by itself."""
+    if tracked.place is None:
+        return ""
+    sequence, position = tracked.place
+    lines = [_image(picture, sequence=sequence, position=position)]
+    if picture.found is None:
+        ids = to_size(tracked.ids, picture.size)
+        values, first = np.unique(ids, return_index=True)
+        classes = dict(zip(values.tolist(), picture.mask.ravel()[first].tolist(), strict=True))
+        lines += [annotation_text(classes[track], rle, track_id=track) for track, rle in encode_all(ids) if track]
+        return "\n".join(lines)
+    for i, layer in enumerate(encode_layers(picture.found.masks)):
+        if layer is not None and i + 1 in tracked.regions:
+            score = _short(float(picture.found.scores[i]))
+            track = tracked.regions[i + 1]
+            lines.append(annotation_text(int(picture.found.labels[i]), layer, track_id=track, score=score))
+    return "\n".join(lines)
+
+
 def title(about: Mapping[str, Any]) -> str:
     """What made the masks, in words."""
     return f"maskmill {__version__}, recipe {about['recipe']}, seed {about['seed']}"
 
 
-def _image(picture: Picture) -> str:
-    return image_text(file_name(picture.row), *picture.size, maskmill_id=picture.row.id)
+def _image(picture: Picture, **more: Any) -> str:
+    return image_text(file_name(picture.row), *picture.size, maskmill_id=picture.row.id, **more)
 
 
 def _short(value: float) -> float:

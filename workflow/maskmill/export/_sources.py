@@ -32,6 +32,7 @@ class ExportFiles:
         instances: of a last round that predicts them; `coco.json` then holds each of them with its score, overlapping
             or not, instead of the parts of the masks.
         classes: classes.json of the stage taxonomy, which says what the confidence of the regions rests on.
+        tracks: Ragged "tracks" of recipes with that stage.
     """
 
     manifest: str | Path
@@ -41,6 +42,7 @@ class ExportFiles:
     regions: Sequence[str | Path] = ()
     instances: Sequence[str | Path] = ()
     classes: str | Path | None = None
+    tracks: Sequence[str | Path] = ()
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,24 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Tracked:
+    """What goes on in an image of a sequence.
+
+    Attributes:
+        ids: uint32 [h, w], track of each cell of the mask, 0 for none. regions: number of a region (of instances their
+            place, from 1) -> track. place: the sequence and the position in it, from 0; None for an image by itself.
+    """
+
+    ids: np.ndarray
+    regions: Mapping[int, int]
+    place: tuple[str, int] | None
+
+
+@dataclass(frozen=True)
 class Item:
     """One image: its row, its mask [h, w], with a cut its segments [h, w] and their regions, and its instances.
 
-    valid: bool [h, w], the cells of the mask that show data; None where all do.
+    valid: bool [h, w], the cells of the mask that show data; None where all do. tracked: of recipes with tracks.
     """
 
     row: Row
@@ -71,6 +87,7 @@ class Item:
     regions: Sequence[Region]
     instances: Instances | None = None
     valid: np.ndarray | None = None
+    tracked: Tracked | None = None
 
 
 class ExportImages:
@@ -87,7 +104,7 @@ class ExportImages:
         self.manifest = manifest = read_manifest(files.manifest, shard)
         self._masks, self._instances = _by_shard(files.masks), _by_shard(files.instances)
         self._segments, self._regions = _by_shard(files.segments), _by_shard(files.regions)
-        self._assignments = _by_shard(files.assignments)
+        self._assignments, self._tracks = _by_shard(files.assignments), _by_shard(files.tracks)
         self.has_regions = bool(self._segments and self._assignments and self._regions)
         if not manifest.rows:
             raise StoreError("the manifest has no image; run snakemake again")
@@ -105,6 +122,11 @@ class ExportImages:
     def has_instances(self) -> bool:
         """Whether images come with instances."""
         return bool(self._instances)
+
+    @property
+    def has_tracks(self) -> bool:
+        """Whether things have a number in all images of a sequence."""
+        return bool(self._tracks)
 
     @property
     def is_calibrated(self) -> bool:
@@ -136,10 +158,11 @@ class ExportImages:
             if self.has_regions:
                 segments = in_order(self._open(_pick(self._segments, shard), "segments"), rows)
                 regions = read_regions(_pick(self._assignments, shard), _pick(self._regions, shard))
-            found = self._found(shard)
+            found, tracks = self._found(shard), self._followed(shard)
             for row, (_, mask), (_, cut) in zip(rows, in_order(masks, rows), segments, strict=True):
                 instances = None if found is None else found[row.id]
-                yield Item(row, mask, cut, regions.get(row.id, ()), instances, masks.valid(row.id))
+                tracked = None if tracks is None else _tracked(tracks, row.id)
+                yield Item(row, mask, cut, regions.get(row.id, ()), instances, masks.valid(row.id), tracked)
 
     def mask(self, picture: Picture) -> np.ndarray:
         """The mask [h, w] of one picture, whatever its shard; the last shards stay open, as windows of an image share
@@ -158,6 +181,10 @@ class ExportImages:
             return None
         self._open(_pick(self._instances, shard), "instances")
         return InstanceStore(self._instances[shard])
+
+    def _followed(self, shard: str) -> Ragged | None:
+        """The shard's tracks, where there are any."""
+        return self._open(_pick(self._tracks, shard), "tracks") if self._tracks else None
 
     def _open(self, path: Path, kind: str) -> Ragged:
         """A store of exactly the shard's images, in any order: that of features follows the sizes of the images."""
@@ -190,6 +217,12 @@ def in_order(store: Ragged, rows: Sequence[Row]) -> Iterator[tuple[str, np.ndarr
     if store.ids == [row.id for row in rows]:
         return store.images()
     return ((row.id, store[row.id]) for row in rows)
+
+
+def _tracked(store: Ragged, image_id: str) -> Tracked:
+    i = store.index(image_id)
+    place = store.attrs["places"][i]
+    return Tracked(store[i], dict(store.attrs["regions"][i]), None if place is None else (place[0], int(place[1])))
 
 
 def _by_shard(paths: Sequence[str | Path]) -> dict[str, Path]:

@@ -38,6 +38,8 @@ def _of_images(graph: Graph, wildcards: Wildcards) -> dict[str, tuple[str, str, 
         found["assignments"] = (graph.assignments(wildcards), "out", wildcards)
     if recipe.instances(recipe.round_count):
         found["instances"] = ("rounds_detect", "out", last)
+    if recipe.tracks is not None:
+        found["tracks"] = ("tracks_map", "out", wildcards)
     return found
 
 

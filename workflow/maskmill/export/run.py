@@ -99,7 +99,7 @@ def run_shard(
         with PartWriter(folder, making.names, export.settings.photos) as part:
             for item in track(sources, len(sources), "export"):
                 part.add(item.row, making.entries(item))
-            facts = {"kind": asdict(export.kind), "hashes": sources.hashes}
+            facts = {"kind": export.kind.as_dict(), "hashes": sources.hashes}
             part.finish(making.table, facts, Provenance.of("export", dict(params) | export.about, sources.hashes))
 
 

@@ -50,6 +50,9 @@ MEASURED: dict[str, tuple[float, int]] = {
     "paint/regions": (2e-3, 1024),
     "rounds_train/token_head": (7.8e-3, 1024),
     "rounds_predict/token_head+crf": (0.037, 1024),
+    "tracks_match": (0.07, 1024),  # with radius 3 and gap 1
+    "tracks_join": (3e-3, 0),
+    "tracks_map": (4e-3, 0),
     "export": (4.4e-3, 0),
     "export_joined": (4.5e-5, 0),
     "report": (1.0, 0),

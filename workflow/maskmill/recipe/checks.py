@@ -133,6 +133,21 @@ def check_formats(recipes: Mapping[str, Recipe], export: Export) -> None:
             )
 
 
+def check_time(recipes: Mapping[str, Recipe], settings: Evaluate) -> None:
+    """Every recipe has the feature set that `evaluate.time` names.
+
+    Raises:
+        ConfigError: names the recipe, the feature set and those that it has.
+    """
+    wanted = settings.time.features if settings.time is not None else None
+    for name, recipe in recipes.items():
+        if wanted is not None and wanted not in recipe.features:
+            raise ConfigError(
+                f"evaluate.time.features: recipe {name} has no feature set {wanted!r}"
+                f"{nearest(wanted, recipe.features)}; known: {', '.join(recipe.features)}"
+            )
+
+
 def check_window(recipes: Mapping[str, Recipe], window: Window | None) -> None:
     """A window has at least the pixels of one token of every feature set, as far as its backbone says its stride.
 
@@ -222,6 +237,8 @@ def _check_sets(recipe: Recipe, path: Path) -> None:
         wanted["cut"] = [recipe.cut.settings.features]
     if recipe.foreground is not None:
         wanted["foreground"] = [recipe.foreground.settings.features]
+    if recipe.tracks is not None and recipe.tracks.settings.features is not None:
+        wanted["tracks"] = [recipe.tracks.settings.features]
     wanted = {f"{stage}.features": names for stage, names in wanted.items()}
     for round in (1, *recipe.later) if recipe.round_count else ():
         stage = recipe.rounds_at(round)

@@ -21,6 +21,7 @@ from maskmill.recipe.sections import (
     Regions,
     Rounds,
     Taxonomy,
+    Tracks,
 )
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 
@@ -154,6 +155,29 @@ class Recipe:
     @property
     def rounds(self) -> Stage[Rounds]:
         return self.stages["rounds"]
+
+    @property
+    def tracks(self) -> Stage[Tracks] | None:
+        return self.stages.get("tracks")
+
+    @property
+    def clustered_set(self) -> str:
+        """The feature set whose vectors are clustered; of codes the one that their head sees."""
+        name = self.regions.settings.features
+        return str(self.stage("adapt").settings.features) if name == CODES else str(name)
+
+    @property
+    def masks_from(self) -> set[str]:
+        """The feature sets that the masks are made of."""
+        names = {self.clustered_set}
+        for stage in ("adapt", "cut", "foreground"):
+            if stage in self.stages:
+                names.add(str(self.stages[stage].settings.features))
+        if self.cut is not None and self.cut.settings.colour is not None:
+            names.add(self.cut.settings.colour)
+        for round in range(1, self.round_count + 1):
+            names |= set(self.student_sets(round))
+        return names
 
     def stage(self, name: str) -> Stage[Any]:
         """The section of a stage; a ConfigError where the recipe has none."""

@@ -15,7 +15,14 @@ from pydantic import Field, create_model
 
 from maskmill.errors import ConfigError, nearest, one_line
 from maskmill.recipe.base import Model, check_name, validate
-from maskmill.recipe.checks import check, check_channels, check_counts, check_formats, check_window
+from maskmill.recipe.checks import (
+    check,
+    check_channels,
+    check_counts,
+    check_formats,
+    check_time,
+    check_window,
+)
 from maskmill.recipe.documents import check_tree, read_mapping
 from maskmill.recipe.model import Recipe, Run, Stage
 from maskmill.recipe.origin import Origin, place
@@ -83,6 +90,7 @@ def _load(config: Mapping[str, Any], recipe_folder: Path, origin: str | Origin) 
         raise _wrong(origin, "recipes", "empty; name at least one, for example recipes: [kmeans]")
     check_formats(recipes, checked.export)
     check_window(recipes, checked.inputs.window)
+    check_time(recipes, checked.evaluate)
     if checked.inputs.max_images is not None and checked.inputs.one_picture:
         check_counts(recipes, checked.inputs.max_images)
     return Run(config=checked, recipes=recipes)
@@ -153,6 +161,8 @@ def _resolve(path: Path, file: _RecipeFile, config: Config, origin: str | Origin
         if spec.by_choice and not given:  # the run's overrides give no cut and no rounds to a recipe without
             if not spec.optional:
                 stages[spec.name] = Stage.of(spec.name, {}, str(path))
+            continue
+        if spec.optional and not given and getattr(config, spec.name) is None:
             continue
         where = _origin(path, origin, [spec.name], bool(override))
         if spec.name == "rounds":

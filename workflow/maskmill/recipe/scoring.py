@@ -86,8 +86,19 @@ class OnlineProbe(Model):
     learning_rate: float = Field(5e-3, gt=0, description="Adam")
 
 
+class Time(Model):
+    """evaluate.time: how far the masks of frames that follow one another agree; needs no labels."""
+
+    order: Literal["files", "folder"] = Field("files", description="what follows one another, as in tracks.order")
+    features: str | None = Field(
+        None, description="feature set of the flow; default: the one whose vectors are clustered, which flatters"
+    )
+    radius: int = Field(3, ge=0, le=64, description="tokens that something moves from frame to frame at most")
+    pairs: int = Field(256, ge=1, le=100_000, description="neighbours that are compared at most, evenly over all")
+
+
 class Evaluate(Model):
-    """evaluate: only where labels exist. Every score is stored with its whole protocol."""
+    """evaluate: only where labels exist, but for `time`. Every score is stored with its whole protocol."""
 
     protocols: Annotated[list[ProtocolName], BeforeValidator(split_list), AfterValidator(distinct)] = Field(
         default=["hungarian_iou", "hungarian_counts", "many_to_one"], min_length=1
@@ -116,6 +127,11 @@ class Evaluate(Model):
     )
     objects: Annotated[Objects | None, BeforeValidator(switch, json_schema_input_type=bool | Objects | None)] = Field(
         None, description="class-agnostic object metrics of the cut: true, or a mapping"
+    )
+
+    # A job of its own, which alone depends on it: no other hash has it.
+    time: Annotated[Time | None, BeforeValidator(switch, json_schema_input_type=bool | Time | None)] = Field(
+        None, exclude=True, description="agreement of the masks of neighbouring frames: true, or a mapping"
     )
 
     @property

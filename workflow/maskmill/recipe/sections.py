@@ -476,6 +476,36 @@ class Rounds(Model):
         return self
 
 
+class Tracks(Model):
+    """tracks: regions of the last masks carried through frames or slices. Only where the section is given."""
+
+    order: Literal["files", "folder"] = Field(
+        "files",
+        description="what follows one another: frames of a video and pages of a file; folder: also the images of one "
+        "folder, in the order of their ids",
+    )
+    match: Literal["overlap", "features"] = Field(
+        "features", description="overlap: IoU of the masks; features: that and the cosine of mean tokens"
+    )
+    overlap: float = Field(0.5, gt=0, le=1, description="match: features: weight of the IoU, the rest is the cosine's")
+    features: str | None = Field(
+        None, description="feature set of flow and cosine; default: the one whose vectors are clustered"
+    )
+    flow: Literal["none", "features"] = Field(
+        "features", description="how a region is carried to the next frame; none: it stays where it is"
+    )
+    radius: int = Field(3, ge=0, le=64, description="tokens that something moves from frame to frame at most")
+    least: float = Field(0.3, gt=0, le=1, description="regions that are less alike are two things")
+    gap: int = Field(1, ge=0, le=16, description="frames in which a thing may be missing")
+    within: Literal["class", "any"] = Field("class", description="any: a track may change its class")
+    min_area: float = Field(0.001, ge=0, lt=1, description="regions below this share of the image have no track")
+
+    @property
+    def looks(self) -> bool:
+        """Whether tokens are asked for."""
+        return "features" in (self.match, self.flow)
+
+
 WHOLE = ("geotiff", "ome_zarr", "pyramid_tiff", "geojson")  # formats of whole images, put together from their windows
 FORMATS = ("coco_panoptic", "voc", "yolo", "mmseg", "cvat", "label_studio", *WHOLE)
 PALETTED = ("voc", "mmseg")  # formats whose masks are indexed PNGs

@@ -26,6 +26,7 @@ from maskmill.recipe.sections import (
     Report,
     Rounds,
     Taxonomy,
+    Tracks,
 )
 from maskmill.versions import STAGE_VERSION
 
@@ -183,6 +184,14 @@ STAGES: tuple[StageSpec, ...] = (
         ),
     ),
     StageSpec(
+        "tracks", "the last masks and tokens of neighbouring frames", "one number for one thing", Tracks, optional=True,
+        rules=(
+            Rule("tracks_match", Needs(1, 3000, 120), per_shard=True),
+            Rule("tracks_join", Needs(1, 4000, 240), whole=True),
+            Rule("tracks_map", Needs(1, 3000, 60), per_shard=True),
+        ),
+    ),
+    StageSpec(
         "evaluate", "masks or segments, and labels", "scores with their protocol", Evaluate, in_recipes=False,
         rules=(
             Rule("evaluate", Needs(1, 3000, 120)),
@@ -190,6 +199,7 @@ STAGES: tuple[StageSpec, ...] = (
             Rule("evaluate_probe", Needs(2, 6000, 120), whole=True),
             Rule("evaluate_candidates", Needs(2, 4000, 120), whole=True),
             Rule("evaluate_codes", Needs(2, 6000, 120)),
+            Rule("evaluate_time", Needs(1, 3000, 120), whole=True),
         ),
     ),
     StageSpec(

@@ -34,6 +34,8 @@ def _plan(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     plan["labels"] = config.labels or (images if graph.labelled else None)
     if graph.scores_objects:
         plan["objects"] = True
+    if config.evaluate.time is not None:
+        plan["time"] = True
     if graph.probes:
         plan |= {"probes": graph.probes, "readouts": list(config.evaluate.readouts)}
     return plan | {"seeds": config.seeds, "recipes": recipes}
@@ -75,6 +77,8 @@ def _report(graph: Graph, wildcards: Wildcards) -> Sources:
         add("codebook", "cluster_fit", recipe=name, seed=first)
         if recipe.named:
             add("taxonomy", "taxonomy_names", "document", recipe=name, seed=first)
+        if run.config.evaluate.time is not None:
+            add("time", "evaluate_time", recipe=name, seed=first)
         if graph.scores_objects and not recipe.tokens:
             add("objects", "evaluate_objects", recipe=name)
     for readout, (features, probed) in itertools.product(run.config.evaluate.readouts, graph.probes.items()):

@@ -1,0 +1,1 @@
+"""Stage `tracks`: regions of the last masks carried through frames and slices, one number for one thing."""
