@@ -62,7 +62,10 @@ class GdalRaster(Closing):
     """A file whose pages GDAL reads one by one; levels are its overviews."""
 
     def __init__(self, path: str, driver: str, pages: tuple[int, ...], declared: dict[str, Any]) -> None:
-        """`pages`: the numbers of directories of a TIFF from 1, empty for its only one. `declared`: fields of Facts."""
+        """`pages`: where the directories of a TIFF begin (by number, GDAL would read all before), or empty for its only one.
+
+        `declared`: fields of Facts.
+        """
         self._path, self._driver, self._pages = path, driver, pages
         self._open: dict[tuple[int, int], Any] = {}
         with quiet():
@@ -104,7 +107,7 @@ class GdalRaster(Closing):
 
         key = page, level
         if key not in self._open:
-            path = f"GTIFF_DIR:{self._pages[page]}:{self._path}" if len(self._pages) > 1 else self._path
+            path = f"GTIFF_DIR:off:{self._pages[page]}:{self._path}" if len(self._pages) > 1 else self._path
             overview = {"overview_level": level - 1} if level else {}
             while len(self._open) > 16:
                 self._open.pop(next(iter(self._open))).close()

@@ -94,8 +94,8 @@ def _reader(path: str, file: Any) -> Raster:
     series = file.series[0]
     declared = _declared(file, series)
     if series.kind in _GENERIC and declared.get("space") not in ("cmyk", "lab"):  # GDAL makes RGBA of these
-        chosen = [(i + 1, page) for i, page in enumerate(file.pages) if not page.subfiletype & (_REDUCED | _MASK)]
-        alike = [number for number, page in chosen if page.shape == chosen[0][1].shape]
+        chosen = [(int(page.offset), page) for page in file.pages if not page.subfiletype & (_REDUCED | _MASK)]
+        alike = [offset for offset, page in chosen if page.shape == chosen[0][1].shape]
         whole = math.prod(series.shape) == math.prod(series.keyframe.shape) * len(alike)  # no pages without a header
         if chosen and (whole or series.kind != "shaped"):
             try:
