@@ -62,7 +62,7 @@ class GdalRaster(Closing):
     """A file whose pages GDAL reads one by one; levels are its overviews."""
 
     def __init__(self, path: str, driver: str, pages: tuple[int, ...], declared: dict[str, Any]) -> None:
-        """`pages`: where the directories of a TIFF begin (by number, GDAL would read all before); empty for its only one.
+        """`pages`: where the directories of a TIFF begin (by number, GDAL would read all before); empty for one.
 
         `declared`: fields of Facts.
         """
