@@ -14,6 +14,7 @@ from maskmill.images.masks import MaskSet, ignore_value
 from maskmill.images.raster import open_raster
 from maskmill.images.view import View
 from maskmill.images.windows import core, grid
+from maskmill.inputs._windows import scale_of
 from maskmill.store.artefact import write_table
 from maskmill.store.manifest import Row
 from maskmill.store.ragged import RaggedWriter
@@ -24,7 +25,7 @@ SIZE, OVERLAP = 64, 16
 def views_of(path: Path, level: int = 0, size: int = SIZE, overlap: int = OVERLAP) -> list[View]:
     """The windows of a level of a file, row by row."""
     with open_raster(path) as raster:
-        whole, scale = raster.facts.levels[level], raster.facts.scale(level)
+        whole, scale = raster.facts.levels[level], scale_of(raster.facts.levels, level)
     base = View(level=level, whole=whole, scale=scale, overlap=overlap)
     return [replace(base, window=box) for box in grid(whole, size, overlap)]
 

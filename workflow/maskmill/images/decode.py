@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import warnings
@@ -40,6 +39,7 @@ LABEL_SIZE = "a label is as large as its image"
 TILES = "set inputs.window, which reads TIFFs and slides in parts, or raise inputs.max_pixels"
 
 _FIELD = 0x0112  # EXIF orientation
+_NODATA = 42113  # tag of GDAL
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -274,13 +274,7 @@ def load_label(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Raises:
         InputError: unreadable, too many pixels, a colour image, or of a format with loss.
     """
-    return label_and_digest(path, max_pixels)[0]
-
-
-def label_and_digest(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str]:
-    """What `load_label` gives, and 16 hex digits over the bytes of the file, which is read once."""
-    label, body = label_values(path, max_pixels)
-    return label.astype(np.int32), hashlib.blake2b(body, digest_size=8).hexdigest()
+    return label_values(path, max_pixels)[0].astype(np.int32)
 
 
 def label_values(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, bytes]:
@@ -294,6 +288,16 @@ def label_values(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[np.nda
             return np.asarray(image if turn is None else image.transpose(turn)), body
     except InputError as error:
         raise InputError(f"{path}: label: {error}") from None
+
+
+def label_nodata(source: str | Path | bytes, max_pixels: int = MAX_PIXELS) -> float | None:
+    """The value that a TIFF declares to be no label (GDAL_NODATA); None of other files; raises as `decode`."""
+    with _opened(image_bytes(source, max_pixels), max_pixels, LABEL_SIZE) as image, _reasons():
+        tags = getattr(image, "tag_v2", None)
+        try:
+            return float(str(tags[_NODATA]).strip("\0 ")) if tags is not None and _NODATA in tags else None
+        except ValueError:
+            return None
 
 
 def _check_label_mode(image: Image.Image) -> None:

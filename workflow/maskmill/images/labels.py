@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from maskmill.errors import InputError
-from maskmill.images.decode import MAX_PIXELS, label_and_digest, label_values
-from maskmill.images.raster import Facts, Raster, open_raster
+from maskmill.images.decode import MAX_PIXELS, label_nodata, label_values
+from maskmill.images.raster import Facts, kept_raster
 from maskmill.images.view import View
 from maskmill.images.windows import keep_core
 
 IDS = 1 << 16  # label ids are 0..65535
+VOID = 255  # what a label file declares to be no label (GDAL_NODATA) becomes this: `evaluate.ignore` names it
 OUTSIDE = IDS - 1  # in the label of a window: what is not of its core, and so counts for a neighbour
 _AT_ONCE = ("photo", "png", "grey")  # kinds of files that can only be decoded as a whole
 
@@ -32,7 +34,7 @@ class LabelFacts:
 
 
 def checked_label(label: str, image: str, height: int, width: int, view: str | None = None) -> tuple[np.ndarray, str]:
-    """Label ids int32 [height, width] of the file `label`, and a digest of its bytes.
+    """Label ids int32 [height, width] of the file `label`, `VOID` where it declares nodata, and a digest of its bytes.
 
     Args:
         view: how the picture is read from its file. The label of a window is the same window of the label file, which
@@ -45,7 +47,7 @@ def checked_label(label: str, image: str, height: int, width: int, view: str | N
     if view is not None:
         ids, digest = _of_view(label, image, (height, width), View.of(view))
     else:
-        ids, digest = label_and_digest(label, max(MAX_PIXELS, height * width))
+        ids, digest = _whole(label, max(MAX_PIXELS, height * width))
     if ids.shape != (height, width):
         raise _wrong_size(label, image, (ids.shape[0], ids.shape[1]), [(height, width)])
     if ids.min() < 0 or ids.max() >= IDS:
@@ -82,6 +84,20 @@ def core_ids(ids: np.ndarray, label: str, view: str | None, outside: int = OUTSI
     return own
 
 
+def _whole(label: str, max_pixels: int) -> tuple[np.ndarray, str]:
+    """Label ids int32 [H, W] of a whole file, and a digest of its bytes."""
+    values, body = label_values(label, max_pixels)
+    ids = _voided(values.astype(np.int32), label_nodata(body, max_pixels))
+    return ids, hashlib.blake2b(body, digest_size=8).hexdigest()
+
+
+def _voided(ids: np.ndarray, nodata: float | None) -> np.ndarray:
+    """The same array, with `VOID` where the file declares that it has no label; no id is NaN, or a fraction."""
+    if nodata is not None and nodata != VOID:
+        ids[ids == nodata] = VOID
+    return ids
+
+
 def _of_view(label: str, image: str, size: tuple[int, int], view: View) -> tuple[np.ndarray, str]:
     """The part of a label file that a picture shows, int32, and a digest of its values."""
     level = view.whole or size
@@ -94,7 +110,8 @@ def _of_view(label: str, image: str, size: tuple[int, int], view: View) -> tuple
         columns = _nearest(left, width, level[1], source.size[1])
         first, last = (int(rows[0]), int(columns[0])), (int(rows[-1]) + 1, int(columns[-1]) + 1)
         values = source.read((*first, last[0] - first[0], last[1] - first[1]), view.page)
-    ids = values[rows - first[0]][:, columns - first[1]].astype(np.int32)
+        nodata = source.nodata
+    ids = _voided(values[rows - first[0]][:, columns - first[1]].astype(np.int32), nodata)
     digest = hashlib.blake2b(np.ascontiguousarray(ids, "<i4").tobytes(), digest_size=8, key=str(ids.shape).encode())
     return ids, digest.hexdigest()
 
@@ -118,17 +135,17 @@ class _LabelFile:
 
     def __init__(self, path: str, max_pixels: int) -> None:
         self._path, self._max = path, max_pixels
-        self._raster: Raster | None = None
+        self._open = ExitStack()
         try:
-            raster = open_raster(path, max_pixels)
+            self._raster = self._open.enter_context(kept_raster(path, max_pixels))
         except (InputError, OSError) as error:
             raise InputError(f"{path}: label: {error}") from None
-        self.size = raster.facts.size
-        if raster.facts.kind in _AT_ONCE:
-            raster.close()
-            return
-        self._raster = raster
-        self._check(raster.facts)
+        facts = self._raster.facts
+        self.size = facts.size
+        self._at_once = facts.kind in _AT_ONCE
+        self.nodata = facts.nodata[0] if isinstance(facts.nodata, tuple) else facts.nodata
+        if not self._at_once:
+            self._check(facts)
 
     def _check(self, facts: Facts) -> None:
         if facts.channels != 1 or facts.dtype.kind not in "uib":
@@ -138,7 +155,7 @@ class _LabelFile:
 
     def read(self, window: tuple[int, int, int, int], page: int | str) -> np.ndarray:
         """Values [h, w] of a window, of the same page where the file has several."""
-        if self._raster is None:
+        if self._at_once:
             top, left, height, width = window
             stat = os.stat(self._path)
             whole = _decoded(self._path, (stat.st_size, stat.st_mtime_ns), self._max)
@@ -153,8 +170,7 @@ class _LabelFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._raster is not None:
-            self._raster.close()
+        self._open.close()
 
 
 @lru_cache(1)

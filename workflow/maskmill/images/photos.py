@@ -13,7 +13,7 @@ import numpy as np
 from maskmill.errors import ConfigError, InputError
 from maskmill.images.decode import MAX_PIXELS, decode, image_bytes, resize
 from maskmill.images.nodata import NEUTRAL, filled
-from maskmill.images.raster import Shown, open_raster, read_raw, render, values_crc32c
+from maskmill.images.raster import Shown, kept_raster, read_raw, render, values_crc32c
 from maskmill.images.view import View
 from maskmill.recipe import registry
 from maskmill.store.manifest import read_manifest
@@ -115,7 +115,7 @@ def _viewed(row: PhotoFile, text: str) -> Shown:
     """A picture that is not a whole photo: only what it shows is decoded, and that is compared with the manifest."""
     view = View.of(text)
     height, width = view.whole or (row.height, row.width)  # of the level; a photo is decoded as a whole
-    with open_raster(row.path, max(MAX_PIXELS, round(height * width * view.scale[0] * view.scale[1]))) as raster:
+    with kept_raster(row.path, max(MAX_PIXELS, round(height * width * view.scale[0] * view.scale[1]))) as raster:
         raw = read_raw(raster, view)
         if row.crc32c is not None and (raw.nbytes, values_crc32c(raw)) != (row.bytes, row.crc32c):
             raise InputError("other values than in the manifest")

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from maskmill.errors import InputError
-from maskmill.images.decode import TILES, displayed_size, read_file, verify
+from maskmill.images.decode import displayed_size, read_file, verify
 from maskmill.images.raster import open_raster, values_bytes
 from maskmill.images.raster.opening import is_ordinary
 from maskmill.images.rendering import Rendering
@@ -23,7 +23,7 @@ from maskmill.images.view import View
 from maskmill.inputs._cut import pictures
 from maskmill.inputs._sources import VIDEO_SUFFIXES
 from maskmill.inputs._windows import name_of
-from maskmill.inputs.reading import Reading
+from maskmill.inputs.reading import Reading, check_whole
 from maskmill.recipe.sections import Inputs
 from maskmill.store.seal import bytes_crc32c
 from maskmill.urls import REFUSED, is_url
@@ -126,9 +126,8 @@ def _parts(path: str, settings: Inputs, rendering: Rendering) -> Iterator[Part]:
         if reading.is_photo(raster.facts, found):
             yield _photo(path, settings)
             return
-        height, width = raster.facts.size
-        if settings.window is None and height * width > settings.max_pixels:
-            raise InputError(f"{width}x{height} pixels, {settings.max_pixels / 1e6:.4g} million are allowed; {TILES}")
+        if settings.window is None:
+            check_whole(raster.facts, rendering.pages, settings.max_pixels)
         skips = settings.window is not None and settings.window.skip_empty
         for name, views in found:
             for view, raw in pictures(raster, views, skips):

@@ -8,6 +8,7 @@ Declared gaps (nodata), NaN and infinities are no values.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from maskmill.errors import InputError
 from maskmill.images.raster import Facts, Raster, open_raster, read_raw
 from maskmill.images.raster.opening import is_ordinary
-from maskmill.images.raster.render import missing_values
+from maskmill.images.raster.render import full, missing_values
 from maskmill.images.rendering import Range, Rendering, kind_of
 from maskmill.images.view import View
 from maskmill.inputs._beforehand import check_sample, file_hash
@@ -47,8 +48,9 @@ class _Kind:
 def decide(paths: Sequence[str], settings: Inputs) -> Rendering:
     """How the files become pictures, and what their kinds are, on stderr.
 
-    Files are taken in the order of a hash of their paths' last parts, so that a few new files rarely change the
-    sample. Files that cannot be read are passed over: the check says why.
+    Files are taken in the order of a hash of their paths' last parts: of more than `FILES` of a kind, a few new ones
+    rarely change the sample. Of fewer, each changes it, and its ends are rounded so that they rarely follow. Files that
+    cannot be read are passed over: the check says why.
 
     Raises:
         InputError: the settings fit no file of a sample (maskmill.inputs._beforehand).
@@ -143,8 +145,28 @@ def _of(kind: _Kind, percentiles: tuple[float, float]) -> Range:
         ends = np.percentile(own, percentiles)
         if ends[1] <= ends[0]:
             ends = np.array([own.min(), own.max()])
-        low[list(group)], high[list(group)] = ends[0], ends[1] if ends[1] > ends[0] else ends[0] + 1
+        end = ends[1] if ends[1] > ends[0] else ends[0] + 1
+        low[list(group)], high[list(group)] = rounded(float(ends[0]), float(end), kind.facts)
     return tuple(float(v) for v in low), tuple(float(v) for v in high)
+
+
+def rounded(low: float, high: float, facts: Facts) -> tuple[float, float]:
+    """Both ends moved outwards to two significant digits of their distance, but not beyond what the type can hold.
+
+    312 and 4870 (4558 apart, so by hundreds) become 300 and 4900. Every file of a small set is in the sample, and one
+    more moves the percentiles a little; the rounded ends are in every view, and seldom move.
+    """
+    if not 1e-300 < high - low < 1e300:
+        return low, high
+    places = 1 - math.floor(math.log10(high - low))  # decimals; negative: hundreds
+    step = 10.0**-places
+    # Percentiles that are whole steps but for their last bits are not moved by one more.
+    low = round(math.floor(round(low / step, 6)) * step, places)
+    high = round(math.ceil(round(high / step, 6)) * step, places)
+    if facts.dtype.kind not in "iu":
+        return low, high
+    least, most = full(facts)
+    return max(low, least), min(high, most)
 
 
 def _say(name: str, kind: _Kind, found: Range | None, settings: Inputs) -> None:

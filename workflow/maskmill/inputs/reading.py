@@ -6,13 +6,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from maskmill.errors import StoreError
+from maskmill.errors import InputError, StoreError
+from maskmill.images.decode import TILES
 from maskmill.images.raster import Facts, Raster, Shown, read_raw, render
 from maskmill.images.rendering import Rendering
 from maskmill.images.view import View
 from maskmill.inputs._cut import is_empty, views_of
 from maskmill.recipe.base import validate
 from maskmill.recipe.sections import Window
+
+BYTES = 6  # of a pixel, where a file is read as a whole: three channels of 16 bits
+
+
+def check_whole(facts: Facts, pages: int | str, max_pixels: int, advice: str = TILES) -> None:
+    """A picture of a file that is not cut into windows: all its channels are held at once, of `max` and `mean` twice.
+
+    Raises:
+        InputError: more than `max_pixels`, or than `BYTES` of so many; the reason without the path, with `advice`.
+    """
+    height, width = facts.size
+    if height * width > max_pixels:
+        raise InputError(f"{width}x{height} pixels, {max_pixels / 1e6:.4g} million are allowed; {advice}")
+    held = {"max": 2 * facts.dtype.itemsize, "mean": 8 + facts.dtype.itemsize}.get(str(pages), facts.dtype.itemsize)
+    size = height * width * facts.channels * (held if facts.pages > 1 else facts.dtype.itemsize)
+    if size > BYTES * max_pixels:
+        raise InputError(
+            f"{width}x{height} pixels of {facts.channels} channels of {facts.dtype} are {size / 1e9:.3g} GB, "
+            f"{BYTES * max_pixels / 1e9:.3g} GB ({BYTES} bytes a pixel of {max_pixels / 1e6:.4g} million) are allowed "
+            f"at once; {advice}"
+        )
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def run(
 def list_files(
     images: str | Sequence[str], labels: str | None, params: Mapping[str, Any], out: Path, frames: Path
 ) -> None:
-    """Write the candidates in parts, without opening any; see `run`.
+    """Write the candidates in parts; of them a sample is opened, where their range has to be decided; see `run`.
 
     Args:
         params: the `inputs` section; `parts`: into how many parts; `files`: how many there were when this was planned.

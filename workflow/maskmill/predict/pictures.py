@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from maskmill.errors import InputError
 from maskmill.images.decode import decode
 from maskmill.images.place import Place, place_of, placed
 from maskmill.images.raster import Facts, Raster, Shown, open_raster
 from maskmill.images.raster.opening import is_ordinary
 from maskmill.images.stitching import Canvas, Picture, canvases
 from maskmill.images.view import View
-from maskmill.inputs.reading import Reading
+from maskmill.inputs.reading import Reading, check_whole
 from maskmill.store.manifest import window_id
 
 _TILES = "cut it into tiles, or raise --max-pixels"
@@ -96,9 +95,8 @@ def opened(path: Path, name: str, reading: Reading, max_pixels: int) -> Iterator
         if reading.is_photo(raster.facts, views):
             yield _photo(path, name, reading, max_pixels)
             return
-        height, width = raster.facts.size
-        if reading.window is None and height * width > max_pixels:
-            raise InputError(f"{width}x{height} pixels, {max_pixels / 1e6:.4g} million are allowed; {_TILES}")
+        if reading.window is None:
+            check_whole(raster.facts, reading.rendering.pages, max_pixels, _TILES)
         found = [_picture(name + more, path, view, raster.facts) for more, listed in views for view in listed]
         yield NewFile(path, canvases(found), reading, raster=raster)
 

@@ -61,11 +61,16 @@ def file_crc32c(path: str | Path) -> int:
     return total
 
 
-def bytes_crc32c(body: bytes) -> int:
+def bytes_crc32c(body: bytes | memoryview) -> int:
     """CRC32C of some bytes."""
     import google_crc32c
 
-    return int(google_crc32c.value(body))
+    if isinstance(body, bytes):
+        return int(google_crc32c.value(body))
+    total = 0
+    for start in range(0, len(body), _BLOCK):  # the library takes nothing but bytes: one copy of a piece at a time
+        total = int(google_crc32c.extend(total, bytes(body[start : start + _BLOCK])))
+    return total
 
 
 def seal_array(folder: Path) -> Seal:

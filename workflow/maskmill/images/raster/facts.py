@@ -13,6 +13,10 @@ from maskmill.errors import InputError
 Window = tuple[int, int, int, int]  # top, left, height, width, in pixels of a level
 
 
+class RefusedError(InputError):
+    """It is known what is wrong with a file, and no other reader may make a picture of it."""
+
+
 @dataclass(frozen=True)
 class Geo:
     """Where a file lies on the Earth.
@@ -86,11 +90,6 @@ class Facts:
         usual = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4, "lab": 3}
         return not deep and opaque and count == usual[self.space] and self.kind not in ("zarr", "ome-zarr")
 
-    def scale(self, level: int) -> tuple[float, float]:
-        """Pixels of level 0 in one of another level, along y and x."""
-        (h, w), (height, width) = self.levels[level], self.levels[0]
-        return height / h, width / w
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -155,6 +154,12 @@ def checked(facts: Facts, window: Window | None, level: int, page: int) -> Windo
     if min(top, left) < 0 or min(h, w) < 1 or top + h > height or left + w > width:
         raise InputError(f"window {list(window)} is not inside its {width}x{height} pixels")
     return window
+
+
+def check_numbers(kind: str) -> None:
+    """Raises RefusedError for the name of a type of complex numbers: one part of them would be lost."""
+    if kind.startswith("complex"):
+        raise RefusedError(f"its values are {kind}; save their real and imaginary parts, or amplitude, as channels")
 
 
 def shown_channels(channels: int) -> tuple[int, ...]:

@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 
 from maskmill.errors import InputError
-from maskmill.images.raster.facts import Closing, Facts, Geo, Window, checked, shown_channels, stored, turned
+from maskmill.images.raster.facts import (
+    Closing,
+    Facts,
+    Geo,
+    Window,
+    check_numbers,
+    checked,
+    shown_channels,
+    stored,
+    turned,
+)
 from maskmill.images.raster.render import full
 
 _QUIET = {
@@ -27,6 +37,7 @@ _QUIET = {
     "CPL_DEBUG": "OFF",
     "VRT_VIRTUAL_OVERVIEWS": "NO",
 }
+_AT_ONCE = 64 << 20  # bytes that are read into a buffer of GDAL at once: it has the channels one after the other
 _RED_GREEN_BLUE = ("red", "green", "blue")
 
 
@@ -40,6 +51,8 @@ def quiet() -> Iterator[None]:
         with rasterio.Env(**_QUIET), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
+    except InputError:
+        raise
     except (RasterioError, ValueError, TypeError) as error:
         cause = error.__cause__ or error
         raise InputError(f"does not decode ({' '.join(str(cause).split())[:300]})") from None
@@ -49,7 +62,10 @@ class GdalRaster(Closing):
     """A file whose pages GDAL reads one by one; levels are its overviews."""
 
     def __init__(self, path: str, driver: str, pages: tuple[int, ...], declared: dict[str, Any]) -> None:
-        """`pages`: the numbers of directories of a TIFF from 1, empty for its only one. `declared`: fields of Facts."""
+        """`pages`: where the directories of a TIFF begin (by number, GDAL would read all before); empty for one.
+
+        `declared`: fields of Facts.
+        """
         self._path, self._driver, self._pages = path, driver, pages
         self._open: dict[tuple[int, int], Any] = {}
         with quiet():
@@ -57,6 +73,7 @@ class GdalRaster(Closing):
 
     def _facts(self, declared: dict[str, Any]) -> Facts:
         file = self._dataset(0, 0)
+        check_numbers(file.dtypes[0])
         colours = tuple(colour.name for colour in file.colorinterp)
         alpha = colours.index("alpha") if "alpha" in colours else None
         places = tuple(colours.index(name) for name in _RED_GREEN_BLUE if name in colours)
@@ -90,7 +107,7 @@ class GdalRaster(Closing):
 
         key = page, level
         if key not in self._open:
-            path = f"GTIFF_DIR:{self._pages[page]}:{self._path}" if len(self._pages) > 1 else self._path
+            path = f"GTIFF_DIR:off:{self._pages[page]}:{self._path}" if len(self._pages) > 1 else self._path
             overview = {"overview_level": level - 1} if level else {}
             while len(self._open) > 16:
                 self._open.pop(next(iter(self._open))).close()
@@ -104,19 +121,33 @@ class GdalRaster(Closing):
         top, left, h, w = stored(shown, facts.levels[level], facts.orientation)
         with quiet():
             file = self._dataset(page, level)
-            box = ((top, top + h), (left, left + w))
-            values = file.read(window=box, boundless=False)
-            if _masked(file):  # as one more channel: opacity
-                mask = (file.dataset_mask(window=box) > 0) * full(facts)[1]
-                values = np.concatenate([values, mask.astype(values.dtype)[None]])
-            if len(values) != facts.channels:
-                raise InputError(f"page {page} has {len(values)} channels, the first has {facts.channels}")
-        return turned(np.moveaxis(values, 0, -1), facts.orientation)
+            masked = _masked(file)
+            if file.count + masked != facts.channels:
+                raise InputError(f"page {page} has {file.count + masked} channels, the first has {facts.channels}")
+            values = np.empty((h, w, facts.channels), file.dtypes[0])
+            for first, last in _bands(file, top, h, w):
+                box, own = ((first, last), (left, left + w)), values[first - top : last - top]
+                own[..., : file.count] = np.moveaxis(file.read(window=box, boundless=False), 0, -1)
+                if masked:  # as one more channel: opacity
+                    own[..., -1] = (file.dataset_mask(window=box) > 0) * full(facts)[1]
+        return turned(values, facts.orientation)
 
     def close(self) -> None:
         """Close all pages and levels."""
         while self._open:
             self._open.popitem()[1].close()
+
+
+def _bands(file: Any, top: int, height: int, width: int) -> Iterator[tuple[int, int]]:
+    """(first, last + 1) of the rows that are read at once: whole rows of blocks, so that none is decoded twice."""
+    block = file.block_shapes[0][0]
+    size = width * file.count * np.dtype(file.dtypes[0]).itemsize
+    rows = max(1, _AT_ONCE // size // block) * block
+    first = top
+    while first < top + height:
+        last = min(top + height, (first // rows + 1) * rows)
+        yield first, last
+        first = last
 
 
 def _geo(file: Any) -> Geo | None:

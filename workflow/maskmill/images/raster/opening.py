@@ -10,9 +10,8 @@ import numpy as np
 from maskmill.errors import InputError
 from maskmill.images.decode import FILE_BYTES, MAX_PIXELS, deep_mode
 from maskmill.images.raster.chunked import ZarrRaster
-from maskmill.images.raster.facts import Raster, Shown
+from maskmill.images.raster.facts import Raster, RefusedError
 from maskmill.images.raster.gdal import open_jpeg2000
-from maskmill.images.raster.render import render
 from maskmill.images.raster.still import DeepRaster, PhotoRaster, is_deep, may_be_deep
 from maskmill.images.raster.tiff import open_tiff
 from maskmill.images.stems import is_store
@@ -44,6 +43,8 @@ def open_raster(path: str | Path, max_pixels: int = MAX_PIXELS) -> Raster:
     if head.startswith((*_TIFF, *_JPEG2000)):
         try:
             return _bounded(open_tiff(name) if head.startswith(_TIFF) else open_jpeg2000(name))
+        except RefusedError:
+            raise
         except InputError:
             if not as_photo(name, max_pixels):
                 raise
@@ -100,7 +101,7 @@ def read_raw(raster: Raster, view: View) -> np.ndarray:
         total = total.astype(np.float64)
     for page in range(1, raster.facts.pages):
         values = raster.read(view.window, view.level, page)
-        total = np.maximum(total, values) if view.page == "max" else total + values
+        (np.maximum if view.page == "max" else np.add)(total, values, out=total)
     if view.page == "max":
         return total
     total /= raster.facts.pages
@@ -112,12 +113,6 @@ def values_crc32c(raw: np.ndarray) -> int:
     return bytes_crc32c(values_bytes(raw))
 
 
-def values_bytes(raw: np.ndarray) -> bytes:
-    """Stored values in the order of C, little-endian."""
-    return np.ascontiguousarray(raw, raw.dtype.newbyteorder("<")).tobytes()
-
-
-def read_shown(path: str | Path, view: View) -> Shown:
-    """A picture of a file; raises as `open_raster` and `read_raw`."""
-    with open_raster(path) as raster:
-        return render(read_raw(raster, view), raster.facts, view)
+def values_bytes(raw: np.ndarray) -> memoryview:
+    """Stored values in the order of C, little-endian: those of the array itself where it has them so."""
+    return np.ascontiguousarray(raw, raw.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data

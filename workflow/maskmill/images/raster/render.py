@@ -10,7 +10,7 @@ from maskmill.errors import InputError
 from maskmill.images.raster.facts import Facts, Shown
 from maskmill.images.view import View
 
-_GEO = ("geotiff", "jpeg 2000")  # opacity 0 is no measurement there
+_AT_ONCE = 1 << 20  # values that become pixels at once: 8 MB of float64
 
 
 def render(raw: np.ndarray, facts: Facts, view: View) -> Shown:
@@ -19,7 +19,8 @@ def render(raw: np.ndarray, facts: Facts, view: View) -> Shown:
 
     `view.low` becomes black and `view.high` white, what is beyond is clipped; inverted files the other way round.
     Without them the values of uint8 stay, and those of other integers are taken from 0 to the largest of their type.
-    Values of no measurement (nodata, NaN, infinite) are not valid where all shown channels have them.
+    Values of no measurement (nodata, NaN, infinite) are not valid where all shown channels have them; nor is opacity 0
+    in files with a place on the Earth.
 
     Raises:
         InputError: the view names a channel that the file lacks; the reason without the path.
@@ -27,6 +28,24 @@ def render(raw: np.ndarray, facts: Facts, view: View) -> Shown:
     chosen = facts.colours if view.channels is None else view.channels
     if max(chosen) >= raw.shape[2]:
         raise InputError(f"has no channel {max(chosen)}; its {raw.shape[2]} channels are counted from 0")
+    height, width = raw.shape[:2]
+    rows = max(1, _AT_ONCE // (width * max(3, len(chosen))))
+    if rows >= height:
+        return _rendered(raw, facts, view, chosen)
+    first = _rendered(raw[:rows], facts, view, chosen)
+    pixels = np.empty((height, width, first.pixels.shape[2]), np.uint8)
+    valid: np.ndarray | None = None
+    for top in range(0, height, rows):
+        part = first if top == 0 else _rendered(raw[top : top + rows], facts, view, chosen)
+        pixels[top : top + rows] = part.pixels
+        if part.valid is not None:
+            valid = np.ones((height, width), bool) if valid is None else valid
+            valid[top : top + rows] = part.valid
+    return Shown(pixels, valid)
+
+
+def _rendered(raw: np.ndarray, facts: Facts, view: View, chosen: Sequence[int]) -> Shown:
+    """As `render`, all rows at once."""
     valid = _valid(raw, facts, chosen)
     if view.channels is None and facts.palette is not None:
         pixels = facts.palette[np.minimum(raw[..., 0].astype(np.int64), len(facts.palette) - 1)]
@@ -39,7 +58,7 @@ def render(raw: np.ndarray, facts: Facts, view: View) -> Shown:
     if facts.alpha is not None and facts.alpha < raw.shape[2] and facts.alpha not in chosen:
         alpha = raw[..., facts.alpha].astype(np.float32) / full(facts)[1]
         pixels = _over_white(pixels, alpha, facts.premultiplied)
-        if facts.kind in _GEO:
+        if facts.geo is not None:
             valid = alpha > 0 if valid is None else valid & (alpha > 0)
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
@@ -96,11 +115,22 @@ def missing_values(raw: np.ndarray, facts: Facts, chosen: Sequence[int]) -> np.n
         given = facts.nodata if isinstance(facts.nodata, tuple) else (facts.nodata,) * facts.channels
         for place, channel in enumerate(chosen):
             value = given[channel] if channel < len(given) else None
-            if value is None or value != value:
+            if value is None or not _can_be(value, values.dtype):
                 continue
             missing = np.zeros(values.shape, bool) if missing is None else missing
             missing[..., place] |= values[..., place] == np.asarray(value).astype(values.dtype)
     return missing if missing is not None and missing.any() else None
+
+
+def _can_be(value: float, kind: np.dtype) -> bool:
+    """Whether pixels of a type can have a value: -9999 wraps to another one in uint8, where it is of no pixel."""
+    if value != value:
+        return False
+    if kind.kind == "f":
+        return True
+    if kind.kind == "b":
+        return value in (0, 1)
+    return float(value).is_integer() and np.iinfo(kind).min <= int(value) <= np.iinfo(kind).max
 
 
 def _over_white(pixels: np.ndarray, alpha: np.ndarray, premultiplied: bool) -> np.ndarray:

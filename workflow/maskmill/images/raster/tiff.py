@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import struct
 from typing import Any
 
 import numpy as np
 
 from maskmill.errors import InputError
-from maskmill.images.raster.facts import Closing, Facts, Raster, Window, checked, shown_channels, stored, turned
+from maskmill.images.raster.facts import (
+    Closing,
+    Facts,
+    Raster,
+    RefusedError,
+    Window,
+    check_numbers,
+    checked,
+    shown_channels,
+    stored,
+    turned,
+)
 from maskmill.images.raster.gdal import GdalRaster
+from maskmill.images.raster.geo import gap_of, geo_of
 
 _GENERIC = ("uniform", "generic", "shaped")
 _SLIDES = ("svs", "scn", "ndpi", "bif", "philips", "ventana", "qpi")
@@ -24,46 +35,55 @@ _PHOTOMETRIC = {2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb", 8: "lab", 9: "lab",
 _USUAL = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)  # compressions that Pillow knows too
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _MICRONS = {2: 25400.0, 3: 10000.0}  # of a unit of resolution: inch, centimetre
+_TAGS = 4096  # of a directory: more than that is taken for damage, by tifffile too
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it logs of a damaged file is said here
 
 
 def open_tiff(path: str) -> Raster:
-    """A TIFF, BigTIFF, GeoTIFF, OME-TIFF or slide; raises InputError with the reason."""
+    """A TIFF, BigTIFF, GeoTIFF, OME-TIFF or slide.
+
+    Raises:
+        InputError: it cannot be read, with the reason. RefusedError: and nobody else may read its first picture, as it
+            is cut off, has several pages, or has complex values.
+    """
     import tifffile
 
-    with _heard() as said:
-        try:
-            file = tifffile.TiffFile(path, _multifile=False)  # an OME-TIFF may name other files: they are not opened
-        except OSError:
-            raise
-        except Exception as error:
-            raise _damaged(error) from None
-        try:
-            found = _reader(path, file)
-            if any("invalid page offset" in line for line in said):
-                found.close()
-                raise InputError("cut off: its directories lead beyond its end")
-            return found
-        except InputError:
-            file.close()
-            raise
-        except Exception as error:
-            file.close()
-            raise _damaged(error) from None
-
-
-@contextmanager
-def _heard() -> Iterator[list[str]]:
-    """What tifffile logs meanwhile: it does not raise where a chain of directories ends beyond the end of a file."""
-    lines: list[str] = []
-    logger, listener = logging.getLogger("tifffile"), logging.Handler()
-    listener.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logger.addHandler(listener)
-    before, logger.propagate = logger.propagate, False
     try:
-        yield lines
-    finally:
-        logger.removeHandler(listener)
-        logger.propagate = before
+        file = tifffile.TiffFile(path, _multifile=False)  # an OME-TIFF may name other files: they are not opened
+    except OSError:
+        raise
+    except Exception as error:
+        raise _damaged(error) from None
+    try:
+        _check_chain(file)
+        return _reader(path, file)
+    except InputError:
+        file.close()
+        raise
+    except Exception as error:
+        several = len(file.pages) > 1
+        file.close()
+        raise (RefusedError(str(_damaged(error))) if several else _damaged(error)) from None
+
+
+def _check_chain(file: Any) -> None:
+    """Raises RefusedError where the chain of directories leaves the file: tifffile takes those that it finds."""
+    tiff, handle = file.tiff, file.filehandle
+    try:
+        handle.seek(file.pages[len(file.pages) - 1].offset)
+        (tags,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+        handle.seek(tags * tiff.tagsize, 1)
+        (following,) = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))
+        if following:  # no directory that can be read, or one before: a circle ends nowhere, but is complete
+            handle.seek(following)
+            (tags,) = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))
+            if tags > _TAGS:
+                raise RefusedError(f"damaged: a directory of {tags} tags")
+    except InputError:
+        raise
+    except Exception:  # of a directory that is not all there: struct.error, ValueError, tifffile's own
+        raise RefusedError("cut off: its directories lead beyond its end") from None
 
 
 def _damaged(error: Exception) -> InputError:
@@ -74,13 +94,15 @@ def _reader(path: str, file: Any) -> Raster:
     series = file.series[0]
     declared = _declared(file, series)
     if series.kind in _GENERIC and declared.get("space") not in ("cmyk", "lab"):  # GDAL makes RGBA of these
-        chosen = [(i + 1, page) for i, page in enumerate(file.pages) if not page.subfiletype & (_REDUCED | _MASK)]
-        alike = [number for number, page in chosen if page.shape == chosen[0][1].shape]
+        chosen = [(int(page.offset), page) for page in file.pages if not page.subfiletype & (_REDUCED | _MASK)]
+        alike = [offset for offset, page in chosen if page.shape == chosen[0][1].shape]
         whole = math.prod(series.shape) == math.prod(series.keyframe.shape) * len(alike)  # no pages without a header
         if chosen and (whole or series.kind != "shaped"):
             try:
                 declared |= {"uneven": len(alike) < len(chosen)}
                 found = GdalRaster(path, "GTiff", tuple(alike), declared)
+            except RefusedError:
+                raise
             except InputError:
                 pass  # a codec that GDAL was built without
             else:
@@ -139,6 +161,8 @@ class SeriesRaster(Closing):
         turn = declared.get("orientation", 1)
         sizes = [tuple(level.shape[self._axes.index(axis)] for axis in "YX") for level in self._series.levels]
         page = self._series.keyframe
+        if int(page.sampleformat) in (5, 6):
+            check_numbers("complex")
         own: dict[str, Any] = {
             "kind": _kind(self._series.kind),
             "levels": tuple((w, h) if turn >= 5 else (h, w) for h, w in sizes),
@@ -147,12 +171,16 @@ class SeriesRaster(Closing):
             "pages": math.prod(shape[axis] for axis in self._others),
             "colours": shown_channels(channels),
             "uneven": False,
+            "nodata": gap_of(page),
+            "geo": geo_of(page),
             "tile": math.prod(page.chunks) * page.dtype.itemsize,
         }
         if page.dtype.itemsize * 8 != page.bitspersample and page.dtype.kind in "iu":
             own["bits"] = page.bitspersample
         if self._series.kind in ("ome", "imagej"):
             own |= _described(file, self._series.kind)
+        if own["kind"] == "tiff" and own["geo"] is not None:
+            own["kind"] = "geotiff"
         self.facts = Facts(**(own | declared))
 
     def _array(self, level: int) -> Any:
