@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from maskmill.errors import InputError
 from maskmill.images.decode import decode
 from maskmill.images.place import Place, place_of, placed
 from maskmill.images.raster import Facts, Raster, Shown, open_raster
