@@ -357,6 +357,7 @@ def test_no_image_left_stops_whatever_the_budget(tmp_path: Path, out: Path) -> N
     said = fails(out, tmp_path / "images", "12 of 12 are unreadable, none is left", max_rejected=1.0)
     assert "09.png" in said
     assert "10.png" not in said  # the first ten
+    assert said.count("not an image") == 1  # what they have in common is said once
 
 
 def test_header_only_misses_truncation_full_finds_it(tmp_path: Path, out: Path) -> None:

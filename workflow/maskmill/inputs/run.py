@@ -181,11 +181,19 @@ def _enforce_budget(rejected: list[Rejected], total: int, settings: Inputs, list
     if settings.max_rejected > 0:
         limits += f" and inputs.max_rejected_count={settings.max_rejected_count} (up to half of them) allow"
     share = "none is left" if len(rejected) == total else f"more than {limits}"
-    first = "; ".join(" ".join(redact(f"{path}: {reason}").split()) for _, path, reason in rejected[:10])
+    first = "; ".join(" ".join(redact(text).split()) for text in _grouped(rejected))
     raise InputError(
         f"images: {len(rejected)} of {total} are unreadable, {share}; mend or remove them, or raise "
         f"inputs.max_rejected; all are listed in {kept}; the first: {first}"
     )
+
+
+def _grouped(rejected: Sequence[Rejected]) -> list[str]:
+    """The first ten files, those of one reason together."""
+    files: dict[str, list[str]] = {}
+    for _, path, reason in rejected[:10]:
+        files.setdefault(reason, []).append(path)
+    return [f"{', '.join(each)}: {reason}" for reason, each in files.items()]
 
 
 def _say_windows(made: pa.Table, whole: int) -> None:
