@@ -124,6 +124,11 @@ def bands(path: Path, channels: int = 5) -> str:
     return str(path)
 
 
+def test_all_channels_are_no_list() -> None:
+    with pytest.raises(ValueError, match="all is no list; write channels: all"):
+        Inputs.model_validate({"channels": ["all"]})
+
+
 def test_channels_as_the_command_line_gives_them() -> None:
     """Snakemake hands nested values on as text."""
     assert Inputs.model_validate({"channels": ["2", "1", "0"]}).channels == (2, 1, 0)

@@ -120,6 +120,14 @@ def test_odds_that_are_right_stay_as_they_are() -> None:
     assert "kept as it is" in kept.sentence
 
 
+def test_an_image_without_regions_is_no_image() -> None:
+    """A cut may leave nothing of a photo, wherever it stands among the others."""
+    whole, seen = found_images(8), list[set[int]]()
+    empty = calibrate.without(whole, whole.images == 3)
+    assert calibrate.calibrate(empty, spied(seen)).images == 7
+    assert all(3 not in each for each in seen)
+
+
 def test_what_is_cut_from_one_file_is_in_one_fold() -> None:
     """The vectors of its windows are no independent cases: three files of many windows are three images."""
     seen: list[set[int]] = []

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pyarrow as pa
 import pytest
 
 from maskmill.dag.files import Graph
 from maskmill.dag.jobs import Job, jobs, run_again
-from maskmill.errors import ConfigError
+from maskmill.dag.rules import Rules
+from maskmill.errors import ConfigError, InputError
 from maskmill.recipe.resolve import load
+from maskmill.store.artefact import write_table
 
 ROOT = Path(__file__).parents[2]
 BASE = {"recipes": ["kmeans", "comus", "stego", "cutler"], "preset": "small"}
@@ -33,6 +37,8 @@ def test_off_by_default() -> None:
         key: job.depends for key, job in off.items()
     }
     assert not any("tracks" in job.depends for job in off.values())
+    assert load(BASE | {"tracks": True}, ROOT / "recipes") == load(BASE | {"tracks": {}}, ROOT / "recipes")
+    assert load(BASE | {"tracks": False}, ROOT / "recipes") == load(BASE, ROOT / "recipes")
 
 
 def test_what_runs_when_it_is_turned_on() -> None:
@@ -55,3 +61,25 @@ def test_what_is_read() -> None:
 def test_a_feature_set_that_there_is_not() -> None:
     with pytest.raises(ConfigError, match=r"tracks\.features: no feature set 'semantik'"):
         load(BASE | {"tracks": {"features": "semantik"}}, ROOT / "recipes")
+
+
+def test_the_report_knows_how_agreement_is_measured() -> None:
+    """What a finished run is compared with has every setting: a file of another setting is none that was deleted."""
+    plans = {
+        radius: next(job.depends for job in made(BASE | {"evaluate": {"time": {"radius": radius}}}).values()
+                     if job.rule == "report")
+        for radius in (3, 9)
+    }  # fmt: skip
+    assert plans[3] != plans[9]
+
+
+@pytest.mark.parametrize("asks", [{"tracks": {}}, {"evaluate": {"time": True}}])
+def test_photos_that_do_not_follow_one_another_are_said_before_any_job(asks: dict[str, Any], tmp_path: Path) -> None:
+    columns = {"id": ["a/1", "a/2"], "path": ["/p/a/1.png", "/p/a/2.png"], "width": [8, 8], "height": [8, 8]}
+    table = pa.table(columns | {"shard": ["s0", "s0"], "label": pa.array([None, None], pa.string())})
+    write_table(tmp_path / "manifest.parquet", table)
+    run = load(BASE | asks, ROOT / "recipes")
+    with pytest.raises(InputError, match=r"^(tracks|evaluate\.time): "):
+        Rules._check_order(cast("Rules", SimpleNamespace(run=run)), str(tmp_path / "manifest.parquet"))
+    plain = SimpleNamespace(run=load(BASE, ROOT / "recipes"))
+    Rules._check_order(cast("Rules", plain), str(tmp_path / "manifest.parquet"))

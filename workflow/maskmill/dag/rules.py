@@ -31,6 +31,7 @@ from maskmill.dag.restore import RECORD, Deleted, Finished, Seen, deleted, look,
 from maskmill.errors import InputError, UserError
 from maskmill.images.coded import contents_at
 from maskmill.images.listing import content_fingerprint, counted_fingerprint
+from maskmill.images.order import ordered
 from maskmill.images.parts import remove_parts
 from maskmill.images.presence import check_presence
 from maskmill.recipe.architectures import check_backbones
@@ -46,7 +47,7 @@ from maskmill.store.artefact import count_rows, read_json
 from maskmill.store.disk import check_writable
 from maskmill.store.expected import compare
 from maskmill.store.hashing import json_hash
-from maskmill.store.manifest import read_shards
+from maskmill.store.manifest import read_manifest, read_shards
 from maskmill.store.names import sweep
 from maskmill.store.provenance import read_provenance
 from maskmill.store.words import packed
@@ -270,10 +271,21 @@ class Rules:
             nodes = self._workflow.nodes
             guarded(slurm.arrays_fit, self._workflow.executor_settings, nodes, len(found), sets)
             guarded(check_counts, self.run.recipes, guarded(count_rows, file))
+            guarded(self._check_order, file)
             if self.graph.labelled:
                 guarded(self._check_labels, Path(file).with_name("classes.json"))
             self._known[file, mtime_ns] = found
         return self._known[file, mtime_ns]
+
+    def _check_order(self, file: str) -> None:
+        """Images follow one another where something asks for it: known before the first job that costs anything."""
+        time = self.run.config.evaluate.time
+        asked = {("tracks", each.tracks.settings.order) for each in self.run.recipes.values() if each.tracks}
+        asked |= {("evaluate.time", time.order)} if time else set()
+        if asked:
+            rows = read_manifest(file).rows
+            for key, order in sorted(asked):
+                ordered(rows, order, key)
 
     def _check_labels(self, classes: Path) -> None:
         """The labels can be scored: known before the first job that costs anything."""

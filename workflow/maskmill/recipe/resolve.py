@@ -9,12 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from pydantic import Field, create_model
+from pydantic import BeforeValidator, Field, create_model
 
 from maskmill.errors import ConfigError, nearest, one_line
-from maskmill.recipe.base import Model, check_name, validate
+from maskmill.recipe.base import Model, check_name, switch, validate
 from maskmill.recipe.checks import (
     check,
     check_channels,
@@ -35,6 +35,10 @@ SHIPPED = (
     Path(__file__).parents[1] / "shipped"
 ).resolve()  # a link to recipes/ in a checkout, a folder where installed
 _SECTIONS: dict[str, Any] = dict.fromkeys(RECIPE_STAGES, (dict[str, Any] | None, None))
+_SECTIONS["tracks"] = (
+    Annotated[dict[str, Any] | None, BeforeValidator(switch, json_schema_input_type=bool | dict[str, Any] | None)],
+    None,
+)  # alone has no method
 # The keys of config.yaml: those of the run, and the sections of recipes that the run overrides.
 RunConfig: type[Config] = create_model("Config", __base__=Config, **_SECTIONS)
 

@@ -260,6 +260,8 @@ class Inputs(Model):
     def _no_word(cls, value: Any) -> Any:
         if isinstance(value, str) and value != "all":
             raise ValueError("give all, or three of [numbers or names], or {sensor: composite}")
+        if isinstance(value, list | tuple) and list(value) == ["all"]:
+            raise ValueError("all is no list; write channels: all")
         return value
 
     @field_validator("channels")

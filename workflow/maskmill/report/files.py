@@ -35,7 +35,7 @@ def _plan(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     if graph.scores_objects:
         plan["objects"] = True
     if config.evaluate.time is not None:
-        plan["time"] = True
+        plan["time"] = config.evaluate.time.model_dump(mode="json")  # what deleted results are compared with, too
     if graph.probes:
         plan |= {"probes": graph.probes, "readouts": list(config.evaluate.readouts)}
     return plan | {"seeds": config.seeds, "recipes": recipes}

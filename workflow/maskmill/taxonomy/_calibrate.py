@@ -40,8 +40,8 @@ def calibrate(found: Labelled, learn: Learn, ground: Codebook | None = None) -> 
         found: the labelled images. learn: their classes. ground: codebook of background and foreground: what it calls
             background gets no class, and does not count.
     """
-    files = found.files
-    images = len(np.unique(files))
+    named, files = np.unique(found.files, return_inverse=True)  # files without a vector are none
+    images = len(named)
     if images < LEAST_IMAGES:
         return _too_few(0, images)
     fold = _folds(images)[files]

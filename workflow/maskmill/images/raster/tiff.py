@@ -83,7 +83,9 @@ def _check_chain(file: Any) -> None:
     except InputError:
         raise
     except Exception:  # of a directory that is not all there: struct.error, ValueError, tifffile's own
-        raise RefusedError("cut off: its directories lead beyond its end") from None
+        raise RefusedError(
+            "cut off: its directories lead beyond its end; copy it anew from its source, or save it again"
+        ) from None
 
 
 def _damaged(error: Exception) -> InputError:
