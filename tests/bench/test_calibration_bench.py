@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
+import bench_module
 import numpy as np
 import pytest
-
-BENCH = Path(__file__).parents[2] / "bench"
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    spec = importlib.util.spec_from_file_location("bench_calibration", BENCH / "calibration.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "bench_calibration", module)
-    spec.loader.exec_module(module)
-    return module
+    return bench_module.load("calibration", monkeypatch)
 
 
 def test_parts_are_the_means_of_their_tokens(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
+import bench_module
 import pytest
 import yaml
 
 from maskmill.recipe.resolve import SHIPPED, load
 
-BENCH = Path(__file__).parents[2] / "bench"
-
 
 @pytest.fixture
 def choose(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCH))
-    spec = importlib.util.spec_from_file_location("choose", BENCH / "choose.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules.pop("_photos", None)
-    return module
+    return bench_module.load("choose", monkeypatch)
 
 
 SCORES = {  # ranks by set: a 1 2 2, b 2 1 1, c 3 3 3

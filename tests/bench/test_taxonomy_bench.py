@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
+import bench_module
 import numpy as np
 import pytest
 
 from maskmill.images.interpolate import resize_maps
 from maskmill.taxonomy import _votes
 
-BENCH = Path(__file__).parents[2] / "bench"
-
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    spec = importlib.util.spec_from_file_location("bench_taxonomy", BENCH / "taxonomy.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "bench_taxonomy", module)
-    spec.loader.exec_module(module)
-    return module
+    return bench_module.load("taxonomy", monkeypatch)
 
 
 def test_the_score_is_that_of_a_loop(bench: ModuleType) -> None:

@@ -15,9 +15,7 @@ from maskmill.report.run import run
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("run")
-    run(synthetic_run.build(root), root / "results", root / "benchmarks", root / "report.html")
-    return root / "report.html"
+    return synthetic_run.report(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

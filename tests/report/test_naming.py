@@ -39,10 +39,7 @@ FOLDER = "results/recipes/kmeans/seed0"
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("run")
-    plan = synthetic_run.build(root, clusters=CLUSTERS)
-    run(plan, root / "results", root / "benchmarks", root / "report.html")
-    return root / "report.html"
+    return synthetic_run.report(tmp_path_factory.mktemp("run"), clusters=CLUSTERS)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import synthetic_run
 import yaml
 from playwright.sync_api import Page
 
-from maskmill.report.run import run
 from maskmill.store.ragged import Ragged
 from maskmill.taxonomy import _document
 
@@ -30,10 +29,7 @@ PIXEL = """([id, x, y]) => { const row = [...document.querySelectorAll('.row')].
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("run")
-    plan = synthetic_run.build(root, clusters=CLUSTERS)
-    run(plan, root / "results", root / "benchmarks", root / "report.html")
-    return root / "report.html"
+    return synthetic_run.report(tmp_path_factory.mktemp("run"), clusters=CLUSTERS)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from PIL import Image
 
 from maskmill.images.masks import ignore_value, mask_dtype
 from maskmill.images.sample import read
+from maskmill.report.run import run
 from maskmill.store.artefact import write_json, write_table
 from maskmill.store.codebook import Codebook, fingerprint, write
 from maskmill.store.provenance import Provenance
@@ -359,3 +360,9 @@ def _benchmarks(folder: Path, shards: list[str], seeds: Sequence[int]) -> None:
     short = folder / "paint/kmeans/seed0" / f"{shards[0] if shards else 's0000'}.tsv"
     short.parent.mkdir(parents=True, exist_ok=True)
     short.write_text(HEAD + "0.05\t0:00:00\tNA\tNA\tNA\tNA\tNA\tNA\tNA\tNA\n")
+
+
+def report(root: Path, **settings: Any) -> Path:
+    """The report of a run that `build` makes in a folder."""
+    run(build(root, **settings), root / "results", root / "benchmarks", root / "report.html")
+    return root / "report.html"
