@@ -7,8 +7,9 @@ makes them, and are compared with the label at the centre of each cell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ CLUSTERS = {"camvid": (11, 50), "voc_animals": (100,)}
 RETRIEVED = ("voc_animals", "coco200", "ecssd")  # frames of a video and slices of a stack have near copies
 CELLS = 4  # mask cells a token side
 BATCH = 16
+Pictures = Callable[[int], np.ndarray]
+"""Side -> squares uint8 [n, side, side, 3]."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +97,18 @@ class Reader:
 
     def __init__(self, weights: Path, backbone: str, asked: Asked) -> None:
         self.weights, self.backbone, self.sizes, self.facet = weights, backbone, asked.sizes, asked.facet
-        self._loaded: dict[int, Any] = {}
+        self._loaded: dict[bool, Any] = {}
 
-    def _network(self, side: int) -> tuple[Any, int]:
-        """The network for a side, and the nearest side that it takes."""
-        if side not in self._loaded:
+    def _network(self, dense: bool) -> tuple[Any, int]:
+        """The network for tokens or for whole photos, and the side nearest to that asked for which it takes."""
+        side = self.sizes.dense if dense else self.sizes.photo
+        if dense not in self._loaded:
             network = self._load(FeatureSet(backbone=self.backbone, size=Size(square=side)))
             change: dict[str, Any] = {"facet": self.facet} if network.is_vit else {}
-            if not network.is_vit and side == self.sizes.dense:
+            if not network.is_vit and dense:
                 change = {"stride": self.sizes.stride}
-            self._loaded[side] = self._load(network.set.model_copy(update=change)) if change else network
-        network = self._loaded[side]
+            self._loaded[dense] = self._load(network.set.model_copy(update=change)) if change else network
+        network = self._loaded[dense]
         return network, max(1, round(side / network.multiple)) * network.multiple
 
     def _load(self, feature_set: FeatureSet) -> Any:
@@ -114,32 +118,34 @@ class Reader:
 
         return load(self.weights, feature_set, torch.device("cpu"))
 
-    def vectors(self, pictures: Iterator[np.ndarray] | list[np.ndarray]) -> np.ndarray:
-        """Vectors [n, d] float32 of whole pictures, uint8 [H, W, 3] each."""
-        return np.concatenate([cls for _, cls in self._outputs(pictures, self.sizes.photo)])
+    def vectors(self, pictures: Pictures) -> np.ndarray:
+        """Vectors [n, d] float32 of whole pictures."""
+        return np.concatenate([cls for _, cls in self._outputs(pictures, False)])
 
-    def tokens(self, pictures: Iterator[np.ndarray] | list[np.ndarray]) -> np.ndarray:
+    def tokens(self, pictures: Pictures) -> np.ndarray:
         """Tokens [n, h, w, d] float16 of pictures."""
-        return np.concatenate([tokens for tokens, _ in self._outputs(pictures, self.sizes.dense)])
+        return np.concatenate([tokens for tokens, _ in self._outputs(pictures, True)])
 
-    def _outputs(self, pictures: Any, side: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _outputs(self, pictures: Pictures, dense: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         import torch
 
-        network, side = self._network(side)
-        for several in _batches(resize(picture, (side, side)) for picture in pictures):
-            tokens, cls = network.forward(torch.from_numpy(np.stack(several)))
+        network, side = self._network(dense)
+        squares = pictures(side)
+        for start in range(0, len(squares), BATCH):
+            tokens, cls = network.forward(torch.from_numpy(squares[start : start + BATCH]))
             yield tokens.numpy().astype(np.float16), cls.numpy()
 
 
-def _batches(things: Iterator[Any]) -> Iterator[list[Any]]:
-    several: list[Any] = []
-    for thing in things:
-        several.append(thing)
-        if len(several) == BATCH:
-            yield several
-            several = []
-    if several:
-        yield several
+@cache
+def squeezed(photos: tuple[Path, ...], side: int) -> np.ndarray:
+    """Photos as squares uint8 [n, side, side, 3]; kept, because the weights of a training see the same ones."""
+    return np.stack([resize(decode(photo), (side, side)) for photo in photos])
+
+
+@cache
+def other_views(photos: tuple[Path, ...], seed: int, side: int) -> np.ndarray:
+    """`other_view` of each photo: [n, side, side, 3]."""
+    return np.stack([other_view(decode(photo), photo.stem, seed, side) for photo in photos])
 
 
 def score(weights: Path, backbone: str, asked: Asked) -> dict[str, Any]:
@@ -159,7 +165,7 @@ def neighbours(reader: Reader, asked: Asked) -> dict[str, Any]:
     """20-nearest-neighbour accuracy of the animal, and the majority class."""
     photos = scored_photos("voc_animals", asked.held_out)
     classes = np.array([animal(load_label(mask_of(photo)), ANIMALS) for photo in photos])
-    vectors = reader.vectors(decode(photo) for photo in photos)
+    vectors = reader.vectors(partial(squeezed, tuple(photos)))
     there = classes >= 0
     return {
         "neighbours": neighbour_accuracy(vectors[there], classes[there]),
@@ -177,7 +183,7 @@ def clusters(reader: Reader, asked: Asked) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, numbers in CLUSTERS.items():
         photos = scored_photos(name, asked.held_out)
-        tokens = reader.tokens(decode(photo) for photo in photos)
+        tokens = reader.tokens(partial(squeezed, tuple(photos)))
         cells = (CELLS * tokens.shape[1], CELLS * tokens.shape[2])
         labels = np.stack([cell_labels(load_label(mask_of(photo)), cells, CLASSES[name]) for photo in photos])
         for k in numbers:
@@ -199,13 +205,13 @@ def cell_labels(label: np.ndarray, cells: tuple[int, int], classes: Sequence[int
 def retrieval(reader: Reader, asked: Asked) -> dict[str, Any]:
     """Frames of CamVid at another time, and photos by another crop under another light."""
     frames = photos_of("camvid")
-    vectors = reader.vectors(decode(photo) for photo in frames)
+    vectors = reader.vectors(partial(squeezed, tuple(frames)))
     drives, numbers = zip(*(drive_and_number(photo.stem) for photo in frames), strict=True)
     drive, drive_chance = scene_retrieval(vectors, drives, numbers)
     place, place_chance = scene_retrieval(vectors, drives, numbers, within=3 * SECOND)
     photos = [photo for name in RETRIEVED for photo in scored_photos(name, asked.held_out)]
-    pictures = reader.vectors(decode(photo) for photo in photos)
-    views = reader.vectors(other_view(decode(photo), photo.stem, asked.seeds[0]) for photo in photos)
+    pictures = reader.vectors(partial(squeezed, tuple(photos)))
+    views = reader.vectors(partial(other_views, tuple(photos), 0))
     return {
         "drive": drive,
         "drive_chance": drive_chance,
@@ -222,17 +228,18 @@ def drive_and_number(stem: str) -> tuple[str, int]:
     return drive, int(number.lstrip("f"))
 
 
-def other_view(picture: np.ndarray, name: str, seed: int) -> np.ndarray:
-    """A crop of 30 to 70 percent of the area under another light, uint8 [h, w, 3]; depends on the name and the seed.
+def other_view(picture: np.ndarray, name: str, seed: int, side: int) -> np.ndarray:
+    """A crop of 30 to 70 percent of the area under another light, uint8 [side, side, 3]; by the name and the seed.
 
     The aspect is that of the photo times 3/4 to 4/3; brightness, contrast and colour are multiplied by 0.6 to 1.4.
     """
     draws = rng(seed, "view", name)
     area, aspect = draws.uniform(0.3, 0.7), np.exp(draws.uniform(np.log(3 / 4), np.log(4 / 3)))
     shape = picture.shape[:2]
-    h, w = (min(n, max(1, round(n * side))) for n, side in zip(shape, np.sqrt([area / aspect, area * aspect])))
-    top, left = (int(draws.integers(n - side + 1)) for n, side in zip(shape, (h, w), strict=True))
-    image = Image.fromarray(picture[top : top + h, left : left + w])
+    shares = np.sqrt([area / aspect, area * aspect])
+    h, w = (min(n, max(1, round(n * share))) for n, share in zip(shape, shares, strict=True))
+    top, left = (int(draws.integers(n - size + 1)) for n, size in zip(shape, (h, w), strict=True))
+    image = Image.fromarray(resize(picture[top : top + h, left : left + w], (side, side)))
     for kind in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = kind(image).enhance(float(draws.uniform(0.6, 1.4)))
     return np.asarray(image)
