@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -181,46 +181,54 @@ def speed(asked: Trained) -> dict[str, float]:
     """Photos a second of the trainer, and of the bare passes that the method asks of the network.
 
     Bare: forward passes of the same network on pictures of the same shapes, in as many threads; those of the student
-    with a backward pass of the sum of their outputs. No loss, head, optimiser, view or teacher's average. Wall seconds
-    are of a busy machine; CPU seconds (those of processes that read photos left out) tell more.
+    with a backward pass of the sum of their outputs. No loss, head, optimiser, view or teacher's average. The trainer
+    is timed from the second step to the last, without its looks at fixed photos. Wall seconds are of a busy machine;
+    CPU seconds tell more, but photos that a process of its own reads are not within them.
     """
-    source = source_of(asked)
-    calls: list[Pass] = []
-    kept: list[Learning] = []
-    with _recorded(calls, kept):
-        used, start = time.process_time(), time.perf_counter()
+    source, seen = source_of(asked), Seen()
+    with _recorded(seen):
         files = pretrain.PretrainFiles(asked.work / "speed.safetensors", None, asked.work / "timing.json")
         pretrain.fit(source, files, Resources(asked.threads, "cpu", 0))
-        used, wall = time.process_time() - used, time.perf_counter() - start
     stage, timing = pretrain.stage_of(source.feature_set), figures(asked.work / "timing.json")
     steps, batch = int(stage.params.steps), int(stage.params.batch_size)
-    of_step = calls[: len(calls) // steps]
-    bare, bare_cpu = _bare(kept[0], of_step, asked.threads)
+    (wall, used), (last_wall, last_used) = seen.begun[1], seen.begun[-1]
+    wall, used = (last_wall - wall) / (steps - 2), (last_used - used) / (steps - 2)
+    bare, bare_cpu = _bare(seen.networks[0], seen.calls[: len(seen.calls) // steps], asked.threads)
     return {
-        "trainer_cpu_seconds_a_step": used / steps,
-        "trainer_wall_seconds_a_step": wall / steps,
+        "trainer_cpu_seconds_a_step": used,
         "bare_cpu_seconds_a_step": bare_cpu,
-        "bare_wall_seconds_a_step": bare,
+        "bare_share_cpu": bare_cpu / used,
+        "trainer_photos_a_second": batch / wall,
         "bare_photos_a_second": batch / bare,
-        "share_of_bare_cpu": bare_cpu / (used / steps),
-        **{f"timing_{key}": value for key, value in timing.items() if isinstance(value, (int, float))},
+        "bare_share_wall": bare / wall,
+        "waiting_share": timing["waiting_share"],
+        "threads": asked.threads,
     }
 
 
+@dataclass
+class Seen:
+    """What was seen of a training: passes, networks that learnt, and (wall, CPU) seconds at the start of each step."""
+
+    calls: list[Pass] = field(default_factory=list)
+    networks: list[Learning] = field(default_factory=list)
+    begun: list[tuple[float, float]] = field(default_factory=list)
+
+
 @contextlib.contextmanager
-def _recorded(calls: list[Pass], kept: list[Learning]) -> Iterator[None]:
-    """Within: every pass that a step of the trainer makes is noted, but for its looks at fixed photos."""
+def _recorded(seen: Seen) -> Iterator[None]:
+    """Within: the passes of all steps and their times are noted, and the trainer does not look at fixed photos."""
     place, own, lock = threading.local(), Learning.forward, threading.Lock()
 
     def forward(network: Learning, x: torch.Tensor, *rest: Any, **named: Any) -> Any:
         if getattr(place, "noted", False):
             with lock:
-                calls.append(Pass(tuple(x.shape), torch.is_grad_enabled()))
+                seen.calls.append(Pass(tuple(x.shape), torch.is_grad_enabled()))
         return own(network, x, *rest, **named)
 
     def noting(learner: Any, photos: Any, given: _trainer.Training) -> tuple[Any, _trainer.Training]:
-        kept.append(learner.student)
-        outputs = learner.outputs
+        seen.networks.append(learner.student)
+        outputs, before = learner.outputs, learner.before
 
         def noted(*arguments: Any) -> Any:
             place.noted = True
@@ -229,10 +237,15 @@ def _recorded(calls: list[Pass], kept: list[Learning]) -> Iterator[None]:
             finally:
                 place.noted = False
 
-        learner.outputs = noted
+        def begun(*arguments: Any) -> Any:
+            seen.begun.append((time.perf_counter(), time.process_time()))
+            return before(*arguments)
+
+        learner.outputs, learner.before = noted, begun
         return learner, given
 
-    with mock.patch.object(Learning, "forward", forward), training(noting):
+    unwatched = mock.patch.object(_trainer._Step, "_look", return_value=None)
+    with mock.patch.object(Learning, "forward", forward), training(noting), unwatched:
         yield
 
 
