@@ -26,7 +26,11 @@ MEASURED: dict[str, tuple[float, int]] = {
     "inputs_list": (2e-5, 0),  # of many images, as bench/ends.py has it; so are the next and that of export
     "inputs_joined": (2e-5, 0),  # two threads, of which one works
     "weights": (6.0, 0),
-    "pretrain_fit/vit_tiny_patch16_224": (0.056, 90),  # with dino's crops; so are the next
+    # DINO with two crops of 96 px and two of 48 px; the trainer's forward and backward passes and all else.
+    "pretrain_fit/vit_tiny_patch16_224": (0.056, 90),
+    "pretrain_fit/vit_small_patch16_224": (0.16, 90),
+    "pretrain_fit/resnet18": (0.105, 90),
+    "pretrain_fit/efficientnet_lite0": (0.082, 90),
     "features/vit_small_focus": (0.54, 1024),
     "features/vit_small_patch16_224": (0.54, 1024),  # the same network on patches of another size
     "features/efficientnet_lite0": (0.13, 196),
