@@ -3,8 +3,8 @@
 You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks" (arXiv:1708.03888), section 4. Two published
 programs differ in what they do with biases and norms, and both are wanted:
 
-- `lars`, of MoCo v3 (`moco/optimizer.py`), Barlow Twins and SlotCon (`utils/lars.py`): the gradient with its weight decay
-  is divided by its own norm; parameters of fewer than two dimensions are neither scaled nor decayed.
+- `lars`, of MoCo v3 (`moco/optimizer.py`), Barlow Twins and SlotCon (`utils/lars.py`): the gradient with its weight
+  decay is divided by its own norm; parameters of fewer than two dimensions are neither scaled nor decayed.
 - `larc`, of apex (`apex/parallel/LARC.py` with `clip=False`), around plain SGD in SwAV and DeepCluster-v2: the norms of
   gradient and decay are added instead, and all parameters are scaled and decayed; one whose weights or gradient are
   zero, as a bias at the start, follows its bare gradient.
@@ -35,7 +35,7 @@ class LARS(torch.optim.Optimizer):
         trust: float = 0.001,
         form: Literal["lars", "larc"] = "lars",
     ) -> None:
-        """Make the optimiser of parameters or of groups, which may have rates, decays and the other settings of their own.
+        """Make the optimiser of parameters, or of groups, which may have rates, decays and other settings of their own.
 
         Args:
             lr: factor of the whole step. trust: the paper's trust coefficient.
