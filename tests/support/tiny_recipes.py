@@ -18,6 +18,9 @@ INSTANCES: dict[str, Any] = {
     "steps": 40, "batch_size": 4, "crop": 112, "size": {"short_side": 112}, "width": 32, "keep_score": 0.2,
 }  # fmt: skip
 SIZES = {"grouping": 224, "semantic": 128, "early": 128, "late": 128}
+RESNET: dict[str, Any] = {"features": {"semantic": {"backbone": {"pretrain": "resnet18"}, "size": {"square": 128}}}}
+WHOLE = {"steps": 4, "batch_size": 4, "micro_batch": 2, "crop": 64, "dimensions": 8, "hidden": 16}
+CROPS = WHOLE | {"local_crop": 32, "local_crops": 1}
 CUT: dict[str, Any] = {"features": {"grouping": {"size": {"square": 112}}}}
 # Recipe -> what the preset changes; a recipe that is small as it is needs no entry.
 # A dozen regions vary in fewer directions than COMUS keeps.
@@ -32,6 +35,7 @@ TINY: dict[str, dict[str, Any]] = {
     "dino": THREE | {"pretrain": {
         "steps": 4, "batch_size": 4, "micro_batch": 2, "crop": 64, "local_crop": 32, "local_crops": 1, "prototypes": 32,
         "hidden": 16, "bottleneck": 8}},
+    "deepcluster": THREE | RESNET | {"pretrain": CROPS | {"clusters": [3, 2]}},
     "dsm": THREE | {"cut": {"segments": 4}, "rounds": ROUND},
     "hdbscan": GRAPH | {"cluster": {"min_cluster_size": 6, "min_samples": 3, "fine": 300, "noise": "ignore"}},
     "hnne": THREE,
@@ -49,6 +53,7 @@ TINY: dict[str, dict[str, Any]] = {
         2: {"student": "deeplabv3plus", "encoder": "semantic", "steps": 12, "batch_size": 4, "crop": 64, "width": 32,
             "unfrozen": 0, "learning_rate": 5e-3, "balance": 1.0, "refine": "none"}}}},
     "mdc": THREE | {"adapt": {"steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5}},
+    "moco": THREE | RESNET | {"pretrain": WHOLE | {"queue": 10}},
     "named": {"cluster": {"clusters": 6}},
     "ncut_color": THREE | {"features": {"colour": {"size": {"long_side": 96}}}, "rounds": ROUND},
     "nuclei": {},
@@ -61,6 +66,7 @@ TINY: dict[str, dict[str, Any]] = {
     "smooseg": THREE | {"adapt": {"steps": 20, "batch_size": 4, "tokens": 20, "dimensions": 16}},
     "spectral": {"cluster": {"clusters": 3, "neighbours": 8, "fine": 100}},
     "stego": THREE | {"adapt": {"steps": 40, "neighbours": 3, "places": 5, "dimensions": 16}},
+    "swav": THREE | RESNET | {"pretrain": CROPS | {"prototypes": 6, "queue": 6, "queue_start": 0.25}},
     "tokencut": CUT,
     "umap": THREE,
 }  # fmt: skip
