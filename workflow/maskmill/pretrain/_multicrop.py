@@ -22,9 +22,7 @@ class MultiCropParams(TrainingParams):
     """Settings of the crops, of the head and of the training. Defaults: the published run of 200 epochs, batch 256."""
 
     crop: int = Field(224, ge=16, le=1024, description="side of the two large crops, pixels")
-    scale: tuple[float, float] = Field(
-        (0.14, 1.0), description="their share of the photo's area, from and to"
-    )
+    scale: tuple[float, float] = Field((0.14, 1.0), description="their share of the photo's area, from and to")
     local_crop: int = Field(96, ge=16, le=1024, description="side of the small crops, pixels")
     local_scale: tuple[float, float] = Field((0.05, 0.14), description="their share of the photo's area")
     local_crops: int = Field(6, ge=0, le=32, description="number of small crops")

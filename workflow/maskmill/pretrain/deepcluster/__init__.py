@@ -15,30 +15,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
 from maskmill.pretrain import Traits
-from maskmill.pretrain._multicrop import MultiCropParams, crops
+from maskmill.pretrain._multicrop import crops
+from maskmill.pretrain.deepcluster.settings import Params
 
 if TYPE_CHECKING:
     from maskmill.backbones.learning import Learning
     from maskmill.pretrain._learner import Learner
     from maskmill.pretrain._views import CropSpec
 
+__all__ = ["TRAITS", "Params", "build", "views"]
 TRAITS = Traits(dense=False)
-
-
-class Params(MultiCropParams):
-    """Settings. Defaults: 800 epochs of ImageNet, the rate scaled to batches of 256."""
-
-    clusters: tuple[int, ...] = Field(
-        (3000, 3000, 3000), min_length=1, max_length=16, description="clusters of each of the clusterings"
-    )
-    iterations: int = Field(10, ge=1, le=1000, description="of k-means")
-    steps: int = Field(4_003_200, ge=1, description="optimiser steps; published: 800 epochs of ImageNet")
-    learning_rate: float = Field(0.3, gt=0, description="the highest one, of this batch size")
-    final_rate: float = Field(0.0003, ge=0, description="at the last step, on a cosine")
-    warmup: float = Field(0.0125, ge=0, lt=1, description="share of the steps in which the rate rises to the highest")
 
 
 def views(params: Params) -> tuple[CropSpec, ...]:

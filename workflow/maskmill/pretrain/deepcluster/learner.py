@@ -16,10 +16,10 @@ from maskmill.pretrain._embedder import Embedder
 from maskmill.pretrain._learner import Group, Learner, Outputs
 from maskmill.pretrain._multicrop import LARGE
 from maskmill.pretrain.deepcluster.clustering import IGNORED, cluster_loss, spherical_kmeans
+from maskmill.pretrain.deepcluster.settings import Params
 
 if TYPE_CHECKING:
     from maskmill.pretrain._views import Photos, Views
-    from maskmill.pretrain.deepcluster import Params
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from maskmill.pretrain._ema import ema
 from maskmill.pretrain._heads import mlp, unit
 from maskmill.pretrain._learner import Group, Learner, Outputs
 from maskmill.pretrain.moco.contrast import NOBODY, info_nce, push, tallies
+from maskmill.pretrain.moco.settings import Params
 
 if TYPE_CHECKING:
     from maskmill.pretrain._views import Views
-    from maskmill.pretrain.moco import Params
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from maskmill.pretrain._heads import unit
 from maskmill.pretrain._learner import Group, Learner, Outputs
 from maskmill.pretrain._multicrop import LARGE
 from maskmill.pretrain.swav.assignment import assign, queued, swapped
+from maskmill.pretrain.swav.settings import Params
 
 if TYPE_CHECKING:
     from maskmill.pretrain._views import Views
-    from maskmill.pretrain.swav import Params
 
 
 @dataclass(frozen=True)
