@@ -1,0 +1,89 @@
+"""SlotCon: places are grouped by prototypes that learn, and the groups of an image are contrasted.
+
+Wen, Zhao, Zheng, Zhang and Qi, "Self-supervised visual representation learning with semantic grouping" (NeurIPS 2022).
+Student and teacher project every place of their map and compare it with prototypes. Where the two crops of a photo
+overlap, the student's shares of the prototypes learn the teacher's, which are centred (grouping). The mean of a crop's
+places, weighted by their shares of a prototype, is a slot; a slot of the student is to find the slot of the same
+prototype in the teacher's view of the other crop, among the slots of all photos (contrast).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from maskmill.pretrain import Traits
+from maskmill.pretrain._settings import TrainingParams
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from maskmill.backbones.learning import Learning
+    from maskmill.pretrain._learner import Learner
+    from maskmill.pretrain._views import CropSpec
+
+TRAITS = Traits(dense=True)
+TRIES = 10  # draws of the second crop
+
+
+class Params(TrainingParams):
+    """Settings. Defaults: ResNet-50 on COCO, 800 passes over its 118 287 photos."""
+
+    side: int = Field(224, ge=32, description="of the two crops, pixels")
+    scale: tuple[float, float] = Field((0.08, 1.0), description="share of the photo that a crop has")
+    least_overlap: float = Field(
+        0.01, ge=0, lt=1, description="share of the second crop that lies in the first one; ten draws"
+    )
+    prototypes: int = Field(256, ge=2, description="groups of all photos")
+    hidden: int = Field(4096, ge=1, description="width of the inner layers of projector and predictor")
+    dimensions: int = Field(256, ge=1, description="length of a projected token, a prototype and a slot")
+    student_temperature: float = Field(0.1, gt=0, description="of the student's shares")
+    teacher_temperature: float = Field(0.07, gt=0, description="of the teacher's shares, and of those that make slots")
+    contrast_temperature: float = Field(0.2, gt=0, description="of the contrast of slots")
+    centre_momentum: float = Field(0.9, ge=0, le=1, description="of the mean of the teacher's scores, which are centred")
+    grouping_weight: float = Field(0.5, ge=0, le=1, description="of the grouping; the rest is the contrast's")
+    teacher_momentum: float = Field(0.99, ge=0, le=1, description="of the moving average at the first step; at the end 1")
+    steps: int = Field(184_800, ge=1, description="optimiser steps")
+    batch_size: int = Field(512, ge=2, description="photos a step, over all processes")
+    micro_batch: int = Field(64, ge=2, description="photos that are computed at once, and that a batch norm sees")
+    learning_rate: float = Field(2.0, gt=0, description="the highest one, of this batch size")
+    final_rate: float = Field(1e-6, ge=0, description="at the last step, on a cosine")
+    warmup: float = Field(0.00625, ge=0, lt=1, description="share of the steps in which the rate rises")
+    weight_decay: float = Field(1e-5, ge=0, description="not of biases, norms and positions")
+    clip: float = Field(1e4, gt=0, description="largest norm of a step's gradient; published: no limit")
+    optimiser: Literal["adamw", "adam", "sgd", "lars", "larc"] = Field("lars", description="lars is the published one")
+
+
+def views(params: Params) -> tuple[CropSpec, ...]:
+    """Two crops in the lights of BYOL: the first always blurred, the second rarely, and sometimes solarised."""
+    from maskmill.pretrain._light import Light
+    from maskmill.pretrain._views import CropSpec
+
+    lights = (Light(blur=1.0), Light(blur=0.1, solarise=0.2))
+    return tuple(CropSpec(side=params.side, scale=params.scale, light=light) for light in lights)
+
+
+def draw(params: Params, height: int, width: int, generator: np.random.Generator) -> np.ndarray:
+    """Boxes [2, 4] in shares of the photo; the second is drawn anew until it meets the first, at most ten times.
+
+    Two crops that do not meet are learnt from by the contrast only.
+    """
+    import numpy as np
+
+    from maskmill.images.crops import draw_box
+    from maskmill.pretrain._overlap import area, meet
+
+    first = draw_box(height, width, params.scale, generator)
+    for _ in range(TRIES):
+        second = draw_box(height, width, params.scale, generator)
+        if area(meet(first, second)) >= params.least_overlap * area(second):
+            return np.array([first, second])
+    return np.array([first, draw_box(height, width, params.scale, generator)])
+
+
+def build(network: Learning, params: Params, photos: int) -> Learner:
+    """The learner; a teacher with a copy of the network, the projector and the prototypes."""
+    from maskmill.pretrain.slotcon._learner import SlotCon
+
+    return SlotCon(network, params)
