@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -118,7 +117,7 @@ def test_cross_entropy_is_least_for_the_teachers_order_and_finite_where_shares_v
 
 def params(**changes: object) -> neco.Params:
     small = {
-        "side": 32, "local_side": 16, "local_crops": 1, "cells": 3, "hidden": 16, "dimensions": 8, "queue": 40,
+        "global_side": 32, "local_side": 16, "local_crops": 1, "align": 3, "hidden": 16, "dimensions": 8, "queue": 40,
         "queued": 4, "steps": 4, "batch_size": 4, "micro_batch": 2, "learning_rate": 1e-3,
     }  # fmt: skip
     return neco.Params.model_validate(small | changes)
@@ -133,7 +132,7 @@ def learner(settings: neco.Params) -> NeCo:
 
 
 def drawn(settings: neco.Params, seed: int, n: int = 2) -> Views:
-    """Views of n photos; the last photo's crops do not meet the first one where n > 2."""
+    """Views of n photos that are noise."""
     draws = torch.Generator().manual_seed(seed)
     specs = neco.views(settings)
     pictures = tuple(torch.randn(n, 3, spec.side, spec.side, generator=draws) for spec in specs)
@@ -170,7 +169,7 @@ def test_loss_by_brute_force(queue: int) -> None:
                         shares.append(_sorting.order(torch.stack(near)[None], network, 100.0)[:, 0])
                     total += [-(shares[1][:, i] * shares[0][:, i].log()).sum() for i in range(9)]
         assert weight == 2
-        assert float(found) == pytest.approx(float(torch.stack(total).mean()), rel=1e-4)
+        assert float(found.detach()) == pytest.approx(float(torch.stack(total).detach().mean()), rel=1e-4)
 
 
 def test_references_come_from_the_batch_or_the_queue_once_each() -> None:
@@ -179,9 +178,7 @@ def test_references_come_from_the_batch_or_the_queue_once_each() -> None:
     outputs, targets, _ = step_of(one, [drawn(settings, 0), drawn(settings, 1)])
     for pair in range(len(one.pairs)):
         own = torch.cat([each["teacher"][pair].permute(0, 2, 3, 1).reshape(-1, 8) for each in outputs])
-        taken = (own[:, None] == targets.patches[pair][None]).all(2)
-        assert torch.equal(taken.sum(0), torch.ones(36))
-        assert torch.equal(taken.sum(1), torch.ones(36))
+        assert sorted(own.tolist()) == sorted(targets.patches[pair].tolist())
 
 
 def test_queue_keeps_the_latest_patches() -> None:
@@ -222,9 +219,9 @@ def test_crops_that_do_not_meet_are_not_learnt_from() -> None:
     apart[1] = apart[0]
     both = Views(views.pictures, apart, views.flips, views.places, views.items)
     _, _, losses = step_of(one, [both, both])
-    assert [float(loss) for loss, _ in losses] == [0.0, 0.0]
+    assert [float(loss.detach()) for loss, _ in losses] == [0.0, 0.0]
     half = Views(views.pictures, torch.stack([views.boxes[0], apart[0]]), views.flips, views.places, views.items)
-    assert float(step_of(one, [half, half])[2][0][0]) > 0
+    assert float(step_of(one, [half, half])[2][0][0].detach()) > 0
 
 
 def test_a_copied_projector_starts_with_the_students_weights() -> None:
@@ -234,9 +231,9 @@ def test_a_copied_projector_starts_with_the_students_weights() -> None:
 
 
 def test_crops_meet_both_global_ones() -> None:
-    settings = SimpleNamespace(scale=(0.25, 1.0), local_scale=(0.05, 0.25), local_crops=4, least_overlap=0.01)
+    settings = neco.Params()
     for seed in range(200):
-        boxes = neco.draw(settings, 300, 400, np.random.default_rng(seed))  # type: ignore[arg-type]
+        boxes = neco.draw(settings, 300, 400, np.random.default_rng(seed))
         for crop, whole in itertools.product(range(6), range(2)):
             if crop == whole:
                 continue

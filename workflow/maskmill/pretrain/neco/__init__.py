@@ -31,15 +31,15 @@ GLOBAL = 2  # crops that the teacher sees
 class Params(TrainingParams):
     """Settings. Defaults: DINOv2 ViT-S/14 on COCO (25 passes over its 118 287 photos)."""
 
-    side: int = Field(518, ge=16, description="of the two global crops, pixels")
-    scale: tuple[float, float] = Field((0.25, 1.0), description="share of the photo that a global crop has")
+    global_side: int = Field(518, ge=16, description="of the two global crops, pixels")
+    global_scale: tuple[float, float] = Field((0.25, 1.0), description="share of the photo that a global crop has")
     local_crops: int = Field(4, ge=0, description="of every photo, which only the student sees")
     local_side: int = Field(98, ge=16, description="of the local crops, pixels")
     local_scale: tuple[float, float] = Field((0.05, 0.25), description="share of the photo that a local crop has")
-    least_overlap: float = Field(
-        0.01, gt=0, lt=0.1, description="share of the photo in which a crop meets each global one; two global ones twice"
+    overlap: float = Field(
+        0.01, ge=0, lt=0.25, description="least intersection with a global crop in shares of the photo; globals: twice"
     )
-    cells: int = Field(7, ge=2, le=8, description="a side, of the grid on which an overlap is read; its square is sorted")
+    align: int = Field(7, ge=2, le=8, description="cells a side in which two crops are read where they overlap")
     network: Literal["bitonic", "odd_even"] = Field("bitonic", description="the sorting network")
     relaxation: Literal["cauchy", "logistic"] = Field("cauchy", description="of its comparators")
     steepness: float = Field(100.0, gt=0, description="of the student's comparators")
@@ -54,7 +54,7 @@ class Params(TrainingParams):
     )
     teacher_momentum: float = Field(0.9995, ge=0, le=1, description="of the moving average at the first step")
     final_teacher_momentum: float = Field(1.0, ge=0, le=1, description="at the last step, on a cosine")
-    head_rate: float = Field(10.0, gt=0, description="the projector's learning rate is so many times the network's")
+    head_rate: float = Field(1e-4, gt=0, description="learning rate of the projector, at the first step")
     steps: int = Field(46_200, ge=1, description="optimiser steps")
     batch_size: int = Field(64, ge=2, description="photos a step, over all processes")
     micro_batch: int = Field(16, ge=2, description="photos that are computed at once")
@@ -73,7 +73,7 @@ def views(params: Params) -> tuple[CropSpec, ...]:
     from maskmill.pretrain._views import CropSpec
 
     light = Light(jitter=(0.8, 0.8, 0.8, 0.2))
-    whole = CropSpec(side=params.side, scale=params.scale, flip=0.0, light=light)
+    whole = CropSpec(side=params.global_side, scale=params.global_scale, flip=0.0, light=light)
     local = CropSpec(side=params.local_side, scale=params.local_scale, flip=0.0, light=light)
     return (whole,) * GLOBAL + (local,) * params.local_crops
 
@@ -82,8 +82,8 @@ def draw(params: Params, height: int, width: int, generator: np.random.Generator
     """Boxes [crops, 4] in shares of the photo, each of which meets both global ones."""
     from maskmill.pretrain._overlap import overlapping_boxes
 
-    scales = [params.scale] * GLOBAL + [params.local_scale] * params.local_crops
-    return overlapping_boxes((height, width), scales, GLOBAL, params.least_overlap, generator)
+    scales = [params.global_scale] * GLOBAL + [params.local_scale] * params.local_crops
+    return overlapping_boxes((height, width), scales, GLOBAL, params.overlap, generator)
 
 
 def build(network: Learning, params: Params, photos: int) -> Learner:

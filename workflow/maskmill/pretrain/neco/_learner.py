@@ -70,7 +70,7 @@ class NeCo(Learner):
         if params.teacher_head == "copied":
             self.teacher_head.load_state_dict(self.head.state_dict())
         self.pairs = [(i, v) for i in range(GLOBAL) for v in range(GLOBAL + params.local_crops) if v != i]
-        sorting = network(params.network, params.cells**2)
+        sorting = network(params.network, params.align**2)
         self.queue: torch.Tensor
         self.filled: torch.Tensor
         self.partners: torch.Tensor
@@ -82,7 +82,7 @@ class NeCo(Learner):
 
     def groups(self) -> list[Group]:
         """The network, and its projector at a rate of its own."""
-        return [*split(self.student), *split(self.head, self.params.head_rate)]
+        return [*split(self.student), *split(self.head, self.params.head_rate / self.params.learning_rate)]
 
     def outputs(self, views: Views, draws: torch.Generator, step: int) -> Outputs:
         """Both networks' tokens on the grids of the overlaps, [pairs, n, c, cells, cells], and what enters the queue."""
@@ -92,8 +92,8 @@ class NeCo(Learner):
         with torch.no_grad():
             known = self.teacher_head(self.teacher(kinds[0]).tokens).split(len(views))
             meets = torch.stack([_meet(views, i, v) for i, v in self.pairs])
-            taught = torch.stack([_aligned(known[i], views, i, v, self.params.cells) for i, v in self.pairs])
-        found = torch.stack([_aligned(maps[v], views, v, i, self.params.cells) for i, v in self.pairs])
+            taught = torch.stack([_aligned(known[i], views, i, v, self.params.align) for i, v in self.pairs])
+        found = torch.stack([_aligned(maps[v], views, v, i, self.params.align) for i, v in self.pairs])
         fresh = [_some(each, len(views) * self.params.queued, draws) for each in known]
         seed = torch.randint(2**62, (1,), generator=draws, device=draws.device)
         return {"student": found, "teacher": taught, "meets": meets, "fresh": torch.stack(fresh), "seed": seed}
@@ -105,7 +105,7 @@ class NeCo(Learner):
 
     def targets(self, whole: Mapping[str, list[torch.Tensor]], step: int) -> References:
         """References of all micro-batches, drawn without replacement while there are enough."""
-        cells = self.params.cells**2
+        cells = self.params.align**2
         counts = [meets.shape[1] * cells for meets in whole["meets"]]
         fresh, queue = torch.cat(whole["patches"], 1), self.queue
         draws = torch.Generator().manual_seed(int(whole["seed"][0]))
@@ -125,7 +125,7 @@ class NeCo(Learner):
     ) -> tuple[torch.Tensor, float, Mapping[str, torch.Tensor]]:
         """Mean cross-entropy of the orders over all pairs of crops."""
         pairs, n, c = outputs["student"].shape[:3]
-        start, cells = targets.starts[place], self.params.cells**2
+        start, cells = targets.starts[place], self.params.align**2
         references = targets.patches[:, start : start + n * cells].view(pairs, n, cells, c)
         found = []
         for pair in range(pairs):

@@ -32,7 +32,7 @@ class Params(TrainingParams):
 
     side: int = Field(224, ge=32, description="of the two crops, pixels")
     scale: tuple[float, float] = Field((0.08, 1.0), description="share of the photo that a crop has")
-    least_overlap: float = Field(
+    overlap: float = Field(
         0.01, ge=0, lt=1, description="share of the second crop that lies in the first one; ten draws"
     )
     prototypes: int = Field(256, ge=2, description="groups of all photos")
@@ -43,6 +43,9 @@ class Params(TrainingParams):
     contrast_temperature: float = Field(0.2, gt=0, description="of the contrast of slots")
     centre_momentum: float = Field(0.9, ge=0, le=1, description="of the mean of the teacher's scores, which are centred")
     grouping_weight: float = Field(0.5, ge=0, le=1, description="of the grouping; the rest is the contrast's")
+    network_rate: float = Field(
+        1.0, gt=0, description="the network learns at so many times the rate; below 1 where it starts from good weights"
+    )
     teacher_momentum: float = Field(0.99, ge=0, le=1, description="of the moving average at the first step; at the end 1")
     steps: int = Field(184_800, ge=1, description="optimiser steps")
     batch_size: int = Field(512, ge=2, description="photos a step, over all processes")
@@ -77,7 +80,7 @@ def draw(params: Params, height: int, width: int, generator: np.random.Generator
     first = draw_box(height, width, params.scale, generator)
     for _ in range(TRIES):
         second = draw_box(height, width, params.scale, generator)
-        if area(meet(first, second)) >= params.least_overlap * area(second):
+        if area(meet(first, second)) >= params.overlap * area(second):
             return np.array([first, second])
     return np.array([first, draw_box(height, width, params.scale, generator)])
 

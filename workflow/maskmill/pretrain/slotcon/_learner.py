@@ -13,7 +13,7 @@ from maskmill.device import float32
 from maskmill.pretrain._align import overlap, roi_align, within
 from maskmill.pretrain._ema import ema
 from maskmill.pretrain._heads import mlp, unit
-from maskmill.pretrain._learner import Learner, Outputs
+from maskmill.pretrain._learner import Group, Learner, Outputs, split
 from maskmill.pretrain._schedules import cosine
 from maskmill.pretrain.slotcon._grouping import contrast, grouping, scores, shown, slots
 
@@ -81,6 +81,11 @@ class SlotCon(Learner):
     def exported(self) -> Learning:
         """The teacher, as in the published transfers."""
         return self.teacher
+
+    def groups(self) -> list[Group]:
+        """Projector, prototypes and predictor, and the network at its share of their rate."""
+        heads = nn.ModuleList([self.head, self.predictor])
+        return [*split(self.student, self.params.network_rate), *split(heads), Group([self.prototypes])]
 
     def outputs(self, views: Views, draws: torch.Generator, step: int) -> Outputs:
         """Slots, shown prototypes, and scores on the grid of the overlap, of both crops and networks."""
