@@ -11,9 +11,10 @@ import torch
 
 from maskmill.backbones.learning import Origin, build
 from maskmill.pretrain import neco
+from maskmill.pretrain._learner import Outputs
 from maskmill.pretrain._views import Views
 from maskmill.pretrain.neco import _sorting
-from maskmill.pretrain.neco._learner import NeCo, closeness, cross_entropy
+from maskmill.pretrain.neco._learner import NeCo, References, closeness, cross_entropy
 from maskmill.recipe.sections import FeatureSet
 
 KINDS = ("bitonic", "odd_even")
@@ -141,7 +142,7 @@ def drawn(settings: neco.Params, seed: int, n: int = 2) -> Views:
     return Views(pictures, torch.from_numpy(boxes).float(), every.bool(), every.long(), torch.arange(n))
 
 
-def step_of(one: NeCo, micro: list[Views]) -> tuple[list[dict[str, torch.Tensor]], object, list[tuple[torch.Tensor, float]]]:
+def step_of(one: NeCo, micro: list[Views]) -> tuple[list[Outputs], References, list[tuple[torch.Tensor, float]]]:
     outputs = [one.outputs(views, torch.Generator().manual_seed(i), 0) for i, views in enumerate(micro)]
     shared = [one.shared(each) for each in outputs]
     targets = one.targets({name: [each[name] for each in shared] for name in shared[0]}, 0)

@@ -10,9 +10,10 @@ import torch
 
 from maskmill.backbones.learning import Origin, build
 from maskmill.pretrain import slotcon
+from maskmill.pretrain._learner import Outputs
 from maskmill.pretrain._views import Views
 from maskmill.pretrain.slotcon import _grouping
-from maskmill.pretrain.slotcon._learner import SlotCon, _aligned
+from maskmill.pretrain.slotcon._learner import SlotCon, Whole, _aligned
 from maskmill.recipe.sections import FeatureSet
 
 
@@ -105,7 +106,7 @@ def drawn(settings: slotcon.Params, seed: int, n: int = 3) -> Views:
     return Views(pictures, torch.from_numpy(boxes).float(), flips, torch.zeros(n, 2).long(), torch.arange(n))
 
 
-def step_of(one: SlotCon, micro: list[Views]) -> tuple[list[dict[str, torch.Tensor]], object, list[tuple[torch.Tensor, float]]]:
+def step_of(one: SlotCon, micro: list[Views]) -> tuple[list[Outputs], Whole, list[tuple[torch.Tensor, float]]]:
     outputs = [one.outputs(views, torch.Generator(), 0) for views in micro]
     shared = [one.shared(each) for each in outputs]
     targets = one.targets({name: [each[name] for each in shared] for name in shared[0]}, 0)
@@ -156,7 +157,7 @@ def test_micro_batches_do_not_change_grouping_and_centre() -> None:
     for micro in (parts, [joined]):
         _, targets, losses = step_of(one, micro)
         mean = sum(float(loss.detach()) * weight for loss, weight in losses) / 6
-        found.append((mean, targets.centre))  # type: ignore[attr-defined]
+        found.append((mean, targets.centre))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
 
@@ -176,7 +177,7 @@ def test_only_the_student_has_gradients_and_what_follows_a_step() -> None:
     one.after(targets, 0)
     momentum = 1 - 0.1 * (math.cos(math.pi / 4) + 1) / 2  # as of the next step
     assert torch.allclose(one.teacher_prototypes, momentum * before + (1 - momentum) * one.prototypes, atol=1e-6)
-    assert torch.allclose(one.centre, 0.1 * targets.centre)  # type: ignore[attr-defined]
+    assert torch.allclose(one.centre, 0.1 * targets.centre)
     assert one.exported() is one.teacher
 
 

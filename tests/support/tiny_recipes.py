@@ -52,8 +52,8 @@ TINY: dict[str, dict[str, Any]] = {
     "named": {"cluster": {"clusters": 6}},
     "ncut_color": THREE | {"features": {"colour": {"size": {"long_side": 96}}}, "rounds": ROUND},
     "neco": THREE | {"pretrain": {
-        "steps": 4, "batch_size": 4, "micro_batch": 2, "global_side": 56, "local_side": 28, "local_crops": 1, "align": 3,
-        "hidden": 16, "dimensions": 8, "queue": 64}},
+        "steps": 4, "batch_size": 4, "micro_batch": 2, "global_side": 56, "local_side": 28, "local_crops": 1,
+        "align": 3, "hidden": 16, "dimensions": 8, "queue": 64}},
     "nuclei": {},
     "overcluster": {"cluster": {"clusters": 3, "fine": 30}},
     "pca": THREE | {"reduce": {"dimensions": 8}},

@@ -10,7 +10,7 @@ a short training that starts from good weights, not from scratch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 

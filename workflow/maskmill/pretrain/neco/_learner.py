@@ -59,7 +59,8 @@ class Projector(nn.Module):
 class NeCo(Learner):
     """A student and its projector, their teacher, and the queue of reference patches of each global crop."""
 
-    monitors = ("teacher_entropy", "same_order")  # same_order: share of places with one most likely reference in both
+    # The teacher's entropy, below which the loss can not go; the share of places that both give to one reference.
+    monitors = ("teacher_entropy", "same_order")
 
     def __init__(self, student: Learning, params: Params) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ class NeCo(Learner):
         return [*split(self.student), *split(self.head, self.params.head_rate / self.params.learning_rate)]
 
     def outputs(self, views: Views, draws: torch.Generator, step: int) -> Outputs:
-        """Both networks' tokens on the grids of the overlaps, [pairs, n, c, cells, cells], and what enters the queue."""
+        """Both networks' tokens on the grids of overlaps, [pairs, n, c, align, align], and what enters the queue."""
         crops = views.pictures
         kinds = [torch.cat(crops[:GLOBAL]), *([torch.cat(crops[GLOBAL:])] if len(crops) > GLOBAL else [])]
         maps = [each for kind in kinds for each in self.head(self.student(kind).tokens).split(len(views))]
@@ -163,7 +164,7 @@ class NeCo(Learner):
 
 
 def closeness(patches: torch.Tensor, references: torch.Tensor, distance: str = "cosine") -> torch.Tensor:
-    """What is sorted: cosines, or Euclidean distances, of patches [n * m, c] with the references [n, m, c] of their photo.
+    """What is sorted: cosines or Euclidean distances of patches [n * m, c] and the references [n, m, c] of their photo.
 
     Returns:
         [n * m, m].
@@ -178,7 +179,7 @@ def closeness(patches: torch.Tensor, references: torch.Tensor, distance: str = "
 def cross_entropy(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of shares of places [n, rows, n], as `order` has them: mean over rows and numbers.
 
-    A share that has vanished in single precision counts as the smallest that there is; the published code has NaN there.
+    A share that has vanished in single precision counts as the smallest that there is (published: NaN).
     """
     return -(teacher * student.clamp_min(torch.finfo(student.dtype).tiny).log()).sum(0).mean()
 
@@ -189,7 +190,7 @@ def rows_of(maps: torch.Tensor) -> torch.Tensor:
 
 
 def _meet(views: Views, i: int, v: int) -> torch.Tensor:
-    """bool [n]: crops i and v of a photo overlap."""
+    """Whether crops i and v of each photo overlap, bool [n]."""
     common = overlap(views.boxes[:, i], views.boxes[:, v])
     return (common[:, 1] > common[:, 0]) & (common[:, 3] > common[:, 2])
 

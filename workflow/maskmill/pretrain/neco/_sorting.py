@@ -3,8 +3,9 @@
 Petersen, Borgelt, Kuehne and Deussen, "Differentiable sorting networks for scalable sorting and ranking supervision"
 (ICML 2021) and "Monotonic differentiable sorting networks" (ICLR 2022). A sorting network is a fixed sequence of
 comparators, each of which puts the smaller of two numbers on one wire and the larger on the other. Here a comparator
-swaps by a share: the share 1/2 + arctan(steepness * (b - a)) / pi (or the logistic function) of a smaller number a keeps
-its wire, the rest changes. The product of all layers is doubly stochastic; the steeper, the closer to a permutation.
+swaps in part: a number a on the wire of the smaller one keeps it by 1/2 + arctan(steepness * (b - a)) / pi, or by the
+logistic function; the rest changes wires. The product of all layers is doubly stochastic, and the closer to a
+permutation the steeper its comparators are.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Network(NamedTuple):
 
     Attributes:
         partners: int64 [layers, n], the wire that each is compared with; a wire that is its own partner passes.
-        signs: float32 [layers, n], 1 where the smaller number goes, -1 where the larger one goes, 0 for a wire that passes.
+        signs: float32 [layers, n], 1 where the smaller number goes, -1 where the larger one goes, 0: the wire passes.
     """
 
     partners: torch.Tensor
@@ -78,9 +79,7 @@ def _stacked(size: int, comparators: list[list[tuple[int, int]]]) -> Network:
     return Network(partners, signs)
 
 
-def order(
-    values: torch.Tensor, sorting: Network, steepness: float, relaxation: Relaxation = "cauchy"
-) -> torch.Tensor:
+def order(values: torch.Tensor, sorting: Network, steepness: float, relaxation: Relaxation = "cauchy") -> torch.Tensor:
     """Relaxed permutation matrices that sort rows of numbers.
 
     Args:

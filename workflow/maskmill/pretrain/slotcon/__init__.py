@@ -41,12 +41,16 @@ class Params(TrainingParams):
     student_temperature: float = Field(0.1, gt=0, description="of the student's shares")
     teacher_temperature: float = Field(0.07, gt=0, description="of the teacher's shares, and of those that make slots")
     contrast_temperature: float = Field(0.2, gt=0, description="of the contrast of slots")
-    centre_momentum: float = Field(0.9, ge=0, le=1, description="of the mean of the teacher's scores, which are centred")
+    centre_momentum: float = Field(
+        0.9, ge=0, le=1, description="of the mean of the teacher's scores, which are centred"
+    )
     grouping_weight: float = Field(0.5, ge=0, le=1, description="of the grouping; the rest is the contrast's")
     network_rate: float = Field(
-        1.0, gt=0, description="the network learns at so many times the rate; below 1 where it starts from good weights"
+        1.0, gt=0, description="the network's share of the rate; below 1 where it starts from good weights"
     )
-    teacher_momentum: float = Field(0.99, ge=0, le=1, description="of the moving average at the first step; at the end 1")
+    teacher_momentum: float = Field(
+        0.99, ge=0, le=1, description="of the moving average at the first step; 1 at the end"
+    )
     steps: int = Field(184_800, ge=1, description="optimiser steps")
     batch_size: int = Field(512, ge=2, description="photos a step, over all processes")
     micro_batch: int = Field(64, ge=2, description="photos that are computed at once, and that a batch norm sees")

@@ -28,7 +28,7 @@ def slots(maps: torch.Tensor, scored: torch.Tensor, temperature: float) -> torch
 
 
 def shown(scored: torch.Tensor) -> torch.Tensor:
-    """bool [n, k]: the prototypes that have the highest score at one place or more of [n, k, h, w]."""
+    """Which prototypes have the highest score at one place or more, bool [n, k] of scores [n, k, h, w]."""
     found = torch.zeros(scored.shape[:2], dtype=torch.bool, device=scored.device)
     return found.scatter_(1, scored.argmax(1).flatten(1), True)
 

@@ -165,7 +165,7 @@ class SlotCon(Learner):
 
     @staticmethod
     def _active(outputs: Outputs, crop: int) -> torch.Tensor:
-        """bool [n, k]: slots of a crop whose prototype the student sees in it, and the teacher in the other crop."""
+        """Slots of a crop whose prototype the student sees in it, and the teacher in the other crop: bool [n, k]."""
         return outputs["student_shown"][crop] & outputs["teacher_shown"][1 - crop]
 
     @torch.no_grad()
