@@ -242,3 +242,18 @@ def test_crops_meet_both_global_ones() -> None:
             wide = min(boxes[crop][3], boxes[whole][3]) - max(boxes[crop][2], boxes[whole][2])
             assert min(tall, wide) > 0
             assert tall * wide > (0.02 if crop < 2 else 0.01)
+
+
+def test_the_settings_are_the_published_ones() -> None:
+    """experiments/configs/models/small/neco_dinov2.yml of the published code, on the 118 287 photos of COCO."""
+    p = neco.Params()
+    assert p.steps == 25 * (118_287 // p.batch_size)
+    assert (p.batch_size, p.learning_rate, p.head_rate, p.final_rate, p.warmup) == (64, 1e-5, 1e-4, 0.0, 0.0)
+    assert (p.weight_decay, p.final_weight_decay, p.optimiser, p.drop_path) == (0.04, 0.5, "adamw", 0.1)
+    assert (p.network, p.relaxation, p.steepness, p.teacher_steepness, p.distance) == (
+        "bitonic", "cauchy", 100, 100, "cosine",
+    )  # fmt: skip
+    assert (p.align, p.queue, p.queued, p.hidden, p.dimensions) == (7, 8192, 10, 2048, 256)
+    assert (p.teacher_momentum, p.final_teacher_momentum) == (0.9995, 1.0)
+    sides = [(spec.side, spec.scale, spec.flip) for spec in neco.views(p)]
+    assert sides == [(518, (0.25, 1.0), 0.0)] * 2 + [(98, (0.05, 0.25), 0.0)] * 4

@@ -203,3 +203,20 @@ def test_second_crops_mostly_meet_the_first() -> None:
         wide = min(first[3], second[3]) - max(first[2], second[2])
         met += min(tall, wide) > 0
     assert met == 300
+
+
+def test_the_settings_are_the_published_ones() -> None:
+    """scripts/slotcon_coco_r50_800ep.sh of the published code, on the 118 287 photos of COCO."""
+    p = slotcon.Params()
+    assert p.steps == 800 * (118_287 // 512)
+    assert p.warmup == 5 / 800
+    assert (p.batch_size, p.learning_rate, p.final_rate, p.weight_decay) == (512, 2.0, 1e-6, 1e-5)
+    assert (p.optimiser, p.momentum, p.network_rate) == ("lars", 0.9, 1.0)
+    assert (p.prototypes, p.hidden, p.dimensions, p.grouping_weight) == (256, 4096, 256, 0.5)
+    assert (p.student_temperature, p.teacher_temperature, p.contrast_temperature) == (0.1, 0.07, 0.2)
+    assert (p.centre_momentum, p.teacher_momentum) == (0.9, 0.99)
+    first, second = slotcon.views(p)
+    assert first.side == second.side == 224
+    assert first.scale == second.scale == (0.08, 1.0)
+    assert first.light.jitter == (0.4, 0.4, 0.2, 0.1)
+    assert (first.light.blur, second.light.blur, first.light.solarise, second.light.solarise) == (1.0, 0.1, 0.0, 0.2)

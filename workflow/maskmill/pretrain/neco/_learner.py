@@ -15,13 +15,12 @@ from maskmill.pretrain._ema import ema
 from maskmill.pretrain._heads import mlp, unit
 from maskmill.pretrain._learner import Group, Learner, Outputs, split
 from maskmill.pretrain._schedules import cosine
-from maskmill.pretrain.neco import GLOBAL
+from maskmill.pretrain.neco._params import GLOBAL, Params
 from maskmill.pretrain.neco._sorting import Network, network, order
 
 if TYPE_CHECKING:
     from maskmill.backbones.learning import Learning
     from maskmill.pretrain._views import Views
-    from maskmill.pretrain.neco import Params
 
 NOTHING = 1e-6  # weight of a micro-batch without a loss
 

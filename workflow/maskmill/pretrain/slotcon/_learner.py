@@ -20,7 +20,7 @@ from maskmill.pretrain.slotcon._grouping import contrast, grouping, scores, show
 if TYPE_CHECKING:
     from maskmill.backbones.learning import Learning
     from maskmill.pretrain._views import Views
-    from maskmill.pretrain.slotcon import Params
+    from maskmill.pretrain.slotcon._params import Params
 
 LEAST = 2  # slots that a batch norm can be computed from
 
