@@ -56,6 +56,9 @@ TINY: dict[str, dict[str, Any]] = {
     "moco": THREE | RESNET | {"pretrain": WHOLE | {"queue": 10}},
     "named": {"cluster": {"clusters": 6}},
     "ncut_color": THREE | {"features": {"colour": {"size": {"long_side": 96}}}, "rounds": ROUND},
+    "neco": THREE | {"pretrain": {
+        "steps": 4, "batch_size": 4, "micro_batch": 2, "global_side": 56, "local_side": 28, "local_crops": 1,
+        "align": 3, "hidden": 16, "dimensions": 8, "queue": 64}},
     "nuclei": {},
     "overcluster": {"cluster": {"clusters": 3, "fine": 30}},
     "pca": THREE | {"reduce": {"dimensions": 8}},
@@ -63,6 +66,10 @@ TINY: dict[str, dict[str, Any]] = {
     "picie_h": THREE | {"adapt": {
         "steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5, "over_clusters": 8}},
     "primaps_em": THREE | {"adapt": {"steps": 20, "probe_steps": 5, "batch_size": 4}},
+    "slotcon": THREE | {
+        "pretrain": {"steps": 4, "batch_size": 4, "micro_batch": 2, "side": 64, "prototypes": 8, "hidden": 16,
+                     "dimensions": 8, "stride": 16},
+        "features": {"semantic": {"backbone": {"pretrain": "resnet18"}}}},
     "smooseg": THREE | {"adapt": {"steps": 20, "batch_size": 4, "tokens": 20, "dimensions": 16}},
     "spectral": {"cluster": {"clusters": 3, "neighbours": 8, "fine": 100}},
     "stego": THREE | {"adapt": {"steps": 40, "neighbours": 3, "places": 5, "dimensions": 16}},
