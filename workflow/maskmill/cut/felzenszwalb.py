@@ -1,9 +1,10 @@
 """Graph-based segmentation: connected parts of a photo between which colours differ more than within them.
 
-Felzenszwalb, Huttenlocher, "Efficient graph-based image segmentation", IJCV 2004, section 3. Tokens are joined with their
-eight neighbours in the order of the differences, as long as a difference is at most the largest within either part plus
-`scale` over its number of tokens (the paper's tau = k / |C|). Then parts of fewer than `smallest` tokens are joined with
-the neighbour that differs least. An over-segmentation that needs no network: the recipe `segsort` learns from it.
+Felzenszwalb, Huttenlocher, "Efficient graph-based image segmentation", IJCV 2004, section 3. Tokens are joined with
+their eight neighbours in the order of the differences, as long as a difference is at most the largest within either
+part plus `scale` over its number of tokens (the paper's tau = k / |C|). Then parts of fewer than `smallest` tokens are
+joined with the neighbour that differs least. An over-segmentation that needs no network: the recipe `segsort` learns
+from it.
 """
 
 from __future__ import annotations
@@ -27,10 +28,14 @@ FLAT = 1e-6  # largest difference of features without structure
 class Params(Model):
     """Graph-based segmentation."""
 
-    scale: float = Field(300.0, ge=0, description="k of the paper, for colours in 0..255: larger parts where it is larger")
+    scale: float = Field(
+        300.0, ge=0, description="k of the paper, for colours in 0..255; more of it makes larger parts"
+    )
     sigma: float = Field(0.8, ge=0, description="deviation of the blur beforehand, in tokens")
     smallest: int = Field(20, ge=1, description="tokens of the smallest part")
-    segments: int = Field(254, ge=1, le=254, description="most parts; where there are more, `smallest` grows for the photo")
+    segments: int = Field(
+        254, ge=1, le=254, description="most parts; where there are more, the photo's `smallest` grows"
+    )
 
 
 def needs(params: Params) -> tuple[Need, ...]:

@@ -7,7 +7,7 @@ by hard assignment. Pixels carry their place beside their embedding, so that seg
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 def grid_labels(height: int, width: int, parts: int, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -17,11 +17,11 @@ def grid_labels(height: int, width: int, parts: int, device: torch.device | str 
 
 
 def located(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels [h, w, d] of unit length with their place (-0.5..0.5 each way) beside them, of unit length [h * w, d + 2]."""
+    """Pixels [h, w, d] of unit length and their place (-0.5..0.5 each way), scaled to unit length [h * w, d + 2]."""
     h, w, d = pixels.shape
     y, x = (torch.linspace(0, 1, side, device=pixels.device, dtype=pixels.dtype) - 0.5 for side in (h, w))
     place = torch.stack(torch.meshgrid(y, x, indexing="ij"), 2)
-    return F.normalize(torch.cat([pixels, place], 2).view(h * w, d + 2), dim=1)
+    return functional.normalize(torch.cat([pixels, place], 2).view(h * w, d + 2), dim=1)
 
 
 def segments(pixels: torch.Tensor, parts: int, iterations: int) -> torch.Tensor:
@@ -31,6 +31,8 @@ def segments(pixels: torch.Tensor, parts: int, iterations: int) -> torch.Tensor:
     labels = torch.unique(labels, return_inverse=True)[1]
     count = int(labels.max()) + 1
     for _ in range(iterations):
-        chosen = F.one_hot(labels, count).to(rows.dtype)  # a product is the same in every run, index_add on CUDA is not
-        labels = (rows @ F.normalize(chosen.T @ rows, dim=1).T).argmax(1)
+        chosen = functional.one_hot(labels, count).to(
+            rows.dtype
+        )  # a product is the same in every run, index_add on CUDA is not
+        labels = (rows @ functional.normalize(chosen.T @ rows, dim=1).T).argmax(1)
     return torch.unique(labels, return_inverse=True)[1].view(h, w)

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 Kind = Literal["none", "aspp", "psp"]
 RATES = (12, 24, 36)
@@ -82,7 +82,9 @@ class Psp(Decoder):
         """See `Decoder.forward`."""
         size = x.shape[2:]
         parts = [
-            F.interpolate(branch(F.adaptive_avg_pool2d(x, parts)), size=size, mode="bilinear", align_corners=False)
+            functional.interpolate(
+                branch(functional.adaptive_avg_pool2d(x, parts)), size=size, mode="bilinear", align_corners=False
+            )
             for branch, parts in zip(self.branches, BINS, strict=True)
         ]
         return self.mix(torch.cat([*parts, x], 1))  # type: ignore[no-any-return]
@@ -97,6 +99,6 @@ def unit(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Se
     )
 
 
-def upsampled(maps: torch.Tensor, side: int) -> torch.Tensor:
-    """Maps [n, c, h, w] at the pixels of a crop [n, c, side, side], bilinear."""
-    return F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=False)
+def at_size(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Maps [n, c, h, w] at another size [n, c, height, width], bilinear."""
+    return functional.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 ENET = 1.02  # of the class weights of ENet (Paszke et al., 2016, section 5.2)
 
@@ -61,7 +61,7 @@ def segment_shares(segments: torch.Tensor, ids: int) -> torch.Tensor:
 def prototypes(keys: torch.Tensor, found: Objects) -> torch.Tensor:
     """The direction of the mean of an object's pixels [objects, d]; keys [n, d, side, side] of unit length."""
     sums = torch.einsum("nmp,ndp->nmd", found.masks.flatten(2).to(keys.dtype), keys.flatten(2))
-    return F.normalize(sums[found.present], dim=1)
+    return functional.normalize(sums[found.present], dim=1)
 
 
 def object_weights(pixels: torch.Tensor) -> torch.Tensor:
@@ -90,7 +90,7 @@ def pixel_to_prototype(
         candidates: prototypes of the batch, then of the queue [c, d]. weights: of the batch's prototypes [objects].
     """
     logits = pixels @ candidates.T / temperature  # [p, c]
-    losses = F.cross_entropy(logits, places, reduction="none") * weights[places]
+    losses = functional.cross_entropy(logits, places, reduction="none") * weights[places]
     return Contrast(losses.sum(), (logits.argmax(1) == places).sum())
 
 
@@ -101,8 +101,8 @@ def balanced_entropy(logits: torch.Tensor, foreground: torch.Tensor, negative: f
         logits, foreground: of pixels, any equal shapes; foreground is 0 or 1.
         negative: share of the background in the whole batch, the weight of a pixel of the foreground.
     """
-    positive = (F.softplus(-logits) * foreground).sum()
-    return negative * positive + (1 - negative) * (F.softplus(logits) * (1 - foreground)).sum()
+    positive = (functional.softplus(-logits) * foreground).sum()
+    return negative * positive + (1 - negative) * (functional.softplus(logits) * (1 - foreground)).sum()
 
 
 def pushed(queue: torch.Tensor, pointer: int, rows: torch.Tensor) -> tuple[torch.Tensor, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 def numbered(segments: torch.Tensor) -> torch.Tensor:
@@ -22,8 +22,8 @@ def numbered(segments: torch.Tensor) -> torch.Tensor:
 def mean_directions(pixels: torch.Tensor, places: torch.Tensor, count: int) -> torch.Tensor:
     """Prototypes [count, d]: the direction of the sum of each segment's pixels [p, d] of unit length."""
     # A product: index_add on CUDA gives other bits in every run.
-    sums = F.one_hot(places, count).to(pixels.dtype).T @ pixels
-    return F.normalize(sums, dim=1)
+    sums = functional.one_hot(places, count).to(pixels.dtype).T @ pixels
+    return functional.normalize(sums, dim=1)
 
 
 def likelihood(pixels: torch.Tensor, places: torch.Tensor, prototypes: torch.Tensor, kappa: float) -> torch.Tensor:
@@ -32,7 +32,7 @@ def likelihood(pixels: torch.Tensor, places: torch.Tensor, prototypes: torch.Ten
     Args:
         places: row of the own prototype [p]. prototypes: [segments, d] of the whole batch. kappa: concentration.
     """
-    return F.cross_entropy(kappa * pixels @ prototypes.T, places, reduction="sum")
+    return functional.cross_entropy(kappa * pixels @ prototypes.T, places, reduction="sum")
 
 
 def pulls(
@@ -46,5 +46,5 @@ def pulls(
     total = torch.zeros_like(prototypes)
     for rows, own in zip(pixels, places, strict=True):
         share = (kappa * rows @ prototypes.T).softmax(1)  # [p, segments]
-        total += kappa * (share - F.one_hot(own, len(prototypes))).T @ rows
+        total += kappa * (share - functional.one_hot(own, len(prototypes))).T @ rows
     return total
