@@ -40,14 +40,13 @@ class Params(TrainingParams):
     optimiser: Literal["adamw", "adam", "sgd", "lars"] = Field("sgd", description="adamw, adam, sgd, or lars")
 
     crop: int = Field(224, ge=16, description="side of both views, pixels")
-    crop_scale: tuple[float, float] = Field((0.2, 1.0), description="from and to, share of the photo that a view shows")
+    scale: tuple[float, float] = Field((0.2, 1.0), description="their share of the photo's area, from and to")
     dimensions: int = Field(32, ge=2, description="length of a pixel's embedding")
     temperature: float = Field(0.5, gt=0, description="that cosines are divided by")
     teacher_momentum: float = Field(0.999, ge=0, lt=1, description="of the encoder that sees the keys")
     queue: int = Field(256, ge=1, description="prototypes of earlier steps that pixels are compared with")
     least_share: float = Field(0.01, ge=0, lt=1, description="an object has more than this share of both views")
     most_share: float = Field(0.99, gt=0, le=1, description="and less than this share")
-    tries: int = Field(3, ge=1, description="draws of a pair of views, before one without an object is taken")
     decoder: Literal["none", "aspp"] = Field("aspp", description="between features and embedding; aspp: of DeepLabv3")
     width: int = Field(256, ge=8, description="channels of the decoder")
     dropout: float = Field(0.5, ge=0, lt=1, description="of the decoder's pyramid")
@@ -68,16 +67,16 @@ def views(params: Params) -> tuple[CropSpec, ...]:
     from maskmill.pretrain._views import CropSpec
 
     light = Light(jitter=(0.4, 0.4, 0.4, 0.1), jitter_chance=0.8, grey=0.2, blur=0.0)
-    return (CropSpec(side=params.crop, scale=params.crop_scale, flip=0.5, light=light),) * 2
+    return (CropSpec(side=params.crop, scale=params.scale, flip=0.5, light=light),) * 2
 
 
 def accepts(params: Params, segments: Sequence[np.ndarray]) -> bool:
-    """Whether views with these segments [side, side] have an object in common; else they are drawn anew."""
+    """Whether views with these segments int64 [side, side] have an object in common; else they are drawn anew."""
     found: set[int] | None = None
     for view in segments:
-        ids, counts = np.unique(view, return_counts=True)
-        share = counts / view.size
-        here = set(ids[(ids > 0) & (share > params.least_share) & (share < params.most_share)].tolist())
+        share = np.bincount(view.ravel()) / view.size
+        fit = (share > params.least_share) & (share < params.most_share)
+        here = set((np.flatnonzero(fit[1:]) + 1).tolist())
         found = here if found is None else found & here
     return bool(found)
 

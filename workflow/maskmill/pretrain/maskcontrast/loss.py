@@ -94,7 +94,7 @@ def pixel_to_prototype(
     return Contrast(losses.sum(), (logits.argmax(1) == places).sum())
 
 
-def balanced_entropy(logits: torch.Tensor, foreground: torch.Tensor, negative: float) -> torch.Tensor:
+def balanced_entropy(logits: torch.Tensor, foreground: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
     """Sum of binary cross-entropies in which both classes weigh alike.
 
     Args:

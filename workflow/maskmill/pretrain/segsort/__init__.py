@@ -38,7 +38,7 @@ class Params(TrainingParams):
     optimiser: Literal["adamw", "adam", "sgd", "lars"] = Field("sgd", description="adamw, adam, sgd, or lars")
 
     crop: int = Field(336, ge=16, description="side of a view, pixels")
-    crop_scale: tuple[float, float] = Field((0.15, 1.0), description="from and to, share of the photo in a view")
+    scale: tuple[float, float] = Field((0.15, 1.0), description="its share of the photo's area, from and to")
     dimensions: int = Field(32, ge=2, description="length of an embedding")
     concentration: float = Field(10.0, gt=0, description="kappa of the von Mises-Fisher distributions")
     parts: int = Field(
@@ -60,7 +60,7 @@ def views(params: Params) -> tuple[CropSpec, ...]:
     from maskmill.pretrain._views import CropSpec
 
     light = Light(jitter_chance=0.0, grey=0.0, blur=0.0)
-    return (CropSpec(side=params.crop, scale=params.crop_scale, flip=0.5, light=light),)
+    return (CropSpec(side=params.crop, scale=params.scale, flip=0.5, light=light),)
 
 
 def build(network: Learning, params: Params, photos: int) -> Learner:
