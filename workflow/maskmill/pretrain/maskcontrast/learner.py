@@ -73,6 +73,7 @@ class Targets(NamedTuple):
 class MaskContrast(Learner):
     """The learner; `queue` [k, d] starts with random directions, and `pointer` is the place of its oldest row."""
 
+    monitors = ("contrast", "saliency", "accuracy", "objects")
     queue: torch.Tensor
     pointer: torch.Tensor
 

@@ -36,6 +36,8 @@ class Targets(NamedTuple):
 class SegSort(Learner):
     """The learner. It has no state besides its weights."""
 
+    monitors = ("accuracy", "cosine", "segments")
+
     def __init__(self, network: Learning, params: Any) -> None:
         super().__init__()
         self.student, self.params = network, params
