@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
+
+from maskmill.images.interpolate import matrix
 
 Kind = Literal["none", "aspp", "psp"]
 RATES = (12, 24, 36)
@@ -80,13 +82,8 @@ class Psp(Decoder):
 
     def forward(self, x: torch.Tensor, draws: torch.Generator | None = None) -> torch.Tensor:
         """See `Decoder.forward`."""
-        size = x.shape[2:]
-        parts = [
-            functional.interpolate(
-                branch(functional.adaptive_avg_pool2d(x, parts)), size=size, mode="bilinear", align_corners=False
-            )
-            for branch, parts in zip(self.branches, BINS, strict=True)
-        ]
+        pooled = [branch(bin_means(x, bins)) for branch, bins in zip(self.branches, BINS, strict=True)]
+        parts = [at_size(each, x.shape[2], x.shape[3]) for each in pooled]
         return self.mix(torch.cat([*parts, x], 1))  # type: ignore[no-any-return]
 
 
@@ -100,5 +97,29 @@ def unit(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Se
 
 
 def at_size(maps: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Maps [n, c, h, w] at another size [n, c, height, width], bilinear."""
-    return functional.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
+    """Maps [n, c, h, w] at another size [n, c, height, width], bilinear between the centres of the cells.
+
+    By products with matrices: gradients of torch's interpolation differ between runs on CUDA.
+    """
+    rows, columns = matrix(maps.shape[2], height), matrix(maps.shape[3], width)
+    return products(maps, rows, columns)
+
+
+def bin_means(maps: torch.Tensor, bins: int) -> torch.Tensor:
+    """Means [n, c, bins, bins] over parts of maps [n, c, h, w]; parts share cells that a border cuts, as in torch."""
+    return products(maps, _bins(maps.shape[2], bins), _bins(maps.shape[3], bins))
+
+
+def products(maps: torch.Tensor, rows: np.ndarray, columns: np.ndarray) -> torch.Tensor:
+    """Maps [n, c, h, w] times matrices of their rows [H, h] and columns [W, w]: [n, c, H, W]."""
+    down, across = (torch.from_numpy(each).to(maps.device, maps.dtype) for each in (rows, columns))
+    return down @ maps @ across.T
+
+
+def _bins(length: int, bins: int) -> np.ndarray:
+    """Matrix [bins, length] float32 of the means over the parts of a line."""
+    weights = np.zeros((bins, length), np.float32)
+    for i in range(bins):
+        start, stop = i * length // bins, -(-(i + 1) * length // bins)
+        weights[i, start:stop] = 1 / (stop - start)
+    return weights
