@@ -24,7 +24,13 @@ RECIPES = sorted(file.stem for file in (ROOT / "recipes").glob("*.yaml"))
 SHARDS = ["s0000000000", "s0000000001"]
 LABELLED = {
     "labels": "labels",
-    "evaluate": {"objects": True, "linear_probe": True, "linear_probe_online": True, "retrieval": True},
+    "evaluate": {
+        "objects": True,
+        "linear_probe": True,
+        "linear_probe_online": True,
+        "retrieval": True,
+        "segment_retrieval": True,
+    },
 }
 
 

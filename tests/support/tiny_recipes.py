@@ -48,6 +48,8 @@ TINY: dict[str, dict[str, Any]] = {
     "leopart_cbfe": {"foreground": {"clusters": 12}, "cluster": {"fine": 8, "clusters": 2}},
     "leopart_cd": {"cluster": {"fine": 20, "clusters": 3}},
     "lost": CUT,
+    "maskcontrast": THREE | {"features": {"grouping": {"size": {"square": 112}}, "semantic": {"size": {"square": 128}}},
+                             "pretrain": {"steps": 3, "batch_size": 4, "micro_batch": 2, "crop": 64, "queue": 8}},
     "maskcut": CUT,
     "maskdistill": THREE | {"rounds": {"count": 2, **INSTANCES, "paint_score": 0.1, "from_round": {
         2: {"student": "deeplabv3plus", "encoder": "semantic", "steps": 12, "batch_size": 4, "crop": 64, "width": 32,
@@ -70,6 +72,8 @@ TINY: dict[str, dict[str, Any]] = {
         "pretrain": {"steps": 4, "batch_size": 4, "micro_batch": 2, "side": 64, "prototypes": 8, "hidden": 16,
                      "dimensions": 8, "stride": 16},
         "features": {"semantic": {"backbone": {"pretrain": "resnet18"}}}},
+    "segsort": THREE | {"features": {"colour": {"size": {"long_side": 112}}, "semantic": {"size": {"square": 128}}},
+                        "pretrain": {"steps": 3, "batch_size": 4, "micro_batch": 2, "crop": 64}},
     "smooseg": THREE | {"adapt": {"steps": 20, "batch_size": 4, "tokens": 20, "dimensions": 16}},
     "spectral": {"cluster": {"clusters": 3, "neighbours": 8, "fine": 100}},
     "stego": THREE | {"adapt": {"steps": 40, "neighbours": 3, "places": 5, "dimensions": 16}},
