@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import signal
@@ -24,7 +25,9 @@ from maskmill.adapt.transfgu import Params, activation, build, losses, params, t
 from maskmill.adapt.transfgu.decoder import Decoder
 from maskmill.backbones.cls_block import ClsBlock
 from maskmill.backbones.network import Backbone, load
+from maskmill.cli.adapt import adapt_fit
 from maskmill.errors import ConfigError, NumericsError
+from maskmill.recipe.resolve import load as resolve
 from maskmill.recipe.sections import FeatureSet, Size
 from maskmill.store.artefact import read_json, read_tensors
 from maskmill.store.provenance import Provenance
@@ -33,6 +36,7 @@ from maskmill.training import loop
 from maskmill.training.resources import Resources
 
 CPU = torch.device("cpu")
+RECIPES = Path(__file__).parents[2] / "recipes"
 SET = SETS[VIT].model_copy(update={"layer": 2, "size": Size(square=128)})
 OWN = {
     "method": "transfgu", "steps": 8, "epoch_steps": 2, "batch_size": 6, "width": 16, "heads": 2, "blocks": 1,
@@ -471,6 +475,19 @@ def test_the_training_says_what_it_cannot_use(weights: dict[str, Path], manifest
     keys = FeatureSet.model_validate(SET.model_dump() | {"facet": "key"})
     with pytest.raises(ConfigError, match=r"^adapt\.method: .*facet key: a head can see photos through facet: token"):
         FrozenPhotos(manifest, weights[VIT], keys, 10, CPU)
+
+
+def test_the_verb_and_the_recipe_say_what_is_missing(weights: dict[str, Path], manifest: Path, tmp_path: Path) -> None:
+    out, body = tmp_path / "head.safetensors", json.dumps(OWN)
+    with pytest.raises(ConfigError, match="method transfgu needs --weights, a head that learns from stored tokens"):
+        adapt_fit(manifest, body, out, features=tmp_path)
+    with pytest.raises(ConfigError, match="a head that learns from stored tokens --features"):
+        adapt_fit(manifest, json.dumps({"method": "stego"}), out, weights=weights[VIT])
+    key, flip = {"facet": "key"}, {"flip": "average"}
+    with pytest.raises(ConfigError, match=r"adapt\.method: transfgu sees photos through facet: token, found key of"):
+        resolve({"recipes": ["transfgu"], "features": {"semantic": key}}, RECIPES)
+    with pytest.raises(ConfigError, match=r"flip: average, but adapt\.method: transfgu learns from photos"):
+        resolve({"recipes": ["transfgu"], "features": {"semantic": flip}}, RECIPES)
 
 
 def test_the_gradient_is_cut_and_biases_do_not_decay() -> None:
