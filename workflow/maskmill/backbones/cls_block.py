@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from maskmill.backbones.network import Backbone, _is_plain
+from maskmill.backbones.network import Backbone, is_plain
 from maskmill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ClsBlock:
         depth = len(backbone.model.blocks)
         self.layer = backbone.set.layer % depth
         block = backbone.model.blocks[self.layer]
-        if not (_is_plain(backbone.model, getattr(block, "attn", None)) and _is_usual(block)):
+        if not (is_plain(backbone.model, getattr(block, "attn", None)) and _is_usual(block)):
             raise ConfigError(f"{who}: {name} has no cls token with plain attention; name a feature set of a ViT that "
                               "has, such as vit_small_patch8_224.dino")  # fmt: skip
         if not (backbone.positions.dynamic and self.layer):
