@@ -79,6 +79,9 @@ TINY: dict[str, dict[str, Any]] = {
     "stego": THREE | {"adapt": {"steps": 40, "neighbours": 3, "places": 5, "dimensions": 16}},
     "swav": THREE | RESNET | {"pretrain": CROPS | {"prototypes": 6, "queue": 6, "queue_start": 0.25}},
     "tokencut": CUT,
+    "transfgu": THREE | {"adapt": {
+        "steps": 20, "epoch_steps": 5, "bootstrap": 1, "intervals": [2], "batch_size": 4, "width": 32, "heads": 2,
+        "blocks": 1, "scales": [0.6], "foreground": 0.3, "learning_rate": 2e-3}},
     "umap": THREE,
 }  # fmt: skip
 
