@@ -55,6 +55,7 @@ TINY: dict[str, dict[str, Any]] = {
     "picie_h": THREE | {"adapt": {
         "steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5, "over_clusters": 8}},
     "primaps_em": THREE | {"adapt": {"steps": 20, "probe_steps": 5, "batch_size": 4}},
+    "sift": THREE | {"features": {"texture": {"size": {"square": 128}}}},
     "smooseg": THREE | {"adapt": {"steps": 20, "batch_size": 4, "tokens": 20, "dimensions": 16}},
     "spectral": {"cluster": {"clusters": 3, "neighbours": 8, "fine": 100}},
     "stego": THREE | {"adapt": {"steps": 40, "neighbours": 3, "places": 5, "dimensions": 16}},

@@ -27,10 +27,10 @@ def prepare(feature_set: FeatureSet, out: Path) -> None:
         WeightsError: no network, unknown name, or a checkpoint that does not fit; says the way out.
     """
     name, checkpoint = feature_set.backbone, feature_set.checkpoint
-    architecture = backbones.of(name).architecture
+    spec = backbones.of(name)
+    architecture = spec.architecture
     if architecture is None:  # no network: a file without tensors, so that every feature set has its weights file
-        about = "colour and place, no network"
-        write(out, {}, {"architecture": name, "mean": (0.0,) * 3, "std": (1.0,) * 3, "about": about})
+        write(out, {}, {"architecture": name, "mean": (0.0,) * 3, "std": (1.0,) * 3, "about": spec.about})
         return
     if name in EMBEDDED and checkpoint is None:
         embedded = EMBEDDED[name]
