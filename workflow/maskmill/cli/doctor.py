@@ -11,6 +11,7 @@ from pathlib import Path
 
 from maskmill.errors import UserError
 from maskmill.images.presence import check_presence
+from maskmill.recipe import backbones
 from maskmill.recipe.architectures import check_backbones
 from maskmill.recipe.configuration import read_configuration
 from maskmill.recipe.model import Run
@@ -90,7 +91,9 @@ def _config(config: Path | None, recipes: Path) -> Iterator[str]:
     yield f"{origin}: recipes {', '.join(run.recipes)}; {len(run.feature_sets)} feature sets; images {named}"
     for feature_set in run.feature_sets.values():
         file = Path(f"resources/weights/{feature_set.weights_slug}.safetensors")
-        yield f"weights of {feature_set.backbone}: {'ready' if file.is_file() else 'fetched by the first run'}"
+        state = "ready" if file.is_file() else "fetched by the first run"
+        network = backbones.of(feature_set.backbone).network
+        yield f"weights of {feature_set.backbone}: {state if network else 'none are needed'}"
 
 
 def _results(folder: Path, clean: bool) -> Iterator[str]:
