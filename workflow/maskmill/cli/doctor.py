@@ -90,8 +90,11 @@ def _config(config: Path | None, recipes: Path) -> Iterator[str]:
     named = ", ".join(run.config.sources)
     yield f"{origin}: recipes {', '.join(run.recipes)}; {len(run.feature_sets)} feature sets; images {named}"
     for feature_set in run.feature_sets.values():
-        file = Path(f"resources/weights/{feature_set.weights_slug}.safetensors")
-        state = "ready" if file.is_file() else "fetched by the first run"
+        if feature_set.pretrain is not None:
+            file, later = Path(f"results/pretrain/{feature_set.weights_slug}/weights.safetensors"), "trained by the run"
+        else:
+            file, later = Path(f"resources/weights/{feature_set.weights_slug}.safetensors"), "fetched by the first run"
+        state = "ready" if file.is_file() else later
         network = backbones.of(feature_set.backbone).network
         yield f"weights of {feature_set.backbone}: {state if network else 'none are needed'}"
 
