@@ -78,9 +78,9 @@ class Part:
         self.folder, self.photos = folder, photos
         self.body = read_json(folder / "part.json")
         expected.check(folder, self.body["provenance"])
-        self.arrays, _ = read_tensors(folder / "counts.safetensors")
-        entries = folder / "entries"
-        if self.body["names"] != list(names) or file_crc32c(entries) != self.body["entries"]:
+        self.arrays, made = read_tensors(folder / "counts.safetensors")
+        together = self.body["names"] == list(names) and made.get("hash") == self.body["provenance"]["hash"]
+        if not together or not _is(folder / "entries", self.body["entries"]):
             raise StoreError(f"{folder}: damaged, or of another export; delete it and run snakemake again")
 
     def __iter__(self) -> Iterator[Entries]:
@@ -103,13 +103,17 @@ class Part:
     def _checked(self, number: str, checksum: str) -> Path:
         """A file of an image, as it was written: it becomes part of the export without being read again."""
         path = _file(self.folder, int(number))
-        try:
-            whole = str(file_crc32c(path)) == checksum
-        except FileNotFoundError:
-            whole = False
-        if not whole:
+        if not _is(path, int(checksum or -1)):  # parts of older versions have none
             raise StoreError(f"{path}: damaged or gone; delete {self.folder} and run snakemake again")
         return path
+
+
+def _is(path: Path, checksum: int) -> bool:
+    """Whether a file is there and has this CRC32C."""
+    try:
+        return file_crc32c(path) == checksum
+    except FileNotFoundError:
+        return False
 
 
 def _file(folder: Path, number: int) -> Path:
