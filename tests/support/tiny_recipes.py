@@ -74,6 +74,7 @@ TINY: dict[str, dict[str, Any]] = {
         "features": {"semantic": {"backbone": {"pretrain": "resnet18"}}}},
     "segsort": THREE | {"features": {"colour": {"size": {"long_side": 112}}, "semantic": {"size": {"square": 128}}},
                         "pretrain": {"steps": 3, "batch_size": 4, "micro_batch": 2, "crop": 64}},
+    "sift": THREE | {"features": {"texture": {"size": {"square": 128}}}},
     "smooseg": THREE | {"adapt": {"steps": 20, "batch_size": 4, "tokens": 20, "dimensions": 16}},
     "spectral": {"cluster": {"clusters": 3, "neighbours": 8, "fine": 100}},
     "stego": THREE | {"adapt": {"steps": 40, "neighbours": 3, "places": 5, "dimensions": 16}},
