@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import photo_rows
 import pytest
 import torch
 from torch import Tensor
@@ -16,14 +19,17 @@ from maskmill.backbones.network import import_timm
 from maskmill.errors import ConfigError
 from maskmill.pretrain import leopart
 from maskmill.pretrain._align import overlap, roi_align, within
+from maskmill.pretrain._learner import Learner
 from maskmill.pretrain._schedules import cosine
-from maskmill.pretrain._views import Views
+from maskmill.pretrain._trainer import Training, train
+from maskmill.pretrain._views import Normalisation, Photos, Views
 from maskmill.pretrain.leopart import Params
 from maskmill.pretrain.leopart.learner import Leopart, Targets, counted_cells, foreground
+from maskmill.training.checkpoint import Keeper
 
 SMALL: dict[str, Any] = {
     "steps": 20, "batch_size": 6, "micro_batch": 3, "prototypes": 7, "dimensions": 5, "hidden": 11, "queue": 40,
-    "queued": 4, "align": 3, "global_side": 48, "local_side": 24, "local_crops": 2, "drop_path": 0.0, "mass": 0.9,
+    "queued": 4, "align": 3, "crop": 48, "local_crop": 24, "local_crops": 2, "drop_path": 0.0, "mass": 0.9,
     "least": 2,
 }  # fmt: skip
 
@@ -220,7 +226,7 @@ def test_micro_batches_do_not_matter() -> None:
 def test_a_batch_without_foreground_teaches_nothing() -> None:
     model = learner(least=37)  # more than the 36 tokens of a crop
     _, targets, loss = step(model, [some_views(model.params, 3, 1)])
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert float(targets.cells.sum()) == 0
     assert [len(each) for each in targets.queued] == [0, 0]
     gradients = torch.autograd.grad(loss, list(model.projection.parameters()), allow_unused=True)
@@ -361,16 +367,48 @@ def test_heads_learn_at_their_own_rate() -> None:
     assert not decays[id(model.projection.mlp[0].bias)]
 
 
+def test_a_training_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    rows = photo_rows.rows_of(tmp_path, 8)
+    keeper = Keeper.beside(tmp_path / "w.safetensors", "key", 2, "pretrain")
+
+    def kill(step: int, _learner: Learner) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    def trained(
+        keeper: Keeper, settled: Callable[[int, Learner], None] | None = None, threads: int = 1
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        model = learner(steps=6, queue=30, learning_rate=1e-3, drop_path=0.1)
+        photos = Photos(rows, leopart, model.params, Normalisation((0.5,) * 3, (0.25,) * 3), seed=1)
+        return train(model, photos, Training(1, torch.device("cpu"), threads, keeper, settled=settled))
+
+    whole, told = trained(Keeper(stage="pretrain"), threads=2)
+    with pytest.raises(KeyboardInterrupt):
+        trained(keeper, kill)
+    again, told_again = trained(keeper)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert np.array_equal(told["loss"], told_again["loss"])
+    assert np.isfinite(told["monitors"]["used"]).all()
+    assert 1 <= told["monitors"]["used"].min() <= told["monitors"]["used"].max() <= 7
+    assert not torch.equal(whole["blocks.0.attn.qkv.weight"], learner().student.state()["blocks.0.attn.qkv.weight"])
+
+
 def test_networks_without_a_cls_token_learn_from_all_places() -> None:
     with pytest.raises(ConfigError, match="foreground: all"):
         learner("cnn")
-    model = learner("cnn", foreground="all", global_side=64, local_side=32)
+    model = learner("cnn", foreground="all", crop=64, local_crop=32)
     outputs, targets, loss = step(model, [some_views(model.params, 3, seed) for seed in (1, 2)])
     assert bool(outputs[0]["inside"].all())
     assert float(targets.cells[0, 1]) == 6 * 9
-    assert math.isfinite(float(loss))
+    assert math.isfinite(loss.item())
 
 
 def test_crops_that_the_patches_do_not_fill_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"local_side: 20 is no multiple of the patch size 8.*set local_side: 16"):
-        learner(local_side=20)
+    with pytest.raises(ConfigError, match=r"local_crop: 20 is no multiple of the patch size 8.*set local_crop: 16"):
+        learner(local_crop=20)
+
+
+@pytest.mark.parametrize("scale", [(0.0, 0.5), (0.5, 0.2), (0.5, 1.5)])
+def test_scales_that_are_no_shares_of_a_photo_are_refused(scale: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"local_scale: .* is no range of shares"):
+        Params(local_scale=scale)

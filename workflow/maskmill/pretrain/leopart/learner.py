@@ -19,7 +19,7 @@ from maskmill.pretrain._heads import mlp, unit
 from maskmill.pretrain._learner import Group, Learner, Outputs, split
 from maskmill.pretrain._schedules import cosine
 from maskmill.pretrain._sinkhorn import sinkhorn
-from maskmill.pretrain.leopart import WHOLE, Params
+from maskmill.pretrain.leopart.params import WHOLE, Params
 
 if TYPE_CHECKING:
     from maskmill.backbones.learning import Learning
@@ -83,6 +83,7 @@ class Leopart(Learner):
         queue: [global crops, length, c], the newest first. held: int64 [global crops], how many are in it.
     """
 
+    monitors = ("foreground", "target_entropy", "used")
     queue: Tensor
     held: Tensor
 
