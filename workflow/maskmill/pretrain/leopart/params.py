@@ -22,7 +22,7 @@ class Params(TrainingParams):
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which the rate rises; published: none")
     weight_decay: float = Field(0.04, ge=0, description="at the first step; not of biases, norms and positions")
     final_weight_decay: float | None = Field(0.5, ge=0, description="at the last step, on a cosine; null: the same")
-    clip: float = Field(100.0, gt=0, description="largest norm of a step's gradient; published: none")
+    clip: float = Field(1e6, gt=0, description="largest norm of a step's gradient; published: none")
     drop_path: float = Field(0.1, ge=0, lt=1, description="stochastic depth of the student")
     prototypes: int = Field(300, ge=2, description="parts that are told apart while learning")
     dimensions: int = Field(256, ge=2, description="length of an embedding that prototypes are compared with")
