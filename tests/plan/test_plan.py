@@ -446,7 +446,8 @@ def test_jobs_and_memory_are_those_of_a_dry_run(photos: Path, tmp_path: Path) ->
             "kmeans_whitened", "comus", "cutler", "leopart_cbfe", "stego", "dino", str(tmp_path / "crops.yaml"),
         ],
         "inputs": {"shard_size": 6}, "cluster": {"clusters": 3},  # of twelve images, an object each
-        "evaluate": {"objects": True, "linear_probe": True, "linear_probe_online": True, "retrieval": True},
+        "evaluate": {"objects": True, "linear_probe": True, "linear_probe_online": True, "retrieval": True,
+                 "segment_retrieval": True},
     }  # fmt: skip
     done = snakemake(tmp_path, config, "--until", "inputs")
     assert done.returncode == 0, done.stderr
