@@ -159,7 +159,7 @@ def test_crops_predict_the_clusters_of_their_photos_and_centroids_stay() -> None
                         crop @ found.centroids(i).T / 0.1, found.clusters[i, micro.items], reduction="sum"
                     )
                 )
-    assert float(loss) == pytest.approx(total / 3 / 3 / 4, rel=1e-5)  # crops, clusterings, photos
+    assert float(loss.detach()) == pytest.approx(total / 3 / 3 / 4, rel=1e-5)  # crops, clusterings, photos
     loss.backward()
     learning = [p for group in found.groups() for p in group.parameters]
     assert all(p.grad is not None for p in learning)
