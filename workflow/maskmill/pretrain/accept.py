@@ -1,0 +1,218 @@
+"""The gate's files: trained weights and those that the training started from -> the weights that features use.
+
+What is measured and what counts is in `maskmill.pretrain._compare`. The report is written whichever weights are taken.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from maskmill.backbones import mean_colour, weights_file
+from maskmill.backbones.network import load
+from maskmill.device import pick
+from maskmill.errors import NumericsError
+from maskmill.images.photos import channels_of, reader_count
+from maskmill.numerics.kmeans import Settings
+from maskmill.pretrain import _compare, _gate
+from maskmill.recipe import backbones
+from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.store.artefact import write_json
+from maskmill.store.manifest import read_manifest
+from maskmill.store.provenance import Provenance
+from maskmill.training.resources import Resources
+
+if TYPE_CHECKING:
+    from maskmill.backbones import Dense
+
+TITLES = {
+    "same_photo": "a photo is found again in another crop and light",
+    "photo_neighbours": "photos keep their neighbours in another crop and light",
+    "token_neighbours": "places keep their neighbours in another crop and light",
+    "same_place": "a place is nearer to itself in another view than to other photos",
+    "within_photo": "a place is found again within its photo",
+    "halves_8": "k-means of two halves of the photos, K = 8",
+    "halves_32": "k-means of two halves of the photos, K = 32",
+    "seeds_8": "k-means of two seeds, K = 8",
+    "seeds_32": "k-means of two seeds, K = 32",
+    "predicted": "predicted quality: agreement with the other features and with colours",
+    "rank": "effective rank of tokens",
+    "spread": "spread of tokens",
+    "photo_rank": "effective rank of photos",
+    "photo_spread": "spread of photos",
+}  # of every measure, in the order of the table
+SHORT = {
+    "same_photo": "finding a photo again", "photo_neighbours": "neighbours of photos",
+    "token_neighbours": "neighbours of places", "same_place": "telling places from other photos",
+    "rank": "effective rank", "spread": "spread",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the gate compares: the files of trained weights, and of those that the training started from.
+
+    Attributes:
+        start: None where it started from scratch; then a network of random weights, drawn by the training's seed.
+    """
+
+    manifest: str | Path
+    trained: str | Path
+    start: str | Path | None = None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What is written: the weights that are taken, and the JSON report of the gate."""
+
+    weights: str | Path
+    report: str | Path
+
+
+def accept(
+    files: Candidates, section: Mapping[str, Any], feature_set: FeatureSet, out: Accepted,
+    resources: Resources | None = None,
+) -> None:  # fmt: skip
+    """Compare the trained network with its start on a sample of the photos, and write the weights that are taken.
+
+    Args:
+        section: the flat `pretrain` section; `accept: always` takes the trained weights in any case, `accept: better`
+            only where their features are better.
+        feature_set: what is read of the network, and at which size.
+
+    Raises:
+        NumericsError: features that are not finite, or no photo that shows data. WeightsError, StoreError: a damaged or
+            foreign file. InputError: a photo has changed.
+    """
+    import torch
+
+    resources = resources or Resources()
+    torch.set_num_threads(resources.threads)
+    device, seed = pick(resources.device), int(section.get("seed", 0))
+    rows = read_manifest(files.manifest).rows
+    channels = channels_of(rows) if feature_set.channels == "all" else 3
+    trained = load(files.trained, feature_set, device, channels)
+    side = _gate.side_of(feature_set, trained.multiple)
+    photos = _gate.chosen(rows, side, seed)
+    seen = _gate.pairs(photos, mean_colour(trained), side, seed, reader_count(len(photos), resources.threads, device))
+    _check(seen, len(photos))
+    state, facts = weights_file.read(files.trained)
+    with tempfile.TemporaryDirectory() as folder:
+        start = files.start or Path(folder) / "start.safetensors"
+        if files.start is None:
+            _scratch(Path(start), facts, trained, np.stack([each.pictures[0] for each in seen]), seed)
+        kept, kept_facts = weights_file.read(start)
+        origin = load(start, feature_set, device, channels)
+    before, after = (_compare.measure(_gate.look(backbone, seen), seed) for backbone in (origin, trained))
+    verdict = _compare.better(before, after)
+    taken = verdict.better or section["accept"] == "always"
+    said = sentence(verdict, section["accept"])
+    body = {
+        "better": verdict.better, "accept": section["accept"], "taken": "trained" if taken else "start",
+        "started": "scratch" if files.start is None else "weights", "sentence": said,
+        "photos": len(seen), "places": _gate.PLACES, "side": side,
+        **table(before, after, verdict, _witnesses(seen, side, channels, seed)),
+    }  # fmt: skip
+    made = Provenance.of("pretrain", {"gate": dict(section)}, [facts["sha256"], kept_facts["sha256"]])
+    write_json(out.report, body, made)
+    chosen_state, own = (state, facts) if taken else (kept, kept_facts)
+    about = {"gate": body["taken"], **({"pretrain": facts["pretrain"]} if "pretrain" in facts else {})}
+    weights_file.write(Path(out.weights), chosen_state, {**own, **about})
+    print(f"pretrain: {said} ({len(seen)} photos)", file=sys.stderr)
+
+
+def sentence(verdict: _compare.Verdict, rule: str) -> str:
+    """What the run is told: whether the features are better, in which measures, and which weights are taken."""
+    rises, falls = (", ".join(SHORT[name] for name in names) for names in (verdict.rises, verdict.falls))
+    if verdict.better:
+        return f"features are better in {rises}{f', worse in {falls}' if falls else ''}; the trained weights are taken"
+    taken = (
+        "the trained weights are taken all the same (accept: always)"
+        if rule == "always"
+        else "the weights that it started from are kept"
+    )
+    if not verdict.rises and not verdict.falls:
+        return f"features are no better: {verdict.reasons[0]}; {taken}"
+    what = f"worse in {falls}{f', better in {rises}' if rises else ''}"
+    return f"features are {what}; {taken}"
+
+
+def table(
+    before: _compare.Measured, after: _compare.Measured, verdict: _compare.Verdict, witnesses: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """The measures of both networks as the report shows them, and how far both agree, ready for JSON."""
+    found = _compare.compare(before, after, witnesses)
+    values = (dict(before.values) | {"predicted": found["predicted"]["before"]},
+              dict(after.values) | {"predicted": found["predicted"]["after"]})  # fmt: skip
+    rows = []
+    for name, title in TITLES.items():
+        row: dict[str, Any] = {"name": name, "title": title, "before": values[0][name], "after": values[1][name]}
+        if name in _compare.COUNTED:
+            row["change"], row["error"] = _compare.changed(before, after, name)
+        row["counts"] = name in _compare.COUNTED
+        row["says"] = "better" if name in verdict.rises else "worse" if name in verdict.falls else ""
+        rows.append(row)
+    return {"reasons": list(verdict.reasons), "measures": rows, "agreement": found["agreement"]}
+
+
+def _witnesses(seen: Sequence[_gate.Pair], side: int, channels: int, seed: int) -> list[np.ndarray]:
+    """Clusters of the same places by the backbones that need no network."""
+    import torch
+
+    found = []
+    for spec in backbones.KNOWN.values():
+        if spec.network:
+            continue
+        plain = FeatureSet(backbone=spec.name, size=Size(square=side))
+        backbone = spec.build(plain, torch.device("cpu"), "", channels)
+        fitting = [_fitting(each, backbone.multiple) for each in seen]
+        rows = _gate.look(backbone, fitting).tokens[0]
+        settings = Settings(clusters=max(_compare.CLUSTERS), spherical=False, restarts=1)
+        labels = _compare.labelled(rows.reshape(-1, rows.shape[-1]), settings, seed)
+        found += [] if labels is None else [labels]
+    return found
+
+
+def _fitting(pair: _gate.Pair, multiple: int) -> _gate.Pair:
+    """Views with sides of whole multiples."""
+    from maskmill.images.decode import resize
+
+    side = max(1, round(pair.pictures.shape[1] / multiple)) * multiple
+    return _gate.Pair(np.stack([resize(picture, (side, side)) for picture in pair.pictures]), pair.places)
+
+
+def _check(seen: Sequence[_gate.Pair], asked: int) -> None:
+    if not seen:
+        raise NumericsError(
+            f"pretrain: none of {asked} photos shows data, so that features can not be compared; check inputs.nodata"
+        )
+
+
+def _scratch(out: Path, facts: Mapping[str, Any], like: Dense, seen: np.ndarray, seed: int) -> None:
+    """Write a file of the random weights that a training from scratch began with.
+
+    Args:
+        facts: of the trained weights, which are at work in `like`. seen: uint8 [n, side, side, C], the pictures that
+            batch norms take their statistics of.
+    """
+    import torch
+
+    from maskmill.backbones.learning import Origin, build, estimate_statistics
+
+    architecture = str(facts["architecture"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build(Origin(like.set, architecture, channels=seen.shape[3]))
+    parts = (seen[first : first + _gate.BATCH] for first in range(0, len(seen), _gate.BATCH))
+    mean, std = like.mean.cpu(), like.std.cpu()
+    estimate_statistics(
+        network, ((torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255 - mean) / std for part in parts)
+    )
+    about = {"architecture": architecture, "mean": facts["mean"], "std": facts["std"]}
+    weights_file.write(out, network.state(), about | {"about": f"random weights of {architecture}"})
