@@ -40,6 +40,7 @@ KEPT_SPREAD = 0.1  # the same for the spread of its tokens
 FEWEST = 8  # photos; of fewer nothing can be said
 CLUSTERS = (8, 32)  # of the k-means whose stability is shown
 SPLITS = 3  # divisions of the photos into halves
+DIGITS = 6  # of a cosine: float32 says no more
 PART = 32  # a neighbourhood is the nearest 1/PART of all others: as large as a class of a segmentation into so many
 
 
@@ -169,16 +170,17 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def effective_rank(rows: np.ndarray) -> float:
-    """Exp of the entropy of the shares of variance along the principal directions of rows [n, d], from 1 to d.
+    """Exp of the entropy of the singular values' shares of centred rows [n, d], from 1 to d; 1 where nothing varies.
 
-    Roy and Vetterli, The effective rank (2007), of centred rows. 1 where nothing varies.
+    Roy and Vetterli, The effective rank (2007).
     """
     centred = rows.astype(np.float64) - rows.mean(0, dtype=np.float64)
     gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
-    share = np.linalg.eigvalsh(gram).clip(0)
-    if not share.sum() > 1e-12 * len(rows):  # float32 rounding of equal unit vectors
+    variance = np.linalg.eigvalsh(gram).clip(0)
+    if not variance.sum() > 1e-12 * len(rows):  # float32 rounding of equal unit vectors
         return 1.0
-    share = share[share > 0] / share.sum()
+    share = np.sqrt(variance[variance > 1e-12 * variance.max()])  # the rest is the rounding of the product
+    share /= share.sum()
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
@@ -263,25 +265,27 @@ def _of_tokens(tokens: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
             scores[:, mine] = -np.inf
         below, equal = (other < own).sum(1) - t, (other == own).sum(1)  # the photo's own places are not looked at
         found["same_place"][i] = ((below + equal / 2) / count).mean()
-        near[mine] = nearest(first, k, 0)
-        found["token_neighbours"][i] = kept(near[mine], nearest(other, k, 1), count).mean()
+        near[mine] = nearest(first, k, 0, i)
+        found["token_neighbours"][i] = kept(near[mine], nearest(other, k, 1, i), count).mean()
     return found, near
 
 
 def cosines(rows: np.ndarray, bank: np.ndarray) -> np.ndarray:
-    """Cosines [m, n] of unit vectors with six digits: what differs by the rounding of float32 only is equal."""
-    return np.asarray(np.round(rows @ bank.T, 6))
+    """Cosines [m, n] of unit vectors with DIGITS digits: what differs by the rounding of float32 only is equal."""
+    return np.asarray(np.round(rows @ bank.T, DIGITS))
 
 
-def nearest(scores: np.ndarray, k: int, view: int) -> np.ndarray:
+def nearest(scores: np.ndarray, k: int, *draw: int) -> np.ndarray:
     """Columns [m, k] of the largest scores [m, n] of every row, in no order.
 
-    Of equal ones another choice in every view, so that features which are the same everywhere do not seem to agree.
+    Args:
+        scores: with DIGITS digits. draw: what the choice among equal scores depends on. Every row chooses anew, so that
+            features which are the same everywhere do not seem to agree.
     """
     if not k:
         return np.zeros((len(scores), 0), np.int64)
-    order = rng(view, "pretrain", "ties").permutation(scores.shape[1])
-    return np.asarray(order[np.argpartition(scores[:, order], -k, axis=1)[:, -k:]])
+    ties = rng(0, "pretrain", "ties", *map(str, draw)).random(scores.shape) * 10.0**-DIGITS / 2
+    return np.asarray(np.argpartition(scores + ties, -k, axis=1)[:, -k:])
 
 
 def _stability(tokens: np.ndarray, seed: int) -> tuple[dict[str, float | None], np.ndarray | None]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +20,13 @@ from maskmill.errors import NumericsError
 from maskmill.images.photos import channels_of, reader_count
 from maskmill.numerics.kmeans import Settings
 from maskmill.pretrain import _compare, _gate
+from maskmill.pretrain.run import PretrainSource, built, stage_of, started
 from maskmill.recipe import backbones
 from maskmill.recipe.sections import FeatureSet, Size
 from maskmill.store.artefact import write_json
 from maskmill.store.manifest import read_manifest
 from maskmill.store.provenance import Provenance
 from maskmill.training.resources import Resources
-
-if TYPE_CHECKING:
-    from maskmill.backbones import Dense
 
 TITLES = {
     "same_photo": "a photo is found again in another crop and light",
@@ -54,37 +51,17 @@ SHORT = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """What the gate compares: the files of trained weights, and of those that the training started from.
-
-    Attributes:
-        start: None where it started from scratch; then a network of random weights, drawn by the training's seed.
-    """
-
-    manifest: str | Path
-    trained: str | Path
-    start: str | Path | None = None
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """What is written: the weights that are taken, and the JSON report of the gate."""
-
-    weights: str | Path
-    report: str | Path
-
-
 def accept(
-    files: Candidates, section: Mapping[str, Any], feature_set: FeatureSet, out: Accepted,
-    resources: Resources | None = None,
-) -> None:  # fmt: skip
-    """Compare the trained network with its start on a sample of the photos, and write the weights that are taken.
+    source: PretrainSource, trained: str | Path, out: str | Path, report: str | Path, resources: Resources
+) -> None:
+    """Compare a trained network with its start on a sample of the photos, and write the weights that are taken.
+
+    With `accept: always` these are the trained ones in any case, with `better` only where their features are better.
 
     Args:
-        section: the flat `pretrain` section; `accept: always` takes the trained weights in any case, `accept: better`
-            only where their features are better.
-        feature_set: what is read of the network, and at which size.
+        source: as for the training; its feature set says what is read of the network, and at which size. Without
+            weights the training started from random ones, which are made again.
+        trained: file of the trained weights. out: file of the weights that are taken. report: JSON of the comparison.
 
     Raises:
         NumericsError: features that are not finite, or no photo that shows data. WeightsError, StoreError: a damaged or
@@ -92,38 +69,35 @@ def accept(
     """
     import torch
 
-    resources = resources or Resources()
     torch.set_num_threads(resources.threads)
-    device, seed = pick(resources.device), int(section.get("seed", 0))
-    rows = read_manifest(files.manifest).rows
-    channels = channels_of(rows) if feature_set.channels == "all" else 3
-    trained = load(files.trained, feature_set, device, channels)
-    side = _gate.side_of(feature_set, trained.multiple)
+    device, stage = pick(resources.device), stage_of(source.feature_set)
+    seed, rule = stage.settings.seed, stage.settings.accept
+    rows = read_manifest(source.manifest).rows
+    channels = channels_of(rows) if source.feature_set.channels == "all" else 3
+    network = load(trained, source.feature_set, device, channels)
+    side = _gate.side_of(source.feature_set, network.multiple)
     photos = _gate.chosen(rows, side, seed)
-    seen = _gate.pairs(photos, mean_colour(trained), side, seed, reader_count(len(photos), resources.threads, device))
+    seen = _gate.pairs(photos, mean_colour(network), side, seed, reader_count(len(photos), resources.threads, device))
     _check(seen, len(photos))
-    state, facts = weights_file.read(files.trained)
     with tempfile.TemporaryDirectory() as folder:
-        start = files.start or Path(folder) / "start.safetensors"
-        if files.start is None:
-            _scratch(Path(start), facts, trained, np.stack([each.pictures[0] for each in seen]), seed)
-        kept, kept_facts = weights_file.read(start)
-        origin = load(start, feature_set, device, channels)
-    before, after = (_compare.measure(_gate.look(backbone, seen), seed) for backbone in (origin, trained))
+        start = source.weights or _scratch(Path(folder) / "start.safetensors", source, seen)
+        files = {"start": weights_file.read(start), "trained": weights_file.read(trained)}
+        origin = load(start, source.feature_set, device, channels)
+    before, after = (_compare.measure(_gate.look(backbone, seen), seed) for backbone in (origin, network))
     verdict = _compare.better(before, after)
-    taken = verdict.better or section["accept"] == "always"
-    said = sentence(verdict, section["accept"])
+    taken = "trained" if verdict.better or rule == "always" else "start"
+    said = sentence(verdict, rule)
     body = {
-        "better": verdict.better, "accept": section["accept"], "taken": "trained" if taken else "start",
-        "started": "scratch" if files.start is None else "weights", "sentence": said,
+        "better": verdict.better, "accept": rule, "accepted": taken, "sentence": said,
+        "start": "scratch" if source.weights is None else "weights",
         "photos": len(seen), "places": _gate.PLACES, "side": side,
         **table(before, after, verdict, _witnesses(seen, side, channels, seed)),
     }  # fmt: skip
-    made = Provenance.of("pretrain", {"gate": dict(section)}, [facts["sha256"], kept_facts["sha256"]])
-    write_json(out.report, body, made)
-    chosen_state, own = (state, facts) if taken else (kept, kept_facts)
-    about = {"gate": body["taken"], **({"pretrain": facts["pretrain"]} if "pretrain" in facts else {})}
-    weights_file.write(Path(out.weights), chosen_state, {**own, **about})
+    hashes = [files[name][1]["sha256"] for name in ("trained", "start")]
+    made = Provenance.of("pretrain", {"gate": source.feature_set.model_dump(mode="json")}, hashes)
+    write_json(report, body, made)
+    state, facts = files[taken]
+    weights_file.write(Path(out), state, {**facts, "pretrain": files["trained"][1].get("pretrain"), "accepted": taken})
     print(f"pretrain: {said} ({len(seen)} photos)", file=sys.stderr)
 
 
@@ -194,25 +168,23 @@ def _check(seen: Sequence[_gate.Pair], asked: int) -> None:
         )
 
 
-def _scratch(out: Path, facts: Mapping[str, Any], like: Dense, seen: np.ndarray, seed: int) -> None:
+def _scratch(out: Path, source: PretrainSource, seen: Sequence[_gate.Pair]) -> Path:
     """Write a file of the random weights that a training from scratch began with.
 
-    Args:
-        facts: of the trained weights, which are at work in `like`. seen: uint8 [n, side, side, C], the pictures that
-            batch norms take their statistics of.
+    Batch norms, which had no statistics at that time, get those of the photos that are compared.
     """
     import torch
 
-    from maskmill.backbones.learning import Origin, build, estimate_statistics
+    from maskmill.backbones.learning import estimate_statistics
+    from maskmill.pretrain._views import Normalisation
 
-    architecture = str(facts["architecture"])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build(Origin(like.set, architecture, channels=seen.shape[3]))
+    stage = stage_of(source.feature_set)
+    start = started(source, stage, seen[0].pictures.shape[3])
+    network, ready = built(start, stage), Normalisation(tuple(start.facts["mean"]), tuple(start.facts["std"]))
     parts = (seen[first : first + _gate.BATCH] for first in range(0, len(seen), _gate.BATCH))
-    mean, std = like.mean.cpu(), like.std.cpu()
-    estimate_statistics(
-        network, ((torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255 - mean) / std for part in parts)
+    batches = (ready(torch.from_numpy(np.stack([each.pictures[0] for each in part]))) for part in parts)
+    estimate_statistics(network, batches)
+    weights_file.write(
+        out, network.state(), start.facts | {"about": f"random weights of {source.feature_set.backbone}"}
     )
-    about = {"architecture": architecture, "mean": facts["mean"], "std": facts["std"]}
-    weights_file.write(out, network.state(), about | {"about": f"random weights of {architecture}"})
+    return out
