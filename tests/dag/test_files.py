@@ -140,7 +140,7 @@ def test_names_of_one_file_are_told_apart() -> None:
 
 def test_without_labels_nothing_is_scored() -> None:
     made = {STAGE_OF[job.rule] for job in jobs(graph("comus", preset="", labelled=False)).values()}
-    assert made == {spec.name for spec in STAGES} - {"evaluate", "adapt", "foreground", "tracks"}
+    assert made == {spec.name for spec in STAGES} - {"evaluate", "pretrain", "adapt", "foreground", "tracks"}
 
 
 def test_cuts_take_the_codes_of_the_first_seed_and_clusters_those_of_their_own() -> None:

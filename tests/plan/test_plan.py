@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from small_run import ROOT, jobs, snakemake
 from typer.testing import CliRunner
 
-from maskmill.backbones.network import Backbone, _create, import_timm
+from maskmill.backbones.network import Backbone, create, import_timm
 from maskmill.cli.app import app
 from maskmill.errors import ConfigError
 from maskmill.plan import run as planner
@@ -116,7 +116,7 @@ def test_feature_bytes_of_int8_hold_scales() -> None:
 )
 def test_geometry_is_that_of_the_network(chosen: dict[str, Any]) -> None:
     feature_set = FeatureSet(**chosen)
-    model = _create(import_timm(), feature_set.backbone, feature_set)
+    model = create(import_timm(), feature_set.backbone, feature_set)
     network = Backbone(model, feature_set, (0, 0, 0), (1, 1, 1), torch.device("cpu"))
     found = geometry(feature_set)
     assert (found.stride, found.depth) == (network.stride, network.depth)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 STAGE_VERSION: dict[str, int] = {
     "inputs": 5,
+    "pretrain": 1,
     "features": 4,
     "adapt": 3,
     "cut": 5,

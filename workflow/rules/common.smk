@@ -38,6 +38,7 @@ wildcard_constraints:
     recipe=CONSTRAINTS["recipe"],
     features=CONSTRAINTS["features"],
     weights=CONSTRAINTS["weights"],
+    pretrained=CONSTRAINTS["pretrained"],
     part=CONSTRAINTS["part"],
     shard=CONSTRAINTS["shard"],
     seed=CONSTRAINTS["seed"],

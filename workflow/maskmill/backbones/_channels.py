@@ -7,7 +7,7 @@ so red, green and blue meet their own kernels where a file declares them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from maskmill.errors import ConfigError
@@ -25,6 +25,12 @@ def extended(values: Sequence[float], channels: int) -> list[float]:
     return [values[i % RGB] for i in range(channels)]
 
 
+def normalisation(facts: Mapping[str, Any], channels: int) -> tuple[list[float], list[float]]:
+    """Mean and deviation of so many channels, from the facts of a weights file for three or for as many."""
+    mean, std = (list(facts[key]) for key in ("mean", "std"))
+    return (mean, std) if len(mean) == channels else (extended(mean, channels), extended(std, channels))
+
+
 def adapted(
     timm: Any, state: dict[str, torch.Tensor], model: Any, feature_set: FeatureSet, channels: int
 ) -> dict[str, torch.Tensor]:
@@ -33,11 +39,11 @@ def adapted(
     Raises:
         ConfigError: timm does not say which layer sees the image, or it is none of three channels.
     """
-    if channels == RGB:
-        return state
+    wanted = model.state_dict()
+    if channels == RGB or all(name in state and state[name].shape == each.shape for name, each in wanted.items()):
+        return state  # also of a network that was trained on so many channels
     first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
     names = [f"{name}.weight" for name in ((first,) if isinstance(first, str) else first or ())]
-    wanted = model.state_dict()
     try:
         own = {name: timm.models.adapt_input_conv(channels, state[name]) for name in names}
     except (NotImplementedError, KeyError) as error:

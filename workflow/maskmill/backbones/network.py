@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskmill.backbones import weights_file
-from maskmill.backbones._channels import RGB, adapted, extended, refused
+from maskmill.backbones._channels import RGB, adapted, normalisation, refused
 from maskmill.backbones._flip import averaged
 from maskmill.device import has_bfloat16
 from maskmill.errors import ConfigError, WeightsError
@@ -134,7 +134,7 @@ class Backbone:
         Together with keys the query gives the attention of the cls token: softmax over the patches of
         q . k_i / sqrt(d_head), per head. That a key lacks its bias b changes nothing, because q . b is the same
         for every patch. None for every facet but the key, and for a network without a cls token or with attention
-        that is more than this product (`_is_plain`). With `flip: average` all are means over the images and their
+        that is more than this product (`is_plain`). With `flip: average` all are means over the images and their
         mirror images, and there is no query.
         """
         if self.set.flip == "average":
@@ -281,7 +281,7 @@ class _Facet:
         self.weight, self.bias = self._projection(attention, feature_set.facet)
         if feature_set.facet == "key" and feature_set.key_bias == "subtract":
             self.bias = None
-        has_query = feature_set.facet == "key" and _is_plain(model, attention)
+        has_query = feature_set.facet == "key" and is_plain(model, attention)
         self.query = self._projection(attention, "query") if has_query else None
         self.heads = int(attention.num_heads) if has_query else None  # type: ignore[union-attr]
         self.seen: torch.Tensor | None = None
@@ -341,7 +341,7 @@ class _Facet:
         )
 
 
-def _is_plain(model: Any, attention: Any) -> bool:
+def is_plain(model: Any, attention: Any) -> bool:
     """True where the first token is a cls token whose attention is the softmax of q . k / sqrt(d_head), no more.
 
     Rotated or normalised queries and keys and relative positions make it more: BEiT, EVA-02, DINOv3, ...
@@ -374,7 +374,7 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device, cha
     if not spec.network:
         found: Colour = spec.build(feature_set, device, facts["sha256"], channels)
         return found
-    model = _create(timm, facts["architecture"], feature_set, channels)
+    model = create(timm, facts["architecture"], feature_set, channels)
     state = adapted(timm, state, model, feature_set, channels)
     wanted = model.state_dict()
     unfit = [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]
@@ -384,19 +384,21 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device, cha
             f"({', '.join(unfit[:3])}); delete it and run again"
         )
     model.load_state_dict({key: state[key] for key in wanted})
-    mean, std = (extended(facts[key], channels) for key in ("mean", "std"))
+    mean, std = normalisation(facts, channels)
     return Backbone(model, feature_set, mean, std, device, facts["sha256"])
 
 
 def untrained(facts: Mapping[str, Any], feature_set: FeatureSet, device: torch.device) -> Backbone:
     """The network that `facts` describes (architecture, mean, std) with random weights, to be filled from a file."""
-    model = _create(import_timm(), facts["architecture"], feature_set)
+    model = create(import_timm(), facts["architecture"], feature_set)
     return Backbone(model, feature_set, facts["mean"], facts["std"], device)
 
 
-def _create(timm: Any, architecture: str, feature_set: FeatureSet, channels: int = RGB) -> Any:
-    """The network for any image size: ViTs interpolate their position embeddings to the grid at hand."""
+def create(timm: Any, architecture: str, feature_set: FeatureSet, channels: int = RGB, drop_path: float = 0.0) -> Any:
+    """The network of timm for any image size: ViTs interpolate their position embeddings to the grid at hand."""
     options: dict[str, Any] = {"num_classes": 0, "pretrained": False}
+    if drop_path:
+        options["drop_path_rate"] = drop_path
     if feature_set.stride is not None:
         options["output_stride"] = feature_set.stride
     if channels != RGB:

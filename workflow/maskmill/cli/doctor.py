@@ -89,8 +89,11 @@ def _config(config: Path | None, recipes: Path) -> Iterator[str]:
     named = ", ".join(run.config.sources)
     yield f"{origin}: recipes {', '.join(run.recipes)}; {len(run.feature_sets)} feature sets; images {named}"
     for feature_set in run.feature_sets.values():
-        file = Path(f"resources/weights/{feature_set.weights_slug}.safetensors")
-        yield f"weights of {feature_set.backbone}: {'ready' if file.is_file() else 'fetched by the first run'}"
+        if feature_set.pretrain is not None:
+            file, later = Path(f"results/pretrain/{feature_set.weights_slug}/weights.safetensors"), "trained by the run"
+        else:
+            file, later = Path(f"resources/weights/{feature_set.weights_slug}.safetensors"), "fetched by the first run"
+        yield f"weights of {feature_set.backbone}: {'ready' if file.is_file() else later}"
 
 
 def _results(folder: Path, clean: bool) -> Iterator[str]:

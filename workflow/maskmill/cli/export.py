@@ -56,6 +56,9 @@ def export(
     reduction: Annotated[Path | None, typer.Option(help="with --codebook: the model of the stage reduce")] = None,
     foreground: Foreground = None,
     weights: Annotated[Path | None, typer.Option(help="folder of backbone weights, copied too")] = None,
+    trained: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER of a feature set whose backbone is trained here: its weights")
+    ] = None,
     codecs: Annotated[
         list[str] | None, typer.Option(help="NAME=FOLDER of a feature set of dtype pq: its codec, copied too")
     ] = None,
@@ -83,6 +86,7 @@ def export(
         {name: file for name, file in given.items() if file is not None},
         about["feature_sets"], weights, about["refine"], about["upsample"],
         {name: folder / "pq.safetensors" for name, folder in pairs(codecs or []).items()},
+        {name: folder / "weights.safetensors" for name, folder in pairs(trained or []).items()},
     )  # fmt: skip
     about_masks = MaskSet(recipe, seed, round)
     if parts is not None:

@@ -7,8 +7,9 @@ options of a command cannot disagree; `depends`, what makes it run again; `needs
 rules, `maskmill plan` and `maskmill.dag.jobs` ask this module; none of them names a file by itself.
 
 Wildcards are those of the rules, all strings: `recipe`, `features` (the folder of a feature set), `weights` (the stem
-of a backbone's weights), `part` (of the images, where they are many), `shard`, `seed`, `round`, `readout` (of features
-or codes, in the stage evaluate) and `candidate` (a way to cluster the same tokens).
+of a backbone's weights), `pretrained` (the same of weights that are trained here), `part` (of the images, where they
+are many), `shard`, `seed`, `round`, `readout` (of features or codes, in the stage evaluate) and `candidate` (a way to
+cluster the same tokens).
 """
 
 from __future__ import annotations
@@ -302,8 +303,14 @@ def candidates(names: Iterable[str], wildcards: Wildcards) -> Source:
 
 
 def weights_of(sets: Iterable[FeatureSet], passed: Literal["file", "folder"] = "file") -> Source:
-    """The weights of the backbones of some feature sets."""
-    return Source(tuple(sorted({path("weights", weights=each.weights_slug) for each in sets})), passed)
+    """The weights of the backbones of some feature sets, of which the stage pretrain makes some."""
+    return Source(tuple(sorted({_weights(each) for each in sets})), passed)
+
+
+def _weights(chosen: FeatureSet) -> str:
+    if chosen.pretrain is not None:
+        return path("pretrain_accept", pretrained=chosen.weights_slug)
+    return path("weights", weights=chosen.weights_slug)
 
 
 def at(wildcards: Wildcards, round: int) -> Wildcards:

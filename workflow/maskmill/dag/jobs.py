@@ -18,8 +18,8 @@ from maskmill.recipe.stages import RULES
 
 # Wildcards as regular expressions, as in the rules. Round 0 is what the stage paint writes.
 CONSTRAINTS = {
-    "recipe": "[^/]+", "features": "[^/]+", "weights": "[^/]+", "shard": "s[0-9a-f]{10}", "seed": r"\d+",
-    "part": r"p\d{4}", "candidate": "|".join(CANDIDATES),
+    "recipe": "[^/]+", "features": "[^/]+", "weights": "[^/]+", "pretrained": "[^/]+",
+    "shard": "s[0-9a-f]{10}", "seed": r"\d+", "part": r"p\d{4}", "candidate": "|".join(CANDIDATES),
     "readout": "|".join(READOUTS),
 }  # fmt: skip
 ONE_SHARD = "s0000000000"  # the name of the shard of a graph that is only counted or drawn

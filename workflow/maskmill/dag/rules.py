@@ -25,7 +25,7 @@ import maskmill
 from maskmill import access, driver
 from maskmill.dag import slurm
 from maskmill.dag.asked import Asked
-from maskmill.dag.files import Graph, Source, path, weights_of
+from maskmill.dag.files import Graph, Source, path
 from maskmill.dag.jobs import targets
 from maskmill.dag.restore import RECORD, Deleted, Finished, Seen, deleted, look, unmade
 from maskmill.errors import InputError, UserError
@@ -389,6 +389,15 @@ class Rules:
         """Resource: a setting of a recipe's stage that changes no result, so that no job runs again for it."""
         return lambda wildcards: getattr(self.graph.recipe(dict(wildcards)).stage(stage).settings, key)
 
+    def pretraining(self, key: str) -> Callable[..., Any]:
+        """Resource: a setting of the training of a backbone that changes no result."""
+
+        def found(wildcards: Any) -> Any:
+            recipe, _ = self.run.trained(wildcards.pretrained)
+            return getattr(recipe.stage("pretrain").settings, key)
+
+        return found
+
     def until_weights(self, wildcards: Any) -> list[str]:
         """Input function: the weights of all backbones where `--until weights` asks for them, else nothing.
 
@@ -409,7 +418,9 @@ class Rules:
             )
         if self._named("weights") not in until:
             return []
-        return list(weights_of(self.run.feature_sets.values()).files)
+        # Those that are trained need images; what they start from does not.
+        starts = [each for each in self.run.feature_sets.values() if (each.pretrain or {}).get("start") != "scratch"]
+        return sorted({path("weights", weights=each.origin_slug) for each in starts})
 
     def watched(self, rule: str, images: str | Sequence[str], labels: str | None) -> str:
         """The fingerprint of the files that a rule watches.

@@ -69,7 +69,9 @@ def _export(graph: Graph, wildcards: Wildcards) -> Sources:
         found |= others | {"parts": replace(graph.every("export_shard", wildcards), asked=False)}
     found |= _segmenter(graph, wildcards) | graph.names(wildcards)
     seen = _run_on_new_images(recipe)
-    found["weights"] = weights_of(seen.values(), "folder")
+    trained = {name: each for name, each in seen.items() if each.pretrain is not None}
+    found["weights"] = weights_of([each for name, each in seen.items() if name not in trained], "folder")
+    found["trained"] = Source(tuple(weights_of([each]).files[0] for each in trained.values()), "sets", tuple(trained))
     coded = {name: each.slug for name, each in seen.items() if each.pq is not None}
     found["codecs"] = Source(tuple(path("features_pq", features=slug) for slug in coded.values()), "sets", tuple(coded))
     if graph.labelled:

@@ -31,6 +31,7 @@ class SegmenterParts:
         weights: folder of backbone weights, copied too, so that the folder works on another machine.
         refine: how masks of the last round are fitted to the photos. upsample: of clusters, mask cells a token side.
         codecs: feature set -> the codec of its tokens, where they are codes.
+        trained: feature set -> the weights of its backbone, where the stage pretrain has made them.
     """
 
     files: Mapping[str, Path]
@@ -39,6 +40,7 @@ class SegmenterParts:
     refine: Mapping[str, Any] = field(default_factory=dict)
     upsample: int = 1
     codecs: Mapping[str, Path] = field(default_factory=dict)
+    trained: Mapping[str, Path] = field(default_factory=dict)
 
     @staticmethod
     def reading(manifest: str | Path) -> dict[str, Any]:
@@ -70,22 +72,31 @@ class SegmenterParts:
         sets = {name: validate(FeatureSet, self.feature_sets[name], "--feature-sets", name) for name in names}
         more = {} if self.kind == "student" else {"upsample": self.upsample}
         folder.mkdir()
-        slugs = [] if self.weights is None else sorted({chosen.weights_slug for chosen in sets.values()})
+        slugs = {chosen.weights_slug: file for name, chosen in sets.items() if (file := self._weights(name, chosen))}
         copied = {name: _copied_tensors(file, folder / f"{name}.safetensors") for name, file in self.files.items()}
-        if self.weights is not None:
+        if slugs:
             (folder / "weights").mkdir()
-            for slug in slugs:
-                name = f"weights/{slug}"
-                copied[name] = _copied_weights(self.weights / f"{slug}.safetensors", folder / f"{name}.safetensors")
+        for slug, file in sorted(slugs.items()):
+            copied[f"weights/{slug}"] = _copied_weights(file, folder / f"weights/{slug}.safetensors")
         coded = [name for name in sorted(self.codecs) if name in sets]
         if coded:
             (folder / "codecs").mkdir()
         for name in coded:
             copied[f"codecs/{name}"] = _copied_tensors(self.codecs[name], folder / f"codecs/{name}.safetensors")
-        files = [*sorted(self.files), *(f"weights/{slug}" for slug in slugs), *(f"codecs/{name}" for name in coded)]
+        files = [
+            *sorted(self.files),
+            *(f"weights/{slug}" for slug in sorted(slugs)),
+            *(f"codecs/{name}" for name in coded),
+        ]
         body = dict(about) | {"files": files, "crc32c": copied, "refine": dict(self.refine)} | more
         body["features"] = {name: chosen.model_dump() for name, chosen in sets.items()}
         write_json(folder / "features.json", body, made)
+
+    def _weights(self, name: str, chosen: FeatureSet) -> Path | None:
+        """The weights of the backbone of a feature set; none where no backbone runs on new images."""
+        if name in self.trained:
+            return self.trained[name]
+        return None if self.weights is None else self.weights / f"{chosen.weights_slug}.safetensors"
 
     def _student_sets(self) -> list[str]:
         """The feature sets that the student sees."""

@@ -13,9 +13,27 @@ from maskmill.recipe.scoring import Evaluate
 from maskmill.recipe.sections import LONGEST, PALETTE, PALETTED, Export, FeatureSet, Inputs, Window
 
 
+def _check_pretrain(recipe: Recipe, path: Path) -> None:
+    """A method that reads segments has a cut, whose features are none that it trains."""
+    stage = recipe.pretrain
+    if stage is None or not stage.module.TRAITS.segments:
+        return
+    cut = recipe.cut
+    if cut is None:
+        raise ConfigError(
+            f"{path}: pretrain.method: {stage.method} learns from segments; add a cut section on another feature set"
+        )
+    if cut.settings.features == CODES or cut.settings.features in recipe.trained_sets:
+        raise ConfigError(
+            f"{path}: cut.features: {cut.settings.features!r} is made with the backbone that pretrain.method "
+            f"{stage.method} trains from this cut; name a feature set of another backbone"
+        )
+
+
 def check(recipe: Recipe, path: Path) -> None:
     """Raises ConfigError where stages of the recipe do not fit each other; `path` is its file, for the message."""
     _check_sets(recipe, path)
+    _check_pretrain(recipe, path)
     if recipe.round_count and recipe.rounds.settings.images == "surest" and recipe.tokens:
         raise ConfigError(f"{path}: rounds.images: surest ranks regions, but pool: token has none; use images: all")
     _check_instances(recipe, path)
@@ -30,7 +48,8 @@ def check(recipe: Recipe, path: Path) -> None:
         _check_foreground(recipe, path)
     _check_flip(recipe, path)
     _check_fit(recipe, path)
-    if recipe.cut is not None and recipe.tokens:
+    segments_learnt = recipe.pretrain is not None and recipe.pretrain.module.TRAITS.segments
+    if recipe.cut is not None and recipe.tokens and not segments_learnt:
         raise ConfigError(f"{path}: cut: pool: token clusters tokens without a cut; drop the section or use pool: mean")
 
 

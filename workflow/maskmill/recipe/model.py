@@ -17,6 +17,7 @@ from maskmill.recipe.sections import (
     FeatureSet,
     Foreground,
     Paint,
+    Pretrain,
     Reduce,
     Regions,
     Rounds,
@@ -114,6 +115,15 @@ class Recipe:
     features: Mapping[str, FeatureSet]
     stages: Mapping[str, Stage[Any]]
     later: Mapping[int, Stage[Rounds]] = field(default_factory=dict)
+
+    @property
+    def pretrain(self) -> Stage[Pretrain] | None:
+        return self.stages.get("pretrain")
+
+    @property
+    def trained_sets(self) -> dict[str, FeatureSet]:
+        """The feature sets whose backbone the stage pretrain trains, by name."""
+        return {name: chosen for name, chosen in self.features.items() if chosen.pretrain is not None}
 
     @property
     def adapt(self) -> Stage[Adapt] | None:
@@ -310,6 +320,14 @@ class Run:
     def feature_sets(self) -> dict[str, FeatureSet]:
         """Every feature set of the run by its slug; recipes that ask for the same share it."""
         return {fs.slug: fs for recipe in self.recipes.values() for fs in recipe.features.values()}
+
+    def trained(self, slug: str) -> tuple[Recipe, FeatureSet]:
+        """The first recipe with a feature set whose backbone is trained under this name, and the feature set."""
+        for recipe in self.recipes.values():
+            for chosen in recipe.trained_sets.values():
+                if chosen.weights_slug == slug:
+                    return recipe, chosen
+        raise ConfigError(f"pretrain: no recipe trains {slug!r}")
 
     @property
     def temporary(self) -> set[str]:

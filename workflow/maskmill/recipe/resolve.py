@@ -26,6 +26,7 @@ from maskmill.recipe.checks import (
 from maskmill.recipe.documents import check_tree, read_mapping
 from maskmill.recipe.model import Recipe, Run, Stage
 from maskmill.recipe.origin import Origin, place
+from maskmill.recipe.registry import available
 from maskmill.recipe.sections import Config, FeatureSet, Rounds
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 from maskmill.redact import redact
@@ -92,6 +93,10 @@ def _load(config: Mapping[str, Any], recipe_folder: Path, origin: str | Origin) 
     recipes = {name: _served(recipe, list(recipes), checked) for name, recipe in recipes.items()}
     if not recipes:
         raise _wrong(origin, "recipes", "empty; name at least one, for example recipes: [kmeans]")
+    if "method" in (getattr(checked, "pretrain", None) or {}) and not any(each.pretrain for each in recipes.values()):
+        raise _wrong(
+            origin, "pretrain", "no feature set of this run has backbone: {pretrain: NAME}; set that, or drop it"
+        )
     check_formats(recipes, checked.export)
     check_window(recipes, checked.inputs.window)
     check_time(recipes, checked.evaluate)
@@ -168,15 +173,45 @@ def _resolve(path: Path, file: _RecipeFile, config: Config, origin: str | Origin
             continue
         if spec.optional and not given and getattr(config, spec.name) is None:
             continue
+        if spec.name == "pretrain" and not given and not any(each.pretrain is not None for each in features.values()):
+            continue  # that of the run is for other recipes
         where = _origin(path, origin, [spec.name], bool(override))
         if spec.name == "rounds":
             stages["rounds"], later = _rounds([*given, override], where)
         else:
             stages[spec.name] = Stage.of(spec.name, _fold(spec.name, [*given, override]), where)
+    features = _trained(path, features, stages)
     recipe = Recipe(path.stem, file.description, features, stages, later)
     check(recipe, path)
     check_channels(recipe, path, config.inputs)
     return recipe
+
+
+def _trained(path: Path, features: Mapping[str, FeatureSet], stages: Mapping[str, Stage[Any]]) -> dict[str, FeatureSet]:
+    """The feature sets, those whose backbone is trained with the section that says how."""
+    stage, named = stages.get("pretrain"), [name for name, chosen in features.items() if chosen.pretrain is not None]
+    for name in named:
+        if features[name].pretrain:
+            raise ConfigError(f"{path}: features.{name}.pretrain: is set by backbone: {{pretrain: NAME}}; write that")
+    if named and stage is None:
+        raise ConfigError(
+            f"{path}: features.{named[0]}.backbone: {{pretrain: ...}}, but there is no section that says how it is "
+            "trained; add pretrain: {method: dino} or another of "
+            f"{', '.join(available('pretrain'))}"
+        )
+    if stage is not None and not named:
+        some = next(iter(features), "semantic")
+        raise ConfigError(
+            f"{path}: pretrain: no feature set uses it; set features.{some}.backbone: {{pretrain: NAME}}, or drop the "
+            "section"
+        )
+    if stage is None or not named:
+        return dict(features)
+    body = {key: value for key, value in stage.as_dict().items() if key not in ("checkpoint_steps", "cache_mib")}
+    return {
+        name: chosen.model_copy(update={"pretrain": body}) if name in named else chosen
+        for name, chosen in features.items()
+    }
 
 
 def _recipe_path(given: str, folder: Path, origin: str | Origin) -> Path:

@@ -59,10 +59,26 @@ class ProductCode(Model):
     seed: int = Field(0, ge=0, description="of the draw; feature sets are shared by all seeds of a run")
 
 
+def _or_pretrained(schema: dict[str, Any]) -> None:
+    """The schema of a backbone: its name, or the name of one that is trained on the images of the run."""
+    name = {key: schema.pop(key) for key in ("type", "minLength", "pattern") if key in schema}
+    trained = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["pretrain"],
+        "properties": {"pretrain": {"type": "string"}},
+    }
+    schema["anyOf"] = [name or {"type": "string"}, trained]
+
+
 class FeatureSet(Model):
     """One set of dense features, stored once and shared by every recipe that asks for the same."""
 
-    backbone: LocalPath = Field(description="a timm name, vit_small_focus, efficientnet_lite0, or colour")
+    backbone: LocalPath = Field(
+        description="a timm name, vit_small_focus, efficientnet_lite0, or colour; {pretrain: NAME}: one that the "
+        "section pretrain trains on the images of the run",
+        json_schema_extra=_or_pretrained,
+    )
     checkpoint: LocalPath | None = Field(
         None, description="local weights for a timm architecture instead of the pretrained"
     )
@@ -81,8 +97,23 @@ class FeatureSet(Model):
         "float16", description="int8: half the disk, cosine error about 3e-5; pq: a few bytes a token (docs/store.md)"
     )
     pq: ProductCode | None = Field(None, description="dtype: pq: how many bytes, and what the codec is fitted on")
+    pretrain: dict[str, Any] | None = Field(
+        None, description="set by backbone: {pretrain: NAME}: the section that says how the backbone is trained"
+    )
     # No parameter of what is stored: `exclude` keeps it out of the slug, of every hash and of every rule's params.
     keep: bool = Field(True, exclude=True, description="false: every store is deleted after its last reader")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trained(cls, value: Any) -> Any:
+        """`backbone: {pretrain: NAME}` as the name and an empty section, which the recipe's takes the place of."""
+        if not isinstance(value, Mapping) or not isinstance(given := value.get("backbone"), Mapping):
+            return value
+        if set(given) != {"pretrain"} or not isinstance(given["pretrain"], str):
+            raise ValueError(
+                f"backbone: {dict(given)!r}; give a name, or {{pretrain: NAME}} for one that is trained here"
+            )
+        return {**value, "backbone": given["pretrain"], "pretrain": {}}
 
     @field_validator("backbone")
     @classmethod
@@ -96,6 +127,8 @@ class FeatureSet(Model):
         network = backbones.of(self.backbone).network
         if not network and (self.facet, self.layer, self.checkpoint, self.flip) != ("token", -1, None, "none"):
             raise ValueError(f"backbone {self.backbone} has no facet, layer, checkpoint or flip; leave them out")
+        if not network and self.pretrain is not None:
+            raise ValueError(f"backbone {self.backbone} has no weights that could be trained; name a network")
         return self
 
     @model_validator(mode="before")
@@ -129,16 +162,17 @@ class FeatureSet(Model):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `flip` where it is none, without `channels` where these are shown, and without `pq` where tokens are
-        floats: such sets keep the names and hashes of older versions.
+        """Without `flip` where it is none, without `channels` where these are shown, and without `pq` and `pretrain`
+        where they are not set: such sets keep the names and hashes of older versions.
         """
         body: dict[str, Any] = handler(self)
         if body.get("flip") == "none":
             del body["flip"]
         if body.get("channels") == "shown":
             del body["channels"]
-        if body.get("pq") is None:
-            body.pop("pq", None)
+        for key in ("pq", "pretrain"):
+            if body.get(key) is None:
+                body.pop(key, None)
         return body
 
     @cached_property
@@ -149,7 +183,16 @@ class FeatureSet(Model):
 
     @property
     def weights_slug(self) -> str:
-        """File stem under resources/weights."""
+        """File stem of the weights under resources/weights; a folder under results/pretrain for those trained here."""
+        if self.pretrain is None:
+            return self.origin_slug
+        channels = self.channels if self.channels == "all" else None
+        told = json_hash([self.pretrain, channels])[:6]
+        return f"{self.origin_slug}.{self.pretrain.get('method', '')}-{told}"
+
+    @property
+    def origin_slug(self) -> str:
+        """File stem under resources/weights of the weights that are there before any training."""
         name = re.sub(r"[^A-Za-z0-9_.]+", "_", self.backbone)
         return name if self.checkpoint is None else f"{name}.{json_hash(self.checkpoint)[:6]}"
 
@@ -341,6 +384,23 @@ class Refine(Model):
 
 UNFREEZING = ("unfreeze", "backbone_rate", "light", "blur")  # keys of a head that mean nothing on stored tokens
 FREEZING = ("hide", "jitter")  # and those that mean nothing where its backbone learns
+
+
+class Pretrain(Model):
+    """pretrain: a backbone learns on the images of the run, without labels; feature sets say {pretrain: NAME}."""
+
+    start: Literal["weights", "scratch"] = Field(
+        "weights", description="from the weights that the backbone has (or its checkpoint), or from random ones"
+    )
+    seed: int = Field(0, ge=0, description="of weights, order and views; feature sets are shared by all seeds of a run")
+    images: int | None = Field(None, ge=2, description="learn from at most this many photos, drawn by the seed")
+    stride: int | None = Field(None, ge=1, description="CNN: output stride while it learns (dilates)")
+    accept: Literal["always", "better"] = Field(
+        "always",
+        description="better: where features got worse by what needs no label, the weights of the start are kept",
+    )
+    checkpoint_steps: int = Field(200, ge=0, description="steps between two checkpoints; 0: only when a signal comes")
+    cache_mib: int = Field(2048, ge=0, description="memory for photos; those beyond it are decoded again")
 
 
 class Adapt(Model):

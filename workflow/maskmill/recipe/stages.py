@@ -21,6 +21,7 @@ from maskmill.recipe.sections import (
     Foreground,
     Inputs,
     Paint,
+    Pretrain,
     Reduce,
     Regions,
     Report,
@@ -103,6 +104,13 @@ STAGES: tuple[StageSpec, ...] = (
             Rule("inputs_list", Needs(1, 3000, 120)),
             Rule("inputs_check", Needs(1, 3000, 120), per_part=True),
             Rule("inputs", Needs(2, 4000, 240)),
+        ),
+    ),
+    StageSpec(
+        "pretrain", "photos", "the weights of a backbone, learnt", Pretrain, optional=True, method_key="method",
+        rules=(
+            Rule("pretrain_fit", Needs(8, 16000, 720), unit="samples", network=True),
+            Rule("pretrain_accept", Needs(2, 8000, 120), unit="jobs", network=True),
         ),
     ),
     StageSpec(

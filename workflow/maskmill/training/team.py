@@ -61,6 +61,20 @@ class Team:
         sums = flat[:2].double()
         return added, sums[0], sums[1]
 
+    def gather(self, mine: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The tensors of all processes, in the order of the items that `share` has dealt out; the same in each.
+
+        Args:
+            mine: those of this process, of one type and with equal sizes but for the first.
+        """
+        if self.size == 1:
+            return list(mine)
+        lists: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(lists, [tensor.cpu() for tensor in mine])
+        device = mine[0].device if mine else torch.device("cpu")
+        count = sum(map(len, lists))
+        return [lists[place % self.size][place // self.size].to(device) for place in range(count)]
+
 
 def join(device: str) -> tuple[Team, str]:
     """The team that torchrun started, and this process's device; alone without torchrun."""

@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from maskmill.errors import ConfigError, NumericsError, StoreError
+from maskmill.images.crops import cut_picture, draw_box
 from maskmill.images.instances import VOID, Instances, InstanceStore
 from maskmill.images.photos import read_photo
 from maskmill.numerics.sampling import rng
-from maskmill.rounds._augment import cut_picture, draw_box, recolour
+from maskmill.rounds._augment import recolour
 from maskmill.rounds._masks import Masks
 from maskmill.rounds._training import Sources
 from maskmill.rounds.instance.network import STRIDE, Shape, grid_sizes, locations

@@ -1,0 +1,246 @@
+"""pretrain: photos -> the weights of a backbone, in files. The method is in its own module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskmill.errors import ConfigError, NumericsError
+from maskmill.recipe import backbones
+from maskmill.recipe.model import Stage
+from maskmill.recipe.sections import FeatureSet
+from maskmill.store.hashing import json_hash
+from maskmill.store.manifest import Row, contents, read_images
+from maskmill.store.provenance import Provenance
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from maskmill.backbones.learning import Learning, Origin
+    from maskmill.pretrain._views import Photos, Segments
+    from maskmill.training.resources import Resources
+
+FORMAT = 1  # of the training; another one trains again
+
+
+@dataclass(frozen=True)
+class PretrainSource:
+    """What a backbone is trained on.
+
+    Attributes:
+        manifest: of the photos. feature_set: names the backbone; its `pretrain` is the section that says how it learns.
+        weights: what it starts from, None: random weights. segments: stores of the recipe's cut, for methods that read
+            segments.
+    """
+
+    manifest: str | Path
+    feature_set: FeatureSet
+    weights: str | Path | None = None
+    segments: Sequence[str | Path] = ()
+
+
+@dataclass(frozen=True)
+class PretrainFiles:
+    """What a training writes: weights; JSON of monitors; JSON of throughput, apart because it differs between runs."""
+
+    weights: str | Path
+    monitor: str | Path | None = None
+    timing: str | Path | None = None
+
+
+def fit(source: PretrainSource, out: PretrainFiles, resources: Resources) -> None:
+    """Train a backbone on the photos of a manifest, whatever their shards.
+
+    Raises:
+        ConfigError: a network that the method can not train, or crops that it does not take. NumericsError: too few
+            photos, a loss that is not finite, or a collapse. StoppedError: SIGTERM or SIGUSR1 came; the checkpoint is
+            written, and the same call goes on from it. WeightsError: the weights are absent or damaged.
+    """
+    import torch
+
+    from maskmill.backbones import weights_file
+    from maskmill.device import pick
+    from maskmill.pretrain._trainer import Training, train
+    from maskmill.store.artefact import write_json
+    from maskmill.store.ragged import Ragged
+    from maskmill.training.checkpoint import Keeper
+    from maskmill.training.team import join, leave
+
+    torch.set_num_threads(1)  # parallel work is split by hand, so that no sum depends on the number of threads
+    stage = stage_of(source.feature_set)
+    team, name = join(resources.device)
+    device = pick(name)
+    rows = chosen_rows(source.manifest, stage)
+    photos, start = opened(source, stage, rows, resources)
+    network = built(start, stage)
+    check_sides(photos, network, stage)
+    learner = _learner(network, stage, len(photos))
+    hashes = [Ragged(store).hash for store in source.segments]
+    made = Provenance.of("pretrain", _spec(source, stage, start), [contents(rows), start.digest, *hashes])
+    every = stage.settings.checkpoint_steps if resources.checkpoint_steps is None else resources.checkpoint_steps
+    keeper = Keeper.beside(out.weights, json_hash([made.hash, device.type, torch.__version__]), every, "pretrain")
+    training = Training(stage.settings.seed, device, resources.threads, keeper, team)
+    state, diagnostics = train(learner, photos, training)
+    if team.leads:
+        timing = diagnostics.pop("timing") | {"device": device.type, "threads": resources.threads}
+        if out.timing is not None:
+            write_json(out.timing, timing, made)
+        if out.monitor is not None:
+            write_json(out.monitor, plain(diagnostics), made)
+        weights_file.write(Path(out.weights), state, start.facts | {"pretrain": made.params})
+        keeper.clear()
+    leave(team)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from: facts of the weights file to be, and the network's origin."""
+
+    facts: dict[str, Any]
+    origin: Origin
+    digest: str
+
+
+def stage_of(feature_set: FeatureSet) -> Stage[Any]:
+    """The section of a feature set that is trained."""
+    if feature_set.pretrain is None:
+        raise ConfigError(f"pretrain: {feature_set.backbone} is not trained; set backbone: {{pretrain: NAME}}")
+    return Stage.of("pretrain", feature_set.pretrain)
+
+
+def chosen_rows(manifest: str | Path, stage: Stage[Any]) -> list[Row]:
+    """The photos that are learnt from: all, or as many as the section says, drawn by the seed."""
+    from maskmill.numerics.sampling import smallest
+
+    limit, seed = stage.settings.images, stage.settings.seed
+    rows = read_images(manifest, lambda ids: smallest(ids, limit, seed) if limit else list(range(len(list(ids)))))
+    size = stage.params.batch_size
+    if len(rows) < size:
+        raise NumericsError(
+            f"pretrain.batch_size: {size}, but there are {len(rows)} photos to learn from; set it to {len(rows)} or "
+            "less, or use more photos (docs/pretrain.md says how many are worth it)"
+        )
+    return rows
+
+
+def opened(
+    source: PretrainSource, stage: Stage[Any], rows: Sequence[Row], resources: Resources
+) -> tuple[Photos, Start]:
+    """The photos, and what the network starts from."""
+    from maskmill.images.photos import channels_of
+    from maskmill.pretrain._views import Normalisation, Photos
+
+    channels = channels_of(rows) if source.feature_set.channels == "all" else 3
+    start = started(source, stage, channels)
+    cache = stage.settings.cache_mib if resources.cache_mib is None else resources.cache_mib
+    normalisation = Normalisation(tuple(start.facts["mean"]), tuple(start.facts["std"]))
+    segments = _segments(source, stage)
+    return Photos(rows, stage.module, stage.params, normalisation, stage.settings.seed, cache, segments), start
+
+
+def started(source: PretrainSource, stage: Stage[Any], channels: int = 3) -> Start:
+    """The weights that a training starts from, or random ones."""
+    from maskmill.backbones import weights_file
+    from maskmill.backbones.learning import Origin, normalisation
+    from maskmill.backbones.network import import_timm
+
+    name, state, digest = source.feature_set.backbone, None, "scratch"
+    if source.weights is not None:
+        state, facts = weights_file.read(source.weights)
+        digest = facts["sha256"]
+    else:
+        architecture = str(backbones.of(name).architecture)
+        cfg = import_timm().create_model(architecture, pretrained=False).pretrained_cfg
+        facts = {"architecture": architecture, "mean": cfg["mean"], "std": cfg["std"]}
+    about = f"{name}, {'from random weights' if state is None else 'from its weights'}, trained by {stage.method}"
+    mean, std = normalisation(facts, channels)
+    kept = {"architecture": facts["architecture"], "mean": mean, "std": std, "about": about, "source": "pretrain"}
+    origin = Origin(source.feature_set, str(facts["architecture"]), state, channels, stage.settings.stride,
+                    stage.params.drop_path)  # fmt: skip
+    return Start(kept, origin, digest)
+
+
+def built(start: Start, stage: Stage[Any]) -> Learning:
+    """The network at its first step; random weights depend on the seed alone."""
+    import torch
+
+    from maskmill.backbones.learning import build
+    from maskmill.numerics.sampling import rng
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng(stage.settings.seed, "pretrain", "weights").integers(2**62)))
+        return build(start.origin)
+
+
+def _learner(network: Learning, stage: Stage[Any], photos: int) -> Any:
+    import torch
+
+    from maskmill.numerics.sampling import rng
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng(stage.settings.seed, "pretrain", "heads").integers(2**62)))
+        return stage.module.build(network, stage.params, photos)
+
+
+def check_sides(photos: Photos, network: Learning, stage: Stage[Any]) -> None:
+    """Crops are whole patches of a ViT; else a ConfigError."""
+    for spec in photos.specs:
+        if network.is_vit and spec.side % network.stride:
+            lower = spec.side // network.stride * network.stride
+            raise ConfigError(
+                f"pretrain: crops of {spec.side} px are not whole patches of {network.stride} px; set that side to "
+                f"{lower or network.stride} or {lower + network.stride} (pretrain.method: {stage.method})"
+            )
+
+
+def _segments(source: PretrainSource, stage: Stage[Any]) -> Segments | None:
+    """The segments of the recipe's cut by image id, for a method that reads them."""
+    if not stage.module.TRAITS.segments:
+        return None
+    from maskmill.store.ragged import Ragged
+
+    if not source.segments:
+        raise ConfigError(f"pretrain.method: {stage.method} reads segments; give --segments, the folder of a cut")
+    stores = [Ragged(store) for store in source.segments]
+    where = {image_id: (store, i) for store in stores for i, image_id in enumerate(store.ids)}
+
+    def of(image_id: str) -> np.ndarray:
+        store, i = where[image_id]
+        found: np.ndarray = store[i]
+        return found
+
+    return of
+
+
+def _spec(source: PretrainSource, stage: Stage[Any], start: Start) -> dict[str, Any]:
+    """What the weights depend on, besides photos and the weights that they start from."""
+    section = {key: value for key, value in stage.as_dict().items() if key not in ("checkpoint_steps", "cache_mib")}
+    return {
+        "format": FORMAT, "backbone": source.feature_set.backbone, "pretrain": section,
+        "channels": start.origin.channels, "photos": source.feature_set.channels,
+    }  # fmt: skip
+
+
+def accept(source: PretrainSource, trained: Path, out: Path, report: Path, resources: Resources) -> None:
+    """Hand the trained weights on."""
+    from maskmill.backbones import weights_file
+    from maskmill.store.artefact import write_json
+
+    state, facts = weights_file.read(trained)
+    made = Provenance.of("pretrain", source.feature_set.model_dump(mode="json"), [facts["sha256"]])
+    write_json(report, {"accepted": "trained"}, made)
+    kept = {key: value for key, value in facts.items() if key not in ("sha256", "asked", "checksum")}
+    weights_file.write(out, state, kept)
+
+
+def plain(value: Any) -> Any:
+    """Arrays as lists, numbers with seven digits: what JSON takes."""
+    import numpy as np
+
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(part) for part in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
