@@ -343,8 +343,8 @@ def test_which_weights_are_taken(
 def test_a_sentence_names_what_rose_and_what_fell() -> None:
     mixed = _compare.Verdict(True, ("same_photo", "same_place"), ("token_neighbours",), ())
     assert sentence(mixed, "better") == (
-        "features are better in finding a photo again, telling places from other photos, worse in neighbours of places; "
-        "the trained weights are taken"
+        "features are better in finding a photo again, telling places from other photos, worse in neighbours of "
+        "places; the trained weights are taken"
     )
     worse = _compare.Verdict(False, ("same_photo",), ("spread",), ())
     assert sentence(worse, "better") == (

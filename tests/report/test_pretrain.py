@@ -98,7 +98,9 @@ def test_the_page_says_whether_features_got_better(better: bool, tmp_path: Path)
     html = (tmp_path / "report.html").read_text()
     report_page.check(html)
     text = report_page.text_of(html)
-    said = "better in finding a photo again; the trained" if better else "worse in neighbours of places; the weights that"
+    said = (
+        "better in finding a photo again; the trained" if better else "worse in neighbours of places; the weights that"
+    )
     assert f"Features are {said}" in text
     assert "dino from random weights, 400 steps of 64 images, read by dino (semantic)" in text
     assert "a photo is found again in another crop and light 0.31 0.78 +0.47 ± 0.04 better" in text

@@ -71,9 +71,7 @@ def read(results: Path, pretrained: Mapping[str, Mapping[str, Any]]) -> list[Bac
     return found
 
 
-def view(
-    name: str, about: Mapping[str, Any], monitor: Mapping[str, Any], report: Mapping[str, Any]
-) -> BackboneView:
+def view(name: str, about: Mapping[str, Any], monitor: Mapping[str, Any], report: Mapping[str, Any]) -> BackboneView:
     """A backbone as the page shows it, from its monitor and the report of its gate."""
     courses = {"loss": monitor["loss"], **monitor.get("monitors", {})}
     known = {title: [v for v in values if v is not None and math.isfinite(v)] for title, values in courses.items()}

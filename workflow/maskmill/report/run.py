@@ -19,8 +19,18 @@ from maskmill.errors import StoreError
 from maskmill.images import sample as _sample
 from maskmill.redact import redact
 from maskmill.report import (
-    _confidence, _heads, _objects, _page, _pretrain, _quality, _reading, _recipe, _scores, _time, _timing,
-)  # fmt: skip
+    _confidence,
+    _heads,
+    _objects,
+    _page,
+    _pretrain,
+    _quality,
+    _reading,
+    _recipe,
+    _scores,
+    _time,
+    _timing,
+)
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
 from maskmill.store.seal import file_crc32c
