@@ -29,6 +29,9 @@ TINY: dict[str, dict[str, Any]] = {
     "dinosaur": THREE | {"adapt": {
         "steps": 100, "batch_size": 4, "masks": "decoder", "slots": 3, "slot_size": 32, "width": 32, "input_width": 32,
         "layers": 1, "iterations": 2, "learning_rate": 2e-2, "warmup": 5, "halve_every": 200}},
+    "dino": THREE | {"pretrain": {
+        "steps": 4, "batch_size": 4, "micro_batch": 2, "crop": 64, "local_crop": 32, "local_crops": 1, "prototypes": 32,
+        "hidden": 16, "bottleneck": 8}},
     "dsm": THREE | {"cut": {"segments": 4}, "rounds": ROUND},
     "hdbscan": GRAPH | {"cluster": {"min_cluster_size": 6, "min_samples": 3, "fine": 300, "noise": "ignore"}},
     "hnne": THREE,
