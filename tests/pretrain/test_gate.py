@@ -103,8 +103,8 @@ def test_a_broken_network_scores_like_chance_and_is_refused(kind: str, good: _co
         assert found.values[name] == pytest.approx(value, abs=0.12), name
     verdict = _compare.better(good, found)
     assert not verdict.better
-    assert verdict.falls[:4] == _compare.COUNTED
-    assert ("spread" in verdict.falls) == (kind != "noise")
+    assert verdict.falls == _compare.COUNTED
+    assert ("spread" in verdict.lost) == (kind != "noise")
     assert _compare.better(found, good).better
 
 
@@ -117,7 +117,7 @@ def test_one_point_has_no_clusters() -> None:
 def test_the_same_features_are_no_better(good: _compare.Measured) -> None:
     again = _compare.measure(scene(0.3), 0)
     verdict = _compare.better(good, again)
-    assert verdict == _compare.Verdict(False, (), (), ("no measure has changed beyond chance",))
+    assert verdict == _compare.Verdict(False, (), (), (), ("no measure has changed beyond chance",))
     told = _compare.compare(good, again, [again.clusters, again.clusters])  # type: ignore[list-item]
     assert told["agreement"] == {"photo_neighbours": 1.0, "token_neighbours": 1.0, "clusters": 1.0}
     assert told["predicted"] == {"before": 1.0, "after": 1.0}
@@ -142,7 +142,7 @@ def test_a_lost_rank_outweighs_what_rises() -> None:
     flat.tokens[..., 2:] = 0
     before, after = (_compare.measure(each, 0) for each in (views, flat))
     assert after.values["rank"] <= 2 < _compare.KEPT_RANK * before.values["rank"]  # type: ignore[operator]
-    assert "rank" in _compare.better(before, after).falls
+    assert "rank" in _compare.better(before, after).lost
     assert not _compare.better(before, after).better
 
 
@@ -341,14 +341,19 @@ def test_which_weights_are_taken(
 
 
 def test_a_sentence_names_what_rose_and_what_fell() -> None:
-    mixed = _compare.Verdict(True, ("same_photo", "same_place"), ("token_neighbours",), ())
+    mixed = _compare.Verdict(True, ("same_photo", "same_place"), ("token_neighbours",), (), ())
     assert sentence(mixed, "better") == (
         "features are better in finding a photo again, telling places from other photos, worse in neighbours of "
         "places; the trained weights are taken"
     )
-    worse = _compare.Verdict(False, ("same_photo",), ("spread",), ())
+    worse = _compare.Verdict(False, ("same_photo",), (), ("spread",), ())
     assert sentence(worse, "better") == (
         "features are worse in spread, better in finding a photo again; the weights that it started from are kept"
     )
-    few = _compare.Verdict(False, (), (), ("3 photos are too few to tell; it takes 8",))
+    tied = _compare.Verdict(False, ("same_photo",), ("same_place",), (), ())
+    assert sentence(tied, "better") == (
+        "features are no better: better in finding a photo again, but worse in telling places from other photos; the "
+        "weights that it started from are kept"
+    )
+    few = _compare.Verdict(False, (), (), (), ("3 photos are too few to tell; it takes 8",))
     assert sentence(few, "better").startswith("features are no better: 3 photos are too few to tell; it takes 8; the")

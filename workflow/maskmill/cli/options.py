@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ Out = Annotated[Path, typer.Option("--out", help="what to write; appears only wh
 ManifestFile = Annotated[Path, typer.Option("--manifest", help="results/inputs/manifest.parquet")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads")]
 Device = Annotated[str, typer.Option("--device", envvar="MASKMILL_DEVICE", help="auto, cpu, cuda or cuda:0")]
+Gpus = Annotated[int, typer.Option("--gpus", min=0, help="several: one process each, through torchrun")]
 Seed = Annotated[int, typer.Option("--seed", min=0)]
 ConfigFile = Annotated[
     Path | None,
@@ -46,6 +49,15 @@ def refuse_urls(arguments: Sequence[str]) -> None:
         for part in (value, value.partition("=")[2]):  # NAME=FOLDER
             if is_url(part):
                 raise InputError(refusal(part))
+
+
+def one_process_each(gpus: int) -> None:
+    """Run the same command again as so many processes of torchrun, in place of this one; one GPU needs no more."""
+    if gpus < 2 or "WORLD_SIZE" in os.environ:
+        return
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+    program = Path(__file__).parents[1] / "__main__.py"  # not `-m`: the interpreter may not have maskmill itself
+    os.execv(sys.executable, [*launch, str(program), *sys.argv[1:]])
 
 
 def section(text: str) -> dict[str, Any]:

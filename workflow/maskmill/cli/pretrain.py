@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from maskmill.cli.options import Device, ManifestFile, Out, Params, Threads, section, shard_files
+from maskmill.cli.options import (
+    Device,
+    Gpus,
+    ManifestFile,
+    Out,
+    Params,
+    Threads,
+    one_process_each,
+    section,
+    shard_files,
+)
 
 app = typer.Typer(help="pretrain: photos -> the weights of a backbone.", no_args_is_help=True)
 Start = Annotated[Path | None, typer.Option(help="weights that the training starts from; none: random ones")]
@@ -34,10 +44,12 @@ def pretrain_fit(
     timing: Annotated[Path | None, typer.Option(help="JSON of the throughput to write")] = None,
     checkpoint_steps: Annotated[int, typer.Option(min=0, help="0: a checkpoint only on SIGTERM or SIGUSR1")] = 200,
     cache_mib: Annotated[int, typer.Option(min=0, help="memory for photos that are decoded once")] = 2048,
+    gpus: Gpus = 0,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
-    """Train a backbone on the photos of all shards; torchrun makes it several processes."""
+    """Train a backbone on the photos of all shards."""
+    one_process_each(gpus)
     from maskmill.pretrain.run import PretrainFiles, PretrainSource, fit
     from maskmill.training.resources import Resources
 

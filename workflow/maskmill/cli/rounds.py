@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from maskmill.cli.options import Device, ManifestFile, Named, Out, Params, Seed, Threads, pairs, section, shard_files
+from maskmill.cli.options import (
+    Device,
+    Gpus,
+    ManifestFile,
+    Named,
+    Out,
+    Params,
+    Seed,
+    Threads,
+    one_process_each,
+    pairs,
+    section,
+    shard_files,
+)
 
 app = typer.Typer(help="rounds: masks -> student -> masks.", no_args_is_help=True)
 
@@ -31,17 +42,14 @@ def rounds_train(
     held: Annotated[Path | None, typer.Option(help="keep_labels: store of the labels")] = None,
     round: Annotated[int, typer.Option(min=1)] = 1,
     seed: Seed = 0,
-    gpus: Annotated[int, typer.Option(min=0, help="several: one process each, through torchrun")] = 0,
+    gpus: Gpus = 0,
     timing: Annotated[Path | None, typer.Option(help="JSON to write: how fast the training was")] = None,
     checkpoint_steps: Annotated[int, typer.Option(min=0, help="0: a checkpoint only on SIGTERM or SIGUSR1")] = 0,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
     """Train a student on the masks of the round before."""
-    if gpus > 1 and "WORLD_SIZE" not in os.environ:
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-        program = Path(__file__).parents[1] / "__main__.py"  # not `-m`: the interpreter may not have maskmill itself
-        os.execv(sys.executable, [*launch, str(program), *sys.argv[1:]])
+    one_process_each(gpus)
     from maskmill.rounds.run import History, Round, Sources, StudentFiles, train
     from maskmill.store.classes import read_labels
     from maskmill.training.resources import Resources

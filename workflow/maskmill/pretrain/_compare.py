@@ -11,9 +11,9 @@ everything, score like chance:
 - same_place: a place is nearer to itself in the other view than to places of other photos.
 
 `better` says what follows. The rest is shown and does not count: k-means stability, since few and coarse clusters are
-stable and a collapsed network has the most stable of all (as in the report's predicted quality); the predicted quality
-itself, since its witnesses here know colours only, which random weights show best; and the correspondence within a
-photo, since a wall is the same everywhere in good features, too.
+stable and a network that has learnt nothing can have the most stable ones (as in the report's predicted quality); the
+predicted quality itself, since the witnesses here know colours and edges only, as a network of random weights does; and
+the correspondence within a photo, since a wall is the same everywhere in good features, too.
 """
 
 from __future__ import annotations
@@ -75,11 +75,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `better` says: rises and falls are the measures that changed beyond chance, reasons are in plain words."""
+    """What `better` says.
+
+    Attributes:
+        rises, falls: the measures that count and changed beyond chance. lost: rank or spread, where they collapsed.
+        reasons: in numbers.
+    """
 
     better: bool
     rises: tuple[str, ...]
     falls: tuple[str, ...]
+    lost: tuple[str, ...]
     reasons: tuple[str, ...]
 
 
@@ -116,7 +122,7 @@ def better(before: Measured, after: Measured) -> Verdict:
     """
     count = len(before.near_photos)
     if count < FEWEST:
-        return Verdict(False, (), (), (f"{count} photos are too few to tell; it takes {FEWEST}",))
+        return Verdict(False, (), (), (), (f"{count} photos are too few to tell; it takes {FEWEST}",))
     rises: list[str] = []
     falls: list[str] = []
     said: list[str] = []
@@ -129,7 +135,7 @@ def better(before: Measured, after: Measured) -> Verdict:
     lost = [name for name, kept in (("rank", KEPT_RANK), ("spread", KEPT_SPREAD)) if _lost(before, after, name, kept)]
     said += [f"{name} {before.values[name]:.3g} -> {after.values[name]:.3g}" for name in lost]
     reasons = tuple(said) or ("no measure has changed beyond chance",)
-    return Verdict(len(rises) > len(falls) and not lost, tuple(rises), (*falls, *lost), reasons)
+    return Verdict(len(rises) > len(falls) and not lost, tuple(rises), tuple(falls), tuple(lost), reasons)
 
 
 def changed(before: Measured, after: Measured, name: str) -> tuple[float, float]:

@@ -38,7 +38,7 @@ TITLES = {
     "halves_32": "k-means of two halves of the photos, K = 32",
     "seeds_8": "k-means of two seeds, K = 8",
     "seeds_32": "k-means of two seeds, K = 32",
-    "predicted": "predicted quality: agreement with the other features and with colours",
+    "predicted": "predicted quality: agreement with the other network and with plain colours and edges",
     "rank": "effective rank of tokens",
     "spread": "spread of tokens",
     "photo_rank": "effective rank of photos",
@@ -103,7 +103,8 @@ def accept(
 
 def sentence(verdict: _compare.Verdict, rule: str) -> str:
     """What the run is told: whether the features are better, in which measures, and which weights are taken."""
-    rises, falls = (", ".join(SHORT[name] for name in names) for names in (verdict.rises, verdict.falls))
+    worse = (*verdict.falls, *verdict.lost)
+    rises, falls = (", ".join(SHORT[name] for name in names) for names in (verdict.rises, worse))
     if verdict.better:
         return f"features are better in {rises}{f', worse in {falls}' if falls else ''}; the trained weights are taken"
     taken = (
@@ -113,8 +114,9 @@ def sentence(verdict: _compare.Verdict, rule: str) -> str:
     )
     if not verdict.rises and not verdict.falls:
         return f"features are no better: {verdict.reasons[0]}; {taken}"
-    what = f"worse in {falls}{f', better in {rises}' if rises else ''}"
-    return f"features are {what}; {taken}"
+    if not verdict.lost and len(verdict.rises) >= len(verdict.falls):
+        return f"features are no better: better in {rises}, but worse in {falls}; {taken}"
+    return f"features are worse in {falls}{f', better in {rises}' if rises else ''}; {taken}"
 
 
 def table(
@@ -130,7 +132,7 @@ def table(
         if name in _compare.COUNTED:
             row["change"], row["error"] = _compare.changed(before, after, name)
         row["counts"] = name in _compare.COUNTED
-        row["says"] = "better" if name in verdict.rises else "worse" if name in verdict.falls else ""
+        row["says"] = "better" if name in verdict.rises else "worse" if name in (*verdict.falls, *verdict.lost) else ""
         rows.append(row)
     return {"reasons": list(verdict.reasons), "measures": rows, "agreement": found["agreement"]}
 
