@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 import report_page
 import synthetic_run
 
+from maskmill.dag.files import Graph
+from maskmill.dag.jobs import jobs
 from maskmill.errors import StoreError
+from maskmill.recipe.resolve import load
 from maskmill.report import _pretrain
 from maskmill.report.run import run
 from maskmill.store.artefact import write_json
@@ -111,3 +115,19 @@ def test_the_page_says_whether_features_got_better(better: bool, tmp_path: Path)
 def test_a_run_without_backbones_of_its_own_has_no_such_part(tmp_path: Path) -> None:
     html = synthetic_run.report(tmp_path, images=4).read_text()
     assert 'id="backbones"' not in html
+
+
+def test_the_report_waits_for_the_backbones_of_the_run() -> None:
+    """Two recipes that share a training show it once; a run without one has the plan that it always had."""
+    root = Path(__file__).parents[2]
+
+    def plan(*recipes: str) -> tuple[dict[str, Any], set[str]]:
+        graph = Graph(load({"recipes": list(recipes), "preset": "small"}, root / "recipes"), lambda: ["s0000000000"])
+        (job,) = (each for each in jobs(graph).values() if each.rule == "report")
+        return json.loads(job.depends), {file for source in job.inputs.values() for file in source.files}
+
+    told, files = plan("dino", "kmeans")
+    ((slug, about),) = told["pretrained"].items()
+    assert about == {"backbone": "vit_tiny_patch16_224", "method": "dino", "used": ["dino (semantic)"]}
+    assert {f"results/pretrain/{slug}/monitor.json", f"results/pretrain/{slug}/report.json"} <= files
+    assert "pretrained" not in plan("kmeans")[0]
