@@ -139,7 +139,7 @@ def test_colour_has_no_flip() -> None:
 @pytest.mark.parametrize(
     ("recipe", "change", "reason"),
     [
-        ("picie", {"adapt": {"unfreeze": True}}, "adapt.unfreeze: true trains its network on photos"),
+        ("picie", {"adapt": {"unfreeze": True}}, "adapt.unfreeze: true learns from photos"),
         ("kmeans", {"rounds": {"count": 1, "student": "deeplabv3plus", "encoder": "semantic"}}, "student: deeplabv3"),
         ("leopart_cbfe", {}, "foreground.method attention needs the query of the cls token"),
     ],

@@ -22,6 +22,7 @@ from maskmill.backbones.network import import_timm, load, resample_positions
 from maskmill.backbones.weights import prepare
 from maskmill.errors import UserError, WeightsError
 from maskmill.features.run import SATURATED
+from maskmill.images.listing import content_fingerprint
 from maskmill.recipe.sections import FeatureSet
 
 timm = import_timm()
@@ -192,6 +193,18 @@ def test_unreadable_checkpoints(body: Any, message: str, tmp_path: Path) -> None
 def test_absent_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"features.<name>.checkpoint: '.*absent.pth' does not exist"):
         prepare(FeatureSet(backbone=RESNET, checkpoint=str(tmp_path / "absent.pth")), tmp_path / "out")
+
+
+def test_a_checkpoint_that_changed_since_the_run_was_planned(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    file, out = tmp_path / "c.pth", tmp_path / "out.safetensors"
+    torch.save(state, file)
+    chosen, planned = FeatureSet(backbone=RESNET, checkpoint=str(file)), content_fingerprint(str(file))
+    prepare(chosen, out, planned)
+    out.unlink()
+    torch.save(state | {"bn1.bias": state["bn1.bias"] + 1}, file)
+    with pytest.raises(WeightsError, match=r"c.pth has changed since the run was planned; run the command again"):
+        prepare(chosen, out, planned)
+    assert not out.exists()
 
 
 def test_unknown_backbone_names_the_nearest(tmp_path: Path) -> None:

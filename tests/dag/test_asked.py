@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,21 @@ def test_words_are_what_they_were(text: str) -> None:
 def test_what_is_no_word_is_an_error() -> None:
     with pytest.raises(ConfigError, match="--params: not valid JSON"):
         section("AAAA")
+
+
+def test_another_content_of_a_checkpoint_is_another_order(tmp_path: Path) -> None:
+    """Its path is the same; without this, what a killed run left of the former weights would be taken for new."""
+    file = tmp_path / "own.pth"
+    file.write_bytes(b"1")
+    own = BASE | {"features": {"grouping": {"backbone": "test_vit", "checkpoint": str(file)}}}
+    before, old = made(own)
+    os.utime(file, (1, 1))
+    assert made(own)[1] == old
+    file.write_bytes(b"2")
+    now, new = made(own)
+    assert before.keys() == now.keys()
+    changed = {now[key].rule for key, asked in new.items() if asked != old[key]}
+    assert {"weights", "features", "cut", "regions", "rounds_train", "evaluate"} <= changed
+    assert "inputs" not in changed
+    kept = {key for key, asked in new.items() if asked == old[key]}
+    assert {job.wildcards["features"] for key, job in now.items() if key in kept and job.rule == "features"}

@@ -24,7 +24,13 @@ RECIPES = sorted(file.stem for file in (ROOT / "recipes").glob("*.yaml"))
 SHARDS = ["s0000000000", "s0000000001"]
 LABELLED = {
     "labels": "labels",
-    "evaluate": {"objects": True, "linear_probe": True, "linear_probe_online": True, "retrieval": True},
+    "evaluate": {
+        "objects": True,
+        "linear_probe": True,
+        "linear_probe_online": True,
+        "retrieval": True,
+        "segment_retrieval": True,
+    },
 }
 
 
@@ -193,6 +199,9 @@ def test_needs_follow_what_runs_in_the_job() -> None:
     unfrozen = Graph(resolved("picie", adapt={"unfreeze": True}), lambda: SHARDS)
     assert unfrozen.network("adapt_map", {"recipe": "picie", "seed": "0", "shard": SHARDS[0]})
     assert unfrozen.needs("adapt_fit", {"recipe": "picie", "seed": "0"}).memory == 16000
+    frozen = graph("transfgu")  # learns from photos, is applied to tokens
+    assert frozen.needs("adapt_fit", {"recipe": "transfgu", "seed": "0"}).memory == 16000
+    assert not frozen.network("adapt_map", {"recipe": "transfgu", "seed": "0", "shard": SHARDS[0]})
     eigenmaps = Graph(resolved("comus", reduce={"memory_gb": 20}), lambda: SHARDS)
     assert eigenmaps.needs("reduce_fit", {"recipe": "comus"}).memory == 22000
     for images in (0, 10**6, 10**7):

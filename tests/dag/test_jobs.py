@@ -119,6 +119,14 @@ def test_a_head_that_trains_its_backbone_depends_on_the_photos() -> None:
     assert "adapt_fit" not in rules(again({"features": {"semantic": {"dtype": "int8"}}}, base))
 
 
+def test_a_head_that_sees_photos_beside_its_backbone_depends_on_photos_and_on_tokens() -> None:
+    base = {"recipes": ["transfgu"], "preset": "small"}
+    assert "adapt_fit" in rules(again({}, base, (*SHARDS, "s0000000003")))
+    assert "adapt_fit" in rules(again({"features": {"semantic": {"dtype": "int8"}}}, base))
+    assert "adapt_fit" in rules(again({"adapt": {"mass": 0.7}}, base))
+    assert "adapt_fit" not in rules(again({"adapt": {"cache_mib": 7}}, base))
+
+
 SCORED = {"recipes": ["kmeans", "comus"], "preset": "small", "labels": "labels", "evaluate": {"objects": True}}
 
 

@@ -124,6 +124,23 @@ def test_a_damaged_or_missing_part_is_named(tmp_path: Path) -> None:
         (tmp_path / "parts/s1/part.json").unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_a_damaged_mask_of_a_part_is_named(damage: str, tmp_path: Path) -> None:
+    """It would become a file of the export, unread."""
+    keywords = write_scenes(tmp_path, scenes())
+    in_parts(keywords, {}, tmp_path)
+    mask = next(path for path in sorted((tmp_path / "parts/s1/files").rglob("*")) if path.is_file())
+    body = bytearray(mask.read_bytes())
+    mask.unlink()  # the export has the same file
+    if damage == "flipped":
+        body[-5] ^= 1
+    if damage != "gone":
+        mask.write_bytes(body if damage == "flipped" else body[:-9])
+    with pytest.raises(StoreError, match=rf"^{mask}: damaged or gone; delete {tmp_path}/parts/s1 and run"):
+        run_index(keywords["files"], tmp_path / "parts", {}, tmp_path / "new", keywords["masks"], More())
+    assert not (tmp_path / "new").exists()
+
+
 def test_tracks_in_parts(tmp_path: Path) -> None:
     masks = {name: scenes()[name] for name in ("ring", "holes", "nested")}
     keywords = write_scenes(tmp_path, masks)

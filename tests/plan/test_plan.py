@@ -134,6 +134,64 @@ def test_unknown_backbone_says_the_way_out() -> None:
         geometry(FeatureSet(backbone="resnt18"))
 
 
+def pretrained(size: int = 224, **section: Any) -> Run:
+    """DINO's small preset: two crops of 96 px and two of 48 px of a photo."""
+    features = {"semantic": {"size": {"square": size}}}
+    return load({"recipes": ["dino"], "preset": "small", "pretrain": section, "features": features}, ROOT / "recipes")
+
+
+def test_a_training_of_a_backbone_grows_with_its_samples_and_crops() -> None:
+    images = of_one_size(1000, 100, PHOTO)
+    run, larger = pretrained(steps=50, batch_size=32), pretrained(steps=50, batch_size=32, crop=192)
+    (fit,), (other,) = ([w for w in planned_jobs(each, images) if w.rule == "pretrain_fit"] for each in (run, larger))
+    (slug,) = (chosen.weights_slug for chosen in run.recipes["dino"].trained_sets.values())
+    assert (fit.owner, fit.jobs, fit.amount, fit.unit, fit.network) == (slug, 1, 50 * 32, "samples", True)
+    rates = Rates(measured={"pretrain_fit/vit_tiny_patch16_224": (0.8, 90)})  # 2 x 36 + 2 x 9 patches of 16 px
+    small, large = rates.of(fit, run), rates.of(other, larger)
+    assert small is not None
+    assert large is not None
+    assert small.seconds == pytest.approx(0.8 / fit.threads)
+    assert large.seconds == pytest.approx(0.8 / other.threads * (2 * 144 + 2 * 9) / 90)
+    assert Rates(measured={"pretrain_fit/resnet18": (0.8, 90)}).of(fit, run) is None  # another network
+    given = Rates(given={"pretrain_fit": 20.0}).of(fit, run)
+    assert given is not None
+    assert given.seconds == pytest.approx(1 / 20)
+
+
+def test_a_trained_backbone_is_compared_on_some_photos() -> None:
+    """Both networks see two views of each, as many photos as are as large as 256 of 224 px, and no fewer than 64."""
+    for size, count, passes in ((224, 1000, 4 * 256), (448, 1000, 4 * 64), (320, 1000, 4 * 125), (224, 90, 4 * 90)):
+        run = pretrained(size)
+        (work,) = (w for w in planned_jobs(run, of_one_size(count, 100, PHOTO)) if w.rule == "pretrain_accept")
+        assert (work.jobs, work.amount, work.unit) == (1, passes, "images")
+        rate = Rates(measured={"features/vit_tiny_patch16_224": (0.3, 784)}).of(work, run)
+        assert rate is not None
+        assert rate.seconds == pytest.approx(0.3 * (size / 16) ** 2 / 784 / work.threads)
+
+
+def test_recipes_that_train_the_same_share_its_jobs_and_its_weights(tmp_path: Path) -> None:
+    """Two files of the weights that timm says, whoever asks for them."""
+    body = yaml.safe_load((ROOT / "recipes/dino.yaml").read_text())
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(body | {"cluster": {"method": "kmeans", "clusters": 3}}))
+    run = load({"recipes": ["dino", str(tmp_path / "again.yaml")], "preset": "small"}, ROOT / "recipes")
+    images = of_one_size(1000, 100, PHOTO)
+    count = build(run, images, Rates(), Machines(2)).by_rule()
+    assert (count["pretrain_fit"], count["pretrain_accept"], count["cluster_fit"]) == (1, 1, 2)
+    (weights,) = (artefact for artefact in artefacts(run, images) if artefact.name == "pretrain")
+    state = import_timm().create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0).state_dict()
+    assert weights.bytes == 2 * sum(4 * value.numel() for value in state.values())
+
+
+def test_an_earlier_training_says_its_rate(tmp_path: Path) -> None:
+    run, images = pretrained(steps=50, batch_size=32), of_one_size(1000, 100, PHOTO)
+    (slug,) = (chosen.weights_slug for chosen in run.recipes["dino"].trained_sets.values())
+    (tmp_path / "pretrain_fit").mkdir()
+    (tmp_path / f"pretrain_fit/{slug}.tsv").write_text(f"s\tmax_rss\n{START + 400}\t900\n")
+    found = read_benchmarks(tmp_path)
+    assert [(job.rule, job.owner) for job in found] == [("pretrain_fit", slug)]
+    assert of_run(found, run, images, {}) == {f"pretrain_fit/{slug}": pytest.approx(400 / 1600)}
+
+
 def test_hours_by_hand() -> None:
     """Ten shards of 100 images, 2 images a second: a job takes 50 s and its start."""
     run = load({"recipes": ["kmeans"], "inputs": {"shard_size": 100}}, ROOT / "recipes")
@@ -354,6 +412,7 @@ def test_every_recipe_is_planned(name: str) -> None:
     found = {work.rule for work in planned_jobs(run, images)}
     assert {"features", "cluster_fit", "paint"} <= found or run.recipes[name].crops
     assert ("adapt_fit" in found) == (run.recipes[name].adapt is not None)
+    assert ("pretrain_fit" in found) == bool(run.recipes[name].trained_sets)
     assert all(work.jobs > 0 for work in planned_jobs(run, images))
     assert all(artefact.bytes > 0 for artefact in artefacts(run, images))
 
@@ -385,7 +444,8 @@ def test_jobs_and_memory_are_those_of_a_dry_run(photos: Path, tmp_path: Path) ->
         "images": str(photos / "images"), "labels": str(photos / "labels"), "preset": "small", "seeds": [0, 1],
         "recipes": ["kmeans_whitened", "comus", "cutler", "leopart_cbfe", "stego", str(tmp_path / "crops.yaml")],
         "inputs": {"shard_size": 6}, "cluster": {"clusters": 3},  # of twelve images, an object each
-        "evaluate": {"objects": True, "linear_probe": True, "linear_probe_online": True, "retrieval": True},
+        "evaluate": {"objects": True, "linear_probe": True, "linear_probe_online": True, "retrieval": True,
+                 "segment_retrieval": True},
     }  # fmt: skip
     done = snakemake(tmp_path, config, "--until", "inputs")
     assert done.returncode == 0, done.stderr

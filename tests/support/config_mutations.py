@@ -32,6 +32,7 @@ CONFIG = {
     "evaluate": {"protocols": ["hungarian_iou", "hungarian_counts"], "classes": [0, 8], "ignore": [255],
                  "class_names": {0: "road", 8: "car"}, "size": {"short_side": 320}, "candidates": {"steps": 5},
                  "objects": {"metrics": ["corloc"], "min_area": 0.1}, "retrieval": {"bank": 100, "temperature": 0.1},
+                 "segment_retrieval": {"parts": 4, "neighbours": 3},
                  "linear_probe": True, "linear_probe_online": {"steps": 3, "learning_rate": 0.1}},
     "export": {"coco": False}, "report": {"title": "My images", "gallery": 48},
 }  # fmt: skip

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ from maskmill.backbones import weights_file
 from maskmill.backbones.network import load as load_backbone
 from maskmill.errors import UserError
 from maskmill.evaluate.labelled import read_label
+from maskmill.export._parts import Part, PartWriter
+from maskmill.export.formats import Entry
 from maskmill.export.segmenter import SegmenterParts
 from maskmill.images.instances import Instances, InstanceStore, InstanceWriter
 from maskmill.images.photos import read_photo
@@ -55,8 +58,8 @@ from maskmill.recipe.sections import FeatureSet, Size
 from maskmill.reduce import run as reduce
 from maskmill.report.run import _rejected
 from maskmill.rounds.infer import Student
+from maskmill.store import class_names, classes, expected
 from maskmill.store import codebook as books
-from maskmill.store import expected
 from maskmill.store import product as codecs
 from maskmill.store import ragged as layout
 from maskmill.store.artefact import read_json, read_table, read_tensors, write_json, write_table, write_tensors
@@ -69,6 +72,7 @@ from maskmill.training.resources import Resources
 DAMAGE = ("truncated", "data flipped", "metadata flipped", "deleted", "foreign")
 RIGHT = ("refused", "no effect", "made again")
 SET = FeatureSet(backbone=ENCODER, size=Size(square=64))
+PART = ("coco", "png")  # names of formats
 Place = tuple[Path, int, int]  # a file, and the bytes start..stop of it
 
 
@@ -147,6 +151,8 @@ def make_run(run: Path, seed: int) -> None:
             _tables(run, seed)
             _models(run, seed)
             _texts(run, seed)
+            _taxonomy(run, seed)
+            _part(run, seed)
             _segmenter(run)
     finally:
         layout.CHUNK_BYTES, layout.SHARD_BYTES = before
@@ -246,6 +252,28 @@ def _texts(run: Path, seed: int) -> None:
     write_json(run / "selection.json", body, Provenance.of("cluster", {"seed": seed}))
 
 
+def _taxonomy(run: Path, seed: int) -> None:
+    rng, made = np.random.default_rng(seed), Provenance.of("taxonomy", {"seed": seed})
+    rules = {"weights": rng.standard_normal((3, 16)).astype(np.float32), "bias": rng.random(3).astype(np.float32)}
+    found = classes.Classes(3, np.arange(1, 4, dtype=np.int32), "linear", rules, label_ids=(4, 7, 9))
+    classes.write(run / "classes.safetensors", found, made)
+    named = [{"id": i, "name": f"thing {seed}{i}", "colour": "#804080", "clusters": [str(i)]} for i in range(1, 4)]
+    write_json(run / "named.json", {"classes": named, "examples": ["im00"]}, made)
+
+
+def _part(run: Path, seed: int) -> None:
+    """What a job of one shard leaves for the job that joins the export."""
+    rng, (row, *_) = np.random.default_rng(seed), read_manifest(run / "manifest.parquet").rows
+    arrays = {"pixels": rng.integers(0, 99, 8)}
+    table: Any = SimpleNamespace(parts=lambda: ({"total": int(arrays["pixels"].sum())}, arrays))
+    (run / "part").mkdir()
+    with PartWriter(run / "part", PART, "none") as part:
+        for i in range(6):
+            body = rng.bytes(200)
+            part.add(row, {name: Entry(f"{name} {seed}{i}\n", body) for name in PART})
+        part.finish(table, {"hashes": [str(seed)]}, Provenance.of("export", {"seed": seed}))
+
+
 def _segmenter(run: Path) -> None:
     """Clusters of tokens with the backbone that sees new images."""
     weights = run / f"weights/{SET.weights_slug}.safetensors"
@@ -301,6 +329,12 @@ def _weights(run: Path) -> Any:
 def _predicted(run: Path) -> Any:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     return load_segmenter(run / "segmenter", "cpu").mask(image)
+
+
+def _joined(run: Path) -> Any:
+    part = Part(run / "part", PART, "none")
+    entries = [(each.text, Path(each.body).read_bytes()) for found in part for each in found.values()]
+    return [part.body, part.arrays, entries]
 
 
 def _photo(run: Path) -> Any:
@@ -374,6 +408,12 @@ KINDS = [
     Kind("segmenter: features.json", "segmenter/features.json", _predicted, parts=_of_json, expected=False),
     *_arrays("features, pq", "pq.zarr", "features", ("values", "rotation", "centroids", "offsets", "grid", "cls")),
     _tensors("codec of features, pq", "pq.safetensors", codecs.read),
+    _tensors("classes", "classes.safetensors", classes.read),
+    Kind("names of classes", "named.json", lambda run: class_names.read(run / "named.json"), parts=_of_json),
+    Kind("shard of an export: masks", "part", _joined, "files"),
+    Kind("shard of an export: entries", "part", _joined, "entries"),
+    Kind("shard of an export: counts", "part", _joined, "counts.safetensors", parts=_of_tensors),
+    Kind("shard of an export: `part.json`", "part", _joined, "part.json", parts=_of_json),
 ]
 
 

@@ -18,6 +18,9 @@ INSTANCES: dict[str, Any] = {
     "steps": 40, "batch_size": 4, "crop": 112, "size": {"short_side": 112}, "width": 32, "keep_score": 0.2,
 }  # fmt: skip
 SIZES = {"grouping": 224, "semantic": 128, "early": 128, "late": 128}
+RESNET: dict[str, Any] = {"features": {"semantic": {"backbone": {"pretrain": "resnet18"}, "size": {"square": 128}}}}
+WHOLE = {"steps": 4, "batch_size": 4, "micro_batch": 2, "crop": 64, "dimensions": 8, "hidden": 16}
+CROPS = WHOLE | {"local_crop": 32, "local_crops": 1}
 CUT: dict[str, Any] = {"features": {"grouping": {"size": {"square": 112}}}}
 # Recipe -> what the preset changes; a recipe that is small as it is needs no entry.
 # A dozen regions vary in fewer directions than COMUS keeps.
@@ -32,6 +35,7 @@ TINY: dict[str, dict[str, Any]] = {
     "dino": THREE | {"pretrain": {
         "steps": 4, "batch_size": 4, "micro_batch": 2, "crop": 64, "local_crop": 32, "local_crops": 1, "prototypes": 32,
         "hidden": 16, "bottleneck": 8}},
+    "deepcluster": THREE | RESNET | {"pretrain": CROPS | {"clusters": [3, 2]}},
     "dsm": THREE | {"cut": {"segments": 4}, "rounds": ROUND},
     "hdbscan": GRAPH | {"cluster": {"min_cluster_size": 6, "min_samples": 3, "fine": 300, "noise": "ignore"}},
     "hnne": THREE,
@@ -41,16 +45,25 @@ TINY: dict[str, dict[str, Any]] = {
     "kmeans": THREE | PCA,
     "kmeans_whitened": THREE,
     "leiden": GRAPH | {"cluster": {"clusters": None, "neighbours": 8, "fine": 100}},
+    "leopart": {"foreground": {"clusters": 12}, "cluster": {"fine": 8, "clusters": 2}, "pretrain": {
+        "steps": 4, "batch_size": 4, "micro_batch": 2, "crop": 70, "local_crop": 28, "local_crops": 1,
+        "prototypes": 8, "hidden": 16, "dimensions": 8, "queue": 16, "align": 3}},
     "leopart_cbfe": {"foreground": {"clusters": 12}, "cluster": {"fine": 8, "clusters": 2}},
     "leopart_cd": {"cluster": {"fine": 20, "clusters": 3}},
     "lost": CUT,
+    "maskcontrast": THREE | {"features": {"grouping": {"size": {"square": 112}}, "semantic": {"size": {"square": 128}}},
+                             "pretrain": {"steps": 3, "batch_size": 4, "micro_batch": 2, "crop": 64, "queue": 8}},
     "maskcut": CUT,
     "maskdistill": THREE | {"rounds": {"count": 2, **INSTANCES, "paint_score": 0.1, "from_round": {
         2: {"student": "deeplabv3plus", "encoder": "semantic", "steps": 12, "batch_size": 4, "crop": 64, "width": 32,
             "unfrozen": 0, "learning_rate": 5e-3, "balance": 1.0, "refine": "none"}}}},
     "mdc": THREE | {"adapt": {"steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5}},
+    "moco": THREE | RESNET | {"pretrain": WHOLE | {"queue": 10}},
     "named": {"cluster": {"clusters": 6}},
     "ncut_color": THREE | {"features": {"colour": {"size": {"long_side": 96}}}, "rounds": ROUND},
+    "neco": THREE | {"pretrain": {
+        "steps": 4, "batch_size": 4, "micro_batch": 2, "global_side": 56, "local_side": 28, "local_crops": 1,
+        "align": 3, "hidden": 16, "dimensions": 8, "queue": 64}},
     "nuclei": {},
     "overcluster": {"cluster": {"clusters": 3, "fine": 30}},
     "pca": THREE | {"reduce": {"dimensions": 8}},
@@ -58,10 +71,21 @@ TINY: dict[str, dict[str, Any]] = {
     "picie_h": THREE | {"adapt": {
         "steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5, "over_clusters": 8}},
     "primaps_em": THREE | {"adapt": {"steps": 20, "probe_steps": 5, "batch_size": 4}},
+    "slotcon": THREE | {
+        "pretrain": {"steps": 4, "batch_size": 4, "micro_batch": 2, "side": 64, "prototypes": 8, "hidden": 16,
+                     "dimensions": 8, "stride": 16},
+        "features": {"semantic": {"backbone": {"pretrain": "resnet18"}}}},
+    "segsort": THREE | {"features": {"colour": {"size": {"long_side": 112}}, "semantic": {"size": {"square": 128}}},
+                        "pretrain": {"steps": 3, "batch_size": 4, "micro_batch": 2, "crop": 64}},
+    "sift": THREE | {"features": {"texture": {"size": {"square": 128}}}},
     "smooseg": THREE | {"adapt": {"steps": 20, "batch_size": 4, "tokens": 20, "dimensions": 16}},
     "spectral": {"cluster": {"clusters": 3, "neighbours": 8, "fine": 100}},
     "stego": THREE | {"adapt": {"steps": 40, "neighbours": 3, "places": 5, "dimensions": 16}},
+    "swav": THREE | RESNET | {"pretrain": CROPS | {"prototypes": 6, "queue": 6, "queue_start": 0.25}},
     "tokencut": CUT,
+    "transfgu": THREE | {"adapt": {
+        "steps": 20, "epoch_steps": 5, "bootstrap": 1, "intervals": [2], "batch_size": 4, "width": 32, "heads": 2,
+        "blocks": 1, "scales": [0.6], "foreground": 0.3, "learning_rate": 2e-3}},
     "umap": THREE,
 }  # fmt: skip
 

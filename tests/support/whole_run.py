@@ -46,7 +46,12 @@ UNFROZEN: dict[str, Any] = {
 }  # fmt: skip
 # What differs between seeds: a head, and a number of clusters that comes from the data.
 SEEDED = ("stego", "leiden", "hdbscan")
-READOUTS: dict[str, Any] = {"linear_probe": True, "linear_probe_online": {"steps": 20}, "retrieval": True}
+READOUTS: dict[str, Any] = {
+    "linear_probe": True,
+    "linear_probe_online": {"steps": 20},
+    "retrieval": True,
+    "segment_retrieval": {"parts": 3},
+}
 SEEDS: dict[str, Any] = {"seeds": [0, 1], "evaluate": {"objects": True, "candidates": {"steps": 20}, **READOUTS}}
 # The configuration that is shipped.
 DEMO: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,31 @@ def test_a_checkpoint_is_known_by_its_content_and_not_by_its_time(tmp_path: Path
     save(1)
     planned = snakemake(tmp_path, config, "--dry-run", file)
     assert "Params have changed" in planned.stdout + planned.stderr
+
+
+@pytest.mark.slow
+def test_what_a_former_checkpoint_has_made_is_named(tmp_path: Path) -> None:
+    """As a job leaves it that goes on after its driver was killed: the same path, the same settings, other weights."""
+    import torch
+
+    timm = import_timm()
+    config = prepare(tmp_path, LEFT_RIGHT)
+    network = {"backbone": "test_vit", "checkpoint": str(tmp_path / "own.pth"), "size": {"square": 64}}
+    (tmp_path / "colours.yaml").write_text(yaml.safe_dump(COLOUR | {"features": {"semantic": network}}))
+    codebook = "results/recipes/colours/seed0/cluster/codebook.safetensors"
+    for seed in range(2):
+        torch.manual_seed(seed)
+        torch.save(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "own.pth")
+        done = snakemake(tmp_path, config, codebook)
+        assert done.returncode == 0, done.stderr
+        (store,) = tmp_path.glob("results/features/*/*.zarr")
+        if seed == 0:
+            shutil.copytree(store, tmp_path / "former")
+    shutil.rmtree(store)
+    (tmp_path / "former").rename(store)
+    (store / ".snakemake_timestamp").unlink()  # a driver leaves it when a job has ended
+    store.touch()
+    (tmp_path / codebook).unlink()
+    done = snakemake(tmp_path, config, codebook)
+    assert done.returncode != 0
+    assert f"{store.name}: not what the configuration asks for now" in done.stdout + done.stderr

@@ -26,8 +26,8 @@ rule pretrain_fit:
         files=options("pretrain_fit"),
     shell:
         "{params.run} pretrain fit {params.files} --params {params.depends:q}"
-        " --checkpoint-steps {resources.checkpoint_steps} --cache-mib {resources.cache_mib} --gpus {resources.gpu}"
-        " --threads {threads} &> {log}"
+        " --checkpoint-steps {resources.checkpoint_steps} --cache-mib {resources.cache_mib}"
+        " --gpus {resources.gpu} --threads {threads} &> {log}"
 
 
 rule pretrain_accept:

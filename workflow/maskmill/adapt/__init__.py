@@ -29,12 +29,15 @@ class Traits:
         crops: items of its training may be crops of an image's grid; its Params have `crops`.
         trains_backbone: it can train the backbone together with the head; its Params have `unfreeze`, and it is a
             `BackboneMethod`.
+        photos: its training sees photos through the frozen backbone (`maskmill.adapt._photos.FrozenPhotos`); the head
+            itself works on stored tokens.
     """
 
     neighbours: bool
     per_image: bool
     crops: bool
     trains_backbone: bool
+    photos: bool = False
 
 
 class Method(Protocol):
@@ -66,6 +69,7 @@ class Method(Protocol):
 
         Args:
             images: `maskmill.adapt._data.TokenImages`; tokens [h, w, d] of an image by its position in the sorted ids.
+                With the trait `photos`: `maskmill.adapt._photos.FrozenPhotos`.
 
         Returns:
             tensors `head.<name>`, the state of what `build` makes, and diagnostics: `loss` [steps], `timing`, and what

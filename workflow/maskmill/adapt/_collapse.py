@@ -42,7 +42,7 @@ def cluster_shares(head: Head, images: Images, seed: int) -> list[float]:
         return []
     counts = np.zeros(len(head.prototypes), np.int64)
     for i in _drawn(images, seed):
-        codes = head.codes(images[i])
+        codes = head.codes(images.view(i))
         flat = codes.reshape(-1, codes.shape[2])
         counts += np.bincount((flat @ head.prototypes.T).argmax(1), minlength=len(counts))
     return [float(share) for share in counts / counts.sum()]
@@ -52,7 +52,7 @@ def mask_share(head: Head, images: Images, seed: int) -> float:
     """Share of the tokens in an image's largest mask, mean over some images."""
     found = []
     for i in _drawn(images, seed):
-        winner = head.codes(images[i]).argmax(2)
+        winner = head.codes(images.view(i)).argmax(2)
         found.append(np.bincount(winner.ravel()).max() / winner.size)
     return float(np.mean(found))
 

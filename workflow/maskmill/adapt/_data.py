@@ -76,6 +76,10 @@ class Images:
         """Images by position."""
         return [self[i] for i in places]
 
+    def view(self, i: int) -> np.ndarray:
+        """What a trained head sees of image i: the same as in training, unless a subclass says otherwise."""
+        return self[i]
+
 
 def shown_ids(store: Ragged) -> list[str]:
     """Ids of the images of a store that show any data."""

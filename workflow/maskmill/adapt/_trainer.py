@@ -43,6 +43,8 @@ class HeadTask:
         monitors: names of what `loss` reports, in order. after: called when a step is done (teachers, pools).
         rate: step -> factor of the learning rates. images: a step, for the throughput.
         clip: largest gradient norm. clipped: the parameters whose norm that is; None: all of `rates`.
+        largest: entries of the gradient are cut at it. decay_vectors: whether biases and norms, which have one
+            dimension, have the weight decay too.
     """
 
     head: nn.Module
@@ -59,6 +61,8 @@ class HeadTask:
     clipped: Sequence[nn.Parameter] | None = None
     weight_decay: float = 0.0
     optimiser: str = "adam"
+    largest: float = math.inf
+    decay_vectors: bool = True
 
 
 class MonitoredHead(nn.Module):
@@ -78,7 +82,7 @@ def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray]
         NumericsError: the loss or a gradient is not finite. StoppedError: SIGTERM or SIGUSR1 came.
     """
     monitored = MonitoredHead(task.head, len(task.monitors)).to(training.device)
-    groups = [{"params": list(parameters), "lr": rate} for parameters, rate in task.rates]
+    groups = _groups(task)
     learning = [p for parameters, _ in task.rates for p in parameters]
     make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[task.optimiser]
     optimiser = make(groups, lr=task.rates[0][1], weight_decay=task.weight_decay)
@@ -104,6 +108,8 @@ def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray]
 
             with memory_advice("adapt.batch_size", task.images):
                 value = set_gradients(learning, list(enumerate(micros)), one, pool, Team())
+            if task.largest < math.inf:
+                torch.nn.utils.clip_grad_value_(learning, task.largest)
             if step % every == 0 and step // every < ROWS:
                 _note(monitored, step // every, task.monitors, results)
             return value
@@ -126,6 +132,18 @@ def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray]
         "timing": trained.timing,
     }
     return {f"head.{name}": value.detach().cpu().numpy() for name, value in state.items()}, diagnostics
+
+
+def _groups(task: HeadTask) -> list[dict[str, Any]]:
+    """Parameter groups; where biases and norms do not decay, they have groups of their own."""
+    groups: list[dict[str, Any]] = []
+    for parameters, rate in task.rates:
+        if task.decay_vectors:
+            groups.append({"params": list(parameters), "lr": rate})
+            continue
+        groups.append({"params": [p for p in parameters if p.ndim > 1], "lr": rate})
+        groups.append({"params": [p for p in parameters if p.ndim < 2], "lr": rate, "weight_decay": 0.0})
+    return groups
 
 
 def _work(task: HeadTask, training: HeadTraining, step: int, learning: Sequence[nn.Parameter]) -> Callable[..., Any]:

@@ -25,18 +25,23 @@ def _table(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
 def _head(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     """The section without what this head does not depend on, and the number of prototypes where the recipe takes them.
 
-    A head that trains its backbone depends on how photos are read and on which they are: no store of theirs is an
-    input whose time would tell.
+    A head that learns from photos depends on how they are read and on which they are: no store of theirs is an input
+    whose time would tell. One whose backbone is frozen also on how tokens are stored, as it is applied to these.
     """
     recipe = graph.recipe(wildcards)
     others = ("checkpoint_steps", "cache_mib", *(FREEZING if recipe.unfrozen else UNFREEZING))
     body = {key: value for key, value in section(graph, wildcards, "adapt").items() if key not in others}
     if recipe.cluster.method == "prototypes":
         body["clusters"] = recipe.cluster.params.clusters
-    if recipe.unfrozen:
-        body["feature_set"] = recipe.behind(CODES).model_dump(mode="json", exclude=STORING)
+    if recipe.learns_from_photos:
+        exclude = STORING if recipe.unfrozen else None
+        body["feature_set"] = recipe.behind(CODES).model_dump(mode="json", exclude=exclude)
         body["photos"] = json_hash(graph.shards())  # a shard's name is a hash of its images' contents
     return body
+
+
+def _learns_from_photos(graph: Graph, wildcards: Wildcards) -> bool:
+    return graph.recipe(wildcards).learns_from_photos
 
 
 def _unfrozen(graph: Graph, wildcards: Wildcards) -> bool:
@@ -51,15 +56,15 @@ def _neighbours(graph: Graph, wildcards: Wildcards) -> Sources:
 @job(
     "adapt_fit",
     _head,
-    large=_unfrozen,
+    large=_learns_from_photos,
     out=f"{SEED}/adapt/head.safetensors",
     monitor=f"{SEED}/adapt/monitor.json",
     timing=f"{SEED}/adapt/timing.json",
 )
 def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
-    """Stored tokens, or photos with the weights of a backbone that learns too; and the table of nearest images."""
+    """Stored tokens, or photos with the weights of their backbone; and the table of nearest images."""
     recipe, found = graph.recipe(wildcards), {"manifest": manifest()}
-    if recipe.unfrozen:
+    if recipe.learns_from_photos:
         graph.shards()  # what it depends on names the photos by their shards, so a head waits for them
         found["weights"] = weights_of([recipe.behind(CODES)])
     else:

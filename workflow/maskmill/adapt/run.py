@@ -35,7 +35,7 @@ BATCH = 16  # images whose codes a CUDA device computes at once
 
 @dataclass(frozen=True)
 class PhotoSource:
-    """Photos in place of stored tokens, for a head that trains its backbone.
+    """Photos in place of stored tokens, for a head that trains its backbone, or learns from photos beside it.
 
     Attributes:
         manifest: its file, of all shards. weights: file of the backbone's weights. feature_set: the level of the
@@ -82,7 +82,7 @@ def fit(
     neighbours: str | Path | None = None,
     resources: Resources | None = None,
 ) -> None:
-    """Train a head on the stored tokens of all shards, or on photos together with their backbone.
+    """Train a head on the stored tokens of all shards, or on photos, with or beside their backbone.
 
     Args:
         source: one feature store a shard; the result does not depend on how images are spread over them. Or photos.
@@ -101,8 +101,8 @@ def fit(
     stage, resources = Stage.of("adapt", section), resources or Resources()
     method: Method = stage.module
     device = pick(resources.device)
-    images = _opened(source, stage.settings.cache_mib if resources.cache_mib is None else resources.cache_mib, device,
-                     resources.threads)  # fmt: skip
+    cache = stage.settings.cache_mib if resources.cache_mib is None else resources.cache_mib
+    images = _opened(source, cache, device, resources.threads, method.TRAITS.photos)
     _check_count(len(images), method, stage.params)
     table = _neighbours.read(neighbours, images.ids) if neighbours is not None else None
     spec = {
@@ -127,13 +127,16 @@ def fit(
     keeper.clear()
 
 
-def _opened(source: Sequence[str | Path] | PhotoSource, cache_mib: int, device: torch.device, threads: int) -> Images:
-    """The images of a source, of which `cache_mib` are held in memory."""
+def _opened(
+    source: Sequence[str | Path] | PhotoSource, cache_mib: int, device: torch.device, threads: int, frozen: bool
+) -> Images:
+    """The images of a source, of which `cache_mib` are held in memory; frozen: photos whose backbone does not learn."""
     if not isinstance(source, PhotoSource):
         return TokenImages(source, cache_mib)
-    from maskmill.adapt._photos import PhotoImages
+    from maskmill.adapt._photos import FrozenPhotos, PhotoImages
 
-    return PhotoImages(source.manifest, source.weights, source.feature_set, cache_mib, device, threads)
+    kind = FrozenPhotos if frozen else PhotoImages
+    return kind(source.manifest, source.weights, source.feature_set, cache_mib, device, threads)
 
 
 def _check_count(images: int, method: Method, params: Any) -> None:

@@ -1,4 +1,4 @@
-"""Networks that turn photos into tokens: timm models, the embedded ones, colours, and their weights."""
+"""Networks that turn photos into tokens: timm models, the embedded ones, colours, SIFT, and their weights."""
 
 from __future__ import annotations
 

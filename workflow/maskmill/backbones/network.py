@@ -22,7 +22,7 @@ from maskmill.recipe.sections import FeatureSet
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.backbones.colour import Colour
+    from maskmill.backbones import Dense
 
 FACETS = {"query": 0, "key": 1, "value": 2}  # place in the fused qkv projection
 PROBE = 256  # pixels a side of the image on which a CNN's stride is seen
@@ -358,7 +358,7 @@ def is_plain(model: Any, attention: Any) -> bool:
     return bool(heads) and scale is not None and abs(float(scale) * width**0.5 - 1) < 1e-6
 
 
-def load(weights: str | Path, feature_set: FeatureSet, device: torch.device, channels: int = RGB) -> Backbone | Colour:
+def load(weights: str | Path, feature_set: FeatureSet, device: torch.device, channels: int = RGB) -> Backbone | Dense:
     """A backbone from its weights file (see maskmill.backbones.weights).
 
     Args:
@@ -372,7 +372,7 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device, cha
     state, facts = weights_file.read(weights)
     spec = backbones.of(str(facts["architecture"]))  # without a network, the file has the backbone's own name
     if not spec.network:
-        found: Colour = spec.build(feature_set, device, facts["sha256"], channels)
+        found: Dense = spec.build(feature_set, device, facts["sha256"], channels)
         return found
     model = create(timm, facts["architecture"], feature_set, channels)
     state = adapted(timm, state, model, feature_set, channels)

@@ -14,23 +14,32 @@ from maskmill.backbones.embedded import EMBEDDED, state_of
 from maskmill.backbones.network import import_timm
 from maskmill.backbones.weights_file import write
 from maskmill.errors import WeightsError
+from maskmill.images.listing import content_fingerprint
 from maskmill.recipe import backbones
 from maskmill.recipe.architectures import HUB, unknown
 from maskmill.recipe.sections import FeatureSet
 from maskmill.redact import redact
 
 
-def prepare(feature_set: FeatureSet, out: Path) -> None:
+def prepare(feature_set: FeatureSet, out: Path, content: str | None = None) -> None:
     """Write the weights of a feature set's backbone.
 
+    Args:
+        content: the hash of the checkpoint that is meant (`content_fingerprint`); whatever lies there where it is not
+            given.
+
     Raises:
-        WeightsError: no network, unknown name, or a checkpoint that does not fit; says the way out.
+        WeightsError: no network, unknown name, or a checkpoint that does not fit or is another; says the way out.
     """
     name, checkpoint = feature_set.backbone, feature_set.checkpoint
-    architecture = backbones.of(name).architecture
+    if content and checkpoint is not None and content_fingerprint(checkpoint) not in ("", content):
+        raise WeightsError(
+            f"features.<name>.checkpoint: {checkpoint} has changed since the run was planned; run the command again"
+        )
+    spec = backbones.of(name)
+    architecture = spec.architecture
     if architecture is None:  # no network: a file without tensors, so that every feature set has its weights file
-        about = "colour and place, no network"
-        write(out, {}, {"architecture": name, "mean": (0.0,) * 3, "std": (1.0,) * 3, "about": about})
+        write(out, {}, {"architecture": name, "mean": (0.0,) * 3, "std": (1.0,) * 3, "about": spec.about})
         return
     if name in EMBEDDED and checkpoint is None:
         embedded = EMBEDDED[name]

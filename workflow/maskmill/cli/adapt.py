@@ -37,16 +37,17 @@ def adapt_fit(
     threads: Threads = 1,
     device: Device = "auto",
     features: Annotated[Path | None, typer.Option(help="folder of feature stores")] = None,
-    weights: Annotated[Path | None, typer.Option(help="of the backbone, where it learns too (unfreeze)")] = None,
+    weights: Annotated[Path | None, typer.Option(help="of the backbone, where the head learns from photos")] = None,
     neighbours: Annotated[Path | None, typer.Option(help="table of nearest images, where the method asks")] = None,
     monitor: Annotated[Path | None, typer.Option(help="JSON of losses and monitors to write")] = None,
     timing: Annotated[Path | None, typer.Option(help="JSON of the throughput to write")] = None,
     checkpoint_steps: Annotated[int, typer.Option(min=0, help="0: a checkpoint only on SIGTERM or SIGUSR1")] = 500,
     cache_mib: Annotated[int, typer.Option(min=0, help="memory for tokens or photos that are read once")] = 2048,
 ) -> None:
-    """Learn a head on the stored tokens of all shards, or on the photos together with its backbone."""
+    """Learn a head on the stored tokens of all shards, or on the photos, with or beside its backbone."""
     from maskmill.adapt.run import HeadFiles, PhotoSource, fit
     from maskmill.recipe.base import validate
+    from maskmill.recipe.model import Stage
     from maskmill.recipe.sections import FeatureSet
     from maskmill.training.resources import Resources
 
@@ -54,9 +55,11 @@ def adapt_fit(
     clusters, feature_set = own.pop("clusters", 8), own.pop("feature_set", None)
     own.pop("photos", None)  # which they are, so that other photos train another head
     if (features is None) == (weights is None):
-        raise ConfigError("adapt fit: give --features, or --weights where the backbone learns too; one of the two")
-    if (weights is None) == bool(own.get("unfreeze")):
-        raise ConfigError("adapt fit: unfreeze: true needs --weights, a frozen backbone --features")
+        raise ConfigError("adapt fit: give --features, or --weights where the head learns from photos; one of the two")
+    photos = Stage.of("adapt", own).module.TRAITS.photos
+    if (weights is None) == (photos or bool(own.get("unfreeze"))):
+        needs = f"method {own['method']}" if photos else "unfreeze: true"
+        raise ConfigError(f"adapt fit: {needs} needs --weights, a head that learns from stored tokens --features")
     source: Any = shard_files(features, manifest) if features else None
     if weights is not None:
         source = PhotoSource(manifest, weights, validate(FeatureSet, feature_set or {}, "--params", "feature_set"))

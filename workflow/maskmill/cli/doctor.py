@@ -11,6 +11,7 @@ from pathlib import Path
 
 from maskmill.errors import UserError
 from maskmill.images.presence import check_presence
+from maskmill.recipe import backbones
 from maskmill.recipe.architectures import check_backbones
 from maskmill.recipe.configuration import read_configuration
 from maskmill.recipe.model import Run
@@ -93,7 +94,9 @@ def _config(config: Path | None, recipes: Path) -> Iterator[str]:
             file, later = Path(f"results/pretrain/{feature_set.weights_slug}/weights.safetensors"), "trained by the run"
         else:
             file, later = Path(f"resources/weights/{feature_set.weights_slug}.safetensors"), "fetched by the first run"
-        yield f"weights of {feature_set.backbone}: {'ready' if file.is_file() else later}"
+        state = "ready" if file.is_file() else later
+        network = backbones.of(feature_set.backbone).network
+        yield f"weights of {feature_set.backbone}: {state if network else 'none are needed'}"
 
 
 def _results(folder: Path, clean: bool) -> Iterator[str]:

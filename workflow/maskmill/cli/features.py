@@ -19,8 +19,8 @@ def weights(params: Params, out: Out) -> None:
     from maskmill.recipe.sections import FeatureSet
 
     body = section(params)
-    body.pop("content", None)  # of a checkpoint: a reason to run again
-    prepare(validate(FeatureSet, body, "--params"), out)
+    content = body.pop("content", None)  # of a checkpoint, when the run was planned
+    prepare(validate(FeatureSet, body, "--params"), out, content)
 
 
 def _feature_set(params: str) -> dict[str, Any]:

@@ -20,8 +20,8 @@ Params = Annotated[str, typer.Option("--params", help="the stage's section as JS
 Out = Annotated[Path, typer.Option("--out", help="what to write; appears only when complete")]
 ManifestFile = Annotated[Path, typer.Option("--manifest", help="results/inputs/manifest.parquet")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="CPU threads")]
-Device = Annotated[str, typer.Option("--device", envvar="MASKMILL_DEVICE", help="auto, cpu, cuda or cuda:0")]
 Gpus = Annotated[int, typer.Option("--gpus", min=0, help="several: one process each, through torchrun")]
+Device = Annotated[str, typer.Option("--device", envvar="MASKMILL_DEVICE", help="auto, cpu, cuda or cuda:0")]
 Seed = Annotated[int, typer.Option("--seed", min=0)]
 ConfigFile = Annotated[
     Path | None,
@@ -49,15 +49,6 @@ def refuse_urls(arguments: Sequence[str]) -> None:
         for part in (value, value.partition("=")[2]):  # NAME=FOLDER
             if is_url(part):
                 raise InputError(refusal(part))
-
-
-def one_process_each(gpus: int) -> None:
-    """Run the same command again as so many processes of torchrun, in place of this one; one GPU needs no more."""
-    if gpus < 2 or "WORLD_SIZE" in os.environ:
-        return
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-    program = Path(__file__).parents[1] / "__main__.py"  # not `-m`: the interpreter may not have maskmill itself
-    os.execv(sys.executable, [*launch, str(program), *sys.argv[1:]])
 
 
 def section(text: str) -> dict[str, Any]:
@@ -88,3 +79,13 @@ def pairs(features: list[str]) -> dict[str, Path]:
             raise ConfigError(f"--features: {pair!r} is not NAME=FOLDER")
         found[name] = Path(folder)
     return found
+
+
+def launch(gpus: int) -> None:
+    """Where there are several GPUs: start this command again through torchrun, a process each, and do not return."""
+    if gpus < 2 or "WORLD_SIZE" in os.environ:
+        return
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+    program = Path(__file__).parents[1] / "__main__.py"  # not `-m`: the interpreter may not have maskmill itself
+    # After `--`: torchrun would take `--monitor` for one of its own options.
+    os.execv(sys.executable, [*torchrun, "--", str(program), *sys.argv[1:]])

@@ -7,17 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maskmill.cli.options import (
-    Device,
-    Gpus,
-    ManifestFile,
-    Out,
-    Params,
-    Threads,
-    one_process_each,
-    section,
-    shard_files,
-)
+from maskmill.cli.options import Device, Gpus, ManifestFile, Out, Params, Threads, launch, section, shard_files
 
 app = typer.Typer(help="pretrain: photos -> the weights of a backbone.", no_args_is_help=True)
 Start = Annotated[Path | None, typer.Option(help="weights that the training starts from; none: random ones")]
@@ -49,7 +39,7 @@ def pretrain_fit(
     device: Device = "auto",
 ) -> None:
     """Train a backbone on the photos of all shards."""
-    one_process_each(gpus)
+    launch(gpus)
     from maskmill.pretrain.run import PretrainFiles, PretrainSource, fit
     from maskmill.training.resources import Resources
 

@@ -16,7 +16,7 @@ from maskmill.cli.options import (
     Params,
     Seed,
     Threads,
-    one_process_each,
+    launch,
     pairs,
     section,
     shard_files,
@@ -49,7 +49,7 @@ def rounds_train(
     device: Device = "auto",
 ) -> None:
     """Train a student on the masks of the round before."""
-    one_process_each(gpus)
+    launch(gpus)
     from maskmill.rounds.run import History, Round, Sources, StudentFiles, train
     from maskmill.store.classes import read_labels
     from maskmill.training.resources import Resources

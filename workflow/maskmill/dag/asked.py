@@ -3,8 +3,9 @@
 An artefact carries the hash of the job that wrote it, and every job is told the hashes of what it reads
 (`maskmill.store.expected`). The hash changes where the configuration makes Snakemake run a job again, and with it that
 of every job that follows, so that what another configuration has made is never taken for what this one asks for. The
-content of images, labels and checkpoints is not part of it: digests and the names of shards tell that. Files whose time
-means nothing to a job (`Source.timeless`) do not count, but are compared.
+content of images and labels is not part of it: digests and the names of shards tell that. The content of a local
+checkpoint is, because its path is the same whatever lies there. Files whose time means nothing to a job
+(`Source.timeless`) do not count, but are compared.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from maskmill.dag.files import Graph, Source, Wildcards, jobs_of_rules, listed
 from maskmill.dag.jobs import CONSTRAINTS, ONE_PART, ONE_SHARD, producer
+from maskmill.images.listing import content_fingerprint
 from maskmill.store.expected import Expected, of_shard, render
 from maskmill.store.hashing import json_hash
 
@@ -28,9 +30,14 @@ Key = tuple[str, tuple[tuple[str, str], ...]]  # rule, wildcards but for the sha
 
 @dataclass(frozen=True)
 class Asked:
-    """The hashes of the jobs of one run; each is computed once."""
+    """The hashes of the jobs of one run; each is computed once.
+
+    Attributes:
+        graph: the jobs. content: gives the hash of what a local checkpoint holds.
+    """
 
     graph: Graph
+    content: Callable[[str], str] = content_fingerprint
     _known: dict[Key, str] = field(default_factory=dict)
     _makers: dict[tuple[str, str], Key] = field(default_factory=dict)
 
@@ -109,6 +116,8 @@ class Asked:
         told = json.loads(self.graph.depends(rule, wildcards))
         if rule == "weights":
             del told["version"]
+            if told["checkpoint"] is not None:
+                told["content"] = self.content(told["checkpoint"])
         if rule in ("inputs", "inputs_list"):
             config = self.graph.run.config
             told |= {"images": config.images, "labels": config.labels or ""}

@@ -45,8 +45,9 @@ class Job:
 
     @property
     def owner(self) -> str:
-        """The recipe or the feature set that it belongs to; nothing where it serves the run."""
-        return self.wildcards.get("recipe", self.wildcards.get("features", ""))
+        """The recipe, the feature set or the trained weights that it belongs to; nothing where it serves the run."""
+        names = (self.wildcards[name] for name in ("recipe", "features", "pretrained") if name in self.wildcards)
+        return next(names, "")
 
 
 @cache

@@ -27,7 +27,7 @@ def edges(recipes: Path) -> list[tuple[str, str]]:
     found = set()
     names = sorted(path.stem for path in recipes.glob("*.yaml"))
     named = {"taxonomy": {"source": "examples", "labels": "labels"}}
-    asked = {"objects": True, "linear_probe": True, "retrieval": True, "time": True}
+    asked = {"objects": True, "linear_probe": True, "retrieval": True, "segment_retrieval": True, "time": True}
     scored = {"labels": "labels", "evaluate": asked, "tracks": {}} | named
     for name in names:
         graph = Graph(load({"recipes": [name]} | scored, recipes), lambda: [ONE_SHARD])

@@ -53,6 +53,7 @@ from maskmill.store.provenance import read_provenance
 from maskmill.store.words import packed
 from maskmill.versions import STAGE_VERSION
 
+CHECKPOINTS = "MASKMILL_CHECKPOINTS"  # of the environment: local checkpoint -> the hash of its content, JSON
 T = TypeVar("T")
 KNOWN_AT_START = (
     "demo",
@@ -212,7 +213,19 @@ class Rules:
     def _contents(self) -> str:
         """The hash of the local checkpoints."""
         files = [each.checkpoint for each in self.run.feature_sets.values() if each.checkpoint]
-        return json_hash([content_fingerprint(file) for file in files]) if files else ""
+        return json_hash([self._content(file) for file in files]) if files else ""
+
+    def _content(self, file: str) -> str:
+        """The hash of a local checkpoint, as it was when the run was planned.
+
+        The driver reads the file and tells it in the environment, which its jobs inherit: none of them reads it again,
+        unless the environment does not reach it.
+        """
+        known: dict[str, str] = json.loads(os.environ.get(CHECKPOINTS, "{}"))
+        if self._workflow.is_main_process or file not in known:
+            known[file] = content_fingerprint(file)
+            os.environ[CHECKPOINTS] = json.dumps(known)
+        return known[file]
 
     def before_first_job(self) -> None:
         """What a driver does first: see that it may write, end what earlier drivers left behind, and tidy up."""
@@ -247,7 +260,7 @@ class Rules:
     @cached_property
     def asked(self) -> Asked:
         """What is asked of every job."""
-        return Asked(self.graph)
+        return Asked(self.graph, self._content)
 
     @cached_property
     def _asked_of_manifest(self) -> Asked | None:
@@ -257,7 +270,8 @@ class Rules:
             found, count = read_shards(file), count_rows(file)
         except UserError:  # absent, damaged or of an older version: the stage inputs makes it again
             return None
-        return Asked(Graph(self.run, lambda: found, self._files, lambda: count, lambda code: _sample_of(file, code)))
+        graph = Graph(self.run, lambda: found, self._files, lambda: count, lambda code: _sample_of(file, code))
+        return Asked(graph, self._content)
 
     @cached_property
     def _known(self) -> dict[tuple[str, int], Sequence[str]]:
@@ -466,7 +480,7 @@ class Rules:
         file = json.loads(told)["checkpoint"]
         if file is None or not self._mine("weights"):
             return told
-        return json.dumps(json.loads(told) | {"content": content_fingerprint(file)}, sort_keys=True)
+        return json.dumps(json.loads(told) | {"content": self._content(file)}, sort_keys=True)
 
     def watched_instances(self, rule: str) -> Callable[..., str]:
         """Param: changes with the images of labelled instances, where a recipe is scored against any."""

@@ -27,6 +27,7 @@ MATCHING = {
     "linear_probe": "none: a linear classifier trained on labels",
     "linear_probe_online": "none: a linear classifier trained on labels with batches, as STEGO's",
     "retrieval": "none: votes of the nearest labelled tokens",
+    "segment_retrieval": "none: votes of the nearest labelled segments",
 }
 ONE_TO_ONE = "unmatched clusters stay in the denominator: their pixels are wrong and lower the IoU of the true class"
 MANY_TO_ONE = "every cluster is matched, so more clusters can only help: compare equal numbers of clusters only"
@@ -49,7 +50,7 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: ProtocolName | Literal["named", "linear_probe", "linear_probe_online", "retrieval"]
+    name: ProtocolName | Literal["named", "linear_probe", "linear_probe_online", "retrieval", "segment_retrieval"]
     matching: str
     extra_clusters: str
     predicted_ignore: str

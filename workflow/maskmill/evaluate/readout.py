@@ -43,6 +43,7 @@ READERS = {
     "linear_probe": "maskmill.evaluate.linear_probe",
     "linear_probe_online": "maskmill.evaluate.linear_probe_online",
     "retrieval": "maskmill.evaluate.retrieval",
+    "segment_retrieval": "maskmill.evaluate.segment_retrieval",
 }
 
 

@@ -1,7 +1,8 @@
 """What a job of one shard leaves for the job that joins the shards: entries, files of images, counts.
 
 A part is a folder. `entries` has the entries of every image, in the order of the images and, for each, of the names
-that `part.json` lists: a line with the number of bytes of its text and the number of its file, or `-`; then the text.
+that `part.json` lists: a line with the number of bytes of its text and the number of its file with the CRC32C of that,
+or `-`; then the text.
 The files lie in `files/`, a thousand in a folder; a mask's PNG that several formats take is there once.
 """
 
@@ -19,7 +20,7 @@ from maskmill.store import expected
 from maskmill.store.artefact import read_json, read_tensors, write_json, write_tensors
 from maskmill.store.manifest import Row
 from maskmill.store.provenance import Provenance
-from maskmill.store.seal import file_crc32c
+from maskmill.store.seal import bytes_crc32c, file_crc32c
 
 Entries = Mapping[str, Entry]
 
@@ -40,26 +41,26 @@ class PartWriter:
 
     def add(self, row: Row, entries: Entries) -> None:
         """The entries of one image."""
-        written: dict[int, int] = {}  # of bytes that several formats share
+        written: dict[int, str] = {}  # of bytes that several formats share
         for name in self.names:
             entry, number = entries[name], "-"
             if isinstance(entry.body, bytes) and entry.body:
                 if id(entry.body) not in written:
                     written[id(entry.body)] = self._file(entry.body)
-                number = str(written[id(entry.body)])
+                number = written[id(entry.body)]
             text = entry.text.encode()
             self._stream.write(f"{len(text)} {number}\n".encode() + text)
         if self.photos != "none":
             place_photo(row, _photo(self.folder, self._images), self.photos)
         self._images += 1
 
-    def _file(self, body: bytes) -> int:
+    def _file(self, body: bytes) -> str:
         path = _file(self.folder, self._files)
         if self._files % 1000 == 0:
             path.parent.mkdir(parents=True)
         path.write_bytes(body)
         self._files += 1
-        return self._files - 1
+        return f"{self._files - 1}:{bytes_crc32c(body)}"
 
     def finish(self, table: Clusters, facts: Mapping[str, Any], made: Provenance) -> None:
         """What is known after the last image."""
@@ -77,9 +78,9 @@ class Part:
         self.folder, self.photos = folder, photos
         self.body = read_json(folder / "part.json")
         expected.check(folder, self.body["provenance"])
-        self.arrays, _ = read_tensors(folder / "counts.safetensors")
-        entries = folder / "entries"
-        if self.body["names"] != list(names) or file_crc32c(entries) != self.body["entries"]:
+        self.arrays, made = read_tensors(folder / "counts.safetensors")
+        together = self.body["names"] == list(names) and made.get("hash") == self.body["provenance"]["hash"]
+        if not together or not _is(folder / "entries", self.body["entries"]):
             raise StoreError(f"{folder}: damaged, or of another export; delete it and run snakemake again")
 
     def __iter__(self) -> Iterator[Entries]:
@@ -87,14 +88,32 @@ class Part:
         number, names = 0, self.body["names"]
         with (self.folder / "entries").open("rb") as stream:
             while line := stream.readline():
+                checked: dict[bytes, Path] = {}
                 photo = _photo(self.folder, number) if self.photos != "none" else None
                 found: dict[str, Entry] = {}
                 for i, name in enumerate(names):
                     size, file = (line if not i else stream.readline()).split()
                     text = stream.read(int(size)).decode()
-                    found[name] = Entry(text, b"" if file == b"-" else _file(self.folder, int(file)), photo)
+                    if file != b"-" and file not in checked:
+                        checked[file] = self._checked(*file.decode().partition(":")[::2])
+                    found[name] = Entry(text, checked.get(file, b""), photo)
                 yield found
                 number += 1
+
+    def _checked(self, number: str, checksum: str) -> Path:
+        """A file of an image, as it was written: it becomes part of the export without being read again."""
+        path = _file(self.folder, int(number))
+        if not _is(path, int(checksum or -1)):  # parts of older versions have none
+            raise StoreError(f"{path}: damaged or gone; delete {self.folder} and run snakemake again")
+        return path
+
+
+def _is(path: Path, checksum: int) -> bool:
+    """Whether a file is there and has this CRC32C."""
+    try:
+        return file_crc32c(path) == checksum
+    except FileNotFoundError:
+        return False
 
 
 def _file(folder: Path, number: int) -> Path:

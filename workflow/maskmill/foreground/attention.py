@@ -9,13 +9,12 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from maskmill.backbones.attention import EVEN, cls_logits, softmax
+from maskmill.backbones.attention import cls_logits, heaviest, softmax
 from maskmill.errors import NumericsError
 from maskmill.foreground import Traits
 from maskmill.recipe.base import Model
 
 TRAITS = Traits(reads_query=True)
-RADIUS = 3  # the Gaussian is cut off to 7x7 tokens
 
 
 class Params(Model):
@@ -45,21 +44,5 @@ def mask(keys: np.ndarray, query: np.ndarray, params: Params) -> np.ndarray | No
 
 
 def most(attention: np.ndarray, params: Params) -> np.ndarray | None:
-    """The tokens of an attention [h, w] that hold `mass` of it once blurred, less small parts; None: it is even.
-
-    As few tokens as it takes. Parts are connected over 8 neighbours.
-    """
-    from scipy import ndimage
-
-    if attention.size < 2 or np.ptp(attention) <= EVEN * attention.max():
-        return None
-    if params.sigma:
-        attention = ndimage.gaussian_filter(attention, params.sigma, mode="mirror", radius=RADIUS)
-    order = np.argsort(-attention.ravel(), kind="stable")
-    held = np.cumsum(attention.ravel()[order])
-    chosen = np.zeros(attention.size, bool)
-    chosen[order[: int(np.searchsorted(held, params.mass * held[-1])) + 1]] = True
-    parts, _ = ndimage.label(chosen.reshape(attention.shape), np.ones((3, 3)))
-    large = np.bincount(parts.ravel()) >= params.least
-    large[0] = False
-    return np.asarray(large[parts])
+    """The tokens of an attention [h, w] that hold `mass` of it once blurred, less small parts; None: it is even."""
+    return heaviest(attention, params.mass, params.sigma, params.least)

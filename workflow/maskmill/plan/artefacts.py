@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from maskmill.plan.disk import feature_bytes, value_bytes
-from maskmill.plan.geometry import geometry
+from maskmill.plan.geometry import geometry, weight_bytes
 from maskmill.plan.images import PlannedImages
 from maskmill.plan.jobs import seeds_of_codes, used_sets, vectors_of
 from maskmill.recipe.model import Recipe, Run
@@ -68,6 +68,11 @@ def artefacts(
             for group in images.shards
         )  # fmt: skip
         found.append(Artefact("features", slug, total, True, tuple(sorted(readers))))
+    trained = {
+        chosen.weights_slug: chosen for recipe in run.recipes.values() for chosen in recipe.trained_sets.values()
+    }
+    # What was trained, and what was chosen of it and of the start: two files of the same network.
+    found += [Artefact("pretrain", slug, 2 * weight_bytes(chosen), False) for slug, chosen in trained.items()]
     for name, recipe in run.recipes.items():
         found += _of_recipe(name, recipe, run, images, regions.get(name), measured)
     return found

@@ -14,15 +14,20 @@ from maskmill.dag.jobs import jobs as jobs_of
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import PlannedImages
 from maskmill.recipe.model import CODES, Recipe, Run
+from maskmill.recipe.sections import FeatureSet
 from maskmill.recipe.stages import RULES, Unit
 
 CODEC = "features_pq"
+ACCEPTED = "pretrain_accept"
+VIEWED, VIEWED_PIXELS = (64, 256), 256 * 224**2  # photos that it compares, and pixels of all of them: larger are fewer
+VIEWS = 2 * 2  # of each photo: two networks see two views of it
 ORDER = tuple(rule for rule in RULES if rule != "demo")  # no job of a user's images
 
 
 @dataclass(frozen=True)
 class Work:
-    """The jobs of one rule for one owner (a recipe, or the slug of a feature set; empty for the run's own).
+    """The jobs of one rule for one owner: a recipe, or the slug of a feature set or of weights that are trained; empty
+    for the run's own.
 
     Attributes:
         amount: what all of them work on together, in `unit`s: images, points of a fit, samples of a training (steps
@@ -114,10 +119,12 @@ def _work(
     elif name == CODEC:  # the backbone over a sample; the rest is seconds
         code = run.feature_sets[owner].pq
         amount = 0 if code is None else count * min(images.count, code.images)
+    elif name == ACCEPTED:
+        amount = count * VIEWS * min(images.count, _viewed(run.trained(owner)[1]))
     elif rule.unit == "jobs":
         amount = count
     elif rule.unit == "samples":
-        amount = sum(_samples(run.recipes[owner], job) for job in group)
+        amount = sum(_samples(run, owner, job) for job in group)
     elif rule.unit == "points":
         points, depth = fitted(name, run.recipes[owner], images, regions)
         amount = count * points
@@ -125,10 +132,21 @@ def _work(
     return Work(name, owner, jobs, amount, rule.unit, rule.per_shard, network, points, depth, threads, memory, joins)
 
 
-def _samples(recipe: Recipe, job: Job) -> int:
+def _samples(run: Run, owner: str, job: Job) -> int:
     """Steps times batch size of a training."""
-    trained = recipe.stage("adapt") if job.rule == "adapt_fit" else recipe.rounds_at(int(job.wildcards["round"]))
+    if job.rule == "pretrain_fit":
+        trained = run.trained(owner)[0].stage("pretrain")
+    elif job.rule == "adapt_fit":
+        trained = run.recipes[owner].stage("adapt")
+    else:
+        trained = run.recipes[owner].rounds_at(int(job.wildcards["round"]))
     return int(trained.params.steps) * int(trained.params.batch_size)
+
+
+def _viewed(feature_set: FeatureSet) -> int:
+    """Photos that are compared before and after a training of the backbone, where there are as many."""
+    side = next(side for side in feature_set.size.model_dump().values() if side is not None)
+    return int(min(max(VIEWED_PIXELS // side**2, VIEWED[0]), VIEWED[1]))
 
 
 def fitted(rule: str, recipe: Recipe, images: PlannedImages, regions: float | None) -> tuple[int, int]:

@@ -11,22 +11,24 @@ from maskmill.dag import benchmarks
 from maskmill.errors import ConfigError, nearest
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import PlannedImages
-from maskmill.plan.jobs import CODEC, ORDER, Work, jobs
+from maskmill.plan.jobs import ACCEPTED, CODEC, ORDER, Work, jobs
 from maskmill.recipe.model import Run
-from maskmill.recipe.sections import WHOLE
+from maskmill.recipe.sections import WHOLE, FeatureSet
 
 # CPU seconds of a job before it works: interpreter, imports, opening stores (bench/startup.py).
 START = 3.0
 # Seconds of a job of an earlier run, on average: a longer job measures its work, a shorter one mostly its start.
 LONG_ENOUGH = 10 * START
 # CPU seconds of one unit of work on the machine of docs/scaling.md (bench/_throughput.py), by rule and method, and the
-# tokens of an image there where the work grows with them.
+# tokens of an image there where the work grows with them; of `pretrain_fit` the patches of 16 x 16 px of all crops.
 MEASURED: dict[str, tuple[float, int]] = {
     "inputs": (2.6e-3, 0),
     "inputs_list": (2e-5, 0),  # of many images, as bench/ends.py has it; so are the next and that of export
     "inputs_joined": (2e-5, 0),  # two threads, of which one works
     "weights": (6.0, 0),
+    "pretrain_fit/vit_tiny_patch16_224": (0.056, 90),  # with dino's crops; so are the next
     "features/vit_small_focus": (0.54, 1024),
+    "features/vit_small_patch16_224": (0.54, 1024),  # the same network on patches of another size
     "features/efficientnet_lite0": (0.13, 196),
     "cut/ncut": (0.012, 1024),
     "cut/ncut+crf": (0.042, 1024),
@@ -59,6 +61,7 @@ MEASURED: dict[str, tuple[float, int]] = {
 }
 
 
+PATCH = 16  # pixels
 WHOLE_IMAGE = 0.042  # of `export`, besides: one image in one format of whole images, 640 x 480
 
 
@@ -94,7 +97,7 @@ class Rates:
             if name in self.measured:
                 seconds, tokens = self.measured[name]
                 scale = tokens_of(work, run) / tokens if tokens else 1.0
-                if rule == "features" and run.feature_sets[work.owner].flip == "average":
+                if rule == "features" and _set_of(work, run).flip == "average":
                     scale *= 2  # the network sees every image twice
                 seconds = seconds * scale + _whole_images(work, run)
                 return Rate(seconds / work.threads, "core")
@@ -112,13 +115,14 @@ def rated(work: Work) -> str:
     """The rule whose rate holds for some jobs: those of a part do what the single job does for few images."""
     if work.joins:
         return f"{work.rule}_joined"
-    return {"inputs_check": "inputs", "export_shard": "export", CODEC: "features"}.get(work.rule, work.rule)
+    alike = {"inputs_check": "inputs", "export_shard": "export", CODEC: "features", ACCEPTED: "features"}
+    return alike.get(work.rule, work.rule)
 
 
 def method(work: Work, run: Run) -> str:
     """What the speed of a rule depends on: the backbone, the method, and whether photos are looked at to refine."""
-    if work.rule in ("features", CODEC, "evaluate_probe"):
-        return run.feature_sets[work.owner].backbone
+    if work.rule in ("features", CODEC, "evaluate_probe", "pretrain_fit", ACCEPTED):
+        return _set_of(work, run).backbone
     if work.owner not in run.recipes:
         return ""
     recipe = run.recipes[work.owner]
@@ -141,10 +145,18 @@ def method(work: Work, run: Run) -> str:
     return str(recipe.stage(stage).method) + refined
 
 
+def _set_of(work: Work, run: Run) -> FeatureSet:
+    """The feature set that owns some jobs, or whose backbone they train."""
+    return run.feature_sets[work.owner] if work.owner in run.feature_sets else run.trained(work.owner)[1]
+
+
 def tokens_of(work: Work, run: Run) -> float:
     """Tokens of a square image of the feature set that a rule works on: what its speed is scaled by."""
-    if work.rule in ("features", CODEC):
-        feature_set = run.feature_sets[work.owner]
+    if work.rule == "pretrain_fit":
+        trained = run.trained(work.owner)[0].stage("pretrain")
+        return sum(float(crop.side) ** 2 for crop in trained.module.views(trained.params)) / PATCH**2
+    if work.rule in ("features", CODEC, ACCEPTED):
+        feature_set = _set_of(work, run)
     else:
         recipe = run.recipes[work.owner]
         name = recipe.cut.settings.features if recipe.cut else recipe.regions.settings.features

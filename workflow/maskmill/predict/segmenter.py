@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from maskmill.adapt.infer import Head
-    from maskmill.backbones.colour import Colour
-    from maskmill.backbones.network import Backbone
+    from maskmill.backbones import Dense
     from maskmill.numerics.product import Encoder
 
 FOLDER = "results/recipes/<recipe>/seed<n>/export/segmenter"
@@ -135,7 +134,7 @@ class Backbones:
         from maskmill.numerics.product import Encoder
         from maskmill.store.product import read
 
-        self.sets: dict[str, tuple[FeatureSet, Backbone | Colour]] = {}
+        self.sets: dict[str, tuple[FeatureSet, Dense]] = {}
         self.encoders: dict[str, Encoder] = {}
         for name, chosen in feature_sets(folder, about).items():
             weights, seen = folder / f"weights/{chosen.weights_slug}.safetensors", 3

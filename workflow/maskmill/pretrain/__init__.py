@@ -49,7 +49,9 @@ class Method(Protocol):
         """The crops that are drawn of every photo, in the order in which a learner gets them.
 
         A module may have a function `draw` too: (params, height, width, generator) -> boxes [crops, 4] (y0, y1, x0, x1
-        as shares of the photo), where crops of a photo are not independent of one another.
+        as shares of the photo), where crops of a photo are not independent of one another; and, with segments, a
+        function `accepts`: (params, segments int64 [side, side] of each crop) -> bool; what it does not accept is drawn
+        anew, three times at most.
         """
 
     @staticmethod

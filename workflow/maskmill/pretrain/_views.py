@@ -25,6 +25,7 @@ from maskmill.store.manifest import Row
 from maskmill.training.team import Team
 
 Segments = Callable[[str], np.ndarray]  # id -> [h, w] int, 0: none
+TRIES = 3  # draws of crops, before those are taken whose segments the method does not accept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,8 @@ class Photos:
         for c in crops:
             for n, place in enumerate(places.rows[c].tolist()):
                 photo = self.pixels(int(items[place]))
-                box, flip = self._geometry(photo, places.step, place, c)
+                drawn_boxes, drawn_flips = self._geometry(int(items[place]), photo.shape, places.step, place)
+                box, flip = drawn_boxes[c], drawn_flips[c]
                 boxes[n, c], flips[n, c] = box, flip
                 pictures[c].append(self._view(photo, box, flip, (places.step, place, c)))
                 if self.segments is not None:
@@ -166,17 +168,33 @@ class Photos:
             tuple(torch.from_numpy(np.stack(each)) for each in segments) if self.segments is not None else None,
         )
 
-    def _geometry(self, photo: np.ndarray, step: int, place: int, crop: int) -> tuple[Any, bool]:
-        """Box and mirroring of a crop; all crops of a photo are drawn together, so that none depends on who asks."""
+    def _geometry(self, item: int, shape: Sequence[int], step: int, place: int) -> tuple[list[Any], list[bool]]:
+        """Boxes and mirrorings of a photo's crops, drawn together, so that none depends on who asks."""
         draws = rng(self.seed, "boxes", str(step), str(place))
-        height, width = photo.shape[:2]
+        for _ in range(TRIES):
+            boxes = self._boxes(int(shape[0]), int(shape[1]), draws)
+            flips = (draws.random(len(self.specs)) < np.array([spec.flip for spec in self.specs])).tolist()
+            if self._accepted(item, boxes, flips):
+                break
+        return boxes, flips
+
+    def _boxes(self, height: int, width: int, draws: np.random.Generator) -> list[Any]:
         joint = getattr(self.method, "draw", None)
         if joint is not None:
             boxes = joint(self.params, height, width, draws)
         else:
             boxes = [draw_box(height, width, spec.scale, draws) for spec in self.specs]
-        flips = draws.random(len(self.specs)) < np.array([spec.flip for spec in self.specs])
-        return tuple(float(each) for each in boxes[crop]), bool(flips[crop])
+        return [tuple(float(share) for share in box) for box in boxes]
+
+    def _accepted(self, item: int, boxes: Sequence[Any], flips: Sequence[bool]) -> bool:
+        """What the method says of the segments of the crops, where it has a say."""
+        accepts = getattr(self.method, "accepts", None)
+        if accepts is None or self.segments is None:
+            return True
+        grid, sides = self.segments(self.rows[item].id), [spec.side for spec in self.specs]
+        return bool(
+            accepts(self.params, [crop_segments(grid, *each) for each in zip(boxes, flips, sides, strict=True)])
+        )
 
     def _view(self, photo: np.ndarray, box: Any, flip: bool, key: tuple[int, int, int]) -> np.ndarray:
         spec = self.specs[key[2]]

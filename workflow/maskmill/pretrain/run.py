@@ -16,8 +16,6 @@ from maskmill.store.manifest import Row, contents, read_images
 from maskmill.store.provenance import Provenance
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from maskmill.backbones.learning import Learning, Origin
     from maskmill.pretrain._views import Photos, Segments
     from maskmill.training.resources import Resources
@@ -199,19 +197,11 @@ def _segments(source: PretrainSource, stage: Stage[Any]) -> Segments | None:
     """The segments of the recipe's cut by image id, for a method that reads them."""
     if not stage.module.TRAITS.segments:
         return None
-    from maskmill.store.ragged import Ragged
+    from maskmill.pretrain._segments import SegmentStores
 
     if not source.segments:
         raise ConfigError(f"pretrain.method: {stage.method} reads segments; give --segments, the folder of a cut")
-    stores = [Ragged(store) for store in source.segments]
-    where = {image_id: (store, i) for store in stores for i, image_id in enumerate(store.ids)}
-
-    def of(image_id: str) -> np.ndarray:
-        store, i = where[image_id]
-        found: np.ndarray = store[i]
-        return found
-
-    return of
+    return SegmentStores(source.segments)
 
 
 def _spec(source: PretrainSource, stage: Stage[Any], start: Start) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class BackboneSpec:
             network, `features.<name>.stride` may ask for another stride.
         colours: the first three numbers of a token are r, g, b in 0..1.
         builder: where there is no network, `module:class` of what is made of (feature set, device, digest,
-            channels).
+            channels). about: and what that is, for its weights file.
     """
 
     name: str
@@ -35,6 +35,7 @@ class BackboneSpec:
     depth: int | None = None
     colours: bool = False
     builder: str = ""
+    about: str = ""
 
     @property
     def network(self) -> bool:
@@ -52,7 +53,21 @@ KNOWN = {
     for spec in (
         BackboneSpec("efficientnet_lite0", "tf_efficientnet_lite0"),
         BackboneSpec("vit_small_focus", "vit_small_patch14_dinov2", stride=14, depth=384),
-        BackboneSpec("colour", stride=16, depth=5, colours=True, builder="maskmill.backbones.colour:Colour"),
+        BackboneSpec(
+            "colour",
+            stride=16,
+            depth=5,
+            colours=True,
+            builder="maskmill.backbones.colour:Colour",
+            about="colour and place, no network",
+        ),
+        BackboneSpec(
+            "sift",
+            stride=8,
+            depth=128,
+            builder="maskmill.backbones.sift:Sift",
+            about="SIFT descriptors of a grid, no network",
+        ),
     )
 }
 

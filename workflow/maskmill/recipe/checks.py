@@ -60,8 +60,8 @@ def check_channels(recipe: Recipe, path: Path, inputs: Inputs) -> None:
         ConfigError: names the feature set, what sees three colours through it, and the way out.
     """
     seen = {}
-    if recipe.unfrozen:
-        seen[recipe.stage("adapt").settings.features] = "adapt.unfreeze: true trains its network on photos"
+    if recipe.learns_from_photos:
+        seen[recipe.stage("adapt").settings.features] = f"{_why_photos(recipe)} learns from photos"
     if recipe.crops:
         seen[recipe.regions.settings.features] = f"regions.pool: {recipe.regions.method} looks at crops of photos"
     for round in range(1, recipe.round_count + 1):
@@ -287,14 +287,20 @@ def _check_adapt(recipe: Recipe, path: Path) -> None:
             advice = f"set regions: {{features: {CODES}, pool: token}} and reduce.method: none"
             raise ConfigError(f"{path}: cluster.method: prototypes lie among the codes; {advice}")
     _check_masks(recipe, path)
-    if recipe.unfrozen:
+    if recipe.learns_from_photos:
         seen = recipe.behind(CODES)
         if seen.facet != "token" or not backbones.of(seen.backbone).network:
-            raise ConfigError(f"{path}: adapt.unfreeze: true trains a network through facet: token, found {seen.facet} "
+            what = "trains a network" if recipe.unfrozen else "sees photos"
+            raise ConfigError(f"{path}: {_why_photos(recipe)} {what} through facet: token, found {seen.facet} "
                               f"of {seen.backbone}; name another feature set")  # fmt: skip
     if recipe.crops and recipe.regions.settings.features == CODES:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method} looks at crops through a backbone, and "
                           f"{CODES} has none; name another feature set, or use pool: mean")  # fmt: skip
+
+
+def _why_photos(recipe: Recipe) -> str:
+    """The key of a head that learns from photos, for messages."""
+    return "adapt.unfreeze: true" if recipe.unfrozen else f"adapt.method: {recipe.stage('adapt').method}"
 
 
 def _check_masks(recipe: Recipe, path: Path) -> None:
@@ -328,17 +334,17 @@ def _check_instances(recipe: Recipe, path: Path) -> None:
 
 
 def _check_flip(recipe: Recipe, path: Path) -> None:
-    """A network that learns sees photos, not stored tokens: it would not see what the feature set promises."""
+    """Where photos are learnt from, and not stored tokens, a network would not see what the feature set promises."""
     learnt = {}
-    if recipe.unfrozen:
-        learnt[recipe.stage("adapt").settings.features] = "adapt.unfreeze: true"
+    if recipe.learns_from_photos:
+        learnt[recipe.stage("adapt").settings.features] = _why_photos(recipe)
     for round in range(1, recipe.round_count + 1):
         if recipe.photos(round):
             learnt[recipe.rounds_at(round).params.encoder] = f"rounds.student: {recipe.rounds_at(round).method}"
     for name, why in learnt.items():
         if recipe.features[name].flip != "none":
             raise ConfigError(
-                f"{path}: features.{name}.flip: {recipe.features[name].flip}, but {why} trains its network on photos "
+                f"{path}: features.{name}.flip: {recipe.features[name].flip}, but {why} learns from photos "
                 "as they are; drop flip, or name another feature set"
             )
 

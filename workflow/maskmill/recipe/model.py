@@ -218,6 +218,11 @@ class Recipe:
         return self.adapt is not None and self.adapt.module.TRAITS.trains_backbone and bool(self.adapt.params.unfreeze)
 
     @property
+    def learns_from_photos(self) -> bool:
+        """True when the training of the head sees photos, with a backbone that learns too or that stays as it is."""
+        return self.unfrozen or (self.adapt is not None and bool(self.adapt.module.TRAITS.photos))
+
+    @property
     def global_codes(self) -> bool:
         """True with a head whose codes mean the same in every image, so that they can be clustered and probed."""
         return self.adapt is not None and not self.adapt.module.TRAITS.per_image

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from maskmill.errors import ConfigError
+from maskmill.recipe import backbones
 from maskmill.recipe.model import Recipe, Run
 from maskmill.recipe.stages import BY_NAME
 
@@ -48,9 +49,14 @@ def check_packages(run: Run) -> None:
 
 
 def _methods(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """(key and method as in YAML, module) of every stage of a recipe, and of what fits masks to edges."""
+    """(key and method as in YAML, module) of every stage of a recipe, of backbones without a network, and of what fits
+    masks to edges.
+    """
     for stage_name, module in (("inputs", "inputs.run"), ("features", "backbones.weights"), ("export", "export.run")):
         yield f"stage {stage_name}", f"maskmill.{module}"
+    for name, feature_set in recipe.features.items():
+        if builder := backbones.of(feature_set.backbone).builder:
+            yield f"features.{name}.backbone: {feature_set.backbone}", builder.partition(":")[0]
     for stage in (*recipe.stages.values(), *recipe.later.values()):
         if stage.method is not None:
             yield (

@@ -78,6 +78,15 @@ class Retrieval(Model):
     temperature: float = Field(0.02, gt=0, description="of the softmax over their cosines")
 
 
+class SegmentRetrieval(Model):
+    """evaluate.segment_retrieval: what the nearest labelled segments say, as SegSort is read out."""
+
+    bank: int = Field(100_000, ge=1, le=20_000_000, description="most labelled segments in memory")
+    neighbours: int = Field(15, ge=1, le=1000, description="nearest labelled segments that vote")
+    parts: int = Field(5, ge=1, le=64, description="squares a side that the k-means of an image starts from")
+    iterations: int = Field(10, ge=1, le=1000, description="of that k-means")
+
+
 class OnlineProbe(Model):
     """evaluate.linear_probe_online: a linear classifier trained as STEGO's linear probe is, with batches and Adam."""
 
@@ -125,6 +134,9 @@ class Evaluate(Model):
     retrieval: Annotated[Retrieval | None, BeforeValidator(switch, json_schema_input_type=bool | Retrieval | None)] = (
         Field(None, description="also score what the nearest labelled tokens say: true, or a mapping")
     )
+    segment_retrieval: Annotated[
+        SegmentRetrieval | None, BeforeValidator(switch, json_schema_input_type=bool | SegmentRetrieval | None)
+    ] = Field(None, description="also score what the nearest labelled segments say: true, or a mapping")
     objects: Annotated[Objects | None, BeforeValidator(switch, json_schema_input_type=bool | Objects | None)] = Field(
         None, description="class-agnostic object metrics of the cut: true, or a mapping"
     )
@@ -163,4 +175,5 @@ class Evaluate(Model):
         return self
 
 
-READOUTS = ("linear_probe", "linear_probe_online", "retrieval")  # keys of the section, whose names are in paths
+# Keys of the section, whose names are in paths.
+READOUTS = ("linear_probe", "linear_probe_online", "retrieval", "segment_retrieval")

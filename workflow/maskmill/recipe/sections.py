@@ -59,6 +59,13 @@ class ProductCode(Model):
     seed: int = Field(0, ge=0, description="of the draw; feature sets are shared by all seeds of a run")
 
 
+class SiftPatch(Model):
+    """The patch around every cell that backbone sift describes."""
+
+    patch: int = Field(16, ge=8, le=256, description="pixels along a side, after the image is resized")
+    root: bool = Field(True, description="RootSIFT: the square root of a descriptor that sums to 1; false: SIFT")
+
+
 def _or_pretrained(schema: dict[str, Any]) -> None:
     """The schema of a backbone: its name, or the name of one that is trained on the images of the run."""
     name = {key: schema.pop(key) for key in ("type", "minLength", "pattern") if key in schema}
@@ -75,7 +82,7 @@ class FeatureSet(Model):
     """One set of dense features, stored once and shared by every recipe that asks for the same."""
 
     backbone: LocalPath = Field(
-        description="a timm name, vit_small_focus, efficientnet_lite0, or colour; {pretrain: NAME}: one that the "
+        description="a timm name, vit_small_focus, efficientnet_lite0, colour or sift; {pretrain: NAME}: one that the "
         "section pretrain trains on the images of the run",
         json_schema_extra=_or_pretrained,
     )
@@ -85,7 +92,7 @@ class FeatureSet(Model):
     facet: Literal["token", "key", "query", "value"] = Field("token", description="what to read (CNNs: token only)")
     key_bias: Literal["subtract", "keep"] = Field("subtract", description="subtract: key - bias; keep: for DINO")
     layer: int = Field(-1, description="ViT: block; CNN: feature level; negative counts from the end")
-    stride: int | None = Field(None, ge=1, description="CNN: output stride (dilates); colour: pixels a cell")
+    stride: int | None = Field(None, ge=1, description="CNN: output stride (dilates); colour, sift: pixels a cell")
     size: Size = Field(default_factory=lambda: Size(square=448))
     flip: Literal["none", "average"] = Field(
         "none", description="average: the mean of the image's tokens and those of its mirror image, mirrored back"
@@ -97,6 +104,7 @@ class FeatureSet(Model):
         "float16", description="int8: half the disk, cosine error about 3e-5; pq: a few bytes a token (docs/store.md)"
     )
     pq: ProductCode | None = Field(None, description="dtype: pq: how many bytes, and what the codec is fitted on")
+    sift: SiftPatch | None = Field(None, description="backbone: sift: what is described around every cell")
     pretrain: dict[str, Any] | None = Field(
         None, description="set by backbone: {pretrain: NAME}: the section that says how the backbone is trained"
     )
@@ -127,16 +135,19 @@ class FeatureSet(Model):
         network = backbones.of(self.backbone).network
         if not network and (self.facet, self.layer, self.checkpoint, self.flip) != ("token", -1, None, "none"):
             raise ValueError(f"backbone {self.backbone} has no facet, layer, checkpoint or flip; leave them out")
+        if self.sift is not None and self.backbone != "sift":
+            raise ValueError(f"sift is for backbone: sift, not {self.backbone}; leave it out (sift: null)")
         if not network and self.pretrain is not None:
             raise ValueError(f"backbone {self.backbone} has no weights that could be trained; name a network")
         return self
 
     @model_validator(mode="before")
     @classmethod
-    def _with_code(cls, value: Any) -> Any:
-        """The section `pq` with its defaults where the dtype asks for it."""
-        if isinstance(value, Mapping) and value.get("dtype") == "pq" and value.get("pq") is None:
-            return {**value, "pq": {}}
+    def _with_sections(cls, value: Any) -> Any:
+        """The sections `pq` and `sift` with their defaults where the dtype or the backbone asks for them."""
+        for key, name in (("dtype", "pq"), ("backbone", "sift")):
+            if isinstance(value, Mapping) and value.get(key) == name and value.get(name) is None:
+                value = {**value, name: {}}
         return value
 
     @model_validator(mode="after")
@@ -146,7 +157,7 @@ class FeatureSet(Model):
         if self.dtype != "pq":
             raise ValueError(f"pq is for dtype: pq, not {self.dtype}; leave it out (pq: null), or set dtype: pq")
         spec = backbones.of(self.backbone)
-        depth = None if self.channels == "all" and not spec.network else spec.depth
+        depth = None if self.channels == "all" and spec.colours else spec.depth
         if depth is not None:  # else the fit says it, the first job of the feature set
             self.check_depth(depth)
         return self
@@ -162,15 +173,15 @@ class FeatureSet(Model):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `flip` where it is none, without `channels` where these are shown, and without `pq` and `pretrain`
-        where they are not set: such sets keep the names and hashes of older versions.
+        """Without `flip` where it is none, without `channels` where these are shown, and without `pq`, `sift` and
+        `pretrain` where they are not set: such sets keep the names and hashes of older versions.
         """
         body: dict[str, Any] = handler(self)
         if body.get("flip") == "none":
             del body["flip"]
         if body.get("channels") == "shown":
             del body["channels"]
-        for key in ("pq", "pretrain"):
+        for key in ("pq", "sift", "pretrain"):
             if body.get(key) is None:
                 body.pop(key, None)
         return body

@@ -110,7 +110,7 @@ STAGES: tuple[StageSpec, ...] = (
         "pretrain", "photos", "the weights of a backbone, learnt", Pretrain, optional=True, method_key="method",
         rules=(
             Rule("pretrain_fit", Needs(8, 16000, 720), unit="samples", network=True),
-            Rule("pretrain_accept", Needs(2, 8000, 120), unit="jobs", network=True),
+            Rule("pretrain_accept", Needs(2, 8000, 120), network=True),
         ),
     ),
     StageSpec(

@@ -27,6 +27,7 @@ HEADS = {
     "linear_probe": "Linear probe",
     "linear_probe_online": "Linear probe, STEGO's training",
     "retrieval": "Nearest labelled tokens",
+    "segment_retrieval": "Nearest labelled segments",
 }
 READINGS = {
     "linear_probe": "Linear probe: what a linear classifier trained on half of the labels reads out.",
@@ -34,6 +35,8 @@ READINGS = {
     " protocol says.",
     "retrieval": "Nearest labelled tokens: what a vote of the most similar tokens of the labelled half says; nothing is"
     " trained.",
+    "segment_retrieval": "Nearest labelled segments: each segment of an image gets the class that most of the similar"
+    " segments of the labelled half have; nothing is trained.",
 }
 MASKS = {"recipe": "Recipe", "round": "Round", "readout": "Read-out", "clusters": "Clusters"}
 CENTRES = {"prototypes": "prototypes of the head", "kmeans": "k-means", "online": "prototypes trained on the tokens"}
