@@ -213,18 +213,6 @@ def _spec(source: PretrainSource, stage: Stage[Any], start: Start) -> dict[str, 
     }  # fmt: skip
 
 
-def accept(source: PretrainSource, trained: Path, out: Path, report: Path, resources: Resources) -> None:
-    """Hand the trained weights on."""
-    from maskmill.backbones import weights_file
-    from maskmill.store.artefact import write_json
-
-    state, facts = weights_file.read(trained)
-    made = Provenance.of("pretrain", source.feature_set.model_dump(mode="json"), [facts["sha256"]])
-    write_json(report, {"accepted": "trained"}, made)
-    kept = {key: value for key, value in facts.items() if key not in ("sha256", "asked", "checksum")}
-    weights_file.write(out, state, kept)
-
-
 def plain(value: Any) -> Any:
     """Arrays as lists, numbers with seven digits: what JSON takes."""
     import numpy as np
