@@ -206,7 +206,9 @@ def _segments(source: PretrainSource, stage: Stage[Any]) -> Segments | None:
 
 def _spec(source: PretrainSource, stage: Stage[Any], start: Start) -> dict[str, Any]:
     """What the weights depend on, besides photos and the weights that they start from."""
-    section = {key: value for key, value in stage.as_dict().items() if key not in ("checkpoint_steps", "cache_mib")}
+    section = {
+        key: value for key, value in stage.as_dict().items() if key not in ("checkpoint_steps", "cache_mib", "accept")
+    }
     return {
         "format": FORMAT, "backbone": source.feature_set.backbone, "pretrain": section,
         "channels": start.origin.channels, "photos": source.feature_set.channels,
