@@ -225,8 +225,8 @@ def _check_accepted(recipes: Mapping[str, Recipe]) -> None:
             other, rule = rules.setdefault(chosen.weights_slug, (recipe.name, own))
             if rule != own:
                 raise ConfigError(
-                    f"recipe {recipe.name}: pretrain.accept: {own}, but recipe {other}, which shares this training, has "
-                    f"{rule}; set pretrain: {{accept: {own}}} for the run, or another pretrain.seed in one of them"
+                    f"recipe {recipe.name}: pretrain.accept: {own}, but recipe {other}, which shares this training, "
+                    f"has {rule}; set pretrain: {{accept: {own}}} for the run, or another pretrain.seed in one of them"
                 )
 
 
