@@ -34,5 +34,6 @@ def test_arrows_follow_the_order_of_the_table_and_reach_the_report() -> None:
     order = [spec.name for spec in STAGES]
     found = edges(ROOT / "recipes")
     backwards = [(a, b) for a, b in found if order.index(a) > order.index(b)]
-    assert backwards == []
+    # A training reads the weights that it starts from, and segments of another backbone's tokens.
+    assert sorted(backwards) == [("cut", "pretrain"), ("features", "pretrain")]
     assert {b for a, b in found if a == "rounds"} >= {"rounds", "evaluate", "export", "report"}

@@ -22,7 +22,7 @@ BODY: dict[str, Any] = {
 
 def resolved(tmp_path: Path, body: dict[str, Any], **config: Any) -> Any:
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(body))
-    return load({"recipes": ["own"], **config}, tmp_path)
+    return load({"recipes": ["own"]} | config, tmp_path)
 
 
 def test_a_feature_set_knows_how_its_backbone_is_trained(tmp_path: Path) -> None:
@@ -41,8 +41,17 @@ def test_what_changes_a_training_changes_its_name_and_nothing_else_does(tmp_path
     def slug(**pretrain: Any) -> str:
         return resolved(tmp_path, BODY, pretrain=pretrain).recipes["own"].features["semantic"].weights_slug
 
-    assert slug() == slug(checkpoint_steps=1, cache_mib=5)
-    assert len({slug(), slug(seed=1), slug(steps=5), slug(accept="better"), slug(images=9)}) == 5
+    assert slug() == slug(checkpoint_steps=1, cache_mib=5) == slug(accept="better")
+    assert len({slug(), slug(seed=1), slug(steps=5), slug(images=9)}) == 4
+
+
+def test_recipes_that_share_a_training_take_the_same_weights(tmp_path: Path) -> None:
+    other = BODY | {"pretrain": BODY["pretrain"] | {"accept": "better"}}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    with pytest.raises(ConfigError, match=r"recipe other: pretrain\.accept: better, but recipe own, which shares"):
+        resolved(tmp_path, BODY, recipes=["own", "other"])
+    run = resolved(tmp_path, BODY, recipes=["own", "other"], pretrain={"accept": "better"})
+    assert len({each.features["semantic"].weights_slug for each in run.recipes.values()}) == 1
 
 
 def test_a_section_of_the_run_makes_any_recipe_train(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_a_backbone_of_ones_own(work: Path, programs: Path) -> None:
         file.touch()
     assert not run(work, programs) & {*TRAINED, "features"}  # the same photos
     assert not run(work, programs, pretrain={"checkpoint_steps": 1, "cache_mib": 1}) & TRAINED
+    assert "pretrain_fit" not in (ran := run(work, programs, pretrain={"accept": "better"}))
+    assert "pretrain_accept" in ran
     assert run(work, programs, pretrain={"learning_rate": 1e-3}) >= {*TRAINED, "features"}  # another backbone
     assert len(list((work / "results/pretrain").iterdir())) == 2
 

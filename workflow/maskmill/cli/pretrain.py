@@ -60,7 +60,8 @@ def pretrain_accept(
     device: Device = "auto",
 ) -> None:
     """Compare the features of trained weights with those of the start, without labels, and hand one of both on."""
-    from maskmill.pretrain.run import PretrainSource, accept
+    from maskmill.pretrain.accept import accept
+    from maskmill.pretrain.run import PretrainSource
     from maskmill.training.resources import Resources
 
     accept(PretrainSource(manifest, _feature_set(params), weights), trained, out, report, Resources(threads, device))

@@ -19,13 +19,15 @@ def _training(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     """The backbone, the section, and which the photos are: no store of theirs is an input whose time would tell."""
     chosen = _set(graph, wildcards)
     told = chosen.model_dump(mode="json", include={"backbone", "checkpoint", "channels", "pretrain"})
-    told["pretrain"].pop("accept", None)
     return told | {"photos": json_hash(graph.shards())}  # a shard's name is a hash of its images' contents
 
 
 def _accepting(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
-    """The feature set, as whose features those of the trained backbone are examined."""
-    return _set(graph, wildcards).model_dump(mode="json", exclude=STORING)
+    """The feature set, as whose features those of the trained backbone are examined, and which weights are taken."""
+    recipe, chosen = graph.run.trained(wildcards["pretrained"])
+    told = chosen.model_dump(mode="json", exclude=STORING)
+    told["pretrain"] = {**told["pretrain"], "accept": recipe.stage("pretrain").settings.accept}
+    return told
 
 
 def _start(graph: Graph, wildcards: Wildcards) -> Sources:

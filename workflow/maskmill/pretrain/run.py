@@ -206,23 +206,13 @@ def _segments(source: PretrainSource, stage: Stage[Any]) -> Segments | None:
 
 def _spec(source: PretrainSource, stage: Stage[Any], start: Start) -> dict[str, Any]:
     """What the weights depend on, besides photos and the weights that they start from."""
-    section = {key: value for key, value in stage.as_dict().items() if key not in ("checkpoint_steps", "cache_mib")}
+    section = {
+        key: value for key, value in stage.as_dict().items() if key not in ("checkpoint_steps", "cache_mib", "accept")
+    }
     return {
         "format": FORMAT, "backbone": source.feature_set.backbone, "pretrain": section,
         "channels": start.origin.channels, "photos": source.feature_set.channels,
     }  # fmt: skip
-
-
-def accept(source: PretrainSource, trained: Path, out: Path, report: Path, resources: Resources) -> None:
-    """Hand the trained weights on."""
-    from maskmill.backbones import weights_file
-    from maskmill.store.artefact import write_json
-
-    state, facts = weights_file.read(trained)
-    made = Provenance.of("pretrain", source.feature_set.model_dump(mode="json"), [facts["sha256"]])
-    write_json(report, {"accepted": "trained"}, made)
-    kept = {key: value for key, value in facts.items() if key not in ("sha256", "asked", "checksum")}
-    weights_file.write(out, state, kept)
 
 
 def plain(value: Any) -> Any:

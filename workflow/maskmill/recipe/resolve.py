@@ -97,6 +97,7 @@ def _load(config: Mapping[str, Any], recipe_folder: Path, origin: str | Origin) 
         raise _wrong(
             origin, "pretrain", "no feature set of this run has backbone: {pretrain: NAME}; set that, or drop it"
         )
+    _check_accepted(recipes)
     check_formats(recipes, checked.export)
     check_window(recipes, checked.inputs.window)
     check_time(recipes, checked.evaluate)
@@ -207,11 +208,26 @@ def _trained(path: Path, features: Mapping[str, FeatureSet], stages: Mapping[str
         )
     if stage is None or not named:
         return dict(features)
-    body = {key: value for key, value in stage.as_dict().items() if key not in ("checkpoint_steps", "cache_mib")}
+    others = ("checkpoint_steps", "cache_mib", "accept")  # change nothing of what is trained
+    body = {key: value for key, value in stage.as_dict().items() if key not in others}
     return {
         name: chosen.model_copy(update={"pretrain": body}) if name in named else chosen
         for name, chosen in features.items()
     }
+
+
+def _check_accepted(recipes: Mapping[str, Recipe]) -> None:
+    """Recipes that share a training go on with the same weights."""
+    rules: dict[str, tuple[str, str]] = {}
+    for recipe in recipes.values():
+        for chosen in recipe.trained_sets.values():
+            own = str(recipe.stage("pretrain").settings.accept)
+            other, rule = rules.setdefault(chosen.weights_slug, (recipe.name, own))
+            if rule != own:
+                raise ConfigError(
+                    f"recipe {recipe.name}: pretrain.accept: {own}, but recipe {other}, which shares this training, "
+                    f"has {rule}; set pretrain: {{accept: {own}}} for the run, or another pretrain.seed in one of them"
+                )
 
 
 def _recipe_path(given: str, folder: Path, origin: str | Origin) -> Path:

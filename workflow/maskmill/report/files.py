@@ -38,7 +38,19 @@ def _plan(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
         plan["time"] = config.evaluate.time.model_dump(mode="json")  # what deleted results are compared with, too
     if graph.probes:
         plan |= {"probes": graph.probes, "readouts": list(config.evaluate.readouts)}
+    if pretrained := _pretrained(graph):
+        plan["pretrained"] = pretrained
     return plan | {"seeds": config.seeds, "recipes": recipes}
+
+
+def _pretrained(graph: Graph) -> dict[str, Any]:
+    """The backbones that the run trains, by the name of their folder, and who reads them."""
+    found: dict[str, Any] = {}
+    for name, recipe in graph.run.recipes.items():
+        for key, chosen in recipe.trained_sets.items():
+            about = {"backbone": chosen.backbone, "method": (chosen.pretrain or {})["method"], "used": []}
+            found.setdefault(chosen.weights_slug, about)["used"].append(f"{name} ({key})")
+    return found
 
 
 def _memory(graph: Graph, wildcards: Wildcards) -> int:
@@ -85,5 +97,8 @@ def _report(graph: Graph, wildcards: Wildcards) -> Sources:
         add("probes", "evaluate_probe", features=features, readout=readout)
         for name, seed in itertools.product(probed, run.config.seeds):
             add("probes", "evaluate_codes", recipe=name, seed=seed, readout=readout)
+    for slug in _pretrained(graph):
+        add("backbones", "pretrain_fit", "monitor", pretrained=slug)
+        add("backbones", "pretrain_accept", "report", pretrained=slug)
     found = {"manifest": Source(manifest().files, "no"), "rejected": Source((path("inputs", "rejected"),), "no")}
     return found | {kind: Source(tuple(names), "no") for kind, names in files.items()}

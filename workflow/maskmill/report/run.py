@@ -18,7 +18,19 @@ from maskmill import __version__
 from maskmill.errors import StoreError
 from maskmill.images import sample as _sample
 from maskmill.redact import redact
-from maskmill.report import _confidence, _heads, _objects, _page, _quality, _reading, _recipe, _scores, _time, _timing
+from maskmill.report import (
+    _confidence,
+    _heads,
+    _objects,
+    _page,
+    _pretrain,
+    _quality,
+    _reading,
+    _recipe,
+    _scores,
+    _time,
+    _timing,
+)
 from maskmill.store.atomic import atomic
 from maskmill.store.hashing import json_hash
 from maskmill.store.seal import file_crc32c
@@ -34,8 +46,8 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
         plan: the resolved run: title, gallery, typical, images, labels, seeds, and recipes as
             {name: {description, tokens, rounds, clusters, sections}}; optional: objects (true where objects
             were scored), time (true where masks were compared over time), probes and readouts (of
-            `_scores.read_readouts`), provenance (more lines for the provenance table). Which shards there are is read
-            from the manifest.
+            `_scores.read_readouts`), pretrained (backbones that the run trains, of `_pretrain.read`), provenance (more
+            lines for the provenance table). Which shards there are is read from the manifest.
         results: the folder `results` of the run; benchmarks: where Snakemake writes its benchmark files.
         out_html: the file to write; appears when complete.
 
@@ -71,6 +83,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
         over_time=_time.read(results, recipes, seeds[0]) if plan.get("time") else [],
         quality=_quality.measure(results, recipes, seeds, sample),
         confidence=_confidence.measured(results, recipes, seeds[0], sample) if seeds else [],
+        backbones=_pretrain.read(results, plan.get("pretrained") or {}),
         heads=_heads.read(results, recipes, seeds),
         jobs=jobs,
         rejected=rejected,
