@@ -78,6 +78,14 @@ def test_a_backbone_of_ones_own(work: Path, programs: Path) -> None:
     Image.fromarray(np.full((60, 80, 3), 90, np.uint8)).save(work / "photos/p000.png")
     assert run(work, programs) >= {*TRAINED, "features"}  # other photos
 
+    latest = max((work / "results/pretrain").glob("*/weights.safetensors"), key=lambda file: file.stat().st_mtime)
+    for name, made in (("weights", {"pretrain_accept"}), ("trained", {"pretrain_fit"})):
+        gone = latest.with_name(f"{name}.safetensors")
+        before = gone.read_bytes()
+        gone.unlink()
+        assert run(work, programs) == made  # and nothing that was made from it
+        assert gone.read_bytes() == before
+
     segmenter = work / "results/recipes/own/seed0/export/segmenter"
     assert [file.name for file in (segmenter / "weights").iterdir()] == [f"{folder.name}.safetensors"]
     shutil.rmtree(work / "results/pretrain")

@@ -30,7 +30,7 @@ from maskmill.store.provenance import Provenance, read_provenance
 RECORD = "results/.finished.json"
 _KEPT = ("told", "times", "asked", "contents")
 _STAMP = ".snakemake_timestamp"  # whose time Snakemake takes for that of a folder
-_TRAINED = ("adapt_fit", "rounds_train")
+_TRAINED = ("pretrain_fit", "adapt_fit", "rounds_train")
 # Their results depend on the content of files that the settings only name.
 _WATCHING = (
     "inputs",
