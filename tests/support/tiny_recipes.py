@@ -84,8 +84,8 @@ TINY: dict[str, dict[str, Any]] = {
     "swav": THREE | RESNET | {"pretrain": CROPS | {"prototypes": 6, "queue": 6, "queue_start": 0.25}},
     "tokencut": CUT,
     "transfgu": THREE | {"adapt": {
-        "steps": 20, "epoch_steps": 5, "bootstrap": 1, "intervals": [2], "batch_size": 4, "width": 32, "heads": 2,
-        "blocks": 1, "scales": [0.6], "foreground": 0.3, "learning_rate": 2e-3}},
+        "steps": 80, "epoch_steps": 40, "bootstrap": 1, "intervals": [2], "batch_size": 4, "width": 32, "heads": 2,
+        "blocks": 1, "scales": [0.6], "foreground": 0.5, "learning_rate": 2e-3}},
     "umap": THREE,
 }  # fmt: skip
 
