@@ -85,7 +85,7 @@ class Check:
     def features(self) -> list[Row]:
         """The stage, from JPEG files to Zarr, against the forward pass on batches that lie on the device."""
         from maskmill.backbones.network import load
-        from maskmill.recipe.sections import FeatureSet, Size
+        from maskmill.recipe.feature_set import FeatureSet, Size
         from maskmill.store.ragged import Ragged
 
         s, weights = self.sizes, self.folder / "weights.safetensors"

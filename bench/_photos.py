@@ -25,7 +25,7 @@ def photo_tokens(paths: list[Path], side: int) -> Iterator[np.ndarray]:
     from maskmill.backbones.network import load
     from maskmill.backbones.weights import prepare
     from maskmill.images.decode import decode, resize
-    from maskmill.recipe.sections import FeatureSet
+    from maskmill.recipe.feature_set import FeatureSet
 
     feature_set = FeatureSet(backbone="vit_small_focus", facet="key", size={"square": side})
     if not WEIGHTS.is_file():

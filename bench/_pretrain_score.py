@@ -30,7 +30,7 @@ from PIL import Image, ImageEnhance
 
 from maskmill.images.decode import decode, load_label, resize
 from maskmill.numerics.sampling import rng
-from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
 
 ANIMALS = (8, 10, 12, 13, 17)  # cat, cow, dog, horse, sheep
 CLASSES = {"camvid": tuple(range(11)), "voc_animals": (0, 8, 10, 12, 13, 15, 17)}

@@ -25,7 +25,7 @@ from maskmill.backbones.learning import Learning
 from maskmill.inputs import run as inputs
 from maskmill.pretrain import _trainer
 from maskmill.pretrain import run as pretrain
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.training.resources import Resources
 
 SIDES = ("crop", "side", "global_side")  # what methods call the side of their large crops

@@ -14,7 +14,7 @@ from maskmill.evaluate.readout import class_mass
 from maskmill.images.decode import decode, resize, target_size
 from maskmill.numerics.kmeans import fit
 from maskmill.numerics.kmeans_settings import Settings
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.store.codebook import Codebook, read, write
 
 SETS: dict[str, Sequence[int]] = {  # scored label ids; all others are void

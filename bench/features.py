@@ -32,7 +32,8 @@ from maskmill.features.run import plan_batches, read_batch, run
 from maskmill.images.decode import SUFFIXES
 from maskmill.inputs.run import Outputs
 from maskmill.inputs.run import run as inputs
-from maskmill.recipe.sections import FeatureSet, Inputs, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
+from maskmill.recipe.inputs import Inputs
 from maskmill.store.manifest import read_manifest
 
 

@@ -47,7 +47,7 @@ def tokens(folder: Path, limit: int, weights: Path) -> tuple[np.ndarray, np.ndar
     from maskmill.backbones.network import load
     from maskmill.backbones.weights import prepare
     from maskmill.images.decode import decode, resize
-    from maskmill.recipe.sections import FeatureSet, Size
+    from maskmill.recipe.feature_set import FeatureSet, Size
 
     feature_set = FeatureSet(backbone="efficientnet_lite0", stride=16, size=Size(square=SIDE))
     if not weights.is_file():

@@ -37,7 +37,7 @@ from maskmill.device import Compute
 from maskmill.evaluate.run_objects import run as run_objects
 from maskmill.features.run import run as run_features
 from maskmill.images.decode import displayed_size
-from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.store.artefact import read_json, write_table
 from maskmill.store.manifest import read_manifest
 from maskmill.store.ragged import Ragged

@@ -41,7 +41,7 @@ from _pretrain_score import CLUSTERS, RETRIEVED, Asked, Sizes, score
 from _pretrain_train import SETS, Trained, figures, section_of, speed, train
 
 from maskmill.backbones import weights_file
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.store.hashing import json_hash
 
 COLUMNS = {

@@ -80,7 +80,7 @@ def _extract(name: str, backbone: str, limit: int, out: Path) -> None:
     from maskmill.backbones.network import load
     from maskmill.backbones.weights import prepare
     from maskmill.images.decode import decode, resize
-    from maskmill.recipe.sections import FeatureSet, Size
+    from maskmill.recipe.feature_set import FeatureSet, Size
 
     folder = data_folder(name)
     assert folder is not None

@@ -27,7 +27,7 @@ from maskmill.backbones.network import Backbone, load
 from maskmill.backbones.weights import prepare
 from maskmill.images.decode import SUFFIXES, displayed_size
 from maskmill.images.photos import read_photo
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.regions._crops import ImageCrops, batched, read_crops
 from maskmill.regions.crop_cls import Params
 from maskmill.regions.run import Network, run

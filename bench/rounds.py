@@ -23,7 +23,7 @@ from _photos import data_folder
 
 from maskmill.backbones.weights import prepare
 from maskmill.images.decode import SUFFIXES, displayed_size
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.rounds.run import Round, Sources, StudentFiles, train
 from maskmill.store.artefact import read_json, write_table
 from maskmill.store.manifest import Row

@@ -154,7 +154,7 @@ def main() -> None:
     from maskmill.backbones.weights import prepare
     from maskmill.numerics.kmeans import fit
     from maskmill.numerics.kmeans_settings import Settings
-    from maskmill.recipe.sections import FeatureSet
+    from maskmill.recipe.feature_set import FeatureSet
 
     torch.set_num_threads(1)
     folder = args.images or data_folder("voc_animals")

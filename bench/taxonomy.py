@@ -48,7 +48,7 @@ from _orders import largest_first, majority_names, mixture, named_score, suggest
 from _photos import data_folder
 from _tokens import SETS, Tokens, camvid_split, clustered, photos_of, tokens_of
 
-from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.store.codebook import Codebook, assign
 from maskmill.taxonomy import _suggest
 

@@ -82,7 +82,7 @@ def _extracted(paths: list[Path], backbone: str, cache: Path) -> np.ndarray:
     from maskmill.backbones.network import load
     from maskmill.backbones.weights import prepare
     from maskmill.images.decode import decode, resize
-    from maskmill.recipe.sections import FeatureSet, Size
+    from maskmill.recipe.feature_set import FeatureSet, Size
 
     cache.mkdir(parents=True, exist_ok=True)
     chosen = FeatureSet(backbone=backbone, size=Size(square=SIDE), **BACKBONES[backbone])  # type: ignore[arg-type]

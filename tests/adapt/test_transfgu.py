@@ -27,8 +27,8 @@ from maskmill.backbones.cls_block import ClsBlock
 from maskmill.backbones.network import Backbone, load
 from maskmill.cli.adapt import adapt_fit
 from maskmill.errors import ConfigError, NumericsError
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.recipe.resolve import load as resolve
-from maskmill.recipe.sections import FeatureSet, Size
 from maskmill.store.artefact import read_json, read_tensors
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter

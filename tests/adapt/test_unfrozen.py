@@ -22,7 +22,7 @@ from maskmill.backbones import weights_file
 from maskmill.backbones.network import load
 from maskmill.errors import ConfigError, StoreError
 from maskmill.numerics.blocks import one_thread
-from maskmill.recipe.sections import Size
+from maskmill.recipe.feature_set import Size
 from maskmill.store.artefact import read_tensors
 from maskmill.store.ragged import Ragged, RaggedWriter
 from maskmill.training import loop

@@ -13,7 +13,7 @@ from torch.nn import functional
 from maskmill.backbones import weights_file
 from maskmill.backbones.network import Backbone, import_timm, load, resample_positions
 from maskmill.errors import ConfigError, WeightsError
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 
 timm = import_timm()
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from maskmill.backbones.colour import Colour
 from maskmill.backbones.network import Backbone, import_timm, load
 from maskmill.errors import ConfigError
 from maskmill.images.decode import resize
-from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -18,7 +18,7 @@ from maskmill.errors import ConfigError
 from maskmill.features.run import run
 from maskmill.images.decode import decode, resize, target_size
 from maskmill.recipe.base import validate
-from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.store.artefact import write_table
 from maskmill.store.ragged import Ragged
 

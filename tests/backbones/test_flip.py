@@ -21,8 +21,8 @@ from maskmill.plan.images import of_one_size
 from maskmill.plan.jobs import jobs
 from maskmill.plan.rates import Rates
 from maskmill.recipe.base import validate
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.recipe.resolve import load as resolve
-from maskmill.recipe.sections import FeatureSet, Size
 from maskmill.store.artefact import write_table
 from maskmill.store.ragged import Ragged
 

@@ -23,9 +23,9 @@ from maskmill.images.decode import decode, resize
 from maskmill.plan.geometry import Geometry, geometry
 from maskmill.recipe import packages
 from maskmill.recipe.base import validate
+from maskmill.recipe.feature_set import FeatureSet, SiftPatch, Size
 from maskmill.recipe.resolve import SHIPPED
 from maskmill.recipe.resolve import load as load_run
-from maskmill.recipe.sections import FeatureSet, SiftPatch, Size
 from maskmill.store.artefact import write_table
 from maskmill.store.manifest import read_shard
 from maskmill.store.ragged import Ragged

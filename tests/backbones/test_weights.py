@@ -23,7 +23,7 @@ from maskmill.backbones.weights import prepare
 from maskmill.errors import UserError, WeightsError
 from maskmill.features.run import SATURATED
 from maskmill.images.listing import content_fingerprint
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 
 timm = import_timm()
 CPU = torch.device("cpu")

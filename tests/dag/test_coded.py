@@ -15,8 +15,8 @@ from maskmill.dag.jobs import jobs, run_again
 from maskmill.errors import StoreError
 from maskmill.images.coded import contents_at, images_of
 from maskmill.inputs._shards import shard_names
+from maskmill.recipe.feature_set import ProductCode
 from maskmill.recipe.resolve import load
-from maskmill.recipe.sections import ProductCode
 from maskmill.store.artefact import write_table
 from maskmill.store.manifest import contents, read_manifest, read_shards
 

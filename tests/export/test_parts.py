@@ -19,7 +19,7 @@ from maskmill.errors import StoreError
 from maskmill.export.run import ExportFiles, More, run, run_index, run_shard
 from maskmill.images.instances import Instances
 from maskmill.images.view import View
-from maskmill.recipe.sections import FORMATS
+from maskmill.recipe.export import FORMATS
 from maskmill.store.artefact import read_table
 from maskmill.tracks.run import FrameFiles, run_join, run_map, run_match
 

@@ -18,7 +18,7 @@ from maskmill.device import Compute
 from maskmill.errors import DeviceError, InputError, NumericsError, StoreError, WeightsError
 from maskmill.features.run import plan_batches, run, warn_saturated
 from maskmill.images.decode import decode, resize, target_size
-from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.store.artefact import write_table
 from maskmill.store.manifest import Row
 from maskmill.store.ragged import Ragged

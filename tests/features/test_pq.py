@@ -22,7 +22,7 @@ from maskmill.images.decode import decode, resize
 from maskmill.numerics.product import Encoder
 from maskmill.numerics.sampling import smallest
 from maskmill.recipe.base import validate
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.store import product
 from maskmill.store.artefact import write_table
 from maskmill.store.manifest import Row, read_images

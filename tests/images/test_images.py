@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 
 from maskmill.errors import InputError
 from maskmill.images.decode import decode, displayed_size, load_label, resize, target_size, verify
-from maskmill.recipe.sections import Size
+from maskmill.recipe.feature_set import Size
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 GREY = RGB[..., 0]

@@ -22,7 +22,7 @@ from maskmill.images.raster import Facts, gdal, geo, kept, kept_raster, open_ras
 from maskmill.images.view import View
 from maskmill.inputs._check import check_file
 from maskmill.inputs._range import decide
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 from maskmill.store.manifest import Row
 from maskmill.store.seal import bytes_crc32c
 

@@ -15,7 +15,7 @@ from maskmill.images.raster import open_raster, render
 from maskmill.images.view import View
 from maskmill.inputs._check import check_file
 from maskmill.inputs._range import decide
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 from maskmill.store.manifest import Row
 
 GREY, COLOUR = list(grey_ways()), list(colour_ways())

@@ -25,8 +25,8 @@ from maskmill.inputs import _beforehand
 from maskmill.inputs.reading import Reading
 from maskmill.inputs.run import Outputs, run
 from maskmill.predict.pictures import opened
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.recipe.resolve import load
-from maskmill.recipe.sections import FeatureSet, Size
 from maskmill.store.artefact import read_table
 from maskmill.store.manifest import RENDERING, Row, read_manifest
 from maskmill.store.ragged import Ragged

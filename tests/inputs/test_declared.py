@@ -22,7 +22,7 @@ from maskmill.images.raster import Facts
 from maskmill.images.rendering import Rendering
 from maskmill.inputs._check import check_file
 from maskmill.inputs._range import decide, rounded
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 
 RNG = np.random.default_rng(8)
 

@@ -27,7 +27,7 @@ from maskmill.inputs._check import check_file
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import unique_ids
 from maskmill.inputs.run import tolerated
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 from maskmill.store.manifest import read_manifest, read_shard, read_shards
 from maskmill.store.seal import bytes_crc32c
 

@@ -19,7 +19,7 @@ from maskmill.inputs._check import check_file
 from maskmill.inputs._range import decide
 from maskmill.inputs._sources import find
 from maskmill.inputs.run import Outputs, run
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 from maskmill.store.artefact import read_table
 from maskmill.store.manifest import RENDERING, Row, read_manifest
 

@@ -20,7 +20,7 @@ from maskmill.images.rendering import Rendering
 from maskmill.images.view import View
 from maskmill.images.windows import core_in_whole
 from maskmill.inputs import _check
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 from maskmill.store.manifest import Manifest, Row
 
 RNG = np.random.default_rng(3)

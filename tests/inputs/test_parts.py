@@ -12,7 +12,7 @@ from input_files import label, picture, rejected
 from maskmill.errors import InputError
 from maskmill.images.parts import MOST, part_name, part_names, remove_parts
 from maskmill.inputs.run import Outputs, check_part, gather, list_files, run
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 
 FILES = ("manifest.parquet", "rejected.csv", "classes.json")
 

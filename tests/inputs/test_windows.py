@@ -7,8 +7,8 @@ import pytest
 from maskmill.errors import ConfigError, InputError
 from maskmill.images.view import View
 from maskmill.inputs._windows import level_of, name_of, windows
+from maskmill.recipe.inputs import Inputs, Window
 from maskmill.recipe.model import Stage
-from maskmill.recipe.sections import Inputs, Window
 
 PYRAMID = [(4000, 6000), (2000, 3000), (1000, 1500)]
 

@@ -30,9 +30,10 @@ from maskmill.plan.images import PlannedImages, Shards, in_windows, mixture, of_
 from maskmill.plan.jobs import ORDER
 from maskmill.plan.jobs import jobs as planned_jobs
 from maskmill.plan.rates import START, WHOLE_IMAGE, Rates, of_run, read_benchmarks, read_given, too_short
+from maskmill.recipe.feature_set import FeatureSet, Size
+from maskmill.recipe.inputs import Window
 from maskmill.recipe.model import Run
 from maskmill.recipe.resolve import load
-from maskmill.recipe.sections import FeatureSet, Size, Window
 from maskmill.store.artefact import write_table
 from maskmill.store.product import LETTERS, Codec
 from maskmill.store.ragged import RaggedWriter

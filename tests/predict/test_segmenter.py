@@ -28,7 +28,7 @@ from maskmill.images.masks import MaskSet
 from maskmill.paint.run import run_tokens
 from maskmill.predict.run import Predicted, Wanted, predict
 from maskmill.predict.segmenter import load
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.reduce import run as reduce
 from maskmill.store import codebook as books
 from maskmill.store.artefact import read_json, write_json

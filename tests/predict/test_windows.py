@@ -34,7 +34,7 @@ from maskmill.paint.run import run_tokens
 from maskmill.predict import masks as predict_masks
 from maskmill.predict import run as predict_run
 from maskmill.predict.run import Wanted, predict
-from maskmill.recipe.sections import WHOLE
+from maskmill.recipe.export import WHOLE
 from maskmill.store.artefact import read_json
 from maskmill.store.manifest import read_manifest
 from maskmill.store.ragged import Ragged

@@ -12,7 +12,7 @@ from maskmill.backbones.learning import Learning, Origin, build
 from maskmill.errors import ConfigError
 from maskmill.pretrain import dino
 from maskmill.pretrain._views import Views
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 
 SETTINGS: dict[str, Any] = {
     "steps": 100, "batch_size": 8, "micro_batch": 4, "crop": 32, "local_crop": 16, "local_crops": 1, "prototypes": 12,

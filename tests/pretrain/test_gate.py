@@ -20,8 +20,8 @@ from maskmill.pretrain import _compare, _gate
 from maskmill.pretrain._light import Light
 from maskmill.pretrain.accept import TITLES, accept, sentence
 from maskmill.pretrain.run import PretrainSource
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.recipe.model import Stage
-from maskmill.recipe.sections import FeatureSet, Size
 from maskmill.store.artefact import read_json, write_table
 from maskmill.store.manifest import Row
 from maskmill.training.resources import Resources

@@ -15,7 +15,7 @@ from maskmill.backbones.attention import cls_logits, softmax
 from maskmill.backbones.learning import Learning, Origin, build, drawing, estimate_statistics
 from maskmill.backbones.network import load
 from maskmill.errors import ConfigError
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 
 VIT, CNN = "vit_tiny_patch16_224", "resnet18"
 

@@ -15,7 +15,7 @@ from maskmill.pretrain._learner import Outputs
 from maskmill.pretrain._views import Views
 from maskmill.pretrain.neco import _sorting
 from maskmill.pretrain.neco._learner import NeCo, References, closeness, cross_entropy
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 
 KINDS = ("bitonic", "odd_even")
 SQUARES = (4, 9, 16, 25, 36, 49, 64)

@@ -18,7 +18,7 @@ from maskmill.pretrain import maskcontrast, segsort
 from maskmill.pretrain._learner import Learner
 from maskmill.pretrain._trainer import Training, train
 from maskmill.pretrain._views import TRIES, CropSpec, Normalisation, Photos
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.store.manifest import Row
 from maskmill.training.checkpoint import Keeper
 from maskmill.training.team import Team

@@ -14,7 +14,7 @@ from maskmill.pretrain._learner import Outputs
 from maskmill.pretrain._views import Views
 from maskmill.pretrain.slotcon import _grouping
 from maskmill.pretrain.slotcon._learner import SlotCon, Whole, _aligned
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -21,7 +21,7 @@ from maskmill.pretrain._learner import Learner, split
 from maskmill.pretrain._trainer import Training, train
 from maskmill.pretrain._views import Normalisation, Photos
 from maskmill.pretrain._watch import Watch, check_alive
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.store.manifest import Row
 from maskmill.training.checkpoint import Keeper
 from maskmill.training.loop import StoppedError

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from maskmill.errors import ConfigError
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.recipe.resolve import load
 from maskmill.recipe.schema import schema
-from maskmill.recipe.sections import FeatureSet, Size
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"

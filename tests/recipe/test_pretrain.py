@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from maskmill.errors import ConfigError
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.resolve import load
-from maskmill.recipe.sections import FeatureSet
 
 TRAINED = {"backbone": {"pretrain": "resnet18"}}
 BODY: dict[str, Any] = {

@@ -21,7 +21,7 @@ from maskmill.cli.app import app
 from maskmill.errors import ConfigError, DeviceError, InputError, NumericsError, StoreError
 from maskmill.images.decode import decode, resize
 from maskmill.recipe.base import validate
-from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.regions import crop_mean
 from maskmill.regions._crops import batched
 from maskmill.regions.crop_cls import Crop, Params, cut_crops, open_mask, plan_crop

@@ -11,7 +11,7 @@ from PIL import Image
 
 from maskmill.backbones import weights_file
 from maskmill.backbones.network import import_timm
-from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.store.artefact import write_table
 from maskmill.store.manifest import Row
 

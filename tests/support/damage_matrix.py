@@ -54,7 +54,7 @@ from maskmill.inputs import run as inputs
 from maskmill.numerics import product
 from maskmill.paint.run import read_limits
 from maskmill.predict.segmenter import load as load_segmenter
-from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.reduce import run as reduce
 from maskmill.report.run import _rejected
 from maskmill.rounds.infer import Student

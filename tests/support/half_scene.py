@@ -30,7 +30,7 @@ from maskmill.features.run import run as extract
 from maskmill.images.masks import MaskSet
 from maskmill.images.view import View
 from maskmill.paint.run import run_limits, run_regions, run_tokens
-from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.regions.run import run as regions
 from maskmill.store.artefact import read_json, write_table
 from maskmill.store.manifest import Row

@@ -12,7 +12,7 @@ from PIL import Image
 
 from maskmill.errors import InputError
 from maskmill.inputs.run import Outputs, run
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 from maskmill.store.manifest import Manifest, read_manifest
 
 

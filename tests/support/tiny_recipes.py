@@ -72,9 +72,8 @@ TINY: dict[str, dict[str, Any]] = {
         "steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5, "over_clusters": 8}},
     "primaps_em": THREE | {"adapt": {"steps": 20, "probe_steps": 5, "batch_size": 4}},
     "slotcon": THREE | {
-        "pretrain": {
-        "start": "scratch","steps": 4, "batch_size": 4, "micro_batch": 2, "side": 64, "prototypes": 8, "hidden": 16,
-                     "dimensions": 8, "stride": 16},
+        "pretrain": {"start": "scratch", "steps": 4, "batch_size": 4, "micro_batch": 2, "side": 64, "prototypes": 8,
+                     "hidden": 16, "dimensions": 8, "stride": 16},
         "features": {"semantic": {"backbone": {"pretrain": "resnet18"}}}},
     "segsort": THREE | {"features": {"colour": {"size": {"long_side": 112}}, "semantic": {"size": {"square": 128}}},
                         "pretrain": {"steps": 3, "batch_size": 4, "micro_batch": 2, "crop": 64}},

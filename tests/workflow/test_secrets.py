@@ -16,9 +16,10 @@ from maskmill.backbones.embedded import cache_folder
 from maskmill.errors import ConfigError, InputError, WeightsError
 from maskmill.inputs._sources import find
 from maskmill.recipe.base import validate
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.resolve import load
 from maskmill.recipe.scoring import Objects
-from maskmill.recipe.sections import Config, FeatureSet
+from maskmill.recipe.sections import Config
 from maskmill.redact import redact
 from maskmill.urls import is_url
 

@@ -31,8 +31,9 @@ from maskmill.images.decode import decode, displayed_size, load_label, verify
 from maskmill.images.photos import read_photo
 from maskmill.inputs._check import check_file
 from maskmill.recipe.base import validate
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.resolve import load
-from maskmill.recipe.sections import Config, FeatureSet
+from maskmill.recipe.sections import Config
 from maskmill.redact import redact
 from maskmill.store.artefact import write_json
 from maskmill.store.atomic import atomic

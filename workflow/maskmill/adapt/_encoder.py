@@ -19,7 +19,7 @@ from torch import nn
 from maskmill.backbones.network import Backbone, resample_positions, untrained
 from maskmill.errors import ConfigError
 from maskmill.numerics.blocks import ordered
-from maskmill.recipe.sections import STORING, FeatureSet
+from maskmill.recipe.feature_set import STORING, FeatureSet
 
 PIECE = {"cpu": 4, "cuda": 32}  # images that are computed at once
 R = TypeVar("R")

@@ -16,7 +16,7 @@ from maskmill.backbones.network import Backbone, load
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.images.decode import resize, target_size, to_target
 from maskmill.images.photos import read_photo
-from maskmill.recipe.sections import STORING, FeatureSet
+from maskmill.recipe.feature_set import STORING, FeatureSet
 from maskmill.store.manifest import Row, read_manifest
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from maskmill.dag.files import RECIPE, SEED, Graph, Source, Sources, Wildcards, job, manifest, one, section, weights_of
+from maskmill.recipe.feature_set import STORING
 from maskmill.recipe.model import CODES
-from maskmill.recipe.sections import FREEZING, STORING, UNFREEZING
+from maskmill.recipe.sections import FREEZING, UNFREEZING
 from maskmill.store.hashing import json_hash
 
 

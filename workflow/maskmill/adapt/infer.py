@@ -12,8 +12,8 @@ from maskmill.adapt._data import on_device, stack
 from maskmill.device import pick
 from maskmill.errors import StoreError
 from maskmill.numerics.neighbours import unit_rows
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.model import Stage
-from maskmill.recipe.sections import FeatureSet
 from maskmill.store.artefact import read_tensors
 
 if TYPE_CHECKING:

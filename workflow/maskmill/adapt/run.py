@@ -17,8 +17,8 @@ from maskmill.adapt.infer import FORMAT, Head
 from maskmill.device import pick
 from maskmill.errors import NumericsError, StoreError
 from maskmill.progress import track
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.model import Stage
-from maskmill.recipe.sections import FeatureSet
 from maskmill.store.artefact import write_json, write_tensors
 from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import read_shard

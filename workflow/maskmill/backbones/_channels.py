@@ -15,7 +15,7 @@ from maskmill.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from maskmill.recipe.sections import FeatureSet
+    from maskmill.recipe.feature_set import FeatureSet
 
 RGB = 3  # channels of a photo
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from maskmill.backbones._channels import RGB
 from maskmill.recipe import backbones
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 
 if TYPE_CHECKING:
     import torch

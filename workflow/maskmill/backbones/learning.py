@@ -23,7 +23,7 @@ from torch import nn
 from maskmill.backbones._channels import RGB, adapted, normalisation
 from maskmill.backbones.network import create, import_timm, is_plain, resample_positions
 from maskmill.errors import ConfigError, WeightsError
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 
 __all__ = ["Learning", "Maps", "Origin", "build", "drawing", "estimate_statistics", "normalisation"]
 _call = threading.local()  # of the pass that a thread computes: draws, masked cells, and whether attention is wanted

@@ -17,7 +17,7 @@ from maskmill.backbones._flip import averaged
 from maskmill.device import has_bfloat16
 from maskmill.errors import ConfigError, WeightsError
 from maskmill.recipe import backbones
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from maskmill.backbones._channels import RGB
 from maskmill.recipe import backbones
-from maskmill.recipe.sections import FeatureSet, SiftPatch
+from maskmill.recipe.feature_set import FeatureSet, SiftPatch
 
 if TYPE_CHECKING:
     import torch

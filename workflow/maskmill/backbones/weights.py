@@ -17,7 +17,7 @@ from maskmill.errors import WeightsError
 from maskmill.images.listing import content_fingerprint
 from maskmill.recipe import backbones
 from maskmill.recipe.architectures import HUB, unknown
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.redact import redact
 
 

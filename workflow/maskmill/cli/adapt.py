@@ -47,8 +47,8 @@ def adapt_fit(
     """Learn a head on the stored tokens of all shards, or on the photos, with or beside its backbone."""
     from maskmill.adapt.run import HeadFiles, PhotoSource, fit
     from maskmill.recipe.base import validate
+    from maskmill.recipe.feature_set import FeatureSet
     from maskmill.recipe.model import Stage
-    from maskmill.recipe.sections import FeatureSet
     from maskmill.training.resources import Resources
 
     own = section(params)

@@ -19,8 +19,8 @@ from maskmill import __version__, driver
 from maskmill.cli.options import ConfigFile, Device, RecipeFolder, Threads, refuse_urls
 from maskmill.cli.plan import plan
 from maskmill.errors import ConfigError, UserError, nearest, shown
+from maskmill.recipe.export import WHOLE
 from maskmill.recipe.resolve import SHIPPED
-from maskmill.recipe.sections import WHOLE
 from maskmill.recipe.stages import STAGES
 from maskmill.redact import redact
 from maskmill.store import expected

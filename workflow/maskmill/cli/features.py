@@ -16,7 +16,7 @@ def weights(params: Params, out: Out) -> None:
     """features: fetch or convert the weights of one backbone into one safetensors file."""
     from maskmill.backbones.weights import prepare
     from maskmill.recipe.base import validate
-    from maskmill.recipe.sections import FeatureSet
+    from maskmill.recipe.feature_set import FeatureSet
 
     body = section(params)
     content = body.pop("content", None)  # of a checkpoint, when the run was planned

@@ -16,7 +16,7 @@ Start = Annotated[Path | None, typer.Option(help="weights that the training star
 def _feature_set(params: str) -> Any:
     """The feature set of a rule's `params`, without the hash of the photos, which is a reason to run again."""
     from maskmill.recipe.base import validate
-    from maskmill.recipe.sections import FeatureSet
+    from maskmill.recipe.feature_set import FeatureSet
 
     body = section(params)
     body.pop("photos", None)

@@ -25,8 +25,8 @@ from typing import Any, Literal
 
 from maskmill.images.parts import part_names
 from maskmill.images.tables import has_labels, is_table
+from maskmill.recipe.feature_set import FeatureSet, ProductCode
 from maskmill.recipe.model import CODES, Recipe, Run
-from maskmill.recipe.sections import FeatureSet, ProductCode
 from maskmill.recipe.stages import RULES, STAGE_OF, STAGES, Needs
 from maskmill.versions import STAGE_VERSION
 

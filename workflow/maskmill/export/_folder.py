@@ -21,7 +21,7 @@ from maskmill.export._sources import ExportImages, Item, Tracked
 from maskmill.export.formats import FORMATS, Entry, Facts
 from maskmill.images.instances import VOID
 from maskmill.images.masks import to_size
-from maskmill.recipe.sections import Export
+from maskmill.recipe.export import Export
 from maskmill.store.manifest import Row
 from maskmill.store.rle import encode_all, encode_layers
 

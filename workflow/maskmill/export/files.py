@@ -19,8 +19,8 @@ from maskmill.dag.files import (
     path,
     weights_of,
 )
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.model import CODES, Recipe
-from maskmill.recipe.sections import FeatureSet
 
 
 def _section(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:

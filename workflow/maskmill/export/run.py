@@ -25,7 +25,7 @@ from maskmill.images.masks import MaskSet, mask_dtype
 from maskmill.images.stitching import canvases
 from maskmill.progress import track
 from maskmill.recipe.base import validate
-from maskmill.recipe.sections import PALETTE, PALETTED, Export
+from maskmill.recipe.export import PALETTE, PALETTED, Export
 from maskmill.store.artefact import count_rows, read_json, read_table, write_json
 from maskmill.store.atomic import atomic
 from maskmill.store.manifest import Row, has_windows, read_shard, read_shards

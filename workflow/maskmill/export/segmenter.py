@@ -12,7 +12,7 @@ from typing import Any
 from maskmill.backbones import weights_file
 from maskmill.errors import StoreError
 from maskmill.recipe.base import validate
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.store.artefact import read_metadata, read_tensors, write_json
 from maskmill.store.classes import read_labels
 from maskmill.store.manifest import RENDERING

@@ -12,8 +12,8 @@ import numpy as np
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.images.photos import read_ahead, reader_count
 from maskmill.progress import track
+from maskmill.recipe.feature_set import FeatureSet, ProductCode
 from maskmill.recipe.model import Stage
-from maskmill.recipe.sections import FeatureSet, ProductCode
 from maskmill.store.manifest import Row, contents
 from maskmill.store.provenance import Provenance
 

@@ -16,8 +16,8 @@ from maskmill.images.decode import resize, target_size
 from maskmill.images.nodata import nearest_valid, shares, valid_cells
 from maskmill.images.photos import PhotoFile, channels_of, read_ahead, read_filled, reader_count
 from maskmill.progress import track
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.model import Stage
-from maskmill.recipe.sections import FeatureSet
 from maskmill.store.manifest import Row, read_shard
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import RaggedWriter

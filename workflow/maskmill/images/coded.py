@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from maskmill.recipe.sections import ProductCode
+from maskmill.recipe.feature_set import ProductCode
 from maskmill.store.manifest import Row, contents, read_images
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from maskmill.errors import InputError
 from maskmill.reading import read_bounded
-from maskmill.recipe.sections import LONGEST, Size
+from maskmill.recipe.feature_set import LONGEST, Size
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 SUFFIXES = (

@@ -11,7 +11,7 @@ from maskmill.errors import InputError, StoreError
 from maskmill.images.raster.facts import Facts
 from maskmill.images.view import View
 from maskmill.recipe import sensors
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 
 Channels = tuple[int | str, ...] | Literal["all"] | None  # None: the colours that a file declares
 Range = tuple[tuple[float, ...], tuple[float, ...]]  # low and high of every channel of a file

@@ -14,7 +14,7 @@ from maskmill.images.raster import Facts, open_raster
 from maskmill.images.rendering import ALL, Rendering, check_pages, chosen_channels
 from maskmill.images.view import View
 from maskmill.inputs._channels import disagreement
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 
 FILES = 64  # whose headers are looked at
 

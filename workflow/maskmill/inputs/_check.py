@@ -24,7 +24,7 @@ from maskmill.inputs._cut import pictures
 from maskmill.inputs._sources import VIDEO_SUFFIXES
 from maskmill.inputs._windows import name_of
 from maskmill.inputs.reading import Reading, check_whole
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 from maskmill.store.seal import bytes_crc32c
 from maskmill.urls import REFUSED, is_url
 

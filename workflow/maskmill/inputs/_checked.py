@@ -15,7 +15,7 @@ from maskmill.inputs._check import Part, check_all, in_processes
 from maskmill.inputs._labels import packed
 from maskmill.inputs._sources import Candidate
 from maskmill.progress import track
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 
 # Names are bytes until the files are checked: one that is no UTF-8 is rejected, and listed as such.
 SCHEMA = pa.schema([

@@ -12,7 +12,7 @@ from maskmill.images.raster import Facts, Raster, Shown, read_raw, render
 from maskmill.images.view import View
 from maskmill.images.windows import starts
 from maskmill.inputs._windows import level_of, windows
-from maskmill.recipe.sections import Window
+from maskmill.recipe.inputs import Window
 
 BAND_BYTES = 256 << 20  # of decoded values that are held at once
 # A window is bare background where all but few of its pixels lie within SPREAD of 255 levels in each colour, and are

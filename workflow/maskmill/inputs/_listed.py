@@ -19,7 +19,7 @@ from maskmill.inputs._labels import match_labels
 from maskmill.inputs._range import decide
 from maskmill.inputs._several import find_all
 from maskmill.inputs._sources import Candidate, Listing, find
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 from maskmill.store.artefact import read_table, write_table
 from maskmill.store.provenance import Provenance
 

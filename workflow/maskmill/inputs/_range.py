@@ -23,7 +23,7 @@ from maskmill.images.raster.render import full, missing_values
 from maskmill.images.rendering import Range, Rendering, kind_of
 from maskmill.images.view import View
 from maskmill.inputs._beforehand import check_sample, file_hash
-from maskmill.recipe.sections import Inputs
+from maskmill.recipe.inputs import Inputs
 
 FILES = 64  # of each kind whose values are read
 HEADERS = 4096  # files whose header is read to find kinds

@@ -9,7 +9,7 @@ from dataclasses import replace
 from maskmill.errors import InputError
 from maskmill.images.view import View
 from maskmill.images.windows import grid
-from maskmill.recipe.sections import Window
+from maskmill.recipe.inputs import Window
 from maskmill.store.manifest import window_id
 
 FARTHEST = 2.5  # what is read may be so much coarser or finer than what was asked for: levels are 2 or 4 apart

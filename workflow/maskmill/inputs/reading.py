@@ -13,7 +13,7 @@ from maskmill.images.rendering import Rendering
 from maskmill.images.view import View
 from maskmill.inputs._cut import is_empty, views_of
 from maskmill.recipe.base import validate
-from maskmill.recipe.sections import Window
+from maskmill.recipe.inputs import Window
 
 BYTES = 6  # of a pixel, where a file is read as a whole: three channels of 16 bits
 

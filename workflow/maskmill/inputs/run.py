@@ -26,8 +26,8 @@ from maskmill.inputs._gathered import Rejected, gathered, rejected_of
 from maskmill.inputs._labels import write_classes
 from maskmill.inputs._listed import About, listed, read_about, read_part, write_listing
 from maskmill.inputs._sources import counted
+from maskmill.recipe.inputs import Inputs
 from maskmill.recipe.model import Stage
-from maskmill.recipe.sections import Inputs
 from maskmill.redact import redact
 from maskmill.store.artefact import read_table, write_table
 from maskmill.store.atomic import atomic

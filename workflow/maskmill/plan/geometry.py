@@ -9,7 +9,7 @@ from typing import Any
 
 from maskmill.errors import ConfigError
 from maskmill.recipe import backbones
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from pathlib import Path
 from maskmill.errors import ConfigError
 from maskmill.images.decode import target_size
 from maskmill.images.windows import grid
-from maskmill.recipe.sections import Size, Window
+from maskmill.recipe.feature_set import Size
+from maskmill.recipe.inputs import Window
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from maskmill.dag.jobs import ONE_SHARD, Job
 from maskmill.dag.jobs import jobs as jobs_of
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import PlannedImages
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.model import CODES, Recipe, Run
-from maskmill.recipe.sections import FeatureSet
 from maskmill.recipe.stages import RULES, Unit
 
 CODEC = "features_pq"

@@ -12,8 +12,9 @@ from maskmill.errors import ConfigError, nearest
 from maskmill.plan.geometry import geometry
 from maskmill.plan.images import PlannedImages
 from maskmill.plan.jobs import ACCEPTED, CODEC, ORDER, Work, jobs
+from maskmill.recipe.export import WHOLE
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.model import Run
-from maskmill.recipe.sections import WHOLE, FeatureSet
 
 # CPU seconds of a job before it works: interpreter, imports, opening stores (bench/startup.py).
 START = 3.0

@@ -25,7 +25,8 @@ from maskmill.images.nodata import filled, ignored, nearest_valid, valid_cells
 from maskmill.images.photos import three
 from maskmill.inputs.reading import Reading
 from maskmill.recipe.base import validate
-from maskmill.recipe.sections import STORING, FeatureSet, Refine
+from maskmill.recipe.feature_set import STORING, FeatureSet
+from maskmill.recipe.sections import Refine
 from maskmill.store.artefact import read_json
 from maskmill.store.floats import as_stored
 from maskmill.store.seal import file_crc32c

@@ -15,7 +15,7 @@ from maskmill.numerics.sampling import rng
 from maskmill.pretrain._compare import Views
 from maskmill.pretrain._light import Light, relight
 from maskmill.pretrain._views import cut, middle
-from maskmill.recipe.sections import FeatureSet
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.store.manifest import Row
 
 if TYPE_CHECKING:

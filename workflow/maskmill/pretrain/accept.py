@@ -22,7 +22,7 @@ from maskmill.numerics.kmeans import Settings
 from maskmill.pretrain import _compare, _gate
 from maskmill.pretrain.run import PretrainSource, built, stage_of, started
 from maskmill.recipe import backbones
-from maskmill.recipe.sections import FeatureSet, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.store.artefact import write_json
 from maskmill.store.manifest import read_manifest
 from maskmill.store.provenance import Provenance

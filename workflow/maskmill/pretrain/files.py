@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from maskmill.dag.files import Graph, Source, Sources, Wildcards, job, manifest, one, path
-from maskmill.recipe.sections import STORING, FeatureSet
+from maskmill.recipe.feature_set import STORING, FeatureSet
 from maskmill.store.hashing import json_hash
 
 FOLDER = "results/pretrain/{pretrained}"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.recipe import backbones
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.model import Stage
-from maskmill.recipe.sections import FeatureSet
 from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import Row, contents, read_images
 from maskmill.store.provenance import Provenance

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from maskmill.errors import ConfigError, InputError, nearest
 from maskmill.recipe import backbones
+from maskmill.recipe.export import PALETTE, PALETTED, Export
+from maskmill.recipe.feature_set import LONGEST, FeatureSet
+from maskmill.recipe.inputs import Inputs, Window
 from maskmill.recipe.model import CODES, Recipe, Stage
 from maskmill.recipe.scoring import Evaluate
-from maskmill.recipe.sections import LONGEST, PALETTE, PALETTED, Export, FeatureSet, Inputs, Window
 
 
 def _check_pretrain(recipe: Recipe, path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import Any, Generic, TypeVar
 from maskmill.errors import ConfigError
 from maskmill.recipe import registry
 from maskmill.recipe.base import Model, validate
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.sections import (
     Adapt,
     Cluster,
     Config,
     Cut,
-    FeatureSet,
     Foreground,
     Paint,
     Pretrain,

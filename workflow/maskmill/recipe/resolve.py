@@ -24,10 +24,11 @@ from maskmill.recipe.checks import (
     check_window,
 )
 from maskmill.recipe.documents import check_tree, read_mapping
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.model import Recipe, Run, Stage
 from maskmill.recipe.origin import Origin, place
 from maskmill.recipe.registry import available
-from maskmill.recipe.sections import Config, FeatureSet, Rounds
+from maskmill.recipe.sections import Config, Rounds
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 from maskmill.redact import redact
 from maskmill.urls import is_url, refusal

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from maskmill.recipe import registry
-from maskmill.recipe.sections import Config, FeatureSet, Refine, Size
+from maskmill.recipe.feature_set import FeatureSet, Size
+from maskmill.recipe.sections import Config, Refine
 from maskmill.recipe.stages import STAGES
 
 

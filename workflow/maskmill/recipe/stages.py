@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from maskmill.recipe.base import Model
+from maskmill.recipe.export import Export
+from maskmill.recipe.feature_set import FeatureSet
+from maskmill.recipe.inputs import Inputs
 from maskmill.recipe.scoring import Evaluate
 from maskmill.recipe.sections import (
     Adapt,
     Cluster,
     Cut,
-    Export,
-    FeatureSet,
     Foreground,
-    Inputs,
     Paint,
     Pretrain,
     Reduce,

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field
 
 from maskmill.images.decode import resize, target_size
 from maskmill.recipe.base import Model
-from maskmill.recipe.sections import Size
+from maskmill.recipe.feature_set import Size
 from maskmill.regions import Traits
 
 if TYPE_CHECKING:

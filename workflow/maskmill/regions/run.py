@@ -11,8 +11,9 @@ import numpy as np
 from maskmill.errors import ConfigError, StoreError
 from maskmill.images.nodata import at_grid
 from maskmill.recipe.base import validate
+from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.model import Stage
-from maskmill.recipe.sections import FeatureSet, Regions
+from maskmill.recipe.sections import Regions
 from maskmill.regions import TokenPooling
 from maskmill.store.artefact import write_table
 from maskmill.store.manifest import read_manifest

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from maskmill.recipe.sections import Size
+from maskmill.recipe.feature_set import Size
 from maskmill.rounds._settings import Training
 
 MOST = 4.0  # of scale and zoom

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from maskmill.recipe.base import Model
-from maskmill.recipe.sections import Size
+from maskmill.recipe.feature_set import Size
 
 
 class Params(Model):
