@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from maskmill.errors import InputError
-from maskmill.pretrain import Traits
+from maskmill.pretrain import Traits, _views
 from maskmill.pretrain._light import Light, relight
 from maskmill.pretrain._segments import crop_segments
 from maskmill.pretrain._settings import TrainingParams
@@ -105,6 +105,18 @@ def test_processes_share_the_micro_batches_of_a_step(tmp_path: Path) -> None:
     whole = [m.rows.tolist() for m in Sampler(photos, 3, Team())[0]]
     assert [own[i % 2][i // 2] for i in range(4)] == whole
     assert len(Sampler(photos, 3, Team())) == 7
+
+
+def test_a_photo_is_decoded_once_for_all_of_its_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = _views.read_photo_of
+    monkeypatch.setattr(_views, "read_photo_of", lambda row, fill: read.append(row.id) or real(row, fill))
+    specs = [CropSpec(side=16)] * 5
+    rows = photo_rows.rows_of(tmp_path, 8)
+    Photos(rows, method(*specs), params(batch_size=8, micro_batch=4), PLAIN).read(
+        Photos(rows, method(*specs), params(batch_size=8, micro_batch=4), PLAIN).micro_batches(0)
+    )
+    assert sorted(read) == [row.id for row in rows]
 
 
 def test_joint_geometry_and_segments(tmp_path: Path) -> None:

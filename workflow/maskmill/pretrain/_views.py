@@ -146,26 +146,29 @@ class Photos:
         return [self._micro(places) for places in batch]
 
     def _micro(self, places: Places) -> Drawn:
-        items, crops = self.items(places.step), range(len(self.specs))
-        boxes = np.zeros((places.rows.shape[1], len(self.specs), 4), np.float32)
+        """One micro-batch; each photo is decoded once for all of its crops, and one is held at a time."""
+        items, count = self.items(places.step), places.rows.shape[1]
+        boxes = np.zeros((count, len(self.specs), 4), np.float32)
         flips = np.zeros(boxes.shape[:2], bool)
-        pictures: list[list[np.ndarray]] = [[] for _ in crops]
-        segments: list[list[np.ndarray]] = [[] for _ in crops]
-        for c in crops:
-            for n, place in enumerate(places.rows[c].tolist()):
-                photo = self.pixels(int(items[place]))
-                drawn_boxes, drawn_flips = self._geometry(int(items[place]), photo.shape, places.step, place)
+        channels = len(self.normalisation.fill)
+        pictures = [np.empty((count, spec.side, spec.side, channels), np.uint8) for spec in self.specs]
+        segments = [np.zeros((count, spec.side, spec.side), np.int64) for spec in self.specs]
+        for place in dict.fromkeys(places.rows.ravel().tolist()):
+            item = int(items[place])
+            photo = self.pixels(item)
+            drawn_boxes, drawn_flips = self._geometry(item, photo.shape, places.step, place)
+            grid = None if self.segments is None else self.segments(self.rows[item].id)
+            for c, n in np.argwhere(places.rows == place).tolist():
                 box, flip = drawn_boxes[c], drawn_flips[c]
                 boxes[n, c], flips[n, c] = box, flip
-                pictures[c].append(self._view(photo, box, flip, (places.step, place, c)))
-                if self.segments is not None:
-                    grid = self.segments(self.rows[int(items[place])].id)
-                    segments[c].append(crop_segments(grid, box, flip, self.specs[c].side))
+                pictures[c][n] = self._view(photo, box, flip, (places.step, place, c))
+                if grid is not None:
+                    segments[c][n] = crop_segments(grid, box, flip, self.specs[c].side)
         rest = (boxes, flips, np.ascontiguousarray(places.rows.T), items[places.rows[0]])
         return Drawn(
-            tuple(torch.from_numpy(np.stack(each)) for each in pictures),
-            tuple(torch.from_numpy(each) for each in rest),
-            tuple(torch.from_numpy(np.stack(each)) for each in segments) if self.segments is not None else None,
+            tuple(map(torch.from_numpy, pictures)),
+            tuple(map(torch.from_numpy, rest)),
+            tuple(map(torch.from_numpy, segments)) if self.segments is not None else None,
         )
 
     def _geometry(self, item: int, shape: Sequence[int], step: int, place: int) -> tuple[list[Any], list[bool]]:

@@ -43,7 +43,7 @@ class BackboneSpec:
         return self.architecture is not None
 
     def build(self, feature_set: Any, device: torch.device, digest: str, channels: int) -> Any:
-        """The backbone at work, where there is no network; `feature_set` is a `maskmill.recipe.feature_set.FeatureSet`."""
+        """The backbone at work, where there is no network, for a `maskmill.recipe.feature_set.FeatureSet`."""
         module, name = self.builder.split(":")
         return getattr(importlib.import_module(module), name)(feature_set, device, digest, channels)
 
