@@ -129,7 +129,27 @@ def test_the_last_layer_stays_as_it_is_in_the_first_steps() -> None:
         (found,) = torch.autograd.grad(loss, [made.head.last.weight], allow_unused=True)
         assert (found is None) == stays
         assert weight == 4
-        assert set(told) == {"entropy"}
+        assert set(told) == {"entropy", "mean_entropy"}
+
+
+def test_no_step_is_counted_for_a_last_layer_that_stays() -> None:
+    made = learner(patch_weight=1.0)
+    assert [id(p) for p in made.idle(0)] == [id(made.head.last.weight), id(made.patch_head.last.weight)]
+    assert made.idle(2) == []
+
+
+def test_confident_outputs_of_many_kinds_have_a_mean_of_high_entropy() -> None:
+    teacher = torch.eye(12)[torch.arange(8) % 4].view(4, 2, 12)
+    outputs = {"student": torch.zeros(4, 3, 12)}
+    _, _, told = learner().loss(outputs, {"teacher": [teacher]}, 0, 5)
+    assert float(told["entropy"]) == pytest.approx(0, abs=1e-6)
+    assert float(told["mean_entropy"]) == pytest.approx(math.log(4), rel=1e-5)
+
+
+def test_positions_are_decayed_as_published() -> None:
+    decayed, flat = learner().groups()
+    assert {p.ndim for p in flat.parameters} == {1}
+    assert any(p.ndim == 3 for p in decayed.parameters)
 
 
 def test_patches_are_hidden_from_the_student_only() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ import pytest
 import torch
 
 from maskmill.backbones.learning import Learning, Origin, build
-from maskmill.errors import NumericsError
+from maskmill.errors import ConfigError, NumericsError
 from maskmill.pretrain import dino
 from maskmill.pretrain._learner import Learner, split
 from maskmill.pretrain._trainer import Training, train
 from maskmill.pretrain._views import Normalisation, Photos
 from maskmill.pretrain._watch import Watch, check_alive
+from maskmill.pretrain.run import check_share
 from maskmill.recipe.feature_set import FeatureSet
 from maskmill.store.manifest import Row
 from maskmill.training.checkpoint import Keeper
@@ -71,7 +73,7 @@ def test_a_training_learns_and_says_what_it_saw(whole: tuple[dict[str, torch.Ten
     assert len(told["loss"]) == 6
     assert told["steps"] == 6
     assert told["images"] == 8
-    assert list(told["monitors"]) == ["rank", "spread", "agreement", "entropy", "patch_loss"]
+    assert list(told["monitors"]) == ["rank", "spread", "agreement", "entropy", "mean_entropy", "patch_loss"]
     assert all(len(values) == 6 and np.isfinite(values).all() for values in told["monitors"].values())
     assert 0 < told["monitors"]["entropy"][0] <= np.log(16) + 1e-6
 
@@ -185,10 +187,20 @@ def test_what_is_watched_tells_a_network_that_sees_from_one_that_does_not(rows: 
     found = watch.measure(network().eval())
     assert 2 < found["rank"] <= 11
     assert found["agreement"] > 2 / 12
-    check_alive(found, 0)
-    for broken in ({"rank": 1.0}, {"spread": 1e-9}):
+    check_alive(found, found, 12, 0)
+    for broken in ({"rank": 1.0}, {"spread": found["spread"] / 21}):
         with pytest.raises(NumericsError, match="collapsed"):
-            check_alive(found | broken, 7)
+            check_alive(found | broken, found, 12, 7)
+    dim = found | {"spread": 8e-6}  # dim photos through random weights
+    check_alive(dim, dim, 12, 7)
+    check_alive(found | {"rank": 1.0}, found, 2, 7)  # two photos lie on a line
+
+
+def test_every_process_has_a_micro_batch() -> None:
+    stage = SimpleNamespace(params=dino.Params(**SETTINGS))
+    check_share(stage, 4)
+    with pytest.raises(ConfigError, match=r"5 processes, but a step has 4 micro-batches; use 4 GPUs or fewer"):
+        check_share(stage, 5)
 
 
 def test_only_matrices_are_decayed() -> None:

@@ -54,6 +54,23 @@ def test_recipes_that_share_a_training_take_the_same_weights(tmp_path: Path) -> 
     assert len({each.features["semantic"].weights_slug for each in run.recipes.values()}) == 1
 
 
+def test_another_cut_makes_another_backbone(tmp_path: Path) -> None:
+    """Of a method that reads segments: recipes that differ in their cut share no training."""
+
+    def slug(**changes: Any) -> str:
+        sets = {"grouping": {"backbone": "vit_small_focus"}, "semantic": TRAINED, "other": {"backbone": "colour"}}
+        body = {
+            "pretrain": {"method": "maskcontrast"},
+            "features": {name: own | changes.get(name, {}) for name, own in sets.items()},
+            "cut": {"features": "grouping", "method": "maskcut"} | changes.get("cut", {}),
+            "regions": {"features": "semantic", "pool": "mean"},
+        }
+        return resolved(tmp_path, body).recipes["own"].features["semantic"].weights_slug
+
+    assert slug() == slug(other={"stride": 8}) == slug(semantic={"size": {"square": 128}})
+    assert len({slug(), slug(cut={"tau": 0.3}), slug(grouping={"size": {"square": 224}})}) == 3
+
+
 def test_a_section_of_the_run_makes_any_recipe_train(tmp_path: Path) -> None:
     body = {key: value for key, value in BODY.items() if key != "pretrain"}
     body["features"] = {"semantic": {"backbone": "resnet18"}}
@@ -76,6 +93,8 @@ def test_sets_that_are_not_trained_keep_their_names() -> None:
         ({"features": {"semantic": {"backbone": {"pretrain": "colour"}}}}, {}, r"colour has no weights"),
         ({"pretrain": {"method": "dinosaur"}}, {}, r"unknown method 'dinosaur'"),
         ({"pretrain": {"method": "dino", "batch_size": 48}}, {}, r"batch_size: 48 is no multiple of micro_batch: 32"),
+        ({"pretrain": {"method": "dino", "scale": [40, 100]}}, {}, r"pretrain\.scale: give two shares from and to"),
+        ({"pretrain": {"method": "dino", "local_scale": [0.5, 0.2]}}, {}, r"local_scale: give two shares from and to"),
         ({"pretrain": {"method": "dino", "stepps": 5}}, {}, r"pretrain\.stepps: unknown key.*steps"),
         (
             {"features": {"semantic": {"backbone": "resnet18", "pretrain": {"method": "dino"}}}},

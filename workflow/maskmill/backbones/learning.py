@@ -83,7 +83,14 @@ class Learning(nn.Module):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.track_running_stats = False  # in training: statistics of the micro-batch, and none are kept
         _seed_drop_paths(model)
-        self.depth, self.stride = self._probe()
+        try:
+            self.depth, self.stride = self._probe()
+        except (RuntimeError, AssertionError, TypeError, ValueError, AttributeError, IndexError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise ConfigError(
+                f"pretrain: {type(model).__name__} can not be trained here ({reason}); name another backbone, such as a "
+                "vit_..., resnet..., convnext... or efficientnet... of timm"
+            ) from None
 
     def _prepare_vit(self, model: Any) -> None:
         positions = getattr(model, "pos_embed", None)
@@ -92,7 +99,8 @@ class Learning(nn.Module):
                 f"pretrain: {type(model).__name__} has position embeddings that can not be laid on another grid; use a "
                 "ViT that has, or a CNN"
             )
-        model._pos_embed = types.MethodType(_with_positions, model)
+        if getattr(type(model), "_pos_embed", None) is _timm_positions():  # others do more than add positions
+            model._pos_embed = types.MethodType(_with_positions, model)
         attention = getattr(model.blocks[-1], "attn", None)
         if attention is not None and is_plain(model, attention):
             self.heads = int(attention.num_heads)
@@ -117,8 +125,8 @@ class Learning(nn.Module):
         Raises:
             ConfigError: it is no ViT.
         """
-        if not self.is_vit:
-            raise ConfigError("pretrain: hidden patches need a ViT; set the weight of the patch loss to 0")
+        if not self.is_vit or "_pos_embed" not in vars(self.model):
+            raise ConfigError("pretrain: hidden patches need a plain ViT; set the weight of the patch loss to 0")
         self.mask_token = nn.Parameter(torch.zeros(self.depth, device=next(self.model.parameters()).device))
         nn.init.normal_(self.mask_token, std=0.02)
 
@@ -193,7 +201,13 @@ def build(origin: Origin) -> Learning:
             not fit it.
     """
     timm, wanted = import_timm(), origin.feature_set.model_copy(update={"stride": origin.stride})
-    model = create(timm, origin.architecture, wanted, origin.channels, origin.drop_path)
+    try:
+        model = create(timm, origin.architecture, wanted, origin.channels, origin.drop_path)
+    except (TypeError, RuntimeError) as error:
+        hint = "set pretrain.drop_path: 0" if "drop_path" in str(error) else "name another backbone"
+        raise ConfigError(
+            f"pretrain: timm can not make {origin.architecture} ({' '.join(str(error).split())[:120]}); {hint}"
+        ) from None
     if origin.state is not None:
         state = dict(origin.state)
         own = model.state_dict()
@@ -267,6 +281,14 @@ def _watched(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
     """Before the last attention: its input is kept where the attention is asked for."""
     if getattr(_call, "watching", False):
         _call.seen = arguments[0].detach()
+
+
+def _timm_positions() -> Any:
+    """How timm's plain ViT adds its positions."""
+    import_timm()
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer._pos_embed
 
 
 def _with_positions(model: Any, x: torch.Tensor) -> torch.Tensor:

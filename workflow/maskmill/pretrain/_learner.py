@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from maskmill.pretrain._views import Photos, Views
 
 Outputs = dict[str, torch.Tensor]
-FLAT = ("pos_embed", "cls_token", "reg_token", "mask_token")  # of a ViT: not decayed, as in all of the papers
+FLAT = ("pos_embed", "cls_token", "reg_token", "mask_token")  # of a ViT: not decayed unless a paper does
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,18 @@ class Learner(nn.Module):
         """What an epoch starts with, such as a clustering of all photos; the optimiser forgets what is returned."""
         return ()
 
+    def idle(self, step: int) -> Sequence[nn.Parameter]:
+        """Parameters that the optimiser leaves as they are at a step."""
+        return ()
+
     def after(self, targets: Any, step: int) -> None:
         """What follows the weights: teachers, queues, centres."""
 
 
-def split(module: nn.Module, rate: float = 1.0) -> list[Group]:
+def split(module: nn.Module, rate: float = 1.0, names: Sequence[str] = FLAT) -> list[Group]:
     """The parameters of a module that learn, in two groups: matrices, and what is never decayed, as biases."""
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    flat = [p for name, p in named if p.ndim <= 1 or name.rsplit(".", 1)[-1] in FLAT]
+    flat = [p for name, p in named if p.ndim <= 1 or name.rsplit(".", 1)[-1] in names]
     chosen = {id(p) for p in flat}
     rest = [p for _, p in named if id(p) not in chosen]
     return [Group(each, rate, decay) for each, decay in ((rest, True), (flat, False)) if each]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from maskmill.pretrain._settings import TrainingParams
+from maskmill.pretrain._settings import Shares, TrainingParams
 
 if TYPE_CHECKING:
     from maskmill.pretrain._views import CropSpec
@@ -22,9 +22,9 @@ class MultiCropParams(TrainingParams):
     """Settings of the crops, of the head and of the training. Defaults: the published run of 200 epochs, batch 256."""
 
     crop: int = Field(224, ge=16, le=1024, description="side of the two large crops, pixels")
-    scale: tuple[float, float] = Field((0.14, 1.0), description="their share of the photo's area, from and to")
+    scale: Shares = Field((0.14, 1.0), description="their share of the photo's area, from and to")
     local_crop: int = Field(96, ge=16, le=1024, description="side of the small crops, pixels")
-    local_scale: tuple[float, float] = Field((0.05, 0.14), description="their share of the photo's area")
+    local_scale: Shares = Field((0.05, 0.14), description="their share of the photo's area")
     local_crops: int = Field(6, ge=0, le=32, description="number of small crops")
     temperature: float = Field(0.1, gt=0, description="of the scores that are compared with the assignments")
     dimensions: int = Field(128, ge=2, le=4096, description="length of the vectors that are assigned")

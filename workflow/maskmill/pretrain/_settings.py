@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from maskmill.recipe.base import Model
+
+
+def _from_to(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1] <= 1:
+        raise ValueError("give two shares from and to, above 0 and at most 1, the smaller one first")
+    return value
+
+
+Shares = Annotated[tuple[float, float], AfterValidator(_from_to)]  # from and to
 
 
 class TrainingParams(Model):
@@ -15,7 +24,7 @@ class TrainingParams(Model):
     steps: int = Field(100_000, ge=1, description="optimiser steps")
     batch_size: int = Field(256, ge=2, description="photos a step, over all processes")
     micro_batch: int = Field(
-        32, ge=2, description="photos that are computed at once, and that a batch norm sees; results depend on it"
+        32, ge=2, description="photos that a thread computes at once, and that a batch norm sees; results depend on it"
     )
     learning_rate: float = Field(5e-4, gt=0, description="the highest one, of this batch size")
     final_rate: float = Field(1e-6, ge=0, description="at the last step, on a cosine")

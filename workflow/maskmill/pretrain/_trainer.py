@@ -187,6 +187,8 @@ class _Step:
             return total.detach().double(), weight, tuple(grads)
 
         value = set_gradients(self.learning, micros, work, self.pool, team)
+        for parameter in self.learner.idle(step):
+            parameter.grad = None
         if step % self.every == 0 and step // self.every < ROWS:
             self._note(step // self.every, [results[place] for place in places])
         return value
@@ -211,12 +213,15 @@ class _Step:
         if self.training.settled is not None:
             self.training.settled(step, self.learner)
         if row > 1:
-            check_alive(found, step)
+            begun = dict(zip(NAMES, self.monitored.monitor[0, : len(NAMES)].tolist(), strict=True))
+            check_alive(found, begun, len(self.watch.first), step)
 
     def _note(self, row: int, results: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """The means of the method's monitors over the micro-batches of all processes."""
         for column, name in enumerate(self.learner.monitors, len(NAMES)):
-            values = torch.stack([torch.as_tensor(result[name]).detach().double().cpu() for result in results])
+            values = torch.stack(
+                [torch.as_tensor(result[name]).detach().double().to(self.training.device) for result in results]
+            )
             (total,), _, count = self.training.team.add([values.sum()[None]], 0.0, float(len(values)))
             self.monitored.monitor[row, column] = float(total) / float(count)
 

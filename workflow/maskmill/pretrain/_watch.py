@@ -21,7 +21,8 @@ from maskmill.pretrain._views import Photos, cut, middle
 WATCHED = 64  # photos
 NAMES = ("rank", "spread", "agreement")
 LEAST_RANK = 1.5  # effective dimensions, below which the photos lie on a line
-LEAST_SPREAD = 1e-5  # mean of 1 - cosine between photos, below which they are one point
+LEAST_SHARE = 0.05  # of what rank and spread were at the start; less is a collapse
+FEW = 8  # fewer photos have hardly a rank
 ASIDE = 0.8  # side of the second view: an off-centre part of the middle square
 
 
@@ -65,18 +66,26 @@ def effective_rank(rows: torch.Tensor) -> float:
     return math.exp(float(-(shares * shares.clamp_min(1e-30).log()).sum()))
 
 
-def check_alive(found: dict[str, float], step: int) -> None:
+def check_alive(found: dict[str, float], start: dict[str, float], photos: int, step: int) -> None:
     """Stop a collapsed training.
+
+    What photos show decides how far apart their features are, so they are compared with what they were at the start:
+    an untrained network tells dim photos apart by 1e-5 of a cosine.
+
+    Args:
+        found, start: of `Watch.measure`, now and at the first step. photos: how many are watched.
 
     Raises:
         NumericsError: with what was seen and the ways out.
     """
-    if found["rank"] >= LEAST_RANK and found["spread"] >= LEAST_SPREAD:
+    flat = photos >= FEW and found["rank"] < min(LEAST_RANK, start["rank"])
+    if not flat and found["spread"] >= LEAST_SHARE * start["spread"]:
         return
     what = (
-        f"features of different photos lie in {found['rank']:.2f} dimensions"
-        if found["rank"] < LEAST_RANK
-        else f"features of different photos have a mean cosine of {1 - found['spread']:.6f}"
+        f"features of different photos lie in {found['rank']:.2f} dimensions, {start['rank']:.2f} at the start"
+        if flat
+        else f"features of different photos differ by {found['spread']:.2g} (1 - cosine), {start['spread']:.2g} at the "
+        "start"
     )
     raise NumericsError(
         f"pretrain: the training has collapsed at step {step}: {what}; lower pretrain.learning_rate, warm up longer, "

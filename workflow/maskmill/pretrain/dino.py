@@ -22,7 +22,7 @@ from maskmill.pretrain._heads import ProjectionHead
 from maskmill.pretrain._learner import Group, Learner, Outputs, split
 from maskmill.pretrain._light import Light
 from maskmill.pretrain._schedules import cosine
-from maskmill.pretrain._settings import TrainingParams
+from maskmill.pretrain._settings import Shares, TrainingParams
 from maskmill.pretrain._sinkhorn import sinkhorn
 from maskmill.pretrain._views import CropSpec, Views
 
@@ -34,9 +34,9 @@ class Params(TrainingParams):
     """Settings of DINO; the values are those of ViT-S/16 for 100 epochs of ImageNet, for a batch of 256."""
 
     crop: int = Field(224, ge=16, le=1024, description="side of the two large crops, pixels")
-    scale: tuple[float, float] = Field((0.4, 1.0), description="their share of the photo's area, from and to")
+    scale: Shares = Field((0.4, 1.0), description="their share of the photo's area, from and to")
     local_crop: int = Field(96, ge=16, le=1024, description="side of the small crops, pixels")
-    local_scale: tuple[float, float] = Field((0.05, 0.4), description="their share of the photo's area")
+    local_scale: Shares = Field((0.05, 0.4), description="their share of the photo's area")
     local_crops: int = Field(8, ge=0, le=32, description="number of small crops; the student alone sees them")
     prototypes: int = Field(65536, ge=2, description="length of the heads' outputs")
     hidden: int = Field(2048, ge=1, description="width of the heads")
@@ -52,8 +52,9 @@ class Params(TrainingParams):
         0.01, ge=0, lt=1, description="share of the steps in which the last layer stays as it is"
     )
     patch_weight: float = Field(0.0, ge=0, description="weight of iBOT's loss of hidden patches; 0: DINO alone; a ViT")
-    hide: tuple[float, float] = Field((0.1, 0.5), description="share of the patches hidden in a large crop")
+    hide: Shares = Field((0.1, 0.5), description="share of the patches hidden in a large crop")
     hide_chance: float = Field(0.5, ge=0, le=1, description="chance that patches of a large crop are hidden")
+    drop_path: float = Field(0.1, ge=0, lt=1, description="stochastic depth of the student")
     weight_decay: float = Field(0.04, ge=0, description="at the first step; not of biases, norms and positions")
     final_weight_decay: float | None = Field(0.4, ge=0, description="at the last step, on a cosine; null: the same")
 
@@ -95,7 +96,7 @@ class Dino(Learner):
         self.patch_center: torch.Tensor
         self.register_buffer("center", torch.zeros(1, params.prototypes))
         self.register_buffer("patch_center", torch.zeros(1, params.prototypes if self.patches else 0))
-        self.monitors = ("entropy", *(["patch_loss"] if self.patches else []))
+        self.monitors = ("entropy", "mean_entropy", *(["patch_loss"] if self.patches else []))
 
     def _head(self, depth: int) -> ProjectionHead:
         return ProjectionHead(depth, self.params.prototypes, self.params.hidden, self.params.bottleneck)
@@ -112,8 +113,8 @@ class Dino(Learner):
         return self.teacher
 
     def groups(self) -> list[Group]:
-        """All of the student and its heads."""
-        return split(self)
+        """All of the student and its heads; what has one dimension is not decayed."""
+        return split(self, names=())  # published: positions and the cls token are decayed
 
     def outputs(self, views: Views, draws: torch.Generator, step: int) -> Outputs:
         """Scores of every crop by the student [n, k], of the large ones by the teacher, and of hidden patches."""
@@ -123,7 +124,7 @@ class Dino(Learner):
             found["teacher"] = torch.stack([self.teacher_head(each.cls) for each in seen], 1)  # [n, 2, k]
         hidden = [self._hidden(picture, draws) if self.patches else None for picture in large]
         said = [self.student(picture, masked=mask) for picture, mask in zip(large, hidden, strict=True)]
-        frozen = step < self.params.freeze_last * self.params.steps
+        frozen = self._frozen(step)
         scores = [self.head(each.cls, frozen) for each in said]
         scores += [self.head(self.student(picture).cls, frozen) for picture in views.pictures[GLOBALS:]]
         found["student"] = torch.stack(scores, 1)  # [n, crops, k]
@@ -137,6 +138,15 @@ class Dino(Learner):
             with torch.no_grad():
                 found["teacher_patches"] = self.teacher_patch_head(theirs)
         return found
+
+    def _frozen(self, step: int) -> bool:
+        """Whether the last layers stay as they are."""
+        return step < self.params.freeze_last * self.params.steps
+
+    def idle(self, step: int) -> list[nn.Parameter]:
+        """The last layers, in the first steps: as published, no optimiser's step is counted for them."""
+        heads = (self.head, self.patch_head)
+        return [head.last.weight for head in heads if head is not None] if self._frozen(step) else []
 
     def _hidden(self, picture: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
         """Patches to hide, bool [n, h, w]: of some pictures a random share, at random places."""
@@ -186,8 +196,7 @@ class Dino(Learner):
         """Cross-entropy of every crop of the student with both large ones of the teacher, but with itself."""
         teacher = targets["teacher"][place]
         loss = cross_view_loss(outputs["student"], teacher, self.params.student_temperature)
-        entropy = -(teacher * teacher.clamp_min(1e-12).log()).sum(-1).mean()
-        told = {"entropy": entropy}
+        told = {"entropy": entropy(teacher).mean(), "mean_entropy": entropy(teacher.flatten(0, 1).mean(0))}
         if self.patches:
             told["patch_loss"] = patch_loss(
                 outputs["patches"], targets["patches"][place], outputs["patch_weights"], self.params.student_temperature
@@ -216,6 +225,11 @@ def cross_view_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: f
     pairs = -torch.einsum("ntk,nck->tc", teacher, logs) / len(student)  # [2, crops]
     own = torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)
     return pairs[~own].mean()
+
+
+def entropy(shares: torch.Tensor) -> torch.Tensor:
+    """Entropy of the rows of probabilities [..., k], in nats."""
+    return -(shares * shares.clamp_min(1e-12).log()).sum(-1)
 
 
 def patch_loss(student: torch.Tensor, teacher: torch.Tensor, weights: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.recipe import backbones
+from maskmill.recipe.architectures import HUB
 from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.model import Stage
 from maskmill.store.hashing import json_hash
@@ -60,6 +61,7 @@ def fit(source: PretrainSource, out: PretrainFiles, resources: Resources) -> Non
 
     from maskmill.backbones import weights_file
     from maskmill.device import pick
+    from maskmill.images.photos import reader_count
     from maskmill.pretrain._trainer import Training, train
     from maskmill.store.artefact import write_json
     from maskmill.store.ragged import Ragged
@@ -70,8 +72,10 @@ def fit(source: PretrainSource, out: PretrainFiles, resources: Resources) -> Non
     stage = stage_of(source.feature_set)
     team, name = join(resources.device)
     device = pick(name)
+    check_share(stage, team.size)
     rows = chosen_rows(source.manifest, stage)
-    photos, start = opened(source, stage, rows, resources)
+    readers = reader_count(int(stage.params.steps), resources.threads, device)
+    photos, start = opened(source, stage, rows, resources, team.size * (readers + bool(readers)) or team.size)
     network = built(start, stage)
     check_sides(photos, network, stage)
     learner = _learner(network, stage, len(photos))
@@ -105,7 +109,8 @@ def stage_of(feature_set: FeatureSet) -> Stage[Any]:
     """The section of a feature set that is trained."""
     if feature_set.pretrain is None:
         raise ConfigError(f"pretrain: {feature_set.backbone} is not trained; set backbone: {{pretrain: NAME}}")
-    return Stage.of("pretrain", feature_set.pretrain)
+    # `segments` is a hash of what makes the segments that are read: a part of what the training is called.
+    return Stage.of("pretrain", {key: value for key, value in feature_set.pretrain.items() if key != "segments"})
 
 
 def chosen_rows(manifest: str | Path, stage: Stage[Any]) -> list[Row]:
@@ -123,10 +128,20 @@ def chosen_rows(manifest: str | Path, stage: Stage[Any]) -> list[Row]:
     return rows
 
 
+def check_share(stage: Stage[Any], processes: int) -> None:
+    """Every process computes micro-batches; else a ConfigError."""
+    count = stage.params.batch_size // stage.params.micro
+    if count < processes:
+        raise ConfigError(
+            f"pretrain: {processes} processes, but a step has {count} micro-batches; use {count} GPUs or fewer, or set "
+            f"pretrain.micro_batch to {max(2, stage.params.batch_size // processes)} or less"
+        )
+
+
 def opened(
-    source: PretrainSource, stage: Stage[Any], rows: Sequence[Row], resources: Resources
+    source: PretrainSource, stage: Stage[Any], rows: Sequence[Row], resources: Resources, processes: int = 1
 ) -> tuple[Photos, Start]:
-    """The photos, and what the network starts from."""
+    """The photos, of which all processes together hold `cache_mib`, and what the network starts from."""
     from maskmill.images.photos import channels_of
     from maskmill.pretrain._views import Normalisation, Photos
 
@@ -135,7 +150,8 @@ def opened(
     cache = stage.settings.cache_mib if resources.cache_mib is None else resources.cache_mib
     normalisation = Normalisation(tuple(start.facts["mean"]), tuple(start.facts["std"]))
     segments = _segments(source, stage)
-    return Photos(rows, stage.module, stage.params, normalisation, stage.settings.seed, cache, segments), start
+    held = cache // max(1, processes)
+    return Photos(rows, stage.module, stage.params, normalisation, stage.settings.seed, held, segments), start
 
 
 def started(source: PretrainSource, stage: Stage[Any], channels: int = 3) -> Start:
@@ -149,7 +165,9 @@ def started(source: PretrainSource, stage: Stage[Any], channels: int = 3) -> Sta
         state, facts = weights_file.read(source.weights)
         digest = facts["sha256"]
     else:
-        architecture = str(backbones.of(name).architecture)
+        architecture = str(backbones.of(name).architecture).removeprefix("timm/")
+        if architecture.startswith(HUB):
+            raise ConfigError(f"pretrain.start: scratch, but {name!r} is a name of a hub; give the one that timm has")
         cfg = import_timm().create_model(architecture, pretrained=False).pretrained_cfg
         facts = {"architecture": architecture, "mean": cfg["mean"], "std": cfg["std"]}
     about = f"{name}, {'from random weights' if state is None else 'from its weights'}, trained by {stage.method}"
@@ -183,14 +201,25 @@ def _learner(network: Learning, stage: Stage[Any], photos: int) -> Any:
 
 
 def check_sides(photos: Photos, network: Learning, stage: Stage[Any]) -> None:
-    """Crops are whole patches of a ViT; else a ConfigError."""
-    for spec in photos.specs:
-        if network.is_vit and spec.side % network.stride:
-            lower = spec.side // network.stride * network.stride
+    """Crops are whole patches of a ViT, and large enough for a CNN; else a ConfigError."""
+    import torch
+
+    for side in sorted({spec.side for spec in photos.specs}):
+        if network.is_vit and side % network.stride:
+            lower = side // network.stride * network.stride
             raise ConfigError(
-                f"pretrain: crops of {spec.side} px are not whole patches of {network.stride} px; set that side to "
+                f"pretrain: crops of {side} px are not whole patches of {network.stride} px; set that side to "
                 f"{lower or network.stride} or {lower + network.stride} (pretrain.method: {stage.method})"
             )
+        try:
+            with torch.no_grad():
+                network(torch.zeros(2, len(photos.normalisation.mean), side, side))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ConfigError(
+                f"pretrain: crops of {side} px do not pass through {type(network.model).__name__} "
+                f"({' '.join(str(error).split())[:120]}); set that side to {2 * network.stride} or more "
+                f"(pretrain.method: {stage.method})"
+            ) from None
 
 
 def _segments(source: PretrainSource, stage: Stage[Any]) -> Segments | None:

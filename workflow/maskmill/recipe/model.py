@@ -327,12 +327,19 @@ class Run:
         return {fs.slug: fs for recipe in self.recipes.values() for fs in recipe.features.values()}
 
     def trained(self, slug: str) -> tuple[Recipe, FeatureSet]:
-        """The first recipe with a feature set whose backbone is trained under this name, and the feature set."""
-        for recipe in self.recipes.values():
-            for chosen in recipe.trained_sets.values():
-                if chosen.weights_slug == slug:
-                    return recipe, chosen
-        raise ConfigError(f"pretrain: no recipe trains {slug!r}")
+        """A recipe with a feature set whose backbone is trained under this name, and the feature set.
+
+        Of several it is the one whose name is the first by alphabet, whatever the order of the recipes.
+        """
+        found = {
+            chosen.slug: (recipe, chosen)
+            for recipe in reversed(self.recipes.values())
+            for chosen in recipe.trained_sets.values()
+            if chosen.weights_slug == slug
+        }
+        if not found:
+            raise ConfigError(f"pretrain: no recipe trains {slug!r}")
+        return found[min(found)]
 
     @property
     def temporary(self) -> set[str]:

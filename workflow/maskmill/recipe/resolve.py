@@ -31,6 +31,7 @@ from maskmill.recipe.registry import available
 from maskmill.recipe.sections import Config, Rounds
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 from maskmill.redact import redact
+from maskmill.store.hashing import json_hash
 from maskmill.urls import is_url, refusal
 
 SHIPPED = (
@@ -211,10 +212,22 @@ def _trained(path: Path, features: Mapping[str, FeatureSet], stages: Mapping[str
         return dict(features)
     others = ("checkpoint_steps", "cache_mib", "accept")  # change nothing of what is trained
     body = {key: value for key, value in stage.as_dict().items() if key not in others}
+    if stage.module.TRAITS.segments:
+        body["segments"] = _segments(features, stages)
     return {
         name: chosen.model_copy(update={"pretrain": body}) if name in named else chosen
         for name, chosen in features.items()
     }
+
+
+def _segments(features: Mapping[str, FeatureSet], stages: Mapping[str, Stage[Any]]) -> str:
+    """A hash of what the segments that a training reads are made of; another cut makes another backbone."""
+    read = {name: stages[name] for name in ("cut", "adapt") if name in stages}
+    names = {stage.settings.features for stage in read.values()}
+    if "cut" in read:
+        names.add(read["cut"].settings.colour)
+    sets = {name: each.model_dump(mode="json") for name, each in features.items() if name in names}
+    return json_hash([{name: stage.as_dict() for name, stage in read.items()}, sets])
 
 
 def _check_accepted(recipes: Mapping[str, Recipe]) -> None:

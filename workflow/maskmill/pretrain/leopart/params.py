@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from maskmill.pretrain._settings import TrainingParams
+from maskmill.pretrain._settings import Shares, TrainingParams
 
 WHOLE = 2  # global crops, each of which the other crops predict
 
@@ -44,8 +44,8 @@ class Params(TrainingParams):
     crop: int = Field(224, ge=16, description="side of the two global crops, in pixels")
     local_crop: int = Field(96, ge=16, description="side of the local crops, in pixels")
     local_crops: int = Field(4, ge=0, description="local crops of a photo")
-    scale: tuple[float, float] = Field((0.25, 1.0), description="area of a global crop in shares of the photo")
-    local_scale: tuple[float, float] = Field((0.05, 0.25), description="area of a local crop in shares of the photo")
+    scale: Shares = Field((0.25, 1.0), description="area of a global crop in shares of the photo")
+    local_scale: Shares = Field((0.05, 0.25), description="area of a local crop in shares of the photo")
     overlap: float = Field(
         0.01, ge=0, lt=0.25, description="least intersection with a global crop in shares of the photo; globals: twice"
     )

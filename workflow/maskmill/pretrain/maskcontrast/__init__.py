@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from maskmill.pretrain import Traits
-from maskmill.pretrain._settings import TrainingParams
+from maskmill.pretrain._settings import Shares, TrainingParams
 
 if TYPE_CHECKING:
     from maskmill.backbones.learning import Learning
@@ -40,7 +40,7 @@ class Params(TrainingParams):
     optimiser: Literal["adamw", "adam", "sgd", "lars"] = Field("sgd", description="adamw, adam, sgd, or lars")
 
     crop: int = Field(224, ge=16, description="side of both views, pixels")
-    scale: tuple[float, float] = Field((0.2, 1.0), description="their share of the photo's area, from and to")
+    scale: Shares = Field((0.2, 1.0), description="their share of the photo's area, from and to")
     dimensions: int = Field(32, ge=2, description="length of a pixel's embedding")
     temperature: float = Field(0.5, gt=0, description="that cosines are divided by")
     teacher_momentum: float = Field(0.999, ge=0, lt=1, description="of the encoder that sees the keys")

@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from maskmill.pretrain._settings import TrainingParams
+from maskmill.pretrain._settings import Shares, TrainingParams
 
 
 class Params(TrainingParams):
     """Settings. Defaults: 200 epochs of ImageNet on 8 GPUs."""
 
     crop: int = Field(224, ge=16, le=1024, description="side of both crops, pixels")
-    scale: tuple[float, float] = Field((0.2, 1.0), description="their share of the photo's area, from and to")
+    scale: Shares = Field((0.2, 1.0), description="their share of the photo's area, from and to")
     dimensions: int = Field(128, ge=2, le=4096, description="length of queries and keys")
     hidden: int | None = Field(None, ge=1, le=16384, description="width of the head's hidden layer; null: of a token")
     queue: int = Field(65_536, ge=1, description="earlier keys that a query is told from")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from maskmill.pretrain._settings import TrainingParams
+from maskmill.pretrain._settings import Shares, TrainingParams
 
 GLOBAL = 2  # crops that the teacher sees
 
@@ -15,10 +15,10 @@ class Params(TrainingParams):
     """Settings. Defaults: DINOv2 ViT-S/14 on COCO (25 passes over its 118 287 photos)."""
 
     global_side: int = Field(518, ge=16, description="of the two global crops, pixels")
-    global_scale: tuple[float, float] = Field((0.25, 1.0), description="share of the photo that a global crop has")
+    global_scale: Shares = Field((0.25, 1.0), description="share of the photo that a global crop has")
     local_crops: int = Field(4, ge=0, description="of every photo, which only the student sees")
     local_side: int = Field(98, ge=16, description="of the local crops, pixels")
-    local_scale: tuple[float, float] = Field((0.05, 0.25), description="share of the photo that a local crop has")
+    local_scale: Shares = Field((0.05, 0.25), description="share of the photo that a local crop has")
     overlap: float = Field(
         0.01, ge=0, lt=0.25, description="least intersection with a global crop in shares of the photo; globals: twice"
     )

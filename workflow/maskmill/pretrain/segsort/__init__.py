@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from maskmill.pretrain import Traits
-from maskmill.pretrain._settings import TrainingParams
+from maskmill.pretrain._settings import Shares, TrainingParams
 
 if TYPE_CHECKING:
     from maskmill.backbones.learning import Learning
@@ -38,7 +38,7 @@ class Params(TrainingParams):
     optimiser: Literal["adamw", "adam", "sgd", "lars"] = Field("sgd", description="adamw, adam, sgd, or lars")
 
     crop: int = Field(336, ge=16, description="side of a view, pixels")
-    scale: tuple[float, float] = Field((0.15, 1.0), description="its share of the photo's area, from and to")
+    scale: Shares = Field((0.15, 1.0), description="its share of the photo's area, from and to")
     dimensions: int = Field(32, ge=2, description="length of an embedding")
     concentration: float = Field(10.0, gt=0, description="kappa of the von Mises-Fisher distributions")
     parts: int = Field(

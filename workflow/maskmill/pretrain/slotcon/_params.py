@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from maskmill.pretrain._settings import TrainingParams
+from maskmill.pretrain._settings import Shares, TrainingParams
 
 
 class Params(TrainingParams):
     """Settings. Defaults: ResNet-50 on COCO, 800 passes over its 118 287 photos."""
 
     side: int = Field(224, ge=32, description="of the two crops, pixels")
-    scale: tuple[float, float] = Field((0.08, 1.0), description="share of the photo that a crop has")
+    scale: Shares = Field((0.08, 1.0), description="share of the photo that a crop has")
     overlap: float = Field(
         0.01, ge=0, lt=1, description="share of the second crop that lies in the first one; ten draws"
     )
