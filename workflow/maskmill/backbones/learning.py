@@ -88,8 +88,8 @@ class Learning(nn.Module):
         except (RuntimeError, AssertionError, TypeError, ValueError, AttributeError, IndexError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ConfigError(
-                f"pretrain: {type(model).__name__} can not be trained here ({reason}); name another backbone, such as a "
-                "vit_..., resnet..., convnext... or efficientnet... of timm"
+                f"pretrain: {type(model).__name__} can not be trained here ({reason}); name another backbone, such as "
+                "a vit_..., resnet..., convnext... or efficientnet... of timm"
             ) from None
 
     def _prepare_vit(self, model: Any) -> None:

@@ -219,9 +219,8 @@ class _Step:
     def _note(self, row: int, results: Sequence[Mapping[str, torch.Tensor]]) -> None:
         """The means of the method's monitors over the micro-batches of all processes."""
         for column, name in enumerate(self.learner.monitors, len(NAMES)):
-            values = torch.stack(
-                [torch.as_tensor(result[name]).detach().double().to(self.training.device) for result in results]
-            )
+            told = [torch.as_tensor(result[name]).detach().double() for result in results]
+            values = torch.stack([value.to(self.training.device) for value in told])
             (total,), _, count = self.training.team.add([values.sum()[None]], 0.0, float(len(values)))
             self.monitored.monitor[row, column] = float(total) / float(count)
 

@@ -333,7 +333,7 @@ class Run:
         """
         found = {
             chosen.slug: (recipe, chosen)
-            for recipe in reversed(self.recipes.values())
+            for recipe in reversed(list(self.recipes.values()))
             for chosen in recipe.trained_sets.values()
             if chosen.weights_slug == slug
         }
