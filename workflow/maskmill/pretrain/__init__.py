@@ -25,8 +25,8 @@ class Traits:
     Attributes:
         dense: it learns from tokens of places, not from one vector an image only.
         segments: it reads the segments of the recipe's cut.
-        regrouped: crops after the first of a photo are in another micro-batch than the first one, so that statistics of
-            a batch norm can not tell which crops belong together (MoCo's shuffled batch norm).
+        regrouped: crops after the first of a photo are dealt out to the micro-batches anew, so that statistics of a
+            batch norm do not tell which crops belong together (MoCo's shuffled batch norm).
     """
 
     dense: bool

@@ -38,9 +38,7 @@ class SegmentStores:
         self.hashes = [store.hash for store in stores]
         for number, store in enumerate(stores):
             room -= int(store.offsets[-1])
-            if (
-                room >= 0
-            ):  # a chunk of a store has hundreds of images: one by one, it would be decoded hundreds of times
+            if room >= 0:  # a chunk has hundreds of images: one by one, it would be decoded hundreds of times
                 self._kept[number] = store.rows(0, int(store.offsets[-1]))
 
     def __contains__(self, image_id: str) -> bool:

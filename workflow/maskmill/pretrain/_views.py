@@ -102,8 +102,8 @@ class Photos:
     """The photos of a training, in the order of their ids.
 
     Args:
-        rows: of the manifest. method, params: of the training. fill: uint8 [C], the colour of pixels without data; with
-            as many channels as the network sees. mean, std: [C] of the normalisation, for values in 0..1.
+        rows: of the manifest. method, params: of the training. normalisation: of as many channels as the network sees;
+            its mean is the colour of pixels without data.
         cache_mib: memory of one process for photos that are decoded once. segments: of the recipe's cut, by image id.
     """
 
