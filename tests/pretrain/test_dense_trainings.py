@@ -1,4 +1,4 @@
-"""NeCo and SlotCon in the trainer: no bit depends on threads or stops, and two processes are one training."""
+"""Leopart, NeCo and SlotCon in the trainer: no bit depends on threads or stops, and two processes are one training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from maskmill.backbones.learning import Origin, build
-from maskmill.pretrain import neco, slotcon
+from maskmill.pretrain import leopart, neco, slotcon
 from maskmill.pretrain._learner import Learner
 from maskmill.pretrain._trainer import Training, train
 from maskmill.pretrain._views import Normalisation, Photos
@@ -30,9 +30,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "global_side": 32, "local_side": 16, "local_crops": 1, "align": 3, "hidden": 16, "dimensions": 8, "queue": 60,
         "learning_rate": 1e-3, "drop_path": 0.1,
     },
+    "leopart": {
+        "crop": 32, "local_crop": 16, "local_crops": 1, "align": 3, "hidden": 16, "dimensions": 8, "prototypes": 8,
+        "queue": 16, "learning_rate": 1e-3, "drop_path": 0.1,
+    },
     "slotcon": {"side": 64, "prototypes": 8, "hidden": 16, "dimensions": 8},
 }  # fmt: skip
-MODULES: dict[str, Any] = {"neco": neco, "slotcon": slotcon}
+MODULES: dict[str, Any] = {"leopart": leopart, "neco": neco, "slotcon": slotcon}
 Result = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 

@@ -410,5 +410,10 @@ def test_crops_that_the_patches_do_not_fill_are_refused() -> None:
 
 @pytest.mark.parametrize("scale", [(0.0, 0.5), (0.5, 0.2), (0.5, 1.5)])
 def test_scales_that_are_no_shares_of_a_photo_are_refused(scale: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match=r"local_scale: .* is no range of shares"):
+    with pytest.raises(ValueError, match=r"local_scale\n.*give two shares from and to"):
         Params(local_scale=scale)
+
+
+def test_crops_that_can_not_meet_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"overlap: 0.2 asks crops to share 0.4 of the photo, but the largest has 0.1"):
+        Params(overlap=0.2, scale=(0.05, 0.1))

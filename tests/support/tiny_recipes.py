@@ -45,7 +45,8 @@ TINY: dict[str, dict[str, Any]] = {
     "kmeans": THREE | PCA,
     "kmeans_whitened": THREE,
     "leiden": GRAPH | {"cluster": {"clusters": None, "neighbours": 8, "fine": 100}},
-    "leopart": {"foreground": {"clusters": 12}, "cluster": {"fine": 8, "clusters": 2, "threshold": 0.001}, "pretrain": {
+    "leopart": {"foreground": {"clusters": 12}, "cluster": {"fine": 8, "clusters": 2, "unlinked": "clusters"},
+                "pretrain": {
         "steps": 4, "batch_size": 4, "micro_batch": 2, "crop": 70, "local_crop": 28, "local_crops": 1,
         "prototypes": 8, "hidden": 16, "dimensions": 8, "queue": 16, "align": 3}},
     "leopart_cbfe": {"foreground": {"clusters": 12}, "cluster": {"fine": 8, "clusters": 2}},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from maskmill.device import float32
+
 
 def overlap(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """The intersection of boxes [n, 4] (y0, y1, x0, x1) with others, in the same coordinates; empty where y1 <= y0."""
@@ -41,13 +43,15 @@ def roi_align(
         samples: points a cell and side; 0: as many as there are pixels, rounded up.
 
     Returns:
-        [n, c, size, size].
+        [n, c, size, size], float32 also under autocast.
     """
     h, w = maps.shape[2:]
     boxes = boxes.to(maps.device)
     rows = _interval(boxes[:, 0] * h, boxes[:, 1] * h, size, h, aligned, samples)
     columns = _interval(boxes[:, 2] * w, boxes[:, 3] * w, size, w, aligned, samples)
-    return torch.einsum("nah,nchw,nbw->ncab", rows.to(maps.dtype), maps, columns.to(maps.dtype))
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    with float32(maps.device):
+        return torch.einsum("nah,nchw,nbw->ncab", rows.to(maps.dtype), maps, columns.to(maps.dtype))
 
 
 def _interval(
@@ -68,10 +72,7 @@ def _interval(
     points = low[:, None, None] + step[:, None, None] * (cells[None, :, None] + inner[:, None, :])
     counted = (order < counts[:, None])[:, None, :] & (points >= -1) & (points <= length)  # outside: nothing
     points = points.clamp(0, length - 1)
-    below = points.floor().long().clamp_max(length - 1)
-    above = (below + 1).clamp_max(length - 1)
-    share = (points - below) * counted
-    weights = torch.zeros(len(start), size, length, dtype=torch.float64, device=start.device)
-    weights.scatter_add_(2, below, counted.double() - share)
-    weights.scatter_add_(2, above, share)
-    return (weights / counts[:, None, None]).float()
+    pixels = torch.arange(length, device=start.device, dtype=torch.float64)
+    # Bilinear weights as a hat over the pixels: no addition to places, whose order would differ between runs on CUDA.
+    hats = (1 - (points[..., None] - pixels).abs()).clamp_min(0) * counted[..., None]  # [n, size, most, length]
+    return (hats.sum(2) / counts[:, None, None]).float()

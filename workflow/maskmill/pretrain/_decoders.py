@@ -91,7 +91,7 @@ def unit(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Se
     """Convolution, batch norm, ReLU; the size stays."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False),
-        nn.BatchNorm2d(outputs),
+        nn.BatchNorm2d(outputs, track_running_stats=False),  # no state that threads would change
         nn.ReLU(),
     )
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from maskmill.device import float32
+
 
 def unit(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     """Vectors along `dim` scaled to unit length."""
@@ -62,4 +64,6 @@ class ProjectionHead(nn.Module):
 
     def forward(self, x: torch.Tensor, frozen: bool = False) -> torch.Tensor:
         """[n, depth] -> scores [n, rows]; frozen: no gradient reaches the last layer."""
-        return torch.as_tensor(self.last(unit(self.mlp(x)), frozen))
+        hidden = self.mlp(x).float()
+        with float32(hidden.device):  # divided by a temperature of 0.04, cosines in bfloat16 would be off by a tenth
+            return torch.as_tensor(self.last(unit(hidden), frozen))

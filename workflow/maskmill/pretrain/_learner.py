@@ -9,19 +9,22 @@ and processes, and a training that was stopped goes on to the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import nn
 
 from maskmill.backbones.learning import Learning
+from maskmill.device import float32
 
 if TYPE_CHECKING:
     from maskmill.pretrain._views import Photos, Views
 
 Outputs = dict[str, torch.Tensor]
+Loss = TypeVar("Loss", bound=Callable[..., Any])
 FLAT = ("pos_embed", "cls_token", "reg_token", "mask_token")  # of a ViT: not decayed unless a paper does
 
 
@@ -84,6 +87,17 @@ class Learner(nn.Module):
 
     def after(self, targets: Any, step: int) -> None:
         """What follows the weights: teachers, queues, centres."""
+
+
+def in_float32(loss: Loss) -> Loss:
+    """A learner's `loss` that computes in single precision under autocast too: near cosines are equal in bfloat16."""
+
+    @functools.wraps(loss)
+    def computed(self: Learner, outputs: Outputs, targets: Any, place: int, step: int) -> Any:
+        with float32(next(iter(outputs.values())).device):
+            return loss(self, outputs, targets, place, step)
+
+    return cast("Loss", computed)
 
 
 def split(module: nn.Module, rate: float = 1.0, names: Sequence[str] = FLAT) -> list[Group]:

@@ -18,6 +18,14 @@ def _from_to(value: tuple[float, float]) -> tuple[float, float]:
 Shares = Annotated[tuple[float, float], AfterValidator(_from_to)]  # from and to
 
 
+def check_overlap(least: float, scale: Shares, local_scale: Shares, local_crops: int) -> None:
+    """Raise ValueError where crops of these shares can not meet as much as is asked for: globals by twice `least`."""
+    for name, share, wanted in (("scale", scale, 2 * least), ("local_scale", local_scale, least)):
+        if share[1] <= wanted and (local_crops or name == "scale"):
+            raise ValueError(f"overlap: {least:g} asks crops to share {wanted:g} of the photo, but the largest has "
+                             f"{share[1]:g}; lower it, or raise the second number of the {name}")  # fmt: skip
+
+
 class TrainingParams(Model):
     """Settings of the trainer; a method gives them the values of its paper."""
 

@@ -40,7 +40,7 @@ def largest(gain: torch.Tensor, mass: float) -> torch.Tensor:
     """Which entries of rows [..., t] >= 0 are the largest ones that hold a share `mass` of the row's sum."""
     values, places = gain.sort(stable=True, dim=-1)
     values = values / values.sum(-1, keepdim=True).clamp_min(1e-30)
-    kept = values.cumsum(-1) > 1 - mass
+    kept = (values.cpu().cumsum(-1) > 1 - mass).to(values.device)  # sums on CUDA differ between runs
     return torch.zeros_like(kept).scatter(-1, places, kept)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from maskmill.pretrain._settings import Shares, TrainingParams
+from maskmill.pretrain._settings import Shares, TrainingParams, check_overlap
 
 WHOLE = 2  # global crops, each of which the other crops predict
 
@@ -51,8 +51,6 @@ class Params(TrainingParams):
     )
 
     @model_validator(mode="after")
-    def _scales(self) -> Params:
-        for name, (low, high) in (("scale", self.scale), ("local_scale", self.local_scale)):
-            if not 0 < low <= high <= 1:
-                raise ValueError(f"{name}: [{low:g}, {high:g}] is no range of shares of the photo; 0 < from <= to <= 1")
+    def _crops_can_meet(self) -> Params:
+        check_overlap(self.overlap, self.scale, self.local_scale, self.local_crops)
         return self

@@ -4,8 +4,7 @@ Van Gansbeke et al., "Unsupervised semantic segmentation by contrasting object m
 Section 3: two views of a photo; the embedding of every pixel of an object in the first is pulled to the object's
 prototype in the second, which a momentum encoder sees, and away from the prototypes of other objects of the batch and
 of a queue. A second head tells objects from the background. The paper's objects are the one mask that a saliency
-network gives for each photo. Here they are the segments of the recipe's cut, of which a photo may have several, and no
-network that was trained with labels takes part.
+network gives for each photo. Here they are the segments of the recipe's cut, of which a photo may have several.
 """
 
 from __future__ import annotations

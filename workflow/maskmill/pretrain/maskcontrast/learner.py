@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from maskmill.backbones.learning import Learning
+from maskmill.device import float32
 from maskmill.pretrain._decoders import at_size, decoder
 from maskmill.pretrain._ema import ema
 from maskmill.pretrain._heads import unit
-from maskmill.pretrain._learner import Group, Learner, Outputs
+from maskmill.pretrain._learner import Group, Learner, Outputs, in_float32
 from maskmill.pretrain._segments import at_grid
 from maskmill.pretrain.maskcontrast.loss import (
     balanced_entropy,
@@ -45,9 +46,10 @@ class Head(nn.Module):
         """
         x = self.decoder(tokens, draws)
         embedded, salient = self.embed(x).float(), self.saliency(x).float()
-        if self.upsample:
-            embedded, salient = at_size(embedded, side, side), at_size(salient, side, side)
-        return unit(embedded, 1), salient[:, 0]
+        with float32(embedded.device):
+            if self.upsample:
+                embedded, salient = at_size(embedded, side, side), at_size(salient, side, side)
+            return unit(embedded, 1), salient[:, 0]
 
 
 class Targets(NamedTuple):
@@ -98,7 +100,8 @@ class MaskContrast(Learner):
             size = (embedded.shape[2], embedded.shape[3])
             segments = [at_grid(each, size) for each in views.segments or ()]
             found = objects(segments[0], segments[1], self.params.least_share, self.params.most_share)
-            means = prototypes(keys, found)
+            with float32(keys.device):
+                means = prototypes(keys, found)
             places = found.places[found.places >= 0]
             foreground = (segments[0] > 0)[found.usable].float()
             counts = [len(query), foreground.numel(), float(foreground.sum())]
@@ -134,6 +137,7 @@ class MaskContrast(Learner):
             negative=1 - positive / pixels,
         )
 
+    @in_float32
     def loss(
         self, outputs: Outputs, targets: Targets, place: int, step: int
     ) -> tuple[torch.Tensor, float, Mapping[str, torch.Tensor]]:

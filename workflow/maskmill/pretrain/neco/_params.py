@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from maskmill.pretrain._settings import Shares, TrainingParams
+from maskmill.pretrain._settings import Shares, TrainingParams, check_overlap
 
 GLOBAL = 2  # crops that the teacher sees
 
@@ -48,3 +48,8 @@ class Params(TrainingParams):
     final_weight_decay: float | None = Field(0.5, ge=0, description="at the last step, on a cosine")
     clip: float = Field(1e4, gt=0, description="largest norm of a step's gradient; published: no limit")
     drop_path: float = Field(0.1, ge=0, lt=1, description="stochastic depth of the student")
+
+    @model_validator(mode="after")
+    def _crops_can_meet(self) -> Params:
+        check_overlap(self.overlap, self.global_scale, self.local_scale, self.local_crops)
+        return self

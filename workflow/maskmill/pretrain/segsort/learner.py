@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from maskmill.backbones.learning import Learning
+from maskmill.device import float32
 from maskmill.numerics import vmf
 from maskmill.pretrain._decoders import decoder
 from maskmill.pretrain._heads import unit
-from maskmill.pretrain._learner import Group, Learner, Outputs, split
+from maskmill.pretrain._learner import Group, Learner, Outputs, in_float32, split
 from maskmill.pretrain._segments import at_grid
 from maskmill.pretrain.segsort.loss import likelihood, mean_directions, numbered, pulls
 
@@ -50,8 +51,12 @@ class SegSort(Learner):
 
     def outputs(self, views: Views, draws: torch.Generator, step: int) -> Outputs:
         """Embeddings of tokens, the segment of each, and the prototypes of the segments."""
-        embedded = unit(self.embed(self.decoder(self.student(views.pictures[0]).tokens)).float(), 1)  # [n, d, h, w]
-        maps = embedded.permute(0, 2, 3, 1)
+        embedded = self.embed(self.decoder(self.student(views.pictures[0]).tokens)).float()  # [n, d, h, w]
+        with float32(embedded.device):
+            return self._segmented(unit(embedded, 1).permute(0, 2, 3, 1), views)
+
+    def _segmented(self, maps: torch.Tensor, views: Views) -> Outputs:
+        """The outputs of unit embeddings [n, h, w, d]."""
         with torch.no_grad():
             segments = at_grid((views.segments or ())[0], (maps.shape[1], maps.shape[2]))
             if self.params.parts:
@@ -77,6 +82,7 @@ class SegSort(Learner):
         own = [places + start for places, start in zip(whole["places"], starts, strict=True)]
         return Targets(prototypes, pulls(whole["pixels"], own, prototypes, self.params.concentration), starts)
 
+    @in_float32
     def loss(
         self, outputs: Outputs, targets: Targets, place: int, step: int
     ) -> tuple[torch.Tensor, float, Mapping[str, torch.Tensor]]:

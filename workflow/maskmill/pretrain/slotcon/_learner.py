@@ -31,13 +31,15 @@ class Whole:
 
     Attributes:
         keys: the teacher's slots that are shown, unit length [m, c]. starts: of each micro-batch, its first key.
-        queries: how many slots of the student are contrasted. photos: of the batch. centre: mean score [k].
+        queries: how many slots of the student are contrasted. photos: of the batch. meeting: those
+            whose crops meet. centre: mean score [k].
     """
 
     keys: tuple[torch.Tensor, torch.Tensor]
     starts: tuple[Sequence[int], Sequence[int]]
     queries: tuple[int, int]
     photos: int
+    meeting: int
     centre: torch.Tensor
 
 
@@ -111,18 +113,19 @@ class SlotCon(Learner):
         """The teacher's slots that are shown and its mean scores; how many slots are contrasted; how many photos."""
         active = torch.stack([self._active(outputs, crop).sum() for crop in (0, 1)])
         keys = [unit(outputs["teacher_slots"][crop][outputs["teacher_shown"][crop]]) for crop in (0, 1)]
-        photos = torch.tensor([outputs["meets"].shape[0]])
+        photos = torch.tensor([outputs["meets"].shape[0], int(outputs["meets"].sum())])
         return {"keys0": keys[0], "keys1": keys[1], "active": active, "mean": outputs["teacher_mean"], "photos": photos}
 
     def targets(self, whole: Mapping[str, list[torch.Tensor]], step: int) -> Whole:
         """The slots of all photos, and the mean of the teacher's scores."""
-        names, photos = ("keys0", "keys1"), [int(each) for each in whole["photos"]]
+        names, photos = ("keys0", "keys1"), [int(each[0]) for each in whole["photos"]]
+        meeting = sum(int(each[1]) for each in whole["photos"])
         first, second = ([sum(map(len, whole[name][:i])) for i in range(len(photos))] for name in names)
         active = torch.stack(list(whole["active"])).sum(0).tolist()
         weights = torch.tensor(photos, dtype=torch.float32, device=self.centre.device) / sum(photos)
         centre = (torch.stack([each.mean(0) for each in whole["mean"]]) * weights[:, None]).sum(0)
         keys = (torch.cat(whole["keys0"]), torch.cat(whole["keys1"]))
-        return Whole(keys, (first, second), (active[0], active[1]), sum(photos), centre)
+        return Whole(keys, (first, second), (active[0], active[1]), sum(photos), meeting, centre)
 
     def loss(
         self, outputs: Outputs, targets: Whole, place: int, step: int
@@ -134,6 +137,8 @@ class SlotCon(Learner):
             pulls = [self._contrast(outputs, targets, crop, place) for crop in (0, 1)]
         share = targets.photos / n  # of a sum over slots that a micro-batch adds to a mean over the batch
         pull = torch.stack([each * share / max(1, total) for each, total in zip(pulls, targets.queries, strict=True)])
+        # A mean over the photos of this micro-batch whose crops meet, as a part of that over those of the batch.
+        groups = groups * (int(outputs["meets"].sum()) / max(1, targets.meeting) * share)
         loss = p.grouping_weight * groups + (1 - p.grouping_weight) * pull.sum()
         seen = outputs["teacher_shown"].sum(2).float().mean()
         values = (entropy, seen, groups.detach(), pull.sum().detach())
