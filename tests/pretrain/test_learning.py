@@ -108,6 +108,22 @@ def test_batch_norms_see_the_micro_batch_and_keep_nothing() -> None:
     assert not bn.track_running_stats
 
 
+def test_batch_norms_that_came_with_weights_keep_their_statistics() -> None:
+    """At the first step the network says what it says as a frozen backbone, whatever the micro-batch."""
+    name = "resnet18"
+    given = network(name)
+    estimate_statistics(given, [torch.randn(4, 3, 64, 64) + 1])
+    state = given.state()
+    learning = build(Origin(FeatureSet(backbone=name), name, state, keeps_norms=True)).train()
+    x = torch.randn(4, 3, 64, 64)
+    assert torch.allclose(learning(x).tokens, given.eval()(x).tokens, atol=1e-5)
+    assert torch.allclose(learning(x[:2]).tokens, learning(x).tokens[:2], atol=1e-5)
+    estimate_statistics(learning, [torch.randn(4, 3, 64, 64) + 9])
+    kept = learning.copy().train().state()
+    assert all(torch.equal(value, kept[name]) for name, value in state.items())
+    assert learning.model.bn1.weight.requires_grad
+
+
 def test_stochastic_depth_draws_from_the_generator_of_its_pass() -> None:
     learning, x = network(VIT, drop_path=0.5).train(), torch.randn(3, 3, 32, 32)
 

@@ -2,8 +2,9 @@
 
 `maskmill.backbones.network.Backbone` reads features of a frozen network; this is the same network while it learns, seen
 at the level that a feature set reads by default. Several threads may call one network at once: position embeddings are
-resampled for each call, batch norms use the statistics of the micro-batch and keep none (`estimate_statistics` finds
-those that a frozen network needs), and stochastic depth draws from the generator of the call.
+resampled for each call, stochastic depth draws from the generator of the call, and batch norms change no state. They
+use the statistics that came with the weights, or those of the micro-batch (`estimate_statistics` then finds those that
+a frozen network needs).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Origin:
     Attributes:
         feature_set: names the backbone, for messages. architecture: timm's name. state: its tensors in timm's names;
             None starts from scratch. channels: of the pictures. stride: output stride of a CNN, None: its own.
-        drop_path: stochastic depth of the student.
+        drop_path: stochastic depth of the student. keeps_norms: batch norms keep the statistics of `state`.
     """
 
     feature_set: FeatureSet
@@ -58,6 +59,7 @@ class Origin:
     channels: int = RGB
     stride: int | None = None
     drop_path: float = 0.0
+    keeps_norms: bool = False
 
 
 class Learning(nn.Module):
@@ -68,10 +70,13 @@ class Learning(nn.Module):
             multiples of it. is_vit: it has blocks. heads: of the attention of the cls token in the last block; None
             without plain attention or without a cls token.
         mask_token: [d], stands for hidden patches; None unless `add_mask_token` was called.
+        keeps_norms: batch norms use the statistics that came with the weights, also in training; else those of the
+            micro-batch.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, keeps_norms: bool = False) -> None:
         super().__init__()
+        self.keeps_norms = keeps_norms
         self.model = model
         self.is_vit = hasattr(model, "blocks") and hasattr(getattr(model, "patch_embed", None), "grid_size")
         self._norm = True
@@ -79,9 +84,9 @@ class Learning(nn.Module):
         self.mask_token: nn.Parameter | None = None
         if self.is_vit:
             self._prepare_vit(model)
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.track_running_stats = False  # in training: statistics of the micro-batch, and none are kept
+        for norm in () if keeps_norms else _batch_norms(model):
+            norm.track_running_stats = False  # in training: statistics of the micro-batch, and none are kept
+        self.train(self.training)
         _seed_drop_paths(model)
         try:
             self.depth, self.stride = self._probe()
@@ -91,6 +96,13 @@ class Learning(nn.Module):
                 f"pretrain: {type(model).__name__} can not be trained here ({reason}); name another backbone, such as "
                 "a vit_..., resnet..., convnext... or efficientnet... of timm"
             ) from None
+
+    def train(self, mode: bool = True) -> Learning:
+        """As usual; batch norms that keep their statistics never leave the mode of evaluation."""
+        super().train(mode)
+        for norm in _batch_norms(self) if self.keeps_norms else ():
+            norm.eval()
+        return self
 
     def _prepare_vit(self, model: Any) -> None:
         positions = getattr(model, "pos_embed", None)
@@ -218,7 +230,7 @@ def build(origin: Origin) -> Learning:
             raise WeightsError(f"pretrain: {unfit[0]} does not fit timm's {origin.architecture}; delete the weights "
                                "file and run again")  # fmt: skip
         model.load_state_dict({name: state[name] for name in own})
-    found = Learning(model)
+    found = Learning(model, origin.keeps_norms)
     return found if found.is_vit else found.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -252,10 +264,10 @@ class SeededDropPath(nn.Module):
 def estimate_statistics(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     """Give batch norms the mean statistics of some micro-batches of pictures, which a frozen network uses.
 
-    Networks without batch norms stay as they are, and no batch is read.
+    Networks without batch norms, or whose batch norms keep their statistics, stay as they are, and no batch is read.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
+    norms = _batch_norms(network)
+    if not norms or getattr(network, "keeps_norms", False):
         return
     training = network.training
     momenta = [norm.momentum for norm in norms]
@@ -268,6 +280,10 @@ def estimate_statistics(network: nn.Module, batches: Iterable[torch.Tensor]) -> 
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.track_running_stats, norm.momentum = False, momentum
     network.train(training)
+
+
+def _batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def _seed_drop_paths(model: nn.Module) -> None:

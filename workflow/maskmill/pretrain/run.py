@@ -173,8 +173,16 @@ def started(source: PretrainSource, stage: Stage[Any], channels: int = 3) -> Sta
     about = f"{name}, {'from random weights' if state is None else 'from its weights'}, trained by {stage.method}"
     mean, std = normalisation(facts, channels)
     kept = {"architecture": facts["architecture"], "mean": mean, "std": std, "about": about, "source": "pretrain"}
-    origin = Origin(source.feature_set, str(facts["architecture"]), state, channels, stage.settings.stride,
-                    stage.params.drop_path)  # fmt: skip
+    norms = stage.settings.batch_norms
+    origin = Origin(
+        source.feature_set,
+        str(facts["architecture"]),
+        state,
+        channels,
+        stage.settings.stride,
+        stage.params.drop_path,
+        keeps_norms=norms == "kept" or (norms == "auto" and state is not None),
+    )
     return Start(kept, origin, digest)
 
 

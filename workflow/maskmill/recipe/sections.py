@@ -84,6 +84,11 @@ class Pretrain(Model):
     seed: int = Field(0, ge=0, description="of weights, order and views; feature sets are shared by all seeds of a run")
     images: int | None = Field(None, ge=2, description="learn from at most this many photos, drawn by the seed")
     stride: int | None = Field(None, ge=1, description="CNN: output stride while it learns (dilates)")
+    batch_norms: Literal["auto", "batch", "kept"] = Field(
+        "auto",
+        description="batch: statistics of the micro-batch; kept: those that came with the weights; auto: kept unless "
+        "the start is scratch",
+    )
     accept: Literal["always", "better"] = Field(
         "always",
         description="better: where features got worse by what needs no label, the weights of the start are kept",
