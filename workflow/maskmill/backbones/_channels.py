@@ -39,9 +39,9 @@ def adapted(
     Raises:
         ConfigError: timm does not say which layer sees the image, or it is none of three channels.
     """
+    if channels == RGB:
+        return state
     wanted = model.state_dict()
-    if channels == RGB or all(name in state and state[name].shape == each.shape for name, each in wanted.items()):
-        return state  # also of a network that was trained on so many channels
     first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
     names = [f"{name}.weight" for name in ((first,) if isinstance(first, str) else first or ())]
     try:

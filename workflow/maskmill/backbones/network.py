@@ -375,7 +375,8 @@ def load(weights: str | Path, feature_set: FeatureSet, device: torch.device, cha
         found: Dense = spec.build(feature_set, device, facts["sha256"], channels)
         return found
     model = create(timm, facts["architecture"], feature_set, channels)
-    state = adapted(timm, state, model, feature_set, channels)
+    if len(facts["mean"]) != channels:  # else it was trained on so many
+        state = adapted(timm, state, model, feature_set, channels)
     wanted = model.state_dict()
     unfit = [k for k, v in wanted.items() if k not in state or state[k].shape != v.shape]
     if unfit:
