@@ -27,7 +27,7 @@ from maskmill.export.naming import Naming
 from maskmill.export.run import run
 from maskmill.images.instances import Instances
 from maskmill.images.palette import IGNORE, palette, png_palette
-from maskmill.recipe import sections
+from maskmill.recipe import export as section
 from maskmill.recipe.resolve import SHIPPED, load
 
 ALL = list(formats.FORMATS)
@@ -55,8 +55,8 @@ def same(read: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
 
 
 def test_the_table_of_formats_is_that_of_the_configuration() -> None:
-    assert (*formats.FORMATS, *formats.WHOLE) == sections.FORMATS
-    assert tuple(formats.WHOLE) == sections.WHOLE
+    assert (*formats.FORMATS, *formats.WHOLE) == section.FORMATS
+    assert tuple(formats.WHOLE) == section.WHOLE
 
 
 def test_voc_gives_the_masks_back(everything: Path) -> None:
@@ -131,7 +131,7 @@ def test_nothing_depends_on_the_number_of_shards_or_runs(tmp_path: Path, everyth
 def test_without_formats_nothing_is_added(tmp_path: Path) -> None:
     folder = exported(tmp_path, scenes(), {})
     assert {path.name for path in folder.iterdir()} == {"masks", "coco.json", "clusters.csv", "export.json"}
-    assert sections.Export().model_dump() == {"masks": True, "coco": True}
+    assert section.Export().model_dump() == {"masks": True, "coco": True}
 
 
 # Instances

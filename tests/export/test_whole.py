@@ -29,7 +29,7 @@ from maskmill.export.naming import Naming
 from maskmill.export.run import run
 from maskmill.images.place import scaled
 from maskmill.images.stitching import halved
-from maskmill.recipe import sections
+from maskmill.recipe import export as section
 from maskmill.recipe.base import validate
 
 NAMES = ("road & <rail>", "# 木", 'the "rest"')
@@ -83,7 +83,7 @@ def exported(
     mask = known(*(views[0].whole or ()))
     masks = {row.id: windowed.mask_of(row, mask, other=1 + i % 3) for i, row in enumerate(rows)}
     naming = Naming.of([{"name": name, "colour": "#804080" if name == NAMES[0] else None} for name in NAMES])
-    params = {"formats": list(sections.WHOLE)} | params
+    params = {"formats": list(section.WHOLE)} | params
     run(**windowed.write(folder, rows, masks, CLUSTERS, **params), naming=naming)
     return folder / "export", windowed.painted(rows, mask)
 
@@ -303,7 +303,7 @@ def test_images_without_windows_are_written_too(tmp_path: Path) -> None:
     rows = windowed.rows_of("a", source, windowed.views_of(source))
     masks = {row.id: np.full((4, 4), 1, np.uint8) for row in rows} | {"b": coarse}
     rows.append(Row("b", str(photo), 60, 40, "", None))
-    run(**windowed.write(tmp_path, rows, masks, CLUSTERS, formats=list(sections.WHOLE)))
+    run(**windowed.write(tmp_path, rows, masks, CLUSTERS, formats=list(section.WHOLE)))
     wanted = coarse.repeat(20, axis=0).repeat(20, axis=1)
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
         made = rasterio.open(tmp_path / "export/geotiff/b.tif")
@@ -324,7 +324,7 @@ def test_more_than_254_clusters(tmp_path: Path) -> None:
     rows = windowed.rows_of("a", source, views, skipped=(1,))
     wide = np.random.default_rng(0).integers(0, 301, (70, 90)).astype(np.uint16)
     masks = {row.id: windowed.mask_of(row, wide, 0) for row in rows}
-    run(**windowed.write(tmp_path, rows, masks, 300, formats=list(sections.WHOLE)))
+    run(**windowed.write(tmp_path, rows, masks, 300, formats=list(section.WHOLE)))
     wanted = windowed.painted(rows, wide)
     with rasterio.open(tmp_path / "export/geotiff/a.tif") as made:
         assert (made.read(1) == wanted).all()
@@ -377,11 +377,10 @@ def test_equal_masks_make_equal_files(tmp_path: Path) -> None:
 
 
 def test_tolerance_is_part_of_the_section_with_geojson_only() -> None:
-    plain = validate(sections.Export, {"formats": ["geotiff"], "tolerance": 2}, "x", "export")
+    plain = validate(section.Export, {"formats": ["geotiff"], "tolerance": 2}, "x", "export")
     assert "tolerance" not in plain.model_dump()
     assert (
-        validate(sections.Export, {"formats": ["geojson"], "tolerance": 2}, "x", "export").model_dump()["tolerance"]
-        == 2
+        validate(section.Export, {"formats": ["geojson"], "tolerance": 2}, "x", "export").model_dump()["tolerance"] == 2
     )
     with pytest.raises(ConfigError, match=re.escape("tolerance")):
-        validate(sections.Export, {"formats": ["geojson"], "tolerance": -1}, "x", "export")
+        validate(section.Export, {"formats": ["geojson"], "tolerance": -1}, "x", "export")
