@@ -19,7 +19,7 @@ from maskmill.errors import NumericsError, StoreError
 from maskmill.progress import track
 from maskmill.recipe.feature_set import FeatureSet
 from maskmill.recipe.model import Stage
-from maskmill.store.artefact import write_json, write_tensors
+from maskmill.store.artefact import plain, write_json, write_tensors
 from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import read_shard
 from maskmill.store.provenance import Provenance
@@ -122,7 +122,7 @@ def fit(
     if out.timing is not None:
         write_json(out.timing, timing | {"device": device.type, "threads": resources.threads}, made)
     if out.monitor is not None:
-        write_json(out.monitor, _plain(diagnostics), made)
+        write_json(out.monitor, plain(diagnostics), made)
     write_tensors(out.head, tensors, made)
     keeper.clear()
 
@@ -147,15 +147,6 @@ def _check_count(images: int, method: Method, params: Any) -> None:
             f"adapt.batch_size: {params.batch_size}, but there are {items} images (or crops) to learn from; set it to "
             f"{items} or less, or use more images"
         )
-
-
-def _plain(value: Any) -> Any:
-    """Arrays as lists, numbers with seven digits: what JSON takes."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(part) for part in (value.tolist() if isinstance(value, np.ndarray) else value)]
-    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def apply(head: str | Path, features: str | Path, out: str | Path, threads: int = 1, device: str = "auto") -> None:

@@ -16,14 +16,24 @@ def unit(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     return nn.functional.normalize(x, dim=dim, eps=1e-12)
 
 
-def mlp(widths: Sequence[int], activation: type[nn.Module] = nn.GELU, norm: bool = False) -> nn.Sequential:
-    """Linear layers between widths, with an activation (and a batch norm before it) after all but the last."""
+def mlp(
+    widths: Sequence[int], activation: type[nn.Module] = nn.GELU, norm: bool = False, std: float | None = None
+) -> nn.Sequential:
+    """Linear layers between widths, with an activation (and a batch norm before it) after all but the last.
+
+    Args:
+        std: of the normal that the weights are drawn from; biases are then zero. None: torch's own.
+    """
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(itertools.pairwise(widths)):
         layers.append(nn.Linear(before, after))
         if i < len(widths) - 2:
             layers += [BatchStatistics(after)] if norm else []
             layers.append(activation())
+    for layer in layers:
+        if std is not None and isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
 
 
@@ -55,11 +65,7 @@ class ProjectionHead(nn.Module):
 
     def __init__(self, depth: int, rows: int, hidden: int = 2048, bottleneck: int = 256, norm: bool = False) -> None:
         super().__init__()
-        self.mlp = mlp([depth, hidden, hidden, bottleneck], norm=norm)
-        for module in self.mlp.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        self.mlp = mlp([depth, hidden, hidden, bottleneck], norm=norm, std=0.02)
         self.last = UnitRows(bottleneck, rows)
 
     def forward(self, x: torch.Tensor, frozen: bool = False) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ def fit(source: PretrainSource, out: PretrainFiles, resources: Resources) -> Non
     from maskmill.device import pick
     from maskmill.images.photos import reader_count
     from maskmill.pretrain._trainer import Training, train
-    from maskmill.store.artefact import write_json
+    from maskmill.store.artefact import plain, write_json
     from maskmill.store.ragged import Ragged
     from maskmill.training.checkpoint import Keeper
     from maskmill.training.team import join, leave
@@ -75,7 +75,8 @@ def fit(source: PretrainSource, out: PretrainFiles, resources: Resources) -> Non
     check_share(stage, team.size)
     rows = chosen_rows(source.manifest, stage)
     readers = reader_count(int(stage.params.steps), resources.threads, device)
-    photos, start = opened(source, stage, rows, resources, team.size * (readers + bool(readers)) or team.size)
+    # Each process of the team has readers with photos of their own, and its own for what is watched.
+    photos, start = opened(source, stage, rows, resources, team.size * (1 + readers))
     network = built(start, stage)
     check_sides(photos, network, stage)
     learner = _learner(network, stage, len(photos))
@@ -250,14 +251,3 @@ def _spec(source: PretrainSource, stage: Stage[Any], start: Start) -> dict[str, 
         "format": FORMAT, "backbone": source.feature_set.backbone, "pretrain": section,
         "channels": start.origin.channels, "photos": source.feature_set.channels,
     }  # fmt: skip
-
-
-def plain(value: Any) -> Any:
-    """Arrays as lists, numbers with seven digits: what JSON takes."""
-    import numpy as np
-
-    if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, np.ndarray | list | tuple):
-        return [plain(part) for part in (value.tolist() if isinstance(value, np.ndarray) else value)]
-    return float(f"{value:.7g}") if isinstance(value, float) else value

@@ -259,3 +259,12 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
         raise StoreError(f"{path}: damaged (its checksum does not fit its content); {AGAIN}")
     expected.check(path, about)
     return tensors, about
+
+
+def plain(value: Any) -> Any:
+    """Arrays as lists, numbers with seven digits: what JSON takes."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(part) for part in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    return float(f"{value:.7g}") if isinstance(value, float) else value

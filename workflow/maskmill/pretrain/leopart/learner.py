@@ -37,11 +37,7 @@ class Projection(nn.Module):
 
     def __init__(self, depth: int, params: Params) -> None:
         super().__init__()
-        self.mlp = mlp([depth, params.hidden, params.hidden, params.dimensions])
-        for module in self.mlp.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        self.mlp = mlp([depth, params.hidden, params.hidden, params.dimensions], std=0.02)
         self.prototypes = nn.Parameter(torch.empty(params.prototypes, params.dimensions))
         nn.init.trunc_normal_(self.prototypes, std=0.02)
         self.normalise()

@@ -44,11 +44,7 @@ class Projector(nn.Module):
 
     def __init__(self, depth: int, hidden: int, dimensions: int) -> None:
         super().__init__()
-        self.layers = mlp([depth, hidden, hidden, dimensions])
-        for module in self.layers:
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        self.layers = mlp([depth, hidden, hidden, dimensions], std=0.02)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens [n, d, h, w] -> [n, c, h, w]."""

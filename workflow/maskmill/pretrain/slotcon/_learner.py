@@ -48,11 +48,7 @@ class Head(nn.Module):
 
     def __init__(self, depth: int, hidden: int, dimensions: int) -> None:
         super().__init__()
-        self.layers = mlp([depth, hidden, hidden, dimensions], norm=True)
-        for module in self.layers:
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        self.layers = mlp([depth, hidden, hidden, dimensions], norm=True, std=0.02)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[n, d, h, w] -> [n, c, h, w], or [n, d] -> [n, c]."""
