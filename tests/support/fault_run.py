@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,9 +79,9 @@ class Fault:
     def only_the_missing_part_was_made(self, before: Path) -> None:
         """The target holds the bytes of the finished run, and no other artefact was touched."""
         self.holds_the_same_bytes(before)
-        sets = feature_sets(before)
+        needed = ours(before)
         kept = [f for f in before.glob("results/**/*") if f.is_file() and not f.is_relative_to(before / self.target)]
-        kept = [f for f in kept if "export" not in f.parts and not of_others(f, before, sets)]
+        kept = [f for f in kept if "export" not in f.parts and not of_others(f, before, needed)]
         assert kept
         touched = [f for f in kept if (self.work / f.relative_to(before)).stat().st_mtime_ns != f.stat().st_mtime_ns]
         beside = (self.work / self.target).parent / "training.json"  # of a student: times, made with it
@@ -109,22 +109,28 @@ def files(path: Path) -> dict[str, bytes]:
 
 def feature_sets(finished: Path) -> list[str]:
     """The folders of the tokens that our recipes read, sorted."""
-    return sorted(load(configuration(finished, *RECIPES), ROOT / "recipes").feature_sets)
+    return ours(finished)["features"]
 
 
-def of_others(path: Path, finished: Path, sets: Sequence[str]) -> bool:
-    """True for what belongs to other recipes of the finished run: their results and the tokens that they alone read."""
-    ours = {"recipes": RECIPES, "features": sets}
+def ours(finished: Path) -> dict[str, list[str]]:
+    """The folders of the results that are one for each recipe, set of tokens or training: the parts that we need."""
+    run = load(configuration(finished, *RECIPES), ROOT / "recipes")
+    trained = [chosen.weights_slug for recipe in run.recipes.values() for chosen in recipe.trained_sets.values()]
+    return {"recipes": [*RECIPES], "features": sorted(run.feature_sets), "pretrain": trained}
+
+
+def of_others(path: Path, finished: Path, ours: Mapping[str, Sequence[str]]) -> bool:
+    """True for what belongs to other recipes of the finished run: their results and what they alone read."""
     parts = path.relative_to(finished).parts
     return len(parts) > 2 and parts[0] == "results" and parts[1] in ours and parts[2] not in ours[parts[1]]
 
 
 def left_out(finished: Path) -> Callable[[str, list[str]], list[str]]:
     """What `copytree` leaves out: exports, and what belongs to other recipes."""
-    sets = feature_sets(finished)
+    needed = ours(finished)
 
     def names(folder: str, inside: list[str]) -> list[str]:
-        return [name for name in inside if name == "export" or of_others(Path(folder) / name, finished, sets)]
+        return [name for name in inside if name == "export" or of_others(Path(folder) / name, finished, needed)]
 
     return names
 

@@ -41,10 +41,10 @@ def one(finished: Path, pattern: str) -> str:
 
 @pytest.fixture
 def tmpfs(tmp_path: Path) -> Iterator[Path]:
-    """The folder of a run whose results lie on a disk of their own, of 64 MB."""
+    """The folder of a run whose results lie on a disk of their own, of 256 MB."""
     work = tmp_path / "full"
     (work / "results").mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(work / "results")]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(work / "results")]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     yield work
