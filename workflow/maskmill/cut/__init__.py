@@ -34,11 +34,13 @@ class Traits:
         batched: the module has `cut_batch`, with which a GPU cuts images of one grid together.
         outcomes: name -> code of the per-image diagnostic `outcome`; empty where the method has no such diagnostic.
             Code 0 is a cut; every other code says why an image has no segment.
+        tree: the segments are the leaves of a forest, and the diagnostics have `parents` (see `Method.cut`).
     """
 
     reads_codes: bool = False
     colour: bool = False
     batched: bool = False
+    tree: bool = False
     outcomes: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -71,6 +73,12 @@ class Method(Protocol):
             segments uint8 [h, w], 0 = no segment, and diagnostics: numbers or arrays of a length that depends on the
             parameters only. `confidence` (0..1) must be there; `scores` float32 [n] may be, the score of segment i at
             i - 1.
+
+            A method with `TRAITS.tree` returns the leaves of a forest as its segments 1..n, and `parents` float32 [P]
+            with P = 2 * regions_per_image - 1: the parent of node i at i - 1, and 0 for a root or where there is no
+            such node. Nodes 1..n are the leaves; inner nodes follow, each after its children, of which it has two or
+            more. Its `scores` float32 [P] are those of all nodes. `maskmill.images.tree` reads and makes them. Stages
+            that know no trees take the leaves as ordinary segments; `evaluate objects` scores every node.
 
         Raises:
             NumericsError: a token is NaN or infinite; the message names the image.
