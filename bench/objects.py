@@ -56,6 +56,10 @@ METHODS: dict[str, dict[str, Any]] = {  # name in the table -> the cut section o
     "attention": {"method": "attention"},
     "primaps": {"method": "primaps"},
     "kmeans, 8 segments": {"method": "kmeans", "segments": 8},
+    "hierarchy": {"method": "hierarchy"},
+    "hierarchy, masks: 0": {"method": "hierarchy", "masks": 0},
+    "promerge": {"method": "promerge"},
+    "promerge, stride: 2": {"method": "promerge", "stride": 2},
 }
 ANIMALS = [8, 10, 12, 13, 15, 17]
 SETS: dict[str, dict[str, Any]] = {  # folder of the labels, evaluate section, columns
@@ -71,8 +75,8 @@ SETS: dict[str, dict[str, Any]] = {  # folder of the labels, evaluate section, c
     },
     "coco200": {
         "labels": "masks_panoptic133",
-        "evaluate": {"objects": {"foreground": list(range(80)), "min_area": 0.001, "metrics": ["ap"]}},
-        "columns": ["box_ap50", "box_ar100", "mask_ap50", "mask_ar100"],
+        "evaluate": {"objects": {"foreground": list(range(80)), "min_area": 0.001, "metrics": ["ap", "ar"]}},
+        "columns": ["box_ap50", "box_ar100", "mask_ap50", "mask_ar100", "mask_ars", "mask_arm", "mask_arl"],
     },
 }
 
