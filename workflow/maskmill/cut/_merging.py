@@ -128,7 +128,7 @@ def nested(clusters, parts, objects, smallest, largest_share):  # type: ignore[n
     """The segments that are kept: objects, then the clusters of each level from the coarsest to the finest.
 
     A cluster is kept where it has `smallest` tokens or more and at most `largest_share` of those of the segment that it
-    lies in.
+    lies in; a larger one only where there is another segment beside it, because it is what the other one leaves.
 
     Args:
         clusters: int64 [levels, n], finest first, -1 for a token that is in none. parts: int64 [n]: 1..objects are
@@ -139,14 +139,16 @@ def nested(clusters, parts, objects, smallest, largest_share):  # type: ignore[n
         number, -1 for objects; and home int64 [n], the smallest segment that holds each token, or -1.
     """
     n = len(parts)
-    most = objects + clusters.shape[0] * (n // max(smallest, 1) + 1)
+    most = objects + 2 * clusters.shape[0] * (n // smallest + 1)
     above, cluster, size = np.full(most, -1), np.full(most, -1), np.zeros(most, np.int64)
-    home = np.full(n, -1)
-    count = objects
+    within = np.zeros(most, np.int64)  # segments in each segment
+    like = np.full(most, -1)  # the cluster in each segment that has too much of it, if any,
+    shade = np.full(n, -1)  # and for its tokens that segment
+    home = parts - 1
     for token in range(n):
-        if 0 < parts[token] <= objects:
-            home[token] = parts[token] - 1
-            size[home[token]] += 1
+        home[token] = -1 if home[token] >= objects else home[token]
+        size[home[token]] += home[token] >= 0
+    count = np.int64(objects)
     tokens_of, number = np.zeros(2 * n, np.int64), np.full(2 * n, -1)
     for level in range(clusters.shape[0] - 1, -1, -1):
         tokens_of[:] = 0
@@ -158,14 +160,28 @@ def nested(clusters, parts, objects, smallest, largest_share):  # type: ignore[n
             name = clusters[level, token]
             if name < 0:
                 continue
+            outer = home[token]
             if number[name] < 0 and tokens_of[name] >= smallest:
-                outer = home[token]
-                if outer < 0 or tokens_of[name] <= largest_share * size[outer]:
-                    above[count], cluster[count], size[count] = outer, name, tokens_of[name]
-                    number[name] = count
+                if outer >= 0 and within[outer] == 0 and tokens_of[name] > largest_share * size[outer]:
+                    like[outer] = name
+                    for each in range(n):
+                        if home[each] == outer:
+                            shade[each] = outer if clusters[level, each] == name else -1
+                    tokens_of[name] = 0  # seen
+                    continue
+                if outer >= 0 and within[outer] == 0 and like[outer] >= 0 and shade[token] != outer:
+                    above[count], cluster[count] = outer, like[outer]
+                    for each in range(n):
+                        if shade[each] == outer:
+                            home[each] = count
+                            size[count] += 1
                     count += 1
-                else:
-                    tokens_of[name] = 0  # too like the segment that it lies in
+                    within[outer] += 1
+                above[count], cluster[count], size[count] = outer, name, tokens_of[name]
+                number[name] = count
+                count += 1
+                if outer >= 0:
+                    within[outer] += 1
             if number[name] >= 0:
                 home[token] = number[name]
     return above[:count].copy(), cluster[:count].copy(), home
