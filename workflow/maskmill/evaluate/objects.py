@@ -35,8 +35,8 @@ AP = (
     " segment, ties: larger first, then by image id"
 )
 AR = (
-    "COCO: mean recall over IoU 0.50:0.05:0.95 of small (area below 32 x 32 pixels), medium and large (from 96 x 96)"
-    " objects with at most 100 segments an image, and of all objects with at most 1000"
+    "COCO: mean recall over IoU 0.50:0.05:0.95 of small (area up to 32 x 32 pixels), medium and large (from 96 x 96 on)"
+    " objects with at most 100 segments an image, and of all objects with at most 1000; pixels of the scored size"
 )
 MBO = "IoU of each object with its best segment, mean over the image's objects, then over images with an object"
 FG_ARI = (
