@@ -56,8 +56,9 @@ def merged(tokens, parts, width, thresholds):  # type: ignore[no-untyped-def]
     heap.pop()
     seen = np.int64(0)
     for i in range(n):
-        for j in (i - 1, i - width):
-            if j < 0 or (j == i - 1 and i % width == 0) or parts[i] != parts[j]:
+        for side in range(2):
+            j = i - (1, width)[side]
+            if j < 0 or (side == 0 and i % width == 0) or parts[i] != parts[j]:
                 continue
             for a, b in ((i, j), (j, i)):
                 target[used], following[used], head[a] = b, head[a], used
