@@ -112,9 +112,10 @@ def rows_of(work: Path, name: str, config: Mapping[str, Any]) -> list[Row]:
         for seed in run.config.seeds:
             folder = work / f"results/recipes/{recipe.name}/seed{seed}"
             path = folder / f"round{recipe.round_count}/scores.json"
-            for each in json.loads(path.read_text())["scores"] if path.is_file() else []:
-                scores.setdefault(each["protocol"], []).append(100 * float(each["miou"]))
-                clusters = each.get("clusters", clusters)
+            found = json.loads(path.read_text()) if path.is_file() else {"scores": []}
+            clusters = found.get("clusters", clusters)
+            for each in found["scores"]:
+                scores.setdefault(each["protocol"]["name"], []).append(100 * float(each["miou"]))
         sets = [chosen_set.slug for chosen_set in recipe.features.values()]
         own, features = (
             cpu_seconds(work / "benchmarks", recipe.name),

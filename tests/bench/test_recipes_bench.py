@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -65,3 +66,24 @@ def test_untouched_rows_come_first_then_the_best(recipes: ModuleType) -> None:
     assert lines[1] == "| `worse` | 11 | 21.0 ± 1.4 | 30.0 ± 0.0 | 5 | 1 | untouched |"
     assert lines[2].count("|  |") >= 1
     assert lines[3].endswith("| chosen here: its number |")
+
+
+def test_scores_are_those_of_the_last_round(recipes: ModuleType, tmp_path: Path) -> None:
+    """Files as the stage evaluate writes them; ncut_color has one round of self-training."""
+    asked = argparse.Namespace(work=tmp_path, data="/data", preset="small", seeds=[0, 1], limit=10, side=None)
+    config = recipes.configured("camvid", ["kmeans", "ncut_color"], asked)
+    for recipe, seed, last, miou in (
+        ("kmeans", 0, 0, 0.25),
+        ("ncut_color", 0, 0, 0.9),
+        ("ncut_color", 0, 1, 0.5),
+        ("ncut_color", 1, 1, 0.6),
+    ):
+        path = tmp_path / f"results/recipes/{recipe}/seed{seed}/round{last}/scores.json"
+        path.parent.mkdir(parents=True)
+        score = {"protocol": {"name": "hungarian_counts"}, "miou": miou}
+        path.write_text(json.dumps({"clusters": 11, "scores": [score]}))
+    rows = {row.recipe: row for row in recipes.rows_of(tmp_path, "camvid", config)}
+    assert rows["kmeans"].scores == {"hungarian_counts": [25.0]}
+    assert rows["ncut_color"].scores == {"hungarian_counts": [50.0, 60.0]}
+    assert rows["kmeans"].chosen is not None  # not to whiten
+    assert rows["ncut_color"].clusters == 11
