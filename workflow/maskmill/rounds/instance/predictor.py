@@ -10,7 +10,7 @@ import torch
 
 from maskmill.device import autocast
 from maskmill.images.decode import resize, target_size
-from maskmill.images.instances import Instances, mask_iou, paint, ranked
+from maskmill.images.instances import Instances, matrix_nms, paint, ranked
 from maskmill.images.interpolate import resize_maps
 from maskmill.images.masks import mask_dtype
 from maskmill.recipe.base import validate
@@ -19,7 +19,6 @@ from maskmill.rounds.instance.network import InstanceNet, build, masks_of
 from maskmill.rounds.instance.params import Params
 
 CANDIDATES = 300  # locations of an image whose masks are looked at, at most
-SIGMA = 2.0  # of matrix NMS (SOLOv2)
 CERTAIN = (0.51, 0.999)  # of what is painted, when it becomes logits: the painted class stays the best one
 
 
@@ -91,21 +90,3 @@ def decode(maps: np.ndarray, classes: np.ndarray, labels: np.ndarray, params: Pa
     fine = resize_maps(maps[order[best]], size) > 0.5
     seen = fine.any(axis=(1, 2))
     return Instances(fine[seen], labels[order[best]][seen].astype(np.int64), scores[best][seen].astype(np.float32))
-
-
-def matrix_nms(masks: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Scores [m] lowered by better masks of the same class that overlap (SOLOv2, Gaussian).
-
-    s_j * min over i < j of exp(-sigma (iou_ij^2 - c_i^2)), with c_i the largest IoU of i with a better one: what is a
-    double itself lowers others less.
-
-    Args:
-        masks: bool [m, h, w], best first.
-    """
-    if not len(masks):
-        return scores
-    same = labels[:, None] == labels[None]
-    overlap = np.triu(mask_iou(masks, masks) * same, 1)  # [better, worse]
-    own = overlap.max(axis=0)
-    decay = np.exp(-SIGMA * (overlap**2 - own[:, None] ** 2))
-    return np.asarray(scores * np.where(np.triu(np.ones_like(overlap), 1) > 0, decay, 1).min(axis=0).clip(max=1))
