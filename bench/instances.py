@@ -3,9 +3,9 @@
     python bench/instances.py [--recipe cutler] [--cache FOLDER] [--set voc_animals] [--limit 240] [--rounds 2]
         [--param steps=400 ...]
 
-A recipe of instances (cutler, freesolo) with its preset small, on photos of a labelled set; nothing but the scores sees a label. --cache keeps
-features, cut and rounds (default: a temporary folder). --limit takes N photos, evenly spread over the sorted names. All
-photos are trained on and scored, as in the workflow. About 20 CPU minutes.
+A recipe of instances (cutler, freesolo) with its preset small, on photos of a labelled set; nothing but the scores sees
+a label. --cache keeps features, cut and rounds (default: a temporary folder). --limit takes N photos, evenly spread
+over the sorted names. All photos are trained on and scored, as in the workflow. About 20 CPU minutes.
 
 * voc_animals: cat, cow, dog, horse, person and sheep are objects, each connected part of a class one, those below 0.1
   % of the photo void, as other classes are.

@@ -4,7 +4,8 @@ Uijlings, van de Sande, Gevers, Smeulders, "Selective search for object recognit
 single strategy: one segmentation of the photo in HSV (Felzenszwalb and Huttenlocher, k = 100), whose parts are grouped
 hierarchically, the most similar pair of neighbours first, by the sum of four similarities. DETReg (Bar et al., CVPR
 2022) learns to propose these regions. Regions are ranked as in section 3.3: from the top of the hierarchy down,
-stochastically, so that large regions are not always first.
+stochastically, so that large regions are not always first. The defaults are the published k = 100, deviation 0.8 and
+least size 100 in pixels, for tokens of 2 pixels a side: four pixels are a token.
 
 The segments are the leaves of the tree; all of its nodes are proposals (`TRAITS.tree`). It needs no network.
 """
@@ -27,9 +28,11 @@ TRAITS = Traits(tree=True)
 class Params(Model):
     """Selective search."""
 
-    scale: float = Field(100.0, ge=0, description="k of the first segmentation, for colours in 0..255")
-    sigma: float = Field(0.8, ge=0, description="deviation of the blur beforehand, in tokens")
-    smallest: int = Field(25, ge=1, description="tokens of the smallest part; published: 100 pixels")
+    scale: float = Field(
+        25.0, ge=0, description="k of the first segmentation, for colours in 0..255 and sizes in tokens"
+    )
+    sigma: float = Field(0.4, ge=0, description="deviation of the blur beforehand, in tokens")
+    smallest: int = Field(25, ge=1, description="tokens of the smallest part")
     segments: int = Field(
         254, ge=1, le=254, description="most parts; where there are more, the photo's `smallest` grows"
     )
