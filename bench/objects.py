@@ -58,6 +58,10 @@ METHODS: dict[str, dict[str, Any]] = {  # name in the table -> the cut section o
     "kmeans, 8 segments": {"method": "kmeans", "segments": 8},
     "freemask": {"method": "freemask"},
     "selective": {"method": "selective"},
+    "hierarchy": {"method": "hierarchy"},
+    "hierarchy, masks: 0": {"method": "hierarchy", "masks": 0},
+    "promerge": {"method": "promerge"},
+    "promerge, stride: 2": {"method": "promerge", "stride": 2},
 }
 GROUPING = FeatureSet(backbone="vit_small_focus", facet="key", size=Size(square=PIXELS))
 COLOURED = {"selective": FeatureSet(backbone="colour", stride=2, size=Size(long_side=PIXELS))}  # method -> its set
@@ -75,8 +79,8 @@ SETS: dict[str, dict[str, Any]] = {  # folder of the labels, evaluate section, c
     },
     "coco200": {
         "labels": "masks_panoptic133",
-        "evaluate": {"objects": {"foreground": list(range(80)), "min_area": 0.001, "metrics": ["ap"]}},
-        "columns": ["box_ap50", "box_ar100", "mask_ap50", "mask_ar100"],
+        "evaluate": {"objects": {"foreground": list(range(80)), "min_area": 0.001, "metrics": ["ap", "ar"]}},
+        "columns": ["box_ap50", "box_ar100", "mask_ap50", "mask_ar100", "mask_ars", "mask_arm", "mask_arl"],
     },
 }
 

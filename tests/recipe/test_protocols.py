@@ -7,9 +7,11 @@ import inspect
 from types import ModuleType
 from typing import get_args
 
+import numpy as np
 import pytest
 
 from maskmill.cut import Need
+from maskmill.images.tree import Tree, most_nodes
 from maskmill.recipe import registry
 from maskmill.recipe.base import Model
 
@@ -76,6 +78,22 @@ def test_a_cut_asks_for_what_it_takes(name: str) -> None:
 def test_a_cut_says_how_many_segments_it_finds(name: str) -> None:
     module = registry.load("cut", name)
     assert 1 <= module.regions_per_image(module.Params(), 7) <= 254
+
+
+@pytest.mark.parametrize("name", registry.available("cut"))
+def test_a_cut_of_trees_says_the_parents_and_scores_of_all_nodes(name: str) -> None:
+    module = registry.load("cut", name)
+    if not module.TRAITS.tree:
+        return
+    params = module.Params()
+    tokens = np.random.default_rng(0).standard_normal((9, 11, 5)).repeat(2, 0).astype(np.float32)
+    segments, found = module.cut(tokens, params, 0, "a")
+    length = most_nodes(module.regions_per_image(params, 0))
+    assert found["parents"].shape == found["scores"].shape == (length,)
+    assert found["parents"].dtype == found["scores"].dtype == np.float32
+    tree = Tree.of(found["parents"], int(segments.max()), name)
+    assert segments.max() == tree.leaves <= module.regions_per_image(params, 0)
+    assert not found["scores"][tree.nodes :].any()
 
 
 @pytest.mark.parametrize("name", registry.available("cluster"))

@@ -75,6 +75,7 @@ TINY: dict[str, dict[str, Any]] = {
     "picie": THREE | {"adapt": {"steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5}},
     "picie_h": THREE | {"adapt": {
         "steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5, "over_clusters": 8}},
+    "promerge": CUT | {"cut": {"refine": "none", "stride": 2}},
     "primaps_em": THREE | {"adapt": {"steps": 20, "probe_steps": 5, "batch_size": 4}},
     "slotcon": THREE | {
         "pretrain": {"start": "scratch", "steps": 4, "batch_size": 4, "micro_batch": 2, "side": 64, "prototypes": 8,
@@ -93,6 +94,7 @@ TINY: dict[str, dict[str, Any]] = {
         "steps": 80, "epoch_steps": 40, "bootstrap": 1, "intervals": [2], "batch_size": 4, "width": 32, "heads": 2,
         "blocks": 1, "scales": [0.6], "foreground": 0.5, "learning_rate": 2e-3}},
     "umap": THREE,
+    "unsam": THREE | CUT | {"cut": {"refine": "none", "leaves": 40}},
 }  # fmt: skip
 
 

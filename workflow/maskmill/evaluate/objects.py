@@ -34,11 +34,18 @@ AP = (
     "COCO: one class, IoU 0.50:0.05:0.95, 101 recall points, at most 100 segments an image, all areas; score of a"
     " segment, ties: larger first, then by image id"
 )
+AR = (
+    "COCO: mean recall over IoU 0.50:0.05:0.95 of small (area up to 32 x 32 pixels), medium and large (from 96 x 96 on)"
+    " objects with at most 100 segments an image, and of all objects with at most 1000; pixels of the scored size"
+)
 MBO = "IoU of each object with its best segment, mean over the image's objects, then over images with an object"
 FG_ARI = (
     "adjusted Rand index of segments and objects on the pixels of objects, where no segment is one group more and"
     " instances that overlap leave a pixel to the best of them; mean over images with an object"
 )
+
+ALL: list[float] = [0, 1e10]
+SIZES: list[list[float]] = [[0, 32**2], [32**2, 96**2], [96**2, 1e10]]  # COCO's areas in pixels: small, medium, large
 
 
 @dataclass(frozen=True)
@@ -267,6 +274,21 @@ class AveragePrecision:
         return found
 
 
+class AverageRecall(AveragePrecision):
+    """AR by size, and with a thousand segments an image, by pycocotools."""
+
+    def result(self) -> dict[str, float | None]:
+        """{box,mask} x {ars, arm, arl, ar1000}; None where no image has an object of that size."""
+        kinds = {"box": "bbox", "mask": "segm"}
+        ordered = [self.images[image_id] for image_id in sorted(self.images)]
+        found: dict[str, float | None] = {}
+        for kind, code in kinds.items():
+            values = _recalls(ordered, code) if ordered else [None] * 4
+            names = ("ars", "arm", "arl", "ar1000")
+            found |= {f"{kind}_{name}": value for name, value in zip(names, values, strict=True)}
+        return found
+
+
 @dataclass(frozen=True)
 class Coded:
     """Annotations of one image as run-length codes: objects, and segments with a score."""
@@ -292,17 +314,30 @@ def coded(ids: np.ndarray, extents: np.ndarray) -> list[dict[str, Any]]:
 
 def _coco(images: Sequence[Coded], kind: str) -> list[float]:
     """AP, AP50, AP75, AR1, AR10, AR100 of images."""
+    found = _evaluated(images, kind, (1, 10, 100), [ALL])
+    precision = found["precision"][:, :, 0, 0, 2]  # [10 IoU, 101 recall] with at most 100 segments
+    recall = found["recall"][:, 0, 0]  # [10 IoU, 3 maximal numbers]
+    return [float(x.mean()) for x in (precision, precision[0], precision[5], *recall.T)]
+
+
+def _recalls(images: Sequence[Coded], kind: str) -> list[float | None]:
+    """ARs, ARm, ARl and AR1000 of images; None where there is no such object."""
+    recall = _evaluated(images, kind, (100, 1000), [ALL, *SIZES])["recall"][:, 0]  # [10 IoU, 4 sizes, 2 numbers]
+    means = [float(x.mean()) for x in (*recall[:, 1:, 0].T, recall[:, 0, 1])]
+    return [value if value >= 0 else None for value in means]  # it says -1 where there is none
+
+
+def _evaluated(images: Sequence[Coded], kind: str, most: Sequence[int], areas: Sequence[list[float]]) -> Any:
+    """What pycocotools finds of images: `precision` and `recall`, by ranges of areas and maximal numbers."""
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         run = COCOeval(_index(images, "truth"), _index(images, "found"), kind)
-        run.params.maxDets = [1, 10, 100]
-        run.params.areaRng, run.params.areaRngLbl = [[0, 1e10]], ["all"]
+        run.params.maxDets = list(most)
+        run.params.areaRng, run.params.areaRngLbl = list(areas), [str(i) for i in range(len(areas))]
         run.evaluate()
         run.accumulate()
-    precision = run.eval["precision"][:, :, 0, 0, 2]  # [10 IoU, 101 recall] with at most 100 segments
-    recall = run.eval["recall"][:, 0, 0]  # [10 IoU, 3 maximal numbers]
-    return [float(x.mean()) for x in (precision, precision[0], precision[5], *recall.T)]
+    return run.eval
 
 
 def _index(images: Sequence[Coded], name: str) -> Any:
@@ -324,3 +359,16 @@ METRICS: dict[str, type[Metric]] = {
     "corloc": CorLoc, "ap": AveragePrecision, "mbo": MeanBestOverlap, "fg_ari": ForegroundRand,
 }  # fmt: skip
 RULES = {"corloc": CORLOC, "ap": AP, "mbo": MBO, "fg_ari": FG_ARI}
+MORE_METRICS: dict[str, type[Metric]] = {"ar": AverageRecall}  # that are not computed unless they are named
+MORE_RULES = {"ar": AR}
+
+
+def metrics_of(wanted: Sequence[str]) -> list[Metric]:
+    """Those of the wanted metrics that compare segments with objects, with nothing seen so far."""
+    known = METRICS | MORE_METRICS
+    return [known[name]() for name in wanted if name in known]
+
+
+def rules_of(wanted: Sequence[str]) -> dict[str, str]:
+    """The rules that a protocol says: those of all metrics, and of the others those that are wanted."""
+    return RULES | {name: rule for name, rule in MORE_RULES.items() if name in wanted}

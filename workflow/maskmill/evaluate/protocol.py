@@ -118,10 +118,12 @@ def size_text(size: ScoreSize | None) -> str:
 class ObjectProtocol(BaseModel):
     """One way of scoring objects or foreground, complete; comparable exactly when the hashes are equal.
 
-    It says the rules of every metric of its kind, computed or not, so that leaving one out changes no hash.
+    It says the rules of every metric that is computed by default, computed or not, so that leaving one out changes no
+    hash.
 
     Attributes:
-        name: "objects" (segments against labelled objects) or "saliency" (foreground against background).
+        name: "objects" (segments against labelled objects), "saliency" (foreground against background) or "superpixels"
+            (segments against the regions of label maps).
         objects: what an object is. foreground: label ids of objects. min_area: smaller ones are void.
         ignore, classes, size, images, image_list, labels: as in Protocol; classes None = no id is void for it.
         instances: hash of the instance images' pixels, or "none".
@@ -130,9 +132,9 @@ class ObjectProtocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["objects", "saliency"]
+    name: Literal["objects", "saliency", "superpixels"]
     objects: str
-    foreground: tuple[int, ...] | Literal["every id above 0", "every instance"]
+    foreground: tuple[int, ...] | Literal["every id above 0", "every instance", "every id"]
     min_area: float
     prediction: str
     rules: dict[str, str]
@@ -162,11 +164,15 @@ PREDICTION = {
     "objects": "each segment, nearest neighbour at pixel centres, without void pixels",
     "saliency": "union of the segments, or painted clusters; nearest neighbour at pixel centres; void pixels never"
     " count; what a mask calls ignore is wrong",
+    "superpixels": "segments, and what none holds as one more; nearest neighbour at pixel centres; no void pixels",
 }
 
 
+REGIONS = "each label id is a region"
+
+
 def object_protocol(
-    name: Literal["objects", "saliency"],
+    name: Literal["objects", "saliency", "superpixels"],
     settings: Evaluate,
     rules: Mapping[str, str],
     label_digests: Mapping[str, str],
@@ -179,13 +185,15 @@ def object_protocol(
     """
     wanted = settings.objects
     assert wanted is not None
-    by_id = wanted.instances is not None
+    regions = name == "superpixels"  # whatever is an object
+    by_id = wanted.instances is not None and not regions
     default: Literal["every id above 0", "every instance"] = "every instance" if by_id else "every id above 0"
+    chosen = default if wanted.foreground is None else tuple(sorted(set(wanted.foreground)))
     return ObjectProtocol(
         name=name,
-        objects=OBJECTS[by_id],
-        foreground=default if wanted.foreground is None else tuple(sorted(set(wanted.foreground))),
-        min_area=wanted.min_area,
+        objects=REGIONS if regions else OBJECTS[by_id],
+        foreground="every id" if regions else chosen,
+        min_area=0.0 if regions else wanted.min_area,
         prediction=PREDICTION[name],
         rules=dict(rules),
         size=size_text(settings.size),

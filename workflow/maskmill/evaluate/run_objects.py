@@ -7,6 +7,7 @@ are the instances of rounds whose student predicts some (`score_instances`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import numpy as np
 
 from maskmill.errors import ConfigError, InputError
 from maskmill.evaluate.confusion import at_frame, frame
-from maskmill.evaluate.labelled import check_complete, labelled_images, labelled_rows, scored_once
+from maskmill.evaluate.labelled import check_complete, labelled_images, labelled_rows, read_label, scored_once
 from maskmill.evaluate.layers import Layers
-from maskmill.evaluate.objects import METRICS, RULES, Scene
+from maskmill.evaluate.nodes import Nodes
+from maskmill.evaluate.objects import Metric, Scene, metrics_of, rules_of
 from maskmill.evaluate.protocol import object_protocol
 from maskmill.evaluate.saliency import RULES as SALIENCY_RULES
 from maskmill.evaluate.saliency import Saliency
-from maskmill.evaluate.truth import TruthReader
+from maskmill.evaluate.superpixels import RULES as SUPERPIXEL_RULES
+from maskmill.evaluate.superpixels import Superpixels
+from maskmill.evaluate.truth import Truth, TruthReader
 from maskmill.images.instances import InstanceStore
 from maskmill.progress import track
 from maskmill.recipe.base import validate
@@ -38,11 +42,12 @@ def run(
 
     Args:
         cut_stores: Ragged "segments" of all shards, on any grid. Per-image fields: `scores` [N], the score of segment
-            i + 1 at i, else `confidence`, the score of every segment of the image, else all segments are equal.
+            i + 1 at i, else `confidence`, the score of every segment of the image, else all segments are equal. Where
+            there are `parents` [P], every node of the tree is a proposal, and `scores` [P] are those of nodes.
         manifest: results/inputs/manifest.parquet.
         params: the `evaluate` section, with `objects`.
         out: JSON to write: recipe, ranking (what the segments were ranked by), and `scores`, one entry for CorLoc, AP,
-            mBO and FG-ARI and one for saliency, each with its whole protocol.
+            mBO and FG-ARI, one for saliency and one for superpixels, each with its whole protocol.
 
     Raises:
         ConfigError: `evaluate.objects` is off.
@@ -57,35 +62,97 @@ def run(
     wanted, settings = settings.objects.metrics, scored_once(settings, rows)
     stores = [Ragged(path, "segments") for path in cut_stores]
     reader = TruthReader(settings, rows, images.rows)
-    metrics = [METRICS[m]() for m in wanted if m in METRICS]
-    saliency = Saliency() if "saliency" in wanted else None
-    scores = {str(store.path): segment_scores(store) for store in stores}
+    seen = _Seen.of(wanted, settings, reader)
+    proposals = {str(store.path): _Proposals.of(store) for store in stores}
     facts, count = {"images_with_objects": 0, "objects": 0, "segments": 0}, 0
     for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate objects"):
-        row, truth, count = rows[image_id], reader.read(rows[image_id]), count + 1
-        truth = truth.without(seen_at(store.valid(image_id), row, settings))
-        found = at_frame(values, *frame(row.height, row.width, settings.size))
-        scene = Scene.of(truth, found, scores[str(store.path)][1][store.index(image_id)], f"{store.path}: {image_id}")
-        for metric in metrics:
-            metric.add(image_id, scene)
-        if saliency is not None:
-            saliency.add(found > 0, truth.objects > 0, truth.void)
+        row, label, count = rows[image_id], read_label(rows[image_id]), count + 1
+        valid = seen_at(store.valid(image_id), row, settings)
+        truth = reader.read(row, label).without(valid)
+        shape, window = frame(row.height, row.width, settings.size)
+        found = at_frame(values, shape, window)
+        scene = proposals[str(store.path)].scene(store, image_id, truth, found)
+        seen.add(image_id, scene, found, truth)
+        if seen.superpixels is not None:
+            label = at_frame(label, shape, window)
+            void = reader.outside(label)
+            seen.superpixels.add(found, label, void if valid is None else void | ~valid)
         facts["images_with_objects"] += truth.count > 0
         facts["objects"] += truth.count
         facts["segments"] += len(scene.scores)
     check_complete(rows, reader.labels, count, stores, "segments")
     check_objects(facts["objects"], settings)
-    entries = []
-    if metrics:
-        rule = object_protocol("objects", settings, RULES, reader.labels, reader.instances)
-        values_of = {name: value for metric in metrics for name, value in metric.result().items()}
-        entries.append({"protocol": rule.as_dict(), **values_of, "images": rule.images, **facts})
-    if saliency is not None:
-        entries.append(_saliency_entry(saliency, settings, reader))
     labels = [*sorted(reader.labels.items()), *sorted(reader.instances.items())]
     made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), *(digest for _, digest in labels)])
-    ranking = sorted({name for name, _ in scores.values()})
-    write_json(out, {"recipe": recipe, "ranking": "+".join(ranking), "scores": entries}, made)
+    ranking = sorted({each.ranking for each in proposals.values()})
+    write_json(out, {"recipe": recipe, "ranking": "+".join(ranking), "scores": seen.entries(facts)}, made)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is measured of the images of a cut."""
+
+    settings: Evaluate
+    reader: TruthReader
+    metrics: list[Metric]
+    saliency: Saliency | None
+    superpixels: Superpixels | None
+
+    @classmethod
+    def of(cls, wanted: Sequence[str], settings: Evaluate, reader: TruthReader) -> _Seen:
+        """With nothing seen so far, of the metrics that are wanted."""
+        saliency = Saliency() if "saliency" in wanted else None
+        return cls(settings, reader, metrics_of(wanted), saliency, Superpixels() if "superpixels" in wanted else None)
+
+    def add(self, image_id: str, scene: Scene | Nodes, found: np.ndarray, truth: Truth) -> None:
+        """Count one image, found [H, W] by segments, but for its superpixels."""
+        for metric in self.metrics:
+            metric.add(image_id, scene)
+        if self.saliency is not None:
+            self.saliency.add(found > 0, truth.objects > 0, truth.void)
+
+    def entries(self, facts: Mapping[str, int]) -> list[dict[str, Any]]:
+        """One for each kind of metric, with its protocol; facts: how much was seen."""
+        entries, settings, reader = [], self.settings, self.reader
+        assert settings.objects is not None
+        if self.metrics:
+            rules = rules_of(settings.objects.metrics)
+            rule = object_protocol("objects", settings, rules, reader.labels, reader.instances)
+            values = {name: value for metric in self.metrics for name, value in metric.result().items()}
+            entries.append({"protocol": rule.as_dict(), **values, "images": rule.images, **facts})
+        if self.saliency is not None:
+            entries.append(_saliency_entry(self.saliency, settings, reader))
+        if self.superpixels is not None:
+            rule = object_protocol("superpixels", settings, SUPERPIXEL_RULES, reader.labels, {})
+            found = self.superpixels
+            entries.append({"protocol": rule.as_dict(), **found.result(), "images": found.images})
+        return entries
+
+
+@dataclass(frozen=True)
+class _Proposals:
+    """What ranks the segments of a store, or the nodes of its trees.
+
+    Attributes:
+        ranking: the name of the field. scores: [images, segments or nodes]. parents: [images, nodes] of trees, or None.
+    """
+
+    ranking: str
+    scores: np.ndarray
+    parents: np.ndarray | None
+
+    @classmethod
+    def of(cls, store: Ragged) -> _Proposals:
+        """Those of a store; what is stored once an image is read once."""
+        parents = store.per_image("parents") if "parents" in store.per_image_names else None
+        return cls(*segment_scores(store), parents)
+
+    def scene(self, store: Ragged, image_id: str, truth: Truth, found: np.ndarray) -> Scene | Nodes:
+        """Segments of an image, found [H, W], against its truth; the nodes of the tree where there are trees."""
+        place, name = store.index(image_id), f"{store.path}: {image_id}"
+        if self.parents is None:
+            return Scene.of(truth, found, self.scores[place], name)
+        return Nodes.of(truth, found, self.parents[place], self.scores[place], name)
 
 
 def score_instances(
@@ -99,7 +166,7 @@ def score_instances(
         InputError, StoreError: as `run`.
     """
     wanted = settings.objects
-    metrics = [METRICS[m]() for m in wanted.metrics if m in METRICS] if wanted else []
+    metrics = metrics_of(wanted.metrics) if wanted else []
     if wanted is None or not metrics:
         return []
     rows = labelled_rows(manifest)
@@ -124,7 +191,7 @@ def score_instances(
             facts["segments"] += len(scene.scores)
     check_complete(rows, reader.labels, count, [store.store for store in stores], "instances")
     check_objects(facts["objects"], settings)
-    rule = object_protocol("objects", settings, RULES, reader.labels, reader.instances)
+    rule = object_protocol("objects", settings, rules_of(wanted.metrics), reader.labels, reader.instances)
     values_of = {name: value for metric in metrics for name, value in metric.result().items()}
     return [{"protocol": rule.as_dict(), **values_of, "images": rule.images, **facts}]
 

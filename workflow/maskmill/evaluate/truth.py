@@ -114,6 +114,10 @@ class TruthReader:
         self._foreground = chosen & ~self._void
         self._files = instance_files(self.objects.instances, rows, images)
 
+    def outside(self, label: np.ndarray) -> np.ndarray:
+        """Which pixels of a label [H, W] have an id that is void: bool [H, W]."""
+        return self._void[label]
+
     def read(self, row: Row, label: np.ndarray | None = None) -> Truth:
         """Objects of one image at the size of `evaluate.size`; label: its label, where it was read before.
 

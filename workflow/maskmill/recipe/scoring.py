@@ -37,7 +37,7 @@ ProtocolName = Literal[
 ]
 
 
-ObjectMetric = Literal["corloc", "ap", "mbo", "fg_ari", "saliency"]
+ObjectMetric = Literal["corloc", "ap", "ar", "mbo", "fg_ari", "saliency", "superpixels"]
 
 
 class Objects(Model):

@@ -14,19 +14,30 @@ from maskmill.report._scores import Cell
 from maskmill.store.artefact import read_json
 from maskmill.store.hashing import json_hash
 
-HEADS = {"objects": "Objects, without classes", "saliency": "Foreground, without classes"}
+HEADS = {
+    "objects": "Objects, without classes",
+    "saliency": "Foreground, without classes",
+    "superpixels": "Segments and the regions of labels",
+}
+RECALLS = {"ars": "ARs", "arm": "ARm", "arl": "ARl", "ar1000": "AR1000"}
 TITLES = {
     "corloc": "CorLoc",
     "mbo": "mBO",
     "fg_ari": "FG-ARI",
     **{f"box_{name}": f"Box {name.upper()}" for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")},
     **{f"mask_{name}": f"Mask {name.upper()}" for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")},
+    **{f"{kind}_{name}": f"{kind.title()} {title}" for kind in ("box", "mask") for name, title in RECALLS.items()},
     "iou": "IoU",
     "accuracy": "Accuracy",
     "maxf": "max F",
     "mae": "MAE",
+    "boundary_recall": "Boundary recall",
+    "boundary_recall_2px": "Boundary recall, 2 px",
+    "undersegmentation": "Undersegmentation error",
+    "achievable_accuracy": "Achievable accuracy",
+    "superpixels": "Superpixels",
 }
-LOWER = ("mae",)  # the smallest is the best
+LOWER = ("mae", "undersegmentation")  # the smallest is the best
 
 
 @dataclass(frozen=True)
