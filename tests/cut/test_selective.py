@@ -145,7 +145,8 @@ def test_histograms_count_every_token_once_and_merge_by_size() -> None:
 def test_hsv_is_that_of_the_standard_library() -> None:
     rgb = np.random.default_rng(0).random((200, 3))
     rgb[:3] = [[0, 0, 0], [1, 1, 1], [0.3, 0.3, 0.3]]
-    np.testing.assert_allclose(selective.hsv(rgb), [colorsys.rgb_to_hsv(*each) for each in rgb], atol=1e-12)
+    expected = np.array([colorsys.rgb_to_hsv(*each) for each in rgb.tolist()])
+    np.testing.assert_allclose(selective.hsv(rgb), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (4, 4)])

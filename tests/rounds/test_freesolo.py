@@ -57,7 +57,13 @@ def boxes(*places: tuple[int, int, int, int], side: int) -> np.ndarray:
 def test_lab_of_known_colours() -> None:
     """CIE's figures for white, black, and the primaries of sRGB (D65)."""
     rgb = np.array([[[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
-    expected = [[100, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86]]
+    expected: list[list[float]] = [
+        [100, 0, 0],
+        [0, 0, 0],
+        [53.24, 80.09, 67.20],
+        [87.73, -86.18, 83.18],
+        [32.30, 79.19, -107.86],
+    ]
     np.testing.assert_allclose(lab_of(rgb)[0], expected, atol=0.02)
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 Similarity = Literal["colour", "texture", "size", "fill"]
+SIMILARITIES: tuple[Similarity, ...] = ("colour", "texture", "size", "fill")
 COLOURS = 25  # bins a channel
 TEXTURES = 10  # bins a channel and direction
 DIRECTIONS = 8
@@ -35,7 +36,7 @@ class Regions:
         """Regions parts [h, w] from 0 on, all there, of colours [h, w, 3] in 0..1."""
         count = int(parts.max()) + 1
         sizes = np.bincount(parts.ravel(), minlength=count).astype(np.float64)
-        rows, columns = (np.broadcast_to(axis, parts.shape).ravel() for axis in np.indices(parts.shape, sparse=True))
+        rows, columns = np.indices(parts.shape).reshape(2, -1)
         boxes = np.empty((count, 4), np.int64)
         boxes[:, :2], boxes[:, 2:] = max(parts.shape), 0
         for place, values in enumerate((rows, columns)):

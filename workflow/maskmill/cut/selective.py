@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from maskmill.cut import Need, Traits
-from maskmill.cut._grouping import Similarity
+from maskmill.cut._grouping import SIMILARITIES, Similarity
 from maskmill.errors import ConfigError
 from maskmill.recipe.base import Model
 
@@ -37,7 +37,7 @@ class Params(Model):
         254, ge=1, le=254, description="most parts; where there are more, the photo's `smallest` grows"
     )
     similarities: list[Similarity] = Field(
-        default_factory=lambda: ["colour", "texture", "size", "fill"],
+        default_factory=lambda: list(SIMILARITIES),
         description="what neighbours are compared by; the sum counts",
     )
 

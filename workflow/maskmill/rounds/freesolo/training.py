@@ -98,8 +98,9 @@ class SentCrop:
         positive = np.flatnonzero(crop.owner >= 0)
         count = len(positive)
         some = positive[torch.linspace(0, max(0, count - 1), min(count, MOST)).round().long().numpy()]
-        arrays = (crop.masks, ~crop.void, crop.alike, crop.target, some, crop.owner[some])
-        return cls(*(pinned(array, device) for array in arrays), count, crop.step)
+        masks, known, alike = (pinned(array, device) for array in (crop.masks, ~crop.void, crop.alike))
+        target, owner = pinned(crop.target, device), pinned(crop.owner[some], device)
+        return cls(masks, known, alike, target, pinned(some, device), owner, count, crop.step)
 
     def to(self, device: torch.device) -> SentCrop:
         """On the device."""
