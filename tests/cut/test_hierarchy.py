@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maskmill.cut import hierarchy, maskcut
@@ -56,6 +56,7 @@ def naive_levels(tokens: np.ndarray, parts: np.ndarray) -> list[set[frozenset[in
 
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 7), st.integers(1, 7))
+@example(0, 7, 1)
 def test_levels_are_those_of_a_naive_merging(seed: int, h: int, w: int) -> None:
     tokens = drawn(h, w, seed)
     parts = np.random.default_rng(seed).integers(0, 2, (h // 2 + 1, w)).repeat(2, 0)[:h].astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from typing import Any
 
 import numpy as np
 
@@ -52,12 +53,13 @@ def merged(tokens, parts, width, thresholds):  # type: ignore[no-untyped-def]
     target, following = np.empty(4 * n, np.int64), np.full(4 * n, -1)
     head = np.full(2 * n, -1)
     used = np.int64(0)
-    heap = [(0.0, np.int64(0), np.int64(0), np.int64(0))]
+    heap: Any = [(0.0, np.int64(0), np.int64(0), np.int64(0))]  # -cosine, when it was seen, and the pair
     heap.pop()
-    seen = np.int64(0)
+    seen: Any = np.int64(0)
     for i in range(n):
-        for j in (i - 1, i - width):
-            if j < 0 or (j == i - 1 and i % width == 0) or parts[i] != parts[j]:
+        for side in range(2):
+            j = i - (1, width)[side]
+            if j < 0 or (side == 0 and i % width == 0) or parts[i] != parts[j]:
                 continue
             for a, b in ((i, j), (j, i)):
                 target[used], following[used], head[a] = b, head[a], used
@@ -200,7 +202,8 @@ def grown(tokens, home, above, leaf, width):  # type: ignore[no-untyped-def]
     """
     n, d = tokens.shape
     mean, unit = np.zeros((len(above), d), np.float32), np.empty_like(tokens)
-    found, left = np.full(n, -1), np.int64(0)
+    found = np.full(n, -1)
+    left: Any = np.int64(0)
     for token in range(n):
         _unit(tokens[token], unit[token])
         if home[token] >= 0 and leaf[home[token]]:
@@ -210,9 +213,10 @@ def grown(tokens, home, above, leaf, width):  # type: ignore[no-untyped-def]
             left += 1
     for node in range(len(above)):
         _unit(mean[node].copy(), mean[node])
-    waves = True
+    waves: Any = True
     while left:
-        before, joined = found.copy(), np.int64(0)
+        before = found.copy()
+        joined: Any = np.int64(0)
         for token in range(n):
             if home[token] < 0 or before[token] >= 0:
                 continue
