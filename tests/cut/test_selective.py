@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskmill.cut import selective
-from maskmill.cut._grouping import Regions, gradients, grouped, neighbours
+from maskmill.cut._grouping import SIMILARITIES, Regions, Similarity, gradients, grouped, neighbours
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.images.tree import Tree, most_nodes
 from maskmill.recipe import registry
 from maskmill.recipe.base import validate
 
-ALL = ["colour", "texture", "size", "fill"]
+WANTED: list[tuple[Similarity, ...]] = [SIMILARITIES, ("texture", "size", "fill"), ("size",), ("colour", "fill")]
 
 
 def colours(h: int, w: int, seed: int = 0) -> np.ndarray:
@@ -27,14 +28,12 @@ def colours(h: int, w: int, seed: int = 0) -> np.ndarray:
     return np.concatenate([rgb.clip(0, 1), np.zeros((h, w, 2))], 2).astype(np.float32)
 
 
-def found_of(
-    tokens: np.ndarray, seed: int = 0, name: str = "a", **body: object
-) -> tuple[np.ndarray, dict[str, object]]:
+def found_of(tokens: np.ndarray, seed: int = 0, name: str = "a", **body: Any) -> tuple[np.ndarray, dict[str, Any]]:
     params = selective.Params(**{"smallest": 4, "scale": 20.0, **body})
     return selective.cut(tokens, params, seed, name, backbone="colour")
 
 
-def plain(parts: np.ndarray, rgb: np.ndarray, wanted: list[str]) -> list[frozenset[int]]:
+def plain(parts: np.ndarray, rgb: np.ndarray, wanted: tuple[Similarity, ...]) -> list[frozenset[int]]:
     """Unions in the order of their making: sets of parts, everything computed anew from the tokens they hold."""
     edges = gradients(rgb)
 
@@ -71,8 +70,8 @@ def plain(parts: np.ndarray, rgb: np.ndarray, wanted: list[str]) -> list[frozens
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([ALL, ["texture", "size", "fill"], ["size"], ["colour", "fill"]]))
-def test_the_most_similar_neighbours_are_joined_first(seed: int, wanted: list[str]) -> None:
+@given(st.integers(0, 10**6), st.sampled_from(WANTED))
+def test_the_most_similar_neighbours_are_joined_first(seed: int, wanted: tuple[Similarity, ...]) -> None:
     rgb = colours(12, 16, seed)[..., :3].astype(np.float64)
     draws = np.random.default_rng(seed)
     parts = np.kron(np.arange(12).reshape(3, 4), np.ones((4, 4), int))
@@ -82,7 +81,7 @@ def test_the_most_similar_neighbours_are_joined_first(seed: int, wanted: list[st
     parents = grouped(Regions.of(parts, rgb), neighbours(parts), wanted)
     members = Tree(parents, count).members[count:]
     expected = plain(parts, rgb, wanted)
-    if wanted == ["size"]:  # equal sizes: any order of equal pairs
+    if wanted == ("size",):  # equal sizes: any order of equal pairs
         assert len(members) == len(expected)
         return
     assert [frozenset(np.flatnonzero(row).tolist()) for row in members] == expected
@@ -95,7 +94,6 @@ def test_segments_are_the_leaves_of_one_tree() -> None:
     assert segments.min() == 1
     assert 2 < count == values["groups"]
     parents = values["parents"]
-    assert isinstance(parents, np.ndarray)
     assert parents.shape == (most_nodes(254),)
     tree = Tree.of(parents, count, "a")
     assert tree.leaves == count
@@ -105,7 +103,6 @@ def test_segments_are_the_leaves_of_one_tree() -> None:
     assert masks[-1].all()
     np.testing.assert_array_equal(masks[2], segments == 3)
     scores = values["scores"]
-    assert isinstance(scores, np.ndarray)
     assert ((scores[: tree.nodes] >= 0) & (scores[: tree.nodes] <= 1)).all()
     assert not scores[tree.nodes :].any()
 
