@@ -141,7 +141,7 @@ def test_histograms_count_every_token_once_and_merge_by_size() -> None:
 
 def test_hsv_is_that_of_the_standard_library() -> None:
     rgb = np.random.default_rng(0).random((200, 3))
-    rgb[:3] = [[0, 0, 0], [1, 1, 1], [0.3, 0.3, 0.3]]
+    rgb[:3] = np.array([0.0, 1.0, 0.3])[:, None]
     expected = np.array([colorsys.rgb_to_hsv(*each) for each in rgb.tolist()])
     np.testing.assert_allclose(selective.hsv(rgb), expected, atol=1e-12)
 
