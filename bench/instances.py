@@ -1,10 +1,11 @@
 """Does self-training find objects better than the cut that it started from? One line for the cut, one for each round.
 
-    python bench/instances.py [--cache FOLDER] [--set voc_animals] [--limit 240] [--rounds 2] [--param steps=400 ...]
+    python bench/instances.py [--recipe cutler] [--cache FOLDER] [--set voc_animals] [--limit 240] [--rounds 2]
+        [--param steps=400 ...]
 
-The recipe cutler with its preset small, on photos of a labelled set; nothing but the scores sees a label. --cache keeps
-features, cut and rounds (default: a temporary folder). --limit takes N photos, evenly spread over the sorted names. All
-photos are trained on and scored, as in the workflow. About 20 CPU minutes.
+A recipe of instances (cutler, freesolo) with its preset small, on photos of a labelled set; nothing but the scores sees
+a label. --cache keeps features, cut and rounds (default: a temporary folder). --limit takes N photos, evenly spread
+over the sorted names. All photos are trained on and scored, as in the workflow. About 20 CPU minutes.
 
 * voc_animals: cat, cow, dog, horse, person and sheep are objects, each connected part of a class one, those below 0.1
   % of the photo void, as other classes are.
@@ -99,7 +100,8 @@ def main() -> None:
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, help="folder that keeps everything")
+    parser.add_argument("--recipe", default="cutler", help="whose cut and student: cutler or freesolo")
+    parser.add_argument("--cache", type=Path, help="folder that keeps everything, of one recipe")
     parser.add_argument("--set", choices=list(EVALUATE), default="voc_animals")
     parser.add_argument("--limit", type=int, default=240, help="photos")
     parser.add_argument("--rounds", type=int, default=2)
@@ -117,8 +119,8 @@ def main() -> None:
 def measure(options: argparse.Namespace, data: Path, folder: Path) -> None:
     """Print the table, a line a step as it is known."""
     changes = dict(pair.split("=", 1) for pair in options.param)
-    config = {"recipes": ["cutler"], "preset": ["small"], "rounds": {"count": options.rounds, **changes}}
-    recipe = load(config, ROOT / "recipes").recipes["cutler"]
+    config = {"recipes": [options.recipe], "preset": ["small"], "rounds": {"count": options.rounds, **changes}}
+    recipe = load(config, ROOT / "recipes").recipes[options.recipe]
     folder.mkdir(parents=True, exist_ok=True)
     photos, listing, cut = bench.chosen(data, options.limit), folder / "manifest.parquet", folder / "s0.zarr"
     bench.manifest(photos, data / bench.SETS[options.set]["labels"], listing)
@@ -129,7 +131,7 @@ def measure(options: argparse.Namespace, data: Path, folder: Path) -> None:
         prepare(recipe.features["grouping"], WEIGHTS)
     start(folder, listing, cut)
     wanted = EVALUATE[options.set]
-    run_objects([cut], listing, wanted, folder / "objects.json", "cutler")
+    run_objects([cut], listing, wanted, folder / "objects.json", options.recipe)
     print("| step | " + " | ".join(COLUMNS) + " | training + prediction |\n|---|" + "---:|" * (len(COLUMNS) + 1))
     print(line("cut", read_json(folder / "objects.json")["scores"][0], ""), flush=True)
     for r in range(1, options.rounds + 1):

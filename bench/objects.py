@@ -56,11 +56,15 @@ METHODS: dict[str, dict[str, Any]] = {  # name in the table -> the cut section o
     "attention": {"method": "attention"},
     "primaps": {"method": "primaps"},
     "kmeans, 8 segments": {"method": "kmeans", "segments": 8},
+    "freemask": {"method": "freemask"},
+    "selective": {"method": "selective"},
     "hierarchy": {"method": "hierarchy"},
     "hierarchy, masks: 0": {"method": "hierarchy", "masks": 0},
     "promerge": {"method": "promerge"},
     "promerge, stride: 2": {"method": "promerge", "stride": 2},
 }
+GROUPING = FeatureSet(backbone="vit_small_focus", facet="key", size=Size(square=PIXELS))
+COLOURED = {"selective": FeatureSet(backbone="colour", stride=2, size=Size(long_side=PIXELS))}  # method -> its set
 ANIMALS = [8, 10, 12, 13, 15, 17]
 SETS: dict[str, dict[str, Any]] = {  # folder of the labels, evaluate section, columns
     "ecssd": {
@@ -89,15 +93,16 @@ def chosen(folder: Path, limit: int | None) -> list[Path]:
     return [photos[i] for i in np.linspace(0, len(photos) - 1, limit).round().astype(int)]
 
 
-def features(listing: Path, cache: Path, name: str) -> Path:
+def features(listing: Path, cache: Path, name: str, chosen: FeatureSet = GROUPING) -> Path:
     """Feature store of the photos of a manifest, made by the features stage where the cache has none of them."""
     ids = [row.id for row in read_manifest(listing).rows]
-    path = cache / f"{name}-{PIXELS}-{len(ids)}.zarr"
+    grouping = chosen == GROUPING
+    path = cache / f"{name}-{PIXELS if grouping else chosen.backbone}-{len(ids)}.zarr"
     if not path.exists():
-        chosen = FeatureSet(backbone="vit_small_focus", facet="key", size=Size(square=PIXELS))
-        if not WEIGHTS.is_file():
-            prepare(chosen, WEIGHTS)
-        run_features(listing, "s0", chosen.model_dump(mode="json"), WEIGHTS, path, Compute())
+        weights = WEIGHTS if grouping else cache / f"{chosen.backbone}.safetensors"
+        if not weights.is_file():
+            prepare(chosen, weights)
+        run_features(listing, "s0", chosen.model_dump(mode="json"), weights, path, Compute())
     return path
 
 
@@ -170,8 +175,8 @@ def main() -> None:
             counts[name] = len(photos)
             listing = Path(work) / "manifest.parquet"
             manifest(photos, folder / SETS[name]["labels"], listing)
-            store = features(listing, cache, name)
             for method, refine in product(options.methods, options.refine):
+                store = features(listing, cache, name, COLOURED.get(METHODS[method]["method"], GROUPING))
                 row = rows.setdefault(method + (f" + {refine}" if refine != "none" else ""), {})
                 row[name] = measure(store, listing, METHODS[method], refine, SETS[name]["evaluate"])
     if counts:

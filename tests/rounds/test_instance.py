@@ -11,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nothing_read import NothingRead
 
-from maskmill.images.instances import VOID, Instances
+from maskmill.images.instances import VOID, Instances, matrix_nms
 from maskmill.recipe.sections import ConfigError
+from maskmill.rounds._detections import decode
+from maskmill.rounds._instance_photos import NEITHER, to_cells
+from maskmill.rounds._pyramid import Shape
 from maskmill.rounds.instance import Params
-from maskmill.rounds.instance.crops import NEITHER, Crop, assign, paste, to_cells
+from maskmill.rounds.instance.crops import Crop, assign, paste
 from maskmill.rounds.instance.losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
-from maskmill.rounds.instance.network import FEATURES, KERNEL, Shape, build, grid_sizes, locations, masks_of
-from maskmill.rounds.instance.predictor import decode, matrix_nms
+from maskmill.rounds.instance.network import FEATURES, KERNEL, build, grid_sizes, locations, masks_of
 from maskmill.rounds.instance.training import MOST, SentCrop, loss_of, rate
 
 CNN = Shape((0, 1, 2, 3), (8, 8, 8, 8))

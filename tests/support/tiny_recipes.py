@@ -37,6 +37,10 @@ TINY: dict[str, dict[str, Any]] = {
         "hidden": 16, "bottleneck": 8}},
     "deepcluster": THREE | RESNET | {"pretrain": CROPS | {"clusters": [3, 2]}},
     "dsm": THREE | {"cut": {"segments": 4}, "rounds": ROUND},
+    "freesolo": CUT | {"rounds": {
+        "count": 2, "steps": 40, "batch_size": 4, "crop": 112, "size": {"short_side": 112}, "width": 32, "kernels": 16,
+        "layers": 1, "grids": [10, 9, 6, 4, 3], "unfrozen": 0, "schedule": "cosine", "learning_rate": 5e-3,
+        "pair_steps": 20, "from_round": {2: {"steps": 4, "start": "continue", "keep_score": 0.1}}}},
     "hdbscan": GRAPH | {"cluster": {"min_cluster_size": 6, "min_samples": 3, "fine": 300, "noise": "ignore"}},
     "hnne": THREE,
     "hp": THREE | {"adapt": {
@@ -79,6 +83,7 @@ TINY: dict[str, dict[str, Any]] = {
         "features": {"semantic": {"backbone": {"pretrain": "resnet18"}}}},
     "segsort": THREE | {"features": {"colour": {"size": {"long_side": 112}}, "semantic": {"size": {"square": 128}}},
                         "pretrain": {"steps": 3, "batch_size": 4, "micro_batch": 2, "crop": 64}},
+    "selective": {"features": {"colour": {"size": {"long_side": 96}}}},
     "sift": THREE | {"features": {"texture": {"size": {"square": 128}}}},
     "smooseg": THREE | {"adapt": {"steps": 20, "batch_size": 4, "tokens": 20, "dimensions": 16}},
     "spectral": {"cluster": {"clusters": 3, "neighbours": 8, "fine": 100}},

@@ -9,20 +9,13 @@ from it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from pydantic import Field
 
 from maskmill.cut import Need, Traits
 from maskmill.recipe.base import Model
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 TRAITS = Traits()
-LEVELS = 255  # the paper's unit of colours
-FLAT = 1e-6  # largest difference of features without structure
 
 
 class Params(Model):
@@ -64,6 +57,7 @@ def cut(
     from scipy.ndimage import gaussian_filter
 
     from maskmill.cut._partition import compact
+    from maskmill.cut._superpixels import FLAT, LEVELS, explained, superpixels
     from maskmill.cut._tokens import flat_tokens
     from maskmill.recipe import backbones
 
@@ -76,35 +70,8 @@ def cut(
     if float(np.ptp(features, axis=0).max()) <= FLAT * LEVELS:
         return np.zeros((h, w), np.uint8), {"confidence": 0.0, "groups": 0.0}
     smooth = gaussian_filter(features.reshape(h, w, -1), (params.sigma, params.sigma, 0))
-    parts = compact(_parts(smooth, params))
+    parts = compact(superpixels(smooth, params))
     return (parts + 1).reshape(h, w).astype(np.uint8), {
-        "confidence": _explained(features, parts),
+        "confidence": explained(features, parts),
         "groups": float(parts.max() + 1),
     }
-
-
-def _parts(features: np.ndarray, params: Params) -> np.ndarray:
-    """The part of every token [h * w] of features [h, w, d]: at most so many as are asked for."""
-    from maskmill.cut._joins import absorbed, joined, neighbour_edges
-
-    first, second, distance = neighbour_edges(features)
-    order = np.argsort(distance, kind="stable")
-    first, second = first[order], second[order]
-    parts = joined(first, second, distance[order], features.shape[0] * features.shape[1], float(params.scale))
-    return _few(lambda smallest: absorbed(first, second, parts, smallest), params)
-
-
-def _few(absorb: Callable[[int], np.ndarray], params: Params) -> np.ndarray:
-    """Parts with the least number of tokens of a part, from `smallest` on in doublings, that leaves few enough."""
-    smallest = params.smallest
-    while len(np.unique(found := absorb(smallest))) > params.segments:
-        smallest *= 2
-    return found
-
-
-def _explained(features: np.ndarray, parts: np.ndarray) -> float:
-    """Share of the variance of features [n, d] that the means of parts [n] explain, 0..1."""
-    counts = np.bincount(parts)
-    means = np.stack([np.bincount(parts, column) for column in features.T], 1) / counts[:, None]
-    total = float(np.square(features - features.mean(0)).sum())
-    return float(np.clip(1 - np.square(features - means[parts]).sum() / total, 0, 1))

@@ -20,6 +20,8 @@ from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
 VOID = 0  # class of a mask that says: what lies here is not known
+SIGMA = 2.0  # of matrix NMS (SOLOv2)
+COMPARED = 512  # masks that matrix NMS compares with all better ones at once
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,34 @@ def mask_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def ranked(scores: np.ndarray) -> np.ndarray:
     """Order by falling score; between equals the first stays first."""
     return np.argsort(-np.asarray(scores, np.float64), kind="stable")
+
+
+def matrix_nms(masks: np.ndarray, labels: np.ndarray, scores: np.ndarray, sigma: float = SIGMA) -> np.ndarray:
+    """Scores [m] lowered by better masks of the same class that overlap (SOLOv2, Gaussian).
+
+    s_j * min over i < j of exp(-sigma (iou_ij^2 - c_i^2)), with c_i the largest IoU of i with a better one: what is a
+    double itself lowers others less.
+
+    Args:
+        masks: bool [m, h, w], best first.
+    """
+    own, factors = np.zeros(len(masks)), np.ones(len(masks))
+    parts = [(a, min(a + COMPARED, len(masks))) for a in range(0, len(masks), COMPARED)]
+    for a, b in parts:
+        overlap, _ = _with_better(masks, labels, a, b)
+        own[a:b] = overlap.max(axis=0)
+    for a, b in parts:
+        overlap, better = _with_better(masks, labels, a, b)
+        decay = np.exp(-sigma * (overlap**2 - own[:b, None] ** 2))
+        factors[a:b] = np.where(better, decay, 1).min(axis=0).clip(max=1)
+    return np.asarray(scores * factors)
+
+
+def _with_better(masks: np.ndarray, labels: np.ndarray, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
+    """IoU [b, b - a] of masks a..b with every mask before b of their class that is better, and which are better."""
+    better = np.arange(b)[:, None] < np.arange(a, b)
+    same = labels[:b, None] == labels[None, a:b]
+    return mask_iou(masks[:b], masks[a:b]) * (same & better), better
 
 
 def paint(found: Instances, paint_score: float, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

@@ -23,9 +23,9 @@ from maskmill.rounds.instance.params import Params
 if TYPE_CHECKING:
     import torch
 
+    from maskmill.rounds._instance_photos import InstancePhotos
     from maskmill.rounds._masks import Masks
     from maskmill.rounds._training import Sources, StudentTraining
-    from maskmill.rounds.instance.crops import InstancePhotos
     from maskmill.rounds.instance.predictor import InstancePredictor
 
 TRAITS = Traits(photos=True, instances=True)
@@ -39,9 +39,9 @@ def data(sources: Sources, masks: Masks, params: Params, training: StudentTraini
     Raises:
         NumericsError: no photo has one. ConfigError: no instances, manifest or weights are given.
     """
-    from maskmill.rounds.instance.crops import InstancePhotos
+    from maskmill.rounds._instance_photos import InstancePhotos
 
-    return InstancePhotos(sources, masks, params, training.classes)
+    return InstancePhotos(sources, masks, params, training.classes, "instance")
 
 
 def fit(

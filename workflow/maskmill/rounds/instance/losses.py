@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from maskmill.rounds.instance.crops import NEITHER
+from maskmill.rounds._instance_photos import NEITHER
 
 
 def focal_of(logits: torch.Tensor, target: torch.Tensor, alpha: float, gamma: float) -> torch.Tensor:

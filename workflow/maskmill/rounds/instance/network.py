@@ -2,12 +2,7 @@
 
 After CondInst (Tian et al., ECCV 2020): a location's kernel holds the weights of a small network that turns mask
 features and the coordinates relative to this location into one mask. No box, no pooling of regions, no compiled
-operator. The encoder is a timm CNN with levels of stride 4, 8, 16 and 32, joined top down, or a plain ViT with a
-pyramid made from its last tokens (as in ViTDet, Li et al., ECCV 2022), whose masks get their edges from a small stem
-on the pixels.
-
-All norms are over groups of channels of one image, and the encoder's batch norms keep their statistics: an image gives
-the same numbers in any batch.
+operator.
 """
 
 from __future__ import annotations
@@ -21,49 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskmill.errors import ConfigError
-from maskmill.rounds._layers import enlarge, intermediates, pointwise
+from maskmill.rounds._layers import enlarge, pointwise
+from maskmill.rounds._pyramid import DETAIL, RARE, STRIDE, PyramidNet, Shape, convolution, encoder_of
 from maskmill.rounds.instance.params import Params
 
-STRIDE = 4  # pixels a cell of the masks
-GROUPS = 8
 HIDDEN = 8  # channels of a location's own network
 FEATURES = 16  # of the masks
 REACH = 8.0  # cells of a level that are the unit of relative coordinates
-PROBE = 64  # pixels a side of the image on which a CNN's levels are seen
-CNN_STRIDES = (4, 8, 16, 32)
-RARE = 0.01  # share of locations that are taken for objects at the first step
-
-
-def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution, group norm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.GroupNorm(GROUPS, outputs), nn.ReLU()
-    )
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the network needs to know of an encoder.
-
-    Attributes:
-        levels: its feature levels in use: those of stride 4, 8, 16, 32 of a CNN, or two blocks of a ViT.
-        channels: of these. patch: pixels a token of a ViT, 0 for a CNN.
-    """
-
-    levels: tuple[int, ...]
-    channels: tuple[int, ...]
-    patch: int = 0
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Pixels a location of each grid, finest first."""
-        return (self.patch, 2 * self.patch, 4 * self.patch) if self.patch else (8, 16, 32)
-
-    @property
-    def multiple(self) -> int:
-        """Image sides are multiples of it."""
-        return math.lcm(self.patch, STRIDE) if self.patch else 32
 
 
 @dataclass(frozen=True)
@@ -85,22 +44,13 @@ SIZES = ((HIDDEN, FEATURES + 2), (HIDDEN, HIDDEN), (1, HIDDEN))  # of a location
 KERNEL = sum(rows * columns + rows for rows, columns in SIZES)
 
 
-class InstanceNet(nn.Module):
+class InstanceNet(PyramidNet):
     """Encoder, pyramid, mask features, and a head that all grids share."""
 
     def __init__(self, encoder: Any, shape: Shape, classes: int, width: int, layers: int) -> None:
-        super().__init__()
-        self.encoder, self.shape = encoder, shape
-        if shape.patch:
-            self.join = pointwise(sum(shape.channels), width)
-            self.scales = nn.ModuleList(convolution(width, width) for _ in range(3))
-            self.detail = nn.Sequential(convolution(3, 16, 2), convolution(16, 32, 2))
-        else:
-            self.lateral = nn.ModuleList(pointwise(channels, width) for channels in shape.channels[1:])
-            self.scales = nn.ModuleList(convolution(width, width) for _ in range(3))
-            self.detail = pointwise(shape.channels[0], 32)
+        super().__init__(encoder, shape, width)
         self.to_mask = nn.ModuleList(pointwise(width, 64) for _ in range(3))
-        self.mask = nn.Sequential(convolution(64 + 32, 64), convolution(64, 64), nn.Conv2d(64, FEATURES, 1))
+        self.mask = nn.Sequential(convolution(64 + DETAIL, 64), convolution(64, 64), nn.Conv2d(64, FEATURES, 1))
         self.towers = nn.ModuleList(
             nn.Sequential(*(convolution(width, width) for _ in range(layers))) for _ in range(2)
         )
@@ -111,15 +61,9 @@ class InstanceNet(nn.Module):
         with torch.no_grad():
             self.classify.bias[0] = math.log((1 - RARE) / RARE * max(1, classes - 1))  # type: ignore[index]
 
-    def train(self, mode: bool = True) -> InstanceNet:
-        """The encoder stays in evaluation mode."""
-        super().train(mode)
-        self.encoder.eval()
-        return self
-
     def forward(self, x: torch.Tensor) -> RawPredictions:
         """Normalised RGB [n, 3, H, W], sides multiples of `shape.multiple`."""
-        grids, detail = self._pyramid(x)
+        grids, detail = self.pyramid(x)
         cells = x.shape[2] // STRIDE, x.shape[3] // STRIDE
         coarse = torch.stack([enlarge(to(grid), cells) for to, grid in zip(self.to_mask, grids, strict=True)]).sum(0)
         features = self.mask(torch.cat([coarse, enlarge(detail, cells)], dim=1))
@@ -127,24 +71,6 @@ class InstanceNet(nn.Module):
         kernels = torch.cat([self.kernel(self.towers[1](grid)).flatten(2) for grid in grids], dim=2)
         places = locations_on(tuple((grid.shape[2], grid.shape[3]) for grid in grids), self.shape.strides, x.device)
         return RawPredictions(features, logits.transpose(1, 2), kernels.transpose(1, 2), places)
-
-    def _pyramid(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Three grids [n, width, h, w], finest first, and the detail for the masks' edges."""
-        if self.shape.patch:
-            blocks = self.encoder.forward_intermediates(
-                x, indices=list(self.shape.levels), norm=True, intermediates_only=True
-            )
-            grids = [self.join(torch.cat(blocks, dim=1))]
-            for _ in range(2):
-                grids.append(nn.functional.avg_pool2d(grids[-1], 2, ceil_mode=True, count_include_pad=False))
-            detail = self.detail(x)
-        else:
-            levels = intermediates(self.encoder, x, list(self.shape.levels))
-            grids = [lateral(level) for lateral, level in zip(self.lateral, levels[1:], strict=True)]
-            for i in (1, 0):
-                grids[i] = grids[i] + enlarge(grids[i + 1], (grids[i].shape[2], grids[i].shape[3]))
-            detail = self.detail(levels[0])
-        return [scale(grid) for scale, grid in zip(self.scales, grids, strict=True)], detail
 
 
 def grid_sizes(height: int, width: int, strides: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -207,35 +133,4 @@ def _layers(kernels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def build(architecture: str, classes: int, params: Params) -> InstanceNet:
     """The network with random weights; raises ConfigError where the encoder does not fit."""
-    from maskmill.backbones.network import import_timm
-
-    timm = import_timm()
-    said = f"rounds.encoder: {params.encoder!r} is {architecture}"
-    try:
-        try:
-            encoder = timm.create_model(architecture, pretrained=False, num_classes=0, dynamic_img_size=True)
-        except TypeError:
-            encoder = timm.create_model(architecture, pretrained=False, num_classes=0)
-        shape = _shape(encoder.eval())
-    except (TypeError, AttributeError, AssertionError, NotImplementedError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{said}, which gives no feature levels for any image size ({reason}); "
-                          "name a feature set with a CNN or a plain ViT") from None  # fmt: skip
-    if shape is None:
-        raise ConfigError(f"{said}, which is no plain ViT and lacks a level of stride 4, 8, 16 or 32; "
-                          "name a feature set with another encoder")  # fmt: skip
-    return InstanceNet(encoder, shape, classes, params.width, params.layers)
-
-
-def _shape(encoder: Any) -> Shape | None:
-    """Levels of an encoder that the network uses; None where it has them not."""
-    patches = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
-    if hasattr(encoder, "blocks") and patches is not None and getattr(encoder, "dynamic_img_size", False):
-        depth = len(encoder.blocks)
-        return Shape((max(0, depth * 2 // 3 - 1), depth - 1), (int(encoder.embed_dim),) * 2, int(patches[0]))
-    seen = [tuple(level.shape) for level in intermediates(encoder, torch.zeros(1, 3, PROBE, PROBE))]
-    last = {PROBE // shape[2]: i for i, shape in enumerate(seen) if shape[2]}
-    if not set(CNN_STRIDES) <= set(last):
-        return None
-    levels = tuple(last[stride] for stride in CNN_STRIDES)
-    return Shape(levels, tuple(seen[i][1] for i in levels))
+    return InstanceNet(*encoder_of(architecture, params.encoder), classes, params.width, params.layers)

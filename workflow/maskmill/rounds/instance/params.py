@@ -47,7 +47,7 @@ class Params(Model):
     ema: float = Field(0.0, ge=0, lt=1, description="the student is a moving average with this decay; 0: last weights")
     keep_score: float = Field(0.7, ge=0, le=1, description="from round 2: predictions below are not learnt from")
     merge_iou: float = Field(
-        0.5, gt=0, le=1, description="from round 2: old instances that overlap a kept prediction as much are replaced"
+        0.5, ge=0, le=1, description="from round 2: old instances that overlap a kept prediction as much are replaced"
     )
     size: Size = Field(default_factory=lambda: Size(short_side=480), description="of the photos that are predicted")
     upsample: int = Field(2, ge=1, le=4, description="mask cells a side for each of the logits, which lie 4 px apart")

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from maskmill.errors import StoreError
 from maskmill.images.instances import VOID, Instances, InstanceStore, InstanceWriter, mask_iou
-from maskmill.rounds.instance.params import Params
 from maskmill.store.provenance import Provenance
 
 
-def teach(taught: str | Path, predicted: str | Path, params: Params, round: int, out: str | Path) -> None:
+class Teaching(Protocol):
+    """The settings of a student that are read here."""
+
+    @property
+    def keep_score(self) -> float: ...
+    @property
+    def merge_iou(self) -> float: ...
+
+
+def teach(taught: str | Path, predicted: str | Path, params: Teaching, round: int, out: str | Path) -> None:
     """Write the instances of one shard that round `round` >= 2 learns from.
 
     Args:

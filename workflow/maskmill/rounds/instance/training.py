@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -13,8 +12,8 @@ import torch
 from torch import nn
 
 from maskmill.device import autocast, pinned
-from maskmill.errors import ConfigError
-from maskmill.rounds._photo_training import CropTask, initial, learning_of, normalise, state_of, tensors_of, train
+from maskmill.rounds._descent import optimiser_of, rate, weights_before
+from maskmill.rounds._photo_training import CropTask, initial, learning_of, normalise, tensors_of, train
 from maskmill.rounds._training import StudentTraining, number
 from maskmill.rounds.instance.crops import Crop, InstancePhotos, read_crops
 from maskmill.rounds.instance.losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
@@ -25,19 +24,6 @@ from maskmill.training.team import Number, Work
 MICRO = {"cpu": 4, "cuda": 16}  # crops that are computed at once
 MOST = 64  # locations of a crop whose masks are learnt, at most
 COARSE = 2  # DropLoss looks at every second cell of the masks
-WARM_UP = 0.05  # share of the steps with a rising learning rate, at most 1000 steps
-FALL = 0.02  # schedule step: what the learning rate falls to at half of the steps (CutLER)
-
-
-def _before(tensors: Mapping[str, np.ndarray], network: InstanceNet, params: Params) -> dict[str, torch.Tensor]:
-    """Weights of the student to go on from; raises ConfigError where it is another network."""
-    found, wanted = state_of(tensors), network.state_dict()
-    if {name: tuple(value.shape) for name, value in found.items()} != {n: tuple(v.shape) for n, v in wanted.items()}:
-        raise ConfigError(
-            "rounds.start: continue, but the student of the round before is another network "
-            f"(this one: {params.encoder!r}, width {params.width}, {params.layers} layers); use start: fresh"
-        )
-    return found
 
 
 def train_network(
@@ -45,7 +31,7 @@ def train_network(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """See `instance.fit`."""
     network, facts = initial(
-        photos.weights, lambda name: build(name, training.classes, params), partial(_before, params=params),
+        photos.weights, lambda name: build(name, training.classes, params), partial(weights_before, params=params),
         params.unfrozen, training,
     )  # fmt: skip
     network = network.to(training.device)
@@ -58,7 +44,7 @@ def train_network(
         micro=MICRO[training.device.type],
     )
     work = _work(network, learning_of(network), facts, params, training)
-    send, optimiser = partial(_send, device=training.device), _optimiser(network, params)
+    send, optimiser = partial(_send, device=training.device), optimiser_of(network, params)
     task = CropTask(network, len(photos.rows), read, send, work, optimiser, partial(rate, params=params))
     trained = train(task, params, training)
     tensors, absent = tensors_of(trained, photos.counts)
@@ -158,26 +144,3 @@ def loss_of(
     return total + 0.0 * (
         features.sum() + kernels.sum()
     ), count  # every parameter has a gradient, also in a crop without objects
-
-
-def _optimiser(network: InstanceNet, params: Params) -> torch.optim.Optimizer:
-    own = [p for name, p in network.named_parameters() if p.requires_grad and not name.startswith("encoder.")]
-    encoder = [p for p in network.encoder.parameters() if p.requires_grad]
-    groups = [{"params": own, "lr": params.learning_rate}]
-    if encoder:
-        groups.append({"params": encoder, "lr": params.learning_rate * params.encoder_rate})
-    if params.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=params.learning_rate, momentum=0.9, weight_decay=params.weight_decay)
-    return torch.optim.AdamW(groups, lr=params.learning_rate, weight_decay=params.weight_decay)
-
-
-def rate(step: int, params: Params) -> float:
-    """Factor of the learning rate: a linear warm-up, then the schedule."""
-    warm = max(1, min(1000, round(WARM_UP * params.steps)))
-    if step < warm:
-        return (step + 1) / warm
-    if params.schedule == "constant":
-        return 1.0
-    if params.schedule == "step":
-        return 1.0 if step < params.steps // 2 else FALL
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, params.steps - warm)))
