@@ -56,6 +56,9 @@ METHODS: dict[str, dict[str, Any]] = {  # name in the table -> the cut section o
     "attention": {"method": "attention"},
     "primaps": {"method": "primaps"},
     "kmeans, 8 segments": {"method": "kmeans", "segments": 8},
+    "kcut, K = 4, keep: objects": {"method": "kcut", "segments": 4, "keep": "objects"},
+    "kcut, K = 8, keep: objects": {"method": "kcut", "segments": 8, "keep": "objects"},
+    "recursive, keep: objects": {"method": "recursive", "keep": "objects"},
 }
 ANIMALS = [8, 10, 12, 13, 15, 17]
 SETS: dict[str, dict[str, Any]] = {  # folder of the labels, evaluate section, columns
