@@ -3,7 +3,7 @@
     python bench/kcut.py [--photos 4] [--images FOLDER] [--grid 37 60] [--groups 4 8] [--alpha 10]
 
 Keys of the embedded ViT-S/14 less their bias, photos squeezed to a square. All ways get the same graph, the cosines
-scaled to 0..1 in the image and raised to alpha (1: nearly flat, 10: as DiffCut has it), and make exactly K groups of it:
+scaled to 0..1 in the image and raised to alpha (1: nearly flat, 10: as DiffCut has it), and make K groups of it:
 
 * kcut: `maskmill.cut.kcut`, no eigenvectors.
 * two-way cuts: the parts are cut in two at the best of 100 places of their second eigenvector, the cheapest cut first,

@@ -1,10 +1,10 @@
 """K regions of an image by one normalised cut, without eigenvectors.
 
-The objective is that of Zhang, Han, Lai, Sun, Zhang, Kording, "Falcon: fractional alternating cut with overcoming minima
-in unsupervised segmentation", 2025: the discrete K-way Ncut, raised by alternating closed-form updates of its
-fractional quadratic transform, with a regularisation that lets no step make it worse, on an affinity sharpened by a
-power. Neither its code nor more than its abstract could be had, so the start that avoids poor minima and the single
-exchanges at the end are our own choice; see `maskmill.cut._kway`. The affinity is DiffCut's (`maskmill.cut.recursive`).
+The objective is that of Zhang, Han, Lai, Sun, Zhang, Kording, "Falcon: fractional alternating cut with overcoming
+minima in unsupervised segmentation", 2025: the discrete K-way Ncut, lowered by alternating closed-form updates of its
+fractional quadratic transform, with a regularisation against poor minima. Neither its code nor more than its abstract
+could be had: the form of the regularisation, the start that avoids poor minima and the single exchanges at the end are
+our own, see `maskmill.cut._kway`. The affinity is DiffCut's (`maskmill.cut.recursive`).
 """
 
 from __future__ import annotations

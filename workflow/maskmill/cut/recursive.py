@@ -3,12 +3,12 @@
 Couairon, Shukor, Haugeard, Cord, Thome, "DiffCut: catalyzing zero-shot semantic segmentation with diffusion features
 and recursive normalized cut", NeurIPS 2024, sections 3.2 and 3.3. The affinity is that of the cosines, scaled to 0..1
 in the image and raised to `alpha`. A part is split where the Ncut of `thresholds` places of its second eigenvector is
-least, unless that costs `tau`. At the end every token goes to the region whose mean is most like it. The features may be
-any; the paper's are those of a diffusion network.
+least, unless that costs `tau`. At the end every token goes to the region whose mean is most like it. The features may
+be any; the paper's are those of a diffusion network.
 
 Differences from the published code: scaling makes the cosine of the most unlike pair zero, and the code takes tokens
-with such a zero for tokens of another part, so that they are split no further (`compat: diffcut` does so too); prototypes
-are compared on the grid of the tokens, not on one four times as fine.
+with such a zero for tokens of another part, so that they are split no further (`compat: diffcut` does so too);
+prototypes are compared on the grid of the tokens, not on one four times as fine.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
 
     Diagnostics:
         confidence: 1 - Ncut / (groups - 1) of all regions, 0 where there is one; scores float32 [segments]: the same of
-            each region (see maskmill.cut._partition). last: Ncut of the last cut made. groups: how many, the dropped ones included.
+            each region (see maskmill.cut._partition). last: Ncut of the last cut made.
+        groups: how many, the dropped ones included.
         outcome: see TRAITS; anything but 0 means segments all 0, confidence 0.
 
     Raises:
