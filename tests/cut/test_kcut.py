@@ -78,7 +78,7 @@ def test_no_partition_of_a_small_graph_is_much_better(seed: int, n: int, groups:
     value = naive_ncut(matrix, found.labels)
     assert groups - found.trace[-1] == pytest.approx(value, abs=1e-5)
     best = least_ncut(matrix, groups)
-    assert value <= best + 0.05 * groups
+    assert value <= best + 0.1 * groups
 
 
 def test_the_least_cut_of_small_graphs_is_mostly_found() -> None:
