@@ -62,6 +62,9 @@ METHODS: dict[str, dict[str, Any]] = {  # name in the table -> the cut section o
     "hierarchy, masks: 0": {"method": "hierarchy", "masks": 0},
     "promerge": {"method": "promerge"},
     "promerge, stride: 2": {"method": "promerge", "stride": 2},
+    "kcut, K = 4, keep: objects": {"method": "kcut", "segments": 4, "keep": "objects"},
+    "kcut, K = 8, keep: objects": {"method": "kcut", "segments": 8, "keep": "objects"},
+    "recursive, keep: objects": {"method": "recursive", "keep": "objects"},
 }
 GROUPING = FeatureSet(backbone="vit_small_focus", facet="key", size=Size(square=PIXELS))
 COLOURED = {"selective": FeatureSet(backbone="colour", stride=2, size=Size(long_side=PIXELS))}  # method -> its set

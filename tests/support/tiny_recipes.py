@@ -36,6 +36,7 @@ TINY: dict[str, dict[str, Any]] = {
         "steps": 4, "batch_size": 4, "micro_batch": 2, "crop": 64, "local_crop": 32, "local_crops": 1, "prototypes": 32,
         "hidden": 16, "bottleneck": 8}},
     "deepcluster": THREE | RESNET | {"pretrain": CROPS | {"clusters": [3, 2]}},
+    "diffcut": THREE | CUT,
     "dsm": THREE | {"cut": {"segments": 4}, "rounds": ROUND},
     "freesolo": CUT | {"rounds": {
         "count": 2, "steps": 40, "batch_size": 4, "crop": 112, "size": {"short_side": 112}, "width": 32, "kernels": 16,
@@ -46,6 +47,7 @@ TINY: dict[str, dict[str, Any]] = {
     "hp": THREE | {"adapt": {
         "steps": 20, "warmup": 5, "batch_size": 4, "tokens": 16, "dimensions": 16, "pool": 16, "renew": 10}},
     "iic": THREE | {"adapt": {"steps": 60, "batch_size": 4, "hidden": 0, "dimensions": 16, "learning_rate": 1e-2}},
+    "kcut": THREE | CUT,
     "kmeans": THREE | PCA,
     "kmeans_whitened": THREE,
     "leiden": GRAPH | {"cluster": {"clusters": None, "neighbours": 8, "fine": 100}},

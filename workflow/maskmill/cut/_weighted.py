@@ -5,6 +5,7 @@ Notation as in maskmill.cut._affinity.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 STRIP = 256  # rows of the graph that are computed at once
+FLAT = 1e-6  # largest difference of cosines without structure
 NEIGHBOURS = ((20, 2.0), (10, 0.1))  # of the colour graph: neighbours a cell, weight of its place
 
 
@@ -58,17 +60,35 @@ class WeightedAffinity:
 
 
 def positive_cosines(tokens: torch.Tensor) -> torch.Tensor:
-    """max(C, 0) / max(C) of the cosines C of tokens [n, d]: float32 [n, n], exactly symmetric, diagonal kept.
+    """max(C, 0) / max(C) of the cosines C of tokens [n, d]: float32 [n, n], exactly symmetric, diagonal kept."""
+    return cosines(tokens, least=0.0)  # max(C) is on the diagonal, 1 up to rounding: nothing is left to divide by
+
+
+def scaled_cosines(tokens: torch.Tensor, alpha: float) -> torch.Tensor | None:
+    """The cosines C of tokens [n, d] as ((C - min C) / (max C - min C))^alpha: float32 [n, n], exactly symmetric.
+
+    DiffCut (Couairon et al., NeurIPS 2024, section 3.2). None where all cosines are the same up to rounding.
+    """
+    matrix = cosines(tokens)
+    low, high = float(matrix.min()), float(matrix.max())
+    if high - low <= FLAT:
+        return None
+    return matrix.sub_(low).div_(high - low).pow_(alpha)
+
+
+def cosines(tokens: torch.Tensor, least: float = -math.inf) -> torch.Tensor:
+    """Cosines of tokens [n, d], those below `least` raised to it: float32 [n, n], exactly symmetric.
 
     One triangle is computed, in strips of rows, and mirrored: rounding can not make the graph asymmetric. A token that
     is all zero has cosine 0 with every token, itself included.
     """
-    unit = unit_rows(tokens)  # max(C) is on the diagonal, 1 up to rounding: nothing is left to divide by
+    unit = unit_rows(tokens)
     n = len(unit)
     matrix = torch.from_numpy(np.empty((n, n), np.float32)) if unit.device.type == "cpu" else unit.new_empty(n, n)
     for top in range(0, n, STRIP):
         end = min(n, top + STRIP)
-        strip = torch.mm(unit[top:end], unit[top:].T).clamp_min_(0)  # [<= 256, n - top], its first columns symmetric
+        strip = torch.mm(unit[top:end], unit[top:].T)  # [<= 256, n - top], its first columns symmetric
+        strip.clamp_min_(least)
         strip[:, : end - top] = strip[:, : end - top].maximum(strip[:, : end - top].T)
         matrix[top:end, top:] = strip
         matrix[end:, top:end] = strip[:, end - top :].T

@@ -8,7 +8,6 @@ joined to itself: with an edge to itself, a lone token of an odd colour would be
 
 from __future__ import annotations
 
-import heapq
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -97,28 +96,12 @@ def cut(
 def recursive(
     graph: csr_array, segments: int, stop: float, thresholds: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, float]:
-    """Labels [n] of a graph [n, n], cut in two again and again, and the Ncut of the last cut made (0: none was).
+    """Labels [n] of a graph [n, n], cut in two again and again, and the Ncut of the last cut made (0: none was)."""
+    from maskmill.cut._recursion import recursion
 
-    The cheapest of all possible next cuts is made first, so that a limit on the segments keeps the clearest ones.
-    """
-    labels, last, count = np.zeros(graph.shape[0], np.int64), 0.0, 1
-    waiting: list[tuple[float, int, np.ndarray, np.ndarray]] = []
-
-    def propose(part: np.ndarray) -> None:
-        value, above = two_parts(graph[part][:, part], thresholds, generator)
-        heapq.heappush(waiting, (value, int(part[0]), part, above))  # parts are disjoint: no ties beyond part[0]
-
-    propose(np.arange(graph.shape[0]))
-    while waiting and count < segments:
-        value, _, part, above = heapq.heappop(waiting)
-        if not above.any() or value >= stop:
-            break
-        last = value
-        labels[part[above]] = count
-        count += 1
-        propose(part[above])
-        propose(part[~above])
-    return labels, last
+    return recursion(
+        graph.shape[0], segments, stop, lambda part: two_parts(graph[part][:, part], thresholds, generator)
+    )
 
 
 def two_parts(graph: csr_array, thresholds: int, generator: np.random.Generator) -> tuple[float, np.ndarray]:
