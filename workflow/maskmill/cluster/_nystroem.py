@@ -94,7 +94,7 @@ class Affinity:
         return cls(points, sigma, (vectors[:, kept] / values[kept].sqrt()).to(points.dtype))
 
     def features(self, apart: torch.Tensor) -> torch.Tensor:
-        """The features f [b, r] of points whose squared distances to the landmarks [b, m] are given; these are overwritten."""
+        """Features [b, r] of points whose squared distances to the landmarks [b, m] are given and overwritten."""
         return _gaussian(apart, self.sigma) @ self.root
 
     def apart(self, x: torch.Tensor) -> torch.Tensor:
