@@ -5,8 +5,8 @@
 
 `solve`: the first tokens of a set (or, without --vectors, a mixture of Gaussians), eleven clusters, one thread, CPU
 seconds, and the value of the partition: the sum over clusters of the share of its links that leave it, by the affinity
-of all pairs of tokens with the median bandwidth, float32 kernels and float64 sums, in the same way for all (of more than
-5000 nodes: the links of 5000 evenly spread ones with all others). Methods: this package; a dense solver
+of all pairs of tokens with the median bandwidth, float32 kernels and float64 sums, in the same way for all (beyond 5000
+nodes: the links of 5000 evenly spread ones with all). Methods: this package; a dense solver
 (scipy.linalg.eigh of the leading ones), Lanczos (scipy's eigsh) and scikit-learn's spectral_clustering of the same
 affinity, these three up to 5000 nodes, as all pairs of 100 000 nodes are 40 GB; ncut-pytorch, where it is installed,
 with its defaults and its rotation.
