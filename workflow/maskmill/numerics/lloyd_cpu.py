@@ -1,6 +1,6 @@
 """One exact k-means step on the CPU: Hamerly's bounds, and matrix products for the rows whose label they leave open.
 
-Where there are many clusters and Hamerly's bounds settle little, Elkan's take over (`maskmill.numerics.lloyd_elkan`).
+Where there are many clusters, one bound a point settles little: Elkan's are used (`maskmill.numerics.lloyd_elkan`).
 Rows are cut into parts that depend on the problem only; each part has its own float64 sums and runs its products on
 one thread, so that any number of threads gives the same bits.
 """
@@ -112,6 +112,8 @@ class CpuEngine:
         self.centroids: np.ndarray | None = None
         self.plain = 1  # steps to come without bounds: the first one, and some where bounds settle too little
         self.bounds: lloyd_elkan.Bounds | None = None
+        if lloyd_elkan.worthwhile(n, clusters):
+            self.bounds = lloyd_elkan.Bounds(n, clusters, 2 * float(np.sqrt(self.x2.max())))
 
     def step(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Label every point with its closest centroid [k, d] float32: sums [k, d] float64, counts [k] int64."""
@@ -142,12 +144,8 @@ class CpuEngine:
         undecided = sum(ordered(lambda part: self._part(part, c, scaled, c2, moved), self.parts, self.threads))
         if self.plain:
             self.plain -= 1
-        elif undecided > WORTH * len(self.x):
-            if lloyd_elkan.worthwhile(len(self.x), self.k):
-                self.bounds = lloyd_elkan.Bounds(len(self.x), self.k, 2 * float(np.sqrt(self.x2.max())))
-                self.plain = 1
-            else:
-                self.plain = PLAIN_STEPS
+        else:
+            self.plain = PLAIN_STEPS * int(undecided > WORTH * len(self.x))
 
     def _motion(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each centroid [k] float32: its own drift, the largest drift of the others, half the way to the nearest."""
@@ -185,7 +183,8 @@ class CpuEngine:
             product = flat[: self.k * m].view(self.k, m)
             torch.mm(scaled, torch.from_numpy(block).T, out=product)
             if self.bounds is not None and self.plain == 1:  # the next step is theirs
-                self.bounds.fill(cut, some, product, c2, self.x2[cut])
+                place = slice(start + first, start + first + m)
+                self.bounds.fill(place, product, c2, self.x2[place])
             _relabel(
                 x, some, product.numpy(), c2, self.x2[cut], labels, upper, lower, self.sums[p], self.counts[p], *work
             )  # fmt: skip

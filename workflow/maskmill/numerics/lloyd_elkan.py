@@ -33,15 +33,17 @@ def worthwhile(points: int, clusters: int) -> bool:
 
 
 @_compile
-def _fill(product, some, c2, x2, bounds, low, scale, margin) -> None:  # type: ignore[no-untyped-def]
-    """Bounds of rows `some` [m] from their product [k, m] = -2 c x."""
+def _fill(product, c2, x2, bounds, low, scale, margin) -> None:  # type: ignore[no-untyped-def]
+    """Bounds [m, k] of rows from their product [k, m] = -2 c x."""
     k, m = product.shape
+    found = np.empty(m, np.int32)
     for j in range(k):
-        shift, moved = c2[j] - margin, low[j] - 1
+        shift, moved, row = c2[j] - margin, low[j] - 1, product[j]
         for t in range(m):
-            i = some[t]
-            apart = np.sqrt(max(product[j, t] + shift + x2[i], np.float32(0)))
-            bounds[i, j] = min(max(np.int32(apart * scale) + moved, 0), 65535)
+            steps = np.int32(np.sqrt(max(row[t] + shift + x2[t], np.float32(0))) * scale) + moved
+            found[t] = min(max(steps, 0), 65535)
+        for t in range(m):
+            bounds[t, j] = found[t]
 
 
 @_compile
@@ -84,6 +86,7 @@ class Bounds:
     def __init__(self, points: int, clusters: int, farthest: float) -> None:
         """Args: farthest: a distance that no point has from a centroid."""
         self.values = np.zeros((points, clusters), np.uint16)
+        farthest = max(farthest, 1e-12)
         self.scale = np.float32(TOP / (REACH * farthest))
         self.margin = np.float32(ROUNDING * farthest**2)
         self.moved = np.zeros(clusters)
@@ -104,9 +107,9 @@ class Bounds:
         self.values[:] = 0
         self.moved[:], self.low[:], self.high[:] = 0, 0, 0
 
-    def fill(self, cut: slice, some: np.ndarray, product: torch.Tensor, c2: np.ndarray, x2: np.ndarray) -> None:
-        """Bounds of some rows of a part, of which -2 c x [k, m] is known."""
-        _fill(product.numpy(), some, c2, x2, self.values[cut], self.low, self.scale, self.margin)
+    def fill(self, cut: slice, product: torch.Tensor, c2: np.ndarray, x2: np.ndarray) -> None:
+        """Bounds of the rows of `cut`, of which -2 c x [k, m] is known; x2 [m], c2 [k]: squared lengths."""
+        _fill(product.numpy(), c2, x2, self.values[cut], self.low, self.scale, self.margin)
 
     def settle(
         self, cut: slice, x: np.ndarray, c: np.ndarray, labels: np.ndarray, sums: np.ndarray, counts: np.ndarray
