@@ -60,7 +60,8 @@ def test_with_all_points_as_landmarks_it_is_the_dense_eigenproblem(spherical: bo
     found = coordinates(cut)
     for count in range(1, 7):
         assert aligned(found[:, :count], vectors[:, :count]) == pytest.approx(1, abs=1e-9)
-    labels, about = cut.labels(cut.divide(5, 0))
+    turn = cut.divide(5, 0)
+    labels, about = cut.labels(turn)[0], cut.codebook(turn)[1]
     member = np.eye(5)[labels]
     within, volume = np.diag(member.T @ affinity @ member), member.T @ affinity.sum(axis=1)
     assert about["ncut"] == pytest.approx((1 - within / volume).sum(), abs=1e-6)
@@ -99,6 +100,7 @@ def test_blobs_are_found(discretise: str, spherical: bool, fine_by: str) -> None
     np.testing.assert_array_equal(book.counts, np.sort(np.bincount(truth))[::-1])
     assert distance.astype(np.float64).sum() == pytest.approx(book.inertia, rel=1e-3)
     assert book.diagnostics["agreement"] == 1
+    assert book.diagnostics["nodes"] == len(book.centroids) <= 60
     assert (np.diff(book.diagnostics["eigenvalues"]) < 0).all()
 
 
@@ -168,10 +170,16 @@ def test_a_rotation_is_undone() -> None:
     assert sorted(np.abs(turn @ found).round(5).ravel().tolist()) == [0.0] * 12 + [1.0] * 4
 
 
-def test_every_cluster_gets_a_landmark() -> None:
-    table = np.array([[5, 0, 1], [6, 0, 0], [0, 9, 3], [0, 0, 0]])
-    assert set(ncut.whole(table)) == {0, 1, 2}
-    assert ncut.whole(table)[0] == 2  # a sixth of its points; the third landmark is the only one of its cluster
+def test_nodes_are_the_largest_groups_and_every_cluster_has_one() -> None:
+    near = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3], np.int16)
+    label = np.array([0, 0, 0, 1, 1, 1, 1, 2, 1, 1], np.int16)
+    group, row = ncut.largest(label, near, 3, 4)  # of six groups the four largest, the first of equals
+    assert group.tolist() == [0, 1, 1, 2]
+    assert row.tolist() == [0, 0, 0, 1, 2, 2, 2, 3, -1, -1]
+    group, row = ncut.largest(label, near, 3, 2)  # no fewer than clusters
+    assert group.tolist() == [0, 1, 2]
+    group, _ = ncut.largest(label, near, 4, 4)  # nobody is in cluster 3
+    assert group.tolist() == [0, 1, 3, 2]
 
 
 def test_more_clusters_than_structure_and_as_many_as_points() -> None:

@@ -40,13 +40,12 @@ def farthest(x: np.ndarray, count: int, seed: int) -> np.ndarray:
     import torch
 
     points = torch.from_numpy(x)
-    lengths = points.square().sum(1)
+    between = _apart(points, points)  # [n, n]: at most some hundred MB
     rows = np.empty(min(count, len(x)), np.int64)
     rows[0] = rng(seed, "cluster", "ncut", "first").integers(len(x))
     apart = torch.full((len(x),), torch.inf)
     for place in range(1, len(rows)):
-        last = points[rows[place - 1]]
-        torch.minimum(apart, lengths + lengths[rows[place - 1]] - 2 * (points @ last), out=apart)
+        torch.minimum(apart, between[rows[place - 1]], out=apart)
         apart[rows[place - 1]] = -torch.inf  # none is taken twice
         rows[place] = int(apart.argmax())
     return rows
@@ -115,21 +114,17 @@ def _gaussian(apart: torch.Tensor, sigma: float) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Part:
-    """What is known of a block of points: features [b, r], the nearest landmark [b] int64, its squared distance [b]."""
+    """What is known of a block of points: features [b, r], and the nearest landmark [b] int64."""
 
     features: torch.Tensor
     nearest: torch.Tensor
-    distance: torch.Tensor
 
 
-def passes(points: PreparedPoints, affinity: Affinity) -> Callable[[], Iterator[Part]]:
-    """A function that goes over all points in blocks of BLOCK rows; what fits into HELD_BYTES is computed once.
+def blocks(points: PreparedPoints) -> Iterator[np.ndarray]:
+    """All points in blocks of BLOCK rows, which do not depend on those in which they come.
 
-    The blocks do not depend on those in which the points come. Vectors of zeros, which have no direction, are left out
-    where directions are what counts.
+    Vectors of zeros, which have no direction, are left out where directions are what counts.
     """
-    import torch
-
     from maskmill.numerics.blocks import rows_in_blocks
 
     def directed(block: np.ndarray) -> np.ndarray:
@@ -138,11 +133,18 @@ def passes(points: PreparedPoints, affinity: Affinity) -> Callable[[], Iterator[
         kept = np.einsum("nd,nd->n", block, block) > 0.5
         return block if kept.all() else block[kept]
 
+    return rows_in_blocks(map(directed, points.blocks()), BLOCK)
+
+
+def passes(points: PreparedPoints, affinity: Affinity) -> Callable[[], Iterator[Part]]:
+    """A function that goes over all `blocks` of points; what fits into HELD_BYTES is computed once."""
+    import torch
+
     def compute() -> Iterator[Part]:
-        for block in rows_in_blocks(map(directed, points.blocks()), BLOCK):
+        for block in blocks(points):
             apart = affinity.apart(torch.from_numpy(np.ascontiguousarray(block)))
-            distance, nearest = apart.min(dim=1)
-            yield Part(affinity.features(apart), nearest, distance)
+            nearest = apart.argmin(dim=1)
+            yield Part(affinity.features(apart), nearest)
 
     if points.count * affinity.root.shape[1] * affinity.root.element_size() > HELD_BYTES:
         return compute

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from maskmill.cluster._nystroem import Embedding, Part
     from maskmill.numerics.points import PreparedPoints, Source
 
-ROWS = 100_000  # points at most that the rotation or k-means is found with
+ROWS = 10_240  # points at most that the rotation or k-means is found with, as in ncut-pytorch
 SEARCHED = 400  # landmarks while the number of clusters is looked for
 
 TRAITS = Traits(counted=True)
@@ -37,7 +37,7 @@ class Params(NumberParams):
     """Parameters of normalised cuts by landmarks."""
 
     clusters: UpTo1000 = Field(8, description="number of clusters k, and of eigenvectors; auto: chosen from the data")
-    fine: int = Field(1000, ge=2, le=10_000, description="landmarks; they are the nodes of the codebook, too")
+    fine: int = Field(1000, ge=2, le=10_000, description="landmarks, and nodes of the codebook at most")
     fine_by: Literal["farthest", "sample"] = Field(
         "farthest", description="landmarks are spread evenly, or drawn at random (they follow the density)"
     )
@@ -62,10 +62,10 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
     """Cluster points; see `maskmill.cluster.Method`. The points are gone through a few times, block by block.
 
     Returns:
-        a codebook of the landmarks, each in the cluster that most of the points nearest to it have, and diagnostics:
-        nodes, sigma (bandwidth), eigenvalues (largest first, one more than clusters), ncut (sum over the clusters of
-        the share of their links that leave them, of all points), agreement (share of the points that are in the
-        cluster of their nearest landmark).
+        a codebook of at most `fine` nodes, means of the points of one cluster that are nearest to one landmark, and
+        diagnostics: nodes, sigma (bandwidth), eigenvalues (largest first, one more than clusters), ncut (sum over the
+        clusters of the share of their links that leave them, of all points), agreement (share of the points that the
+        codebook puts into the cluster of their eigenvectors).
 
     Raises:
         NumericsError: NaN or infinite values, all vectors equal, or fewer distinct ones than clusters.
@@ -74,9 +74,7 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
 
     with one_thread():
         cut = Cut(source, params, seed, params.count)
-        turn = cut.divide(params.count, seed)
-        labels, about = cut.labels(turn)
-    return codebook_of(cut.nodes, labels, about)
+        return cut.codebook(cut.divide(params.count, seed))
 
 
 def several(params: Params) -> Fits:
@@ -88,7 +86,7 @@ def several(params: Params) -> Fits:
     def fits(x: np.ndarray, numbers: Sequence[int], seed: int) -> Iterable[Codebook]:
         cut = Cut(x, small, seed, max(numbers))
         for k in numbers:
-            yield codebook_of(cut.nodes, cut.labels(cut.divide(k, seed))[0], {})[0]
+            yield cut.codebook(cut.divide(k, seed))[0]
 
     return fits
 
@@ -101,70 +99,102 @@ class Cut:
         from maskmill.numerics.points import prepare
 
         self.params = params
-        points = prepare(source, params.spherical, 1)
-        raw, x, every = landmarks(source, points, params, seed, most)
+        self.points = prepare(source, params.spherical, 1)
+        self.raw, x, self.every = landmarks(source, self.points, params, seed, most)
         self.sigma = _nystroem.bandwidth(x, params.degree)
-        rank = None if every else max(_nystroem.RANK, 2 * most)
-        exact = x.astype(np.float64) if every else x
-        self.parts: Callable[[], Iterator[Part]] = _nystroem.passes(
-            points, _nystroem.Affinity.of(exact, self.sigma, rank)
-        )
+        rank = None if self.every else max(_nystroem.RANK, 2 * most)
+        exact = x.astype(np.float64) if self.every else x
+        affinity = _nystroem.Affinity.of(exact, self.sigma, rank)
+        self.parts: Callable[[], Iterator[Part]] = _nystroem.passes(self.points, affinity)
         self.embedding: Embedding = _nystroem.embed(self.parts, most + 1)
-        counts, total = np.zeros(len(x), np.int64), 0.0
-        for part in self.parts():
-            counts += np.bincount(part.nearest.numpy(), minlength=len(x))
-            total += float(part.distance.double().sum())
-        self.nodes = Nodes(raw, x, counts, 0.0 if every else points.frame.inertia(total), params.spherical)
-        self.count = int(counts.sum())
+        self.count = sum(len(part.features) for part in self.parts())
 
-    def rows(self, part: Part, count: int) -> torch.Tensor:
-        """The first `count` coordinates of a block's points, of unit length [b, count] float32."""
+    def rows(self, features: torch.Tensor, count: int) -> torch.Tensor:
+        """The first `count` coordinates of points with features [b, r], of unit length [b, count] float32."""
         import torch
 
-        found = self.embedding.coordinates(part.features)[:, :count]
+        found = self.embedding.coordinates(features)[:, :count]
         return torch.nn.functional.normalize(found.float(), dim=1)
 
     def divide(self, count: int, seed: int) -> np.ndarray:
-        """The directions of `count` clusters [q, count] float32: a point is in the cluster of its largest cosine."""
-        step = -(-self.count // ROWS)
+        """Directions of `count` clusters [q, count] float32: a point is in the cluster of its largest cosine."""
+        from maskmill.cluster._rotation import rotate
+        from maskmill.numerics import kmeans
+        from maskmill.numerics.sampling import rng
+
+        drawn = np.arange(self.count)
+        if self.count > ROWS:
+            drawn = np.sort(rng(seed, "cluster", "ncut", "rows").choice(self.count, ROWS, replace=False, shuffle=False))
         start, found = 0, []
         for part in self.parts():
-            found.append(self.rows(part, count)[(-start) % step :: step].numpy())
-            start += len(part.features)
+            stop = start + len(part.features)
+            inside = drawn[np.searchsorted(drawn, start) : np.searchsorted(drawn, stop)] - start
+            found.append(self.rows(part.features[inside], count).numpy())
+            start = stop
         rows = np.concatenate(found)
         if self.params.discretise == "rotation":
-            from maskmill.cluster._rotation import rotate
-
             return rotate(rows, self.params.restarts, seed).astype(np.float32)
-        from maskmill.numerics import kmeans
-
         own = kmeans.Settings(clusters=count, spherical=True, restarts=self.params.restarts)
         return np.ascontiguousarray(kmeans.fit(rows, own, seed, "cpu")[0].centroids.T)
 
-    def labels(self, turn: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        """The cluster of each landmark [m], and diagnostics of the cut.
-
-        Every cluster has a landmark: one that would have none gets the one most of whose points are in it.
-        """
+    def labels(self, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """The cluster and the nearest landmark of every point [n] int16 each, and the Ncut value of the clusters."""
         import torch
 
         directions, k = torch.from_numpy(turn), turn.shape[1]
-        table = np.zeros((len(self.nodes), k), np.int64)
-        sums, volume = torch.zeros(k, len(self.embedding.total), dtype=torch.float64), torch.zeros(k).double()
+        label, near = np.empty(self.count, np.int16), np.empty(self.count, np.int16)
+        sums = torch.zeros(k, len(self.embedding.total), dtype=torch.float64)
+        start = 0
         for part in self.parts():
-            label = (self.rows(part, len(turn)) @ directions).argmax(1)
-            np.add.at(table, (part.nearest.numpy(), label.numpy()), 1)
-            one_hot = torch.nn.functional.one_hot(label, k).to(part.features.dtype)
+            found = (self.rows(part.features, len(turn)) @ directions).argmax(1)
+            one_hot = torch.nn.functional.one_hot(found, k).to(part.features.dtype)
             sums += (one_hot.T @ part.features).double()
+            stop = start + len(found)
+            label[start:stop], near[start:stop] = found.numpy(), part.nearest.numpy()
+            start = stop
         volume = sums @ self.embedding.total
         within = sums.square().sum(1)
-        cut = float((1 - within / volume.clamp_min(1e-300))[volume > 0].sum())
-        labels = whole(table)
+        return label, near, float((1 - within / volume.clamp_min(1e-300))[volume > 0].sum())
+
+    def codebook(self, turn: np.ndarray) -> tuple[Codebook, dict[str, Any]]:
+        """The codebook of the clusters of some directions, and diagnostics; see `fit`."""
+        from maskmill.cluster import _nystroem
+        from maskmill.store.codebook import assign
+
+        k = turn.shape[1]
+        label, near, cut = self.labels(turn)
+        group, row = largest(label, near, k, len(self.raw))
+        raw = self.means(row, len(group)) if not self.every else self.raw[near[np.unique(row, return_index=True)[1]]]
+        x = self.points.frame.ready(raw)
+        own = Codebook(x, np.zeros(k, np.int64), 0.0, self.params.spherical)
+        counts, total, agreed, start = np.zeros(len(x), np.int64), 0.0, 0, 0
+        for block in _nystroem.blocks(self.points):
+            found, distance = assign(block, own)
+            counts += np.bincount(found, minlength=len(x))
+            total += float(distance.sum(dtype=np.float64))
+            agreed += int((group[found] == label[start : start + len(block)]).sum())
+            start += len(block)
+        total *= 1 if self.params.spherical else self.points.frame.scale**2
+        nodes = Nodes(x if self.params.spherical else raw, x, counts, total, self.params.spherical)
         about = {
-            "nodes": len(self.nodes), "sigma": self.sigma, "eigenvalues": self.embedding.values[: k + 1], "ncut": cut,
-            "agreement": float(table[np.arange(len(table)), labels].sum() / self.count),
+            "nodes": len(x), "sigma": self.sigma, "eigenvalues": self.embedding.values[: k + 1], "ncut": cut,
+            "agreement": agreed / self.count,
         }  # fmt: skip
-        return labels, about
+        return codebook_of(nodes, group, about)
+
+    def means(self, row: np.ndarray, count: int) -> np.ndarray:
+        """Means [count, d] float32 of the points of each node, where the vectors are; row [n]: their node, or -1."""
+        import torch
+
+        from maskmill.cluster import _nystroem
+
+        sums, start = torch.zeros(count + 1, self.points.depth, dtype=torch.float64), 0
+        for block in _nystroem.blocks(self.points):
+            mine = torch.from_numpy(row[start : start + len(block)] % (count + 1))  # -1: the last
+            sums.index_add_(0, mine, torch.from_numpy(block).double())
+            start += len(block)
+        sizes = np.bincount(row[row >= 0], minlength=count)
+        return self.points.frame.restore(sums[:count].numpy() / sizes[:, None]).astype(np.float32)
 
 
 def landmarks(
@@ -199,13 +229,28 @@ def landmarks(
     return raw, x, few is not None
 
 
-def whole(table: np.ndarray) -> np.ndarray:
-    """The cluster of each landmark [m], of how many of its points are in each [m, k]: most, and none is left out."""
-    labels = table.argmax(axis=1)
-    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    for cluster in range(table.shape[1]):
-        if (labels == cluster).any():
-            continue
-        shared = np.bincount(labels, minlength=table.shape[1])[labels] > 1
-        labels[np.where(shared, share[:, cluster], -1.0).argmax()] = cluster
-    return labels
+def largest(label: np.ndarray, near: np.ndarray, clusters: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nodes: points of one cluster that are nearest to one landmark, the `most` largest such groups.
+
+    Every cluster has a node: its largest one is kept, and a cluster that no point is in takes the largest of the
+    cluster with the most nodes.
+
+    Args:
+        label, near: cluster and nearest landmark of every point [n].
+
+    Returns:
+        the cluster of each node [m] int64, and the node of each point [n] int64, -1 for none.
+    """
+    pair, inverse, size = np.unique(near.astype(np.int64) * clusters + label, return_inverse=True, return_counts=True)
+    group = pair % clusters
+    order = np.lexsort([np.arange(len(pair)), -size])
+    first = order[np.sort(np.unique(group[order], return_index=True)[1])]  # the largest of each cluster
+    rest = order[~np.isin(order, first)]
+    kept = np.sort(np.concatenate([first, rest[: max(0, most - len(first))]]))
+    node = np.full(len(pair), -1)
+    node[kept] = np.arange(len(kept))
+    group, size = group[kept], size[kept]
+    for cluster in np.setdiff1d(np.arange(clusters), group):
+        rich = group == np.bincount(group, minlength=clusters).argmax()
+        group[np.where(rich, size, -1).argmax()] = cluster
+    return group, node[inverse.reshape(-1)]
