@@ -136,7 +136,7 @@ def test_few_vectors_limit_the_range_and_too_few_are_an_error() -> None:
 
 SMALL: Mapping[str, Mapping[str, Any]] = {
     "agglomerative": {"fine": 60}, "spectral": {"fine": 300}, "consensus": {"fine": 300, "runs": 10},
-    "online": {"steps": 200, "batch_size": 256}, "kmeans": {},
+    "online": {"steps": 200, "batch_size": 256}, "kmeans": {}, "ncut": {"fine": 300},
 }  # fmt: skip
 
 

@@ -68,6 +68,7 @@ TINY: dict[str, dict[str, Any]] = {
     "moco": THREE | RESNET | {"pretrain": WHOLE | {"queue": 10}},
     "named": {"cluster": {"clusters": 6}},
     "ncut_color": THREE | {"features": {"colour": {"size": {"long_side": 96}}}, "rounds": ROUND},
+    "ncut": {"cluster": {"clusters": 3, "fine": 100}},
     "neco": THREE | {"pretrain": {
         "steps": 4, "batch_size": 4, "micro_batch": 2, "global_side": 56, "local_side": 28, "local_crops": 1,
         "align": 3, "hidden": 16, "dimensions": 8, "queue": 64}},

@@ -78,7 +78,7 @@ def summarise(source: Source, params: NodeParams, seed: int, device: str, cluste
     from maskmill.numerics.blocks import one_thread
     from maskmill.numerics.points import prepare
 
-    few = _distinct(blocks_of(source), params.fine)
+    few = distinct_points(blocks_of(source), params.fine)
     raw, counts, inertia = few if few is not None else _many(source, params, seed, device)
     with one_thread() as threads:
         x = prepare(raw, params.spherical, threads).array
@@ -88,11 +88,12 @@ def summarise(source: Source, params: NodeParams, seed: int, device: str, cluste
         kept &= np.linalg.norm(x, axis=1) > 0.5  # a vector of zeros has no direction, and is no node
         raw = x
     if kept.sum() < (clusters or 2):
-        raise _too_few(int(kept.sum()), clusters)
+        raise too_few(int(kept.sum()), clusters)
     return Nodes(raw[kept], x[kept], counts[kept], inertia, params.spherical)
 
 
-def _too_few(found: int, clusters: int | None) -> NumericsError:
+def too_few(found: int, clusters: int | None) -> NumericsError:
+    """What is wrong with so few distinct vectors."""
     if found < 2:
         return NumericsError(
             "cluster: all vectors are equal, there is nothing to cluster; check the features or the reduction"
@@ -109,7 +110,7 @@ def blocks_of(source: Source) -> Iterator[np.ndarray]:
     return (source[start : start + BLOCK] for start in range(0, len(source), BLOCK))
 
 
-def _distinct(blocks: Iterator[np.ndarray], limit: int) -> tuple[np.ndarray, np.ndarray, float] | None:
+def distinct_points(blocks: Iterator[np.ndarray], limit: int) -> tuple[np.ndarray, np.ndarray, float] | None:
     """The distinct points in order and how often each is there; None as soon as they are more than `limit`."""
     known: dict[bytes, int] = {}
     rows: list[np.ndarray] = []
@@ -137,7 +138,7 @@ def _many(source: Source, params: NodeParams, seed: int, device: str) -> tuple[n
         own = kmeans.Settings(clusters=params.fine, spherical=params.spherical, restarts=1, tolerance=1e-3)
         book, _ = kmeans.fit(source, own, seed, device, "cluster.fine")
         return book.centroids, book.counts, book.inertia
-    raw = _draw(source, params.fine, seed)
+    raw = draw_points(source, params.fine, seed)
     book = Codebook(unit_rows(raw) if params.spherical else raw, np.zeros(len(raw), np.int64), 0.0, params.spherical)
     counts, inertia = np.zeros(len(raw), np.int64), 0.0
     for block in blocks_of(source):
@@ -147,7 +148,7 @@ def _many(source: Source, params: NodeParams, seed: int, device: str) -> tuple[n
     return raw, counts, inertia
 
 
-def _draw(source: Source, size: int, seed: int) -> np.ndarray:
+def draw_points(source: Source, size: int, seed: int) -> np.ndarray:
     """`size` points drawn without replacement, without repeats, in order [m, d] float32."""
     from maskmill.numerics.sampling import rng
 

@@ -25,16 +25,16 @@ def by_id(stores: Sequence[Ragged], rows: int = 8192) -> Iterator[np.ndarray]:
     show no data (`Ragged.valid`) are left out.
     """
     reads = (store.rows(start, stop) for store, start, stop in _runs(all_valid_only(stores)))
-    return (block.astype(np.float32, copy=False) for block in _blocks(reads, rows))
+    return (block.astype(np.float32, copy=False) for block in rows_in_blocks(reads, rows))
 
 
 def codes_by_id(stores: Sequence[Ragged], rows: int = 8192) -> Iterator[np.ndarray]:
     """The codes [rows, bytes] uint8 of the blocks of `by_id`, of product-quantised stores."""
-    return _blocks((store.stored(start, stop) for store, start, stop in _runs(all_valid_only(stores))), rows)
+    return rows_in_blocks((store.stored(start, stop) for store, start, stop in _runs(all_valid_only(stores))), rows)
 
 
-def _blocks(reads: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
-    """What is read, in blocks of `rows` rows."""
+def rows_in_blocks(reads: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
+    """What is read, in blocks of `rows` rows; the last may have fewer."""
     parts: list[np.ndarray] = []
     held = 0
     for part in reads:

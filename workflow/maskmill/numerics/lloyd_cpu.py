@@ -1,5 +1,6 @@
 """One exact k-means step on the CPU: Hamerly's bounds, and matrix products for the rows whose label they leave open.
 
+Where there are many clusters, one bound a point settles little: Elkan's are used (`maskmill.numerics.lloyd_elkan`).
 Rows are cut into parts that depend on the problem only; each part has its own float64 sums and runs its products on
 one thread, so that any number of threads gives the same bits.
 """
@@ -12,25 +13,15 @@ import numpy as np
 import torch
 
 from maskmill.jit import compiler
+from maskmill.numerics import lloyd_elkan
 from maskmill.numerics.blocks import ordered
+from maskmill.numerics.chord import FAST, chord
 
 PRODUCT_BYTES = 512 << 10  # products held at once by a thread: about its L2 cache
 SUM_BYTES = 256 << 20  # float64 sums of all parts together
 WORTH = 0.7  # bounds that leave more than this share of the rows undecided cost more than they save,
 PLAIN_STEPS = 4  # and are left out for this many steps
-FAST = {"reassoc", "contract", "arcp", "nsz"}
-
-
 _compile = compiler(fastmath=FAST)
-
-
-@_compile
-def _chord(x: np.ndarray, c: np.ndarray) -> float:
-    total = np.float32(0)
-    for t in range(x.shape[0]):
-        step = x[t] - c[t]
-        total += step * step
-    return np.sqrt(total)
 
 
 @_compile
@@ -44,7 +35,7 @@ def _undecided(x, c, labels, upper, lower, drift, rest, half, rows) -> int:  # t
         bound = max(lower[i], half[a])
         if upper[i] <= bound:
             continue
-        upper[i] = _chord(x[i], c[a])
+        upper[i] = chord(x[i], c[a])
         if upper[i] <= bound:
             continue
         rows[m] = i
@@ -120,16 +111,41 @@ class CpuEngine:
         self.counts = np.zeros((parts, clusters), np.int64)
         self.centroids: np.ndarray | None = None
         self.plain = 1  # steps to come without bounds: the first one, and some where bounds settle too little
+        self.bounds: lloyd_elkan.Bounds | None = None
+        if lloyd_elkan.worthwhile(n, clusters):
+            self.bounds = lloyd_elkan.Bounds(n, clusters, 2 * float(np.sqrt(self.x2.max())))
 
     def step(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Label every point with its closest centroid [k, d] float32: sums [k, d] float64, counts [k] int64."""
-        moved = None if self.plain or self.centroids is None else self._motion(centroids)
         c = np.ascontiguousarray(centroids, np.float32)
-        scaled, c2 = torch.from_numpy(-2 * c), np.einsum("ij,ij->i", c, c)
-        undecided = sum(ordered(lambda part: self._part(part, c, scaled, c2, moved), self.parts, self.threads))
-        self.plain = self.plain - 1 if self.plain else PLAIN_STEPS * int(undecided > WORTH * len(self.x))
+        if self.bounds is not None and self.centroids is not None:
+            self.bounds.move(np.linalg.norm(c.astype(np.float64) - self.centroids, axis=1))
+        if self.bounds is not None and not self.plain:
+            self._settle(c, self.bounds)
+        else:
+            self._label(c)
         self.centroids = c
         return self.sums.sum(axis=0), self.counts.sum(axis=0)
+
+    def _settle(self, c: np.ndarray, bounds: lloyd_elkan.Bounds) -> None:
+        """A step by the bounds of all pairs."""
+
+        def one(part: tuple[int, int, int]) -> int:
+            p, cut = part[0], slice(*part[1:])
+            return bounds.settle(cut, self.x[cut], c, self.labels[cut], self.sums[p], self.counts[p])
+
+        done = sum(ordered(one, self.parts, self.threads))
+        self.plain = lloyd_elkan.PLAIN_STEPS * int(done > lloyd_elkan.WORTH * len(self.x) * self.k)
+
+    def _label(self, c: np.ndarray) -> None:
+        """A step by products, of the rows that Hamerly's bounds leave open or of all."""
+        moved = None if self.plain or self.centroids is None else self._motion(c)
+        scaled, c2 = torch.from_numpy(-2 * c), np.einsum("ij,ij->i", c, c)
+        undecided = sum(ordered(lambda part: self._part(part, c, scaled, c2, moved), self.parts, self.threads))
+        if self.plain:
+            self.plain -= 1
+        else:
+            self.plain = PLAIN_STEPS * int(undecided > WORTH * len(self.x))
 
     def _motion(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each centroid [k] float32: its own drift, the largest drift of the others, half the way to the nearest."""
@@ -166,10 +182,12 @@ class CpuEngine:
                 block = buffer[:m]
             product = flat[: self.k * m].view(self.k, m)
             torch.mm(scaled, torch.from_numpy(block).T, out=product)
+            if self.bounds is not None and self.plain == 1:  # the next step is theirs
+                place = slice(start + first, start + first + m)
+                self.bounds.fill(place, product, c2, self.x2[place])
             _relabel(
                 x, some, product.numpy(), c2, self.x2[cut], labels, upper, lower, self.sums[p], self.counts[p], *work
             )  # fmt: skip
-
         return len(rows)
 
     def farthest(self, count: int) -> tuple[np.ndarray, np.ndarray]:
