@@ -29,6 +29,7 @@ TINY: dict[str, dict[str, Any]] = {
     "comus": THREE | PCA | {"rounds": {"count": 2, "steps": 60}},
     "cutler": CUT | {"cut": {"refine": "none"}, "rounds": {
         "count": 2, **INSTANCES, "from_round": {2: {"steps": 4, "keep_score": 0.2}}}},
+    "depthg": THREE | {"adapt": {"steps": 40, "neighbours": 3, "places": 5, "dimensions": 16}},
     "dinosaur": THREE | {"adapt": {
         "steps": 100, "batch_size": 4, "masks": "decoder", "slots": 3, "slot_size": 32, "width": 32, "input_width": 32,
         "layers": 1, "iterations": 2, "learning_rate": 2e-2, "warmup": 5, "halve_every": 200}},
@@ -37,6 +38,7 @@ TINY: dict[str, dict[str, Any]] = {
         "hidden": 16, "bottleneck": 8}},
     "deepcluster": THREE | RESNET | {"pretrain": CROPS | {"clusters": [3, 2]}},
     "dsm": THREE | {"cut": {"segments": 4}, "rounds": ROUND},
+    "found": {"adapt": {"steps": 20, "background_steps": 8, "batch_size": 4}},
     "hdbscan": GRAPH | {"cluster": {"min_cluster_size": 6, "min_samples": 3, "fine": 300, "noise": "ignore"}},
     "hnne": THREE,
     "hp": THREE | {"adapt": {
@@ -68,6 +70,8 @@ TINY: dict[str, dict[str, Any]] = {
     "nuclei": {},
     "overcluster": {"cluster": {"clusters": 3, "fine": 30}},
     "pca": THREE | {"reduce": {"dimensions": 8}},
+    "peekaboo": {"features": {"grouping": {"size": {"square": 112}}},
+                 "adapt": {"steps": 10, "background_steps": 5, "batch_size": 4}},
     "picie": THREE | {"adapt": {"steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5}},
     "picie_h": THREE | {"adapt": {
         "steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5, "over_clusters": 8}},

@@ -34,7 +34,8 @@ class Traits:
             itself works on stored tokens.
         facets: what the backbone may make of these photos.
         beside: what its training sees of an image beside its stored tokens (`maskmill.adapt._beside.TokensAndMore`):
-            `cls_query`, query and key of the cls token, of a feature set with facet: key; `photo`.
+            `cls_query`, query and key of the cls token, of a feature set with facet: key; `photo`; `depth`, its depth
+            map (inputs.depth).
     """
 
     neighbours: bool
@@ -43,7 +44,7 @@ class Traits:
     trains_backbone: bool
     photos: bool = False
     facets: tuple[str, ...] = ("token",)
-    beside: tuple[Literal["cls_query", "photo"], ...] = ()
+    beside: tuple[Literal["cls_query", "photo", "depth"], ...] = ()
 
 
 class Method(Protocol):
