@@ -22,7 +22,8 @@ from maskmill.training import loop
 from maskmill.training.resources import Resources
 
 # A head that learns from photos is asked in a file of its own, test_transfgu.py.
-METHODS = [name for name in registry.available("adapt") if not registry.load("adapt", name).TRAITS.photos]
+TRAITS = {name: registry.load("adapt", name).TRAITS for name in registry.available("adapt")}
+METHODS = [name for name, traits in TRAITS.items() if not traits.photos and not traits.beside]  # they see tokens alone
 PER_IMAGE = [name for name in METHODS if registry.load("adapt", name).TRAITS.per_image]
 
 

@@ -29,6 +29,7 @@ TINY: dict[str, dict[str, Any]] = {
     "comus": THREE | PCA | {"rounds": {"count": 2, "steps": 60}},
     "cutler": CUT | {"cut": {"refine": "none"}, "rounds": {
         "count": 2, **INSTANCES, "from_round": {2: {"steps": 4, "keep_score": 0.2}}}},
+    "depthg": THREE | {"adapt": {"steps": 40, "neighbours": 3, "places": 5, "dimensions": 16}},
     "dinosaur": THREE | {"adapt": {
         "steps": 100, "batch_size": 4, "masks": "decoder", "slots": 3, "slot_size": 32, "width": 32, "input_width": 32,
         "layers": 1, "iterations": 2, "learning_rate": 2e-2, "warmup": 5, "halve_every": 200}},
@@ -42,6 +43,7 @@ TINY: dict[str, dict[str, Any]] = {
         "count": 2, "steps": 40, "batch_size": 4, "crop": 112, "size": {"short_side": 112}, "width": 32, "kernels": 16,
         "layers": 1, "grids": [10, 9, 6, 4, 3], "unfrozen": 0, "schedule": "cosine", "learning_rate": 5e-3,
         "pair_steps": 20, "from_round": {2: {"steps": 4, "start": "continue", "keep_score": 0.1}}}},
+    "found": {"adapt": {"steps": 20, "background_steps": 8, "batch_size": 4}},
     "hdbscan": GRAPH | {"cluster": {"min_cluster_size": 6, "min_samples": 3, "fine": 300, "noise": "ignore"}},
     "hnne": THREE,
     "hp": THREE | {"adapt": {
@@ -75,6 +77,8 @@ TINY: dict[str, dict[str, Any]] = {
     "nuclei": {},
     "overcluster": {"cluster": {"clusters": 3, "fine": 30}},
     "pca": THREE | {"reduce": {"dimensions": 8}},
+    "peekaboo": {"features": {"grouping": {"size": {"square": 112}}},
+                 "adapt": {"steps": 10, "background_steps": 5, "batch_size": 4}},
     "picie": THREE | {"adapt": {"steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5}},
     "picie_h": THREE | {"adapt": {
         "steps": 20, "batch_size": 4, "hidden": 16, "dimensions": 16, "epoch_steps": 5, "over_clusters": 8}},

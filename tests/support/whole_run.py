@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from job_server import serving
 from PIL import Image
@@ -58,13 +59,17 @@ DEMO: dict[str, Any] = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
 def draw_photos(folder: Path) -> None:
-    """images/ and labels/ of twelve pictures, half of them with names that any careless line of code trips over."""
+    """images/, labels/ and depth/ of twelve pictures, half of them with names that careless code trips over."""
     for i in range(12):
         name = f"{ODD_NAMES.get(i, f'set {i % 2}/im{i:02d}')}.png"
         label = draw(folder / "images" / name, i)
         out = folder / "labels" / name
         out.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(label).save(out)
+        far = folder / "depth" / name
+        far.parent.mkdir(parents=True, exist_ok=True)
+        rows = np.linspace(250, 120, label.shape[0])[:, None]  # things stand before a ground that comes nearer
+        Image.fromarray(np.where(label > 0, 40, rows).astype(np.uint8)).save(far)
 
 
 def configure(photos: Path, recipes: Path) -> dict[str, Any]:
@@ -78,7 +83,7 @@ def configure(photos: Path, recipes: Path) -> dict[str, Any]:
         "labels": str(photos / "labels"),
         "recipes": [paths[name] for name in sorted(paths)],
         "preset": ["small", "tiny"],
-        "inputs": {"shard_size": 6},
+        "inputs": {"shard_size": 6, "depth": str(photos / "depth")},
         "evaluate": {"objects": True, "candidates": {"steps": 20}},
         "report": {"gallery": 6, "typical": 3},
     }

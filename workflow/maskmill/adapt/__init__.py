@@ -7,7 +7,7 @@ files of the stage, `maskmill.adapt.infer` a trained head at work.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,12 +25,17 @@ class Traits:
     Attributes:
         neighbours: reads the table of the nearest images of each image; its Params have `crops` and `neighbours`.
         per_image: its codes are masks of one image: channel j of two images has nothing in common. They can be cut
-            (`cut: {method: argmax}`) but neither clustered nor compared between images.
+            (`cut: {method: argmax}`) but neither clustered nor compared between images. A code of one number is a mask
+            of objects: 0 for a token that is in none.
         crops: items of its training may be crops of an image's grid; its Params have `crops`.
         trains_backbone: it can train the backbone together with the head; its Params have `unfreeze`, and it is a
             `BackboneMethod`.
         photos: its training sees photos through the frozen backbone (`maskmill.adapt._photos.FrozenPhotos`); the head
             itself works on stored tokens.
+        facets: what the backbone may make of these photos.
+        beside: what its training sees of an image beside its stored tokens (`maskmill.adapt._beside.TokensAndMore`):
+            `cls_query`, query and key of the cls token, of a feature set with facet: key; `photo`; `depth`, its depth
+            map (inputs.depth).
     """
 
     neighbours: bool
@@ -38,6 +43,8 @@ class Traits:
     crops: bool
     trains_backbone: bool
     photos: bool = False
+    facets: tuple[str, ...] = ("token",)
+    beside: tuple[Literal["cls_query", "photo", "depth"], ...] = ()
 
 
 class Method(Protocol):
@@ -69,7 +76,8 @@ class Method(Protocol):
 
         Args:
             images: `maskmill.adapt._data.TokenImages`; tokens [h, w, d] of an image by its position in the sorted ids.
-                With the trait `photos`: `maskmill.adapt._photos.FrozenPhotos`.
+                With the trait `beside`: `maskmill.adapt._beside.TokensAndMore`. With `photos`:
+                `maskmill.adapt._photos.FrozenPhotos`.
 
         Returns:
             tensors `head.<name>`, the state of what `build` makes, and diagnostics: `loss` [steps], `timing`, and what

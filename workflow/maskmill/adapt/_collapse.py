@@ -27,6 +27,8 @@ def examined(head: Head, images: Images, seed: int) -> dict[str, Any]:
     if head.per_image:
         found["mask"] = largest = mask_share(head, images, seed)
         what = f"one mask takes {100 * largest:.1f} % of an image's tokens on average"
+        if head.code_length == 1:
+            what = "nothing is part of an object, or nearly everything"
     if largest > LARGEST:
         raise NumericsError(
             f"adapt: the head of {head.method} has collapsed: {what}; try another seed, more or fewer adapt.steps, a "
@@ -49,12 +51,19 @@ def cluster_shares(head: Head, images: Images, seed: int) -> list[float]:
 
 
 def mask_share(head: Head, images: Images, seed: int) -> float:
-    """Share of the tokens in an image's largest mask, mean over some images."""
+    """Share of the tokens in an image's largest mask, mean over some images.
+
+    Of a head with one mask, of objects: the share of this one; 1 if it is empty everywhere.
+    """
     found = []
     for i in _drawn(images, seed):
-        winner = head.codes(images.view(i)).argmax(2)
+        codes = head.codes(images.view(i))
+        if head.code_length == 1:
+            found.append(np.count_nonzero(codes) / codes.size)
+            continue
+        winner = codes.argmax(2)
         found.append(np.bincount(winner.ravel()).max() / winner.size)
-    return float(np.mean(found))
+    return float(np.mean(found)) if any(found) else 1.0
 
 
 def _drawn(images: Images, seed: int) -> list[int]:

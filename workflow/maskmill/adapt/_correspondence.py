@@ -58,21 +58,29 @@ def others(n: int, draws: torch.Generator) -> torch.Tensor:
     return torch.where(fixed, (order + 1) % n, order)
 
 
+def uniform(n: int, side: int, draws: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two sets of random places for n images, [n, side, side, 2] in [-1, 1] each; see `sample`."""
+    here, there = (2 * torch.rand(n, side, side, 2, generator=draws, device=draws.device) - 1 for _ in range(2))
+    return here, there
+
+
 def pairs(
     x: tuple[torch.Tensor, torch.Tensor],
     code: tuple[torch.Tensor, torch.Tensor],
     side: int,
     shuffles: int,
     draws: torch.Generator,
+    places: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """(kind, centred F, S) for an image with itself, its neighbour, and `shuffles` times with others of the batch.
 
     Args:
         x, code: features and codes [n, d or c, h, w] of the images and of their neighbours.
         side: sampled places a side. The images are sampled at one set of places, their partners at another.
+        places: these two, see `uniform`, which draws them by default.
     """
-    n, device = len(x[0]), x[0].device
-    here, there = (2 * torch.rand(n, side, side, 2, generator=draws, device=device) - 1 for _ in range(2))
+    n = len(x[0])
+    here, there = places or uniform(n, side, draws)
     f, s = sample(x[0], here), sample(code[0], here)
     yield "self", centred(correlate(f, f)), correlate(s, s)
     yield "knn", centred(correlate(f, sample(x[1], there))), correlate(s, sample(code[1], there))

@@ -24,7 +24,8 @@ class PhotoImages(Images):
     """Photos of the manifest, uint8 RGB [H, W, 3] in the size that their feature set says, one for all.
 
     Args:
-        manifest: its file. weights: of the backbone. feature_set: of what the backbone is to make.
+        manifest: its file. weights: of the backbone. feature_set: of what the backbone is to make. facets: what that
+            may be.
 
     Raises:
         ConfigError: the feature set is no plain level of a network, or gives photos of several sizes: in a batch they
@@ -42,14 +43,15 @@ class PhotoImages(Images):
         cache_mib: int,
         device: torch.device,
         threads: int = 1,
+        facets: Sequence[str] = ("token",),
     ) -> None:
         found = read_manifest(manifest)
         if not found.rows:
             raise NumericsError("adapt: there is no image to learn from; check images and inputs/rejected.csv")
         backbone = load(weights, feature_set, device)
-        if feature_set.facet != "token" or not isinstance(backbone, Backbone):
+        if feature_set.facet not in facets or not isinstance(backbone, Backbone):
             raise ConfigError(f"{self.key}: {feature_set.backbone}, facet {feature_set.facet}: a head can {self.reads} "
-                              "through facet: token only; name another feature set")  # fmt: skip
+                              f"through facet: {' or '.join(facets)} only; name another feature set")  # fmt: skip
         sizes = {target_size(row.height, row.width, feature_set.size, backbone.multiple) for row in found.rows}
         if len(sizes) > 1:
             raise ConfigError(f"{self.key}: {feature_set.size} gives photos of {len(sizes)} sizes, but they are "
@@ -94,8 +96,9 @@ class FrozenPhotos(PhotoImages):
         cache_mib: int,
         device: torch.device,
         threads: int = 1,
+        facets: Sequence[str] = ("token",),
     ) -> None:
-        super().__init__(manifest, weights, feature_set, cache_mib // 2, device, threads)
+        super().__init__(manifest, weights, feature_set, cache_mib // 2, device, threads, facets)
         assert self.encoder is not None
         self.backbone, self.encoder = self.encoder.backbone, None
         self.made_by = feature_set.model_dump(mode="json")  # as the stores have it that the head will be applied to

@@ -64,7 +64,9 @@ def _neighbours(graph: Graph, wildcards: Wildcards) -> Sources:
 )
 def _fit(graph: Graph, wildcards: Wildcards) -> Sources:
     """Stored tokens, or photos with the weights of their backbone; and the table of nearest images."""
-    recipe, found = graph.recipe(wildcards), {"manifest": manifest()}
+    recipe = graph.recipe(wildcards)
+    # The manifest says whether a depth map has changed; of photos and tokens shards and stores do.
+    found = {"manifest": manifest(timeless="depth" not in recipe.stage("adapt").module.TRAITS.beside)}
     if recipe.learns_from_photos:
         graph.shards()  # what it depends on names the photos by their shards, so a head waits for them
         found["weights"] = weights_of([recipe.behind(CODES)])

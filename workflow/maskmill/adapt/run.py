@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskmill.adapt import Method, _neighbours
+from maskmill.adapt import Method, Traits, _neighbours
 from maskmill.adapt._collapse import examined
 from maskmill.adapt._data import CROPS, Crops, Images, TokenImages
 from maskmill.adapt._training import HeadTraining
@@ -48,6 +48,18 @@ class PhotoSource:
 
 
 @dataclass(frozen=True)
+class TokenSource:
+    """Stored tokens, for a head that sees more of an image while it learns (`Traits.beside`).
+
+    Attributes:
+        stores: one feature store a shard. manifest: of all shards.
+    """
+
+    stores: Sequence[str | Path]
+    manifest: str | Path
+
+
+@dataclass(frozen=True)
 class HeadFiles:
     """What `fit` writes.
 
@@ -73,7 +85,7 @@ def find_neighbours(stores: Sequence[str | Path], crops: Crops, k: int, out: str
 
 
 def fit(
-    source: Sequence[str | Path] | PhotoSource,
+    source: Sequence[str | Path] | TokenSource | PhotoSource,
     section: Mapping[str, Any],
     out: HeadFiles,
     *,
@@ -85,7 +97,8 @@ def fit(
     """Train a head on the stored tokens of all shards, or on photos, with or beside their backbone.
 
     Args:
-        source: one feature store a shard; the result does not depend on how images are spread over them. Or photos.
+        source: one feature store a shard; the result does not depend on how images are spread over them. With a
+            manifest where the method sees more than tokens. Or photos.
         section: the flat `adapt` section.
         clusters: k of the recipe, the number of prototypes that a method with prototypes learns.
         neighbours: the table of `find_neighbours`, for methods that ask for it.
@@ -102,7 +115,7 @@ def fit(
     method: Method = stage.module
     device = pick(resources.device)
     cache = stage.settings.cache_mib if resources.cache_mib is None else resources.cache_mib
-    images = _opened(source, cache, device, resources.threads, method.TRAITS.photos)
+    images = _opened(source, cache, device, resources.threads, stage)
     _check_count(len(images), method, stage.params)
     table = _neighbours.read(neighbours, images.ids) if neighbours is not None else None
     spec = {
@@ -128,15 +141,21 @@ def fit(
 
 
 def _opened(
-    source: Sequence[str | Path] | PhotoSource, cache_mib: int, device: torch.device, threads: int, frozen: bool
-) -> Images:
-    """The images of a source, of which `cache_mib` are held in memory; frozen: photos whose backbone does not learn."""
-    if not isinstance(source, PhotoSource):
-        return TokenImages(source, cache_mib)
-    from maskmill.adapt._photos import FrozenPhotos, PhotoImages
+    source: Sequence[str | Path] | TokenSource | PhotoSource, cache_mib: int, device: torch.device, threads: int,
+    stage: Stage[Any],
+) -> Images:  # fmt: skip
+    """The images of a source as the method sees them, of which `cache_mib` are held in memory."""
+    traits: Traits = stage.module.TRAITS
+    if isinstance(source, PhotoSource):
+        from maskmill.adapt._photos import FrozenPhotos, PhotoImages
 
-    kind = FrozenPhotos if frozen else PhotoImages
-    return kind(source.manifest, source.weights, source.feature_set, cache_mib, device, threads)
+        given = source.manifest, source.weights, source.feature_set, cache_mib, device, threads
+        return FrozenPhotos(*given, traits.facets) if traits.photos else PhotoImages(*given)
+    if isinstance(source, TokenSource):
+        from maskmill.adapt._beside import TokensAndMore
+
+        return TokensAndMore(source.stores, source.manifest, traits.beside, cache_mib, f"adapt.method {stage.method}")
+    return TokenImages(source, cache_mib)
 
 
 def _check_count(images: int, method: Method, params: Any) -> None:

@@ -31,7 +31,7 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
     """Segments (uint8 [h, w]) of codes [h, w, k] >= 0: 1, 2, ... for each channel that wins a token, in their order.
 
     A tie goes to the first channel; a token whose codes are all 0 is in no segment. A token's share is its largest code
-    over the sum of its codes.
+    over the sum of its codes; of one channel, which is a mask of objects, it is the code itself, and 0 elsewhere.
 
     Diagnostics: confidence = mean share of all tokens; scores float32 [k]: the same of each segment, 0 beyond the last;
     groups = number of segments.
@@ -47,10 +47,10 @@ def cut(tokens: np.ndarray, params: Params, seed: int, image_id: str) -> tuple[n
     codes = flat_tokens(tokens, image_id)
     if k > MOST or (codes < 0).any():
         what = f"{k} channels (at most {MOST})" if k > MOST else f"negative codes, the least {codes.min():.3g}"
-        advice = "it reads masks, as adapt.method acseg and dinosaur make them"
+        advice = "it reads masks, as adapt.method acseg, dinosaur and found make them"
         raise NumericsError(f"{image_id}: cut.method argmax: {what}; {advice}")
     total = codes.sum(1, dtype=np.float64)
-    share = codes.max(1) / np.maximum(total, np.finfo(np.float64).tiny)
+    share = codes.max(1) / np.maximum(total, np.finfo(np.float64).tiny) if k > 1 else np.minimum(total, 1.0)
     winner = np.where(total > 0, codes.argmax(1) + 1, 0)
     size = np.bincount(winner, minlength=k + 1)[1:]
     number = np.concatenate([[0], np.cumsum(size > 0)]).astype(np.uint8)

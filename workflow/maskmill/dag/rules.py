@@ -197,6 +197,8 @@ class Rules:
         config = self.run.config
         objects = config.evaluate.objects
         listed = [self._listing(config.images, config.labels)]
+        if config.inputs.depth is not None:
+            listed.append(self._listing(config.inputs.depth, None))
         if objects is not None and objects.instances is not None:
             listed.append(self._listing(objects.instances, None))
         shown = [self.graph.depends("report", {}), *self._named_by_files]
@@ -450,7 +452,8 @@ class Rules:
             return ""
         if rule == "inputs" and not self.module:
             guarded(check_presence, self.run, self._origin())
-        return self._listing(images, labels)
+        found, depth = self._listing(images, labels), self.run.config.inputs.depth
+        return f"{found} {self._listing(depth, None)}" if rule == "inputs" and depth else found
 
     def _listing(self, images: str | Sequence[str], labels: str | None) -> str:
         return self._listed(images, labels)[0]

@@ -28,7 +28,14 @@ def check_presence(run: Run, origin: str | Origin) -> None:
             _check("images", source, origin, f"give {KINDS}")
     if config.labels:
         _check("labels", config.labels, origin, "give a folder of label images, or a table; or leave it out")
+    if config.inputs.depth is not None:
+        _check("inputs.depth", config.inputs.depth, origin, "give a folder of depth maps; or leave it out")
     for recipe in run.recipes.values():
+        if config.inputs.depth is None and recipe.adapt is not None and "depth" in recipe.adapt.module.TRAITS.beside:
+            raise InputError(
+                f"recipe {recipe.name}: adapt.method {recipe.adapt.method} learns from depth maps; set inputs.depth to "
+                "a folder with one of every photo, or leave the recipe out"
+            )
         labels = recipe.taxonomy.params.labels if recipe.taxonomy.module.TRAITS.labels else None
         if labels is not None:
             _check("taxonomy.labels", labels, origin, "give a folder of labels of some images")

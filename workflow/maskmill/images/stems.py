@@ -155,7 +155,13 @@ def _around(folder: str | os.PathLike[str]) -> set[Identity]:
     return {identity for each in (path, *path.parents) if (identity := _identity(each)) is not None}
 
 
-def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "label") -> dict[str, str]:
+def match_stems(
+    stems: Mapping[str, str],
+    folder: Path,
+    key: str,
+    what: str = "label",
+    suffixes: tuple[str, ...] = LABEL_SUFFIXES,
+) -> dict[str, str]:
     """{image id: absolute path} of the label-like files of a folder with the images' relative paths but for the suffix.
 
     Where the relative path has no file, a bare stem that only one image and only one file have will do. Letters with
@@ -163,7 +169,7 @@ def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "l
 
     Args:
         stems: {image id: relative path without suffix}, not empty.
-        key: the configuration key of the folder, what: the kind of file; both for messages.
+        key: the configuration key of the folder, what: the kind of file; both for messages. suffixes: of the files.
 
     Raises:
         InputError: no such folder; no file fits any image; two files fit one.
@@ -174,13 +180,14 @@ def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "l
         listed = names(folder, [])
     except OSError as error:
         raise InputError(f"{key}: {error.filename!r} cannot be listed ({error.strerror}); mend its rights") from None
-    files = [name for name in listed if name.lower().endswith(LABEL_SUFFIXES)]
+    files = [name for name in listed if name.lower().endswith(suffixes)]
     lossy = [name for name in listed if name.lower().endswith(LOSSY)]
+    number = "class number" if suffixes is LABEL_SUFFIXES else "number"
     if lossy and not files:
         raise InputError(
-            f"{key}: {str(folder)!r} holds no {what} file ({', '.join(LABEL_SUFFIXES)}), but {len(lossy)} such as "
-            f"{lossy[0]!r}, whose compression changes class numbers; save them anew from their source as PNG, one "
-            "class number a pixel"
+            f"{key}: {str(folder)!r} holds no {what} file ({', '.join(suffixes)}), but {len(lossy)} such as "
+            f"{lossy[0]!r}, whose compression changes {number}s; save them anew from their source as PNG, one "
+            f"{number} a pixel"
         )
     paths = [str(PurePosixPath(name).with_suffix("")) for name in files]
     stems = _composed(stems, paths)
@@ -203,7 +210,7 @@ def match_stems(stems: Mapping[str, str], folder: Path, key: str, what: str = "l
     if not found:
         example = f", such as {files[0]!r} for {next(iter(stems.values()))!r}" if files else ""
         raise InputError(
-            f"{key}: none of the {len(files)} {what} files ({', '.join(LABEL_SUFFIXES)}) in {str(folder)!r} has the "
+            f"{key}: none of the {len(files)} {what} files ({', '.join(suffixes)}) in {str(folder)!r} has the "
             f"name of an image{example}"
         )
     return found

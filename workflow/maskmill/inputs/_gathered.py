@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from maskmill.errors import InputError
 from maskmill.inputs._checked import LabelTask, read_labels
+from maskmill.inputs._depth import COLUMNS, with_depth
 from maskmill.inputs._labels import match_labels, packed
 from maskmill.inputs._shards import shard_names
 from maskmill.inputs._sources import Candidate
@@ -52,16 +53,23 @@ def rejected_of(table: pa.Table) -> list[Rejected]:
     return list(zip(*columns, strict=True))
 
 
-def gathered(table: pa.Table, labels: str | None, shard_size: int, threads: int) -> tuple[Gathered, pa.Table]:
+def gathered(
+    table: pa.Table, labels: str | None, shard_size: int, threads: int, depth: str | None = None
+) -> tuple[Gathered, pa.Table]:
     """The manifest of all files that were not rejected, and the facts of their labels (label_digest, label_pixels).
 
-    Labels that no part has read are read here.
+    Labels that no part has read are read here, and the depth maps of a folder.
 
     Raises:
-        InputError: labels that do not fit, or that cannot be used.
+        InputError: labels or depth maps that do not fit, or that cannot be used.
     """
     good = table.filter(pc.is_null(table["reason"])).drop_columns(["reason"])
     good, labelled = _with_labels(good, labels, threads)
+    schema = _SCHEMA
+    if depth is not None:
+        good = with_depth(good, depth, threads)
+        for name in COLUMNS:
+            schema = schema.append(pa.field(name, pa.string()))
     names, sources = good["name"], good["source"].cast(pa.large_string())
     parts = pc.not_equal(names, "")
     ids = pc.binary_join_element_wise(sources, names, pa.scalar("", pa.large_string()))
@@ -71,8 +79,8 @@ def gathered(table: pa.Table, labels: str | None, shard_size: int, threads: int)
         _refuse_twins(good)
     shards = shard_names(good["id"].to_pylist(), good["digest"].to_pylist(), shard_size)
     good = good.append_column("shard", pa.array(shards, pa.large_string()))
-    rows = good.select(_SCHEMA.names)
-    blocks = [rows.slice(start, _ROWS).cast(_SCHEMA).combine_chunks() for start in range(0, len(rows), _ROWS)]
+    rows = good.select(schema.names)
+    blocks = [rows.slice(start, _ROWS).cast(schema).combine_chunks() for start in range(0, len(rows), _ROWS)]
     made = pa.concat_tables(blocks)
     if made["view"].null_count == len(made):
         made = made.drop_columns(["parent", "view"])

@@ -17,7 +17,7 @@ def _section(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
 
 def _checks(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     """The section without what is decided where the parts are gathered."""
-    gathered = ("shard_size", "max_rejected", "max_rejected_count")
+    gathered = ("shard_size", "max_rejected", "max_rejected_count", "depth")
     return {key: value for key, value in _section(graph, wildcards).items() if key not in gathered}
 
 

@@ -144,7 +144,7 @@ def _gather(
         raise InputError(ALL_EMPTY)
     _enforce_budget(unreadable, about.count - empty, settings, out.rejected)
     rendering = agreed(table, about.rendering)
-    found, facts = gathered(table, labels, settings.shard_size, threads)
+    found, facts = gathered(table, labels, settings.shard_size, threads, settings.depth)
     known: dict[bytes | str, bytes | str] = {REJECTED_CRC32C: str(file_crc32c(out.rejected))}
     if "view" in found.table.column_names or rendering.chosen:
         known[RENDERING] = rendering.text()

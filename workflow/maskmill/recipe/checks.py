@@ -289,12 +289,14 @@ def _check_adapt(recipe: Recipe, path: Path) -> None:
             advice = f"set regions: {{features: {CODES}, pool: token}} and reduce.method: none"
             raise ConfigError(f"{path}: cluster.method: prototypes lie among the codes; {advice}")
     _check_masks(recipe, path)
+    if recipe.adapt is not None and "cls_query" in recipe.adapt.module.TRAITS.beside:
+        _check_keys(recipe, recipe.adapt, path)
     if recipe.learns_from_photos:
-        seen = recipe.behind(CODES)
-        if seen.facet != "token" or not backbones.of(seen.backbone).network:
+        seen, facets = recipe.behind(CODES), recipe.stage("adapt").module.TRAITS.facets
+        if seen.facet not in facets or not backbones.of(seen.backbone).network:
             what = "trains a network" if recipe.unfrozen else "sees photos"
-            raise ConfigError(f"{path}: {_why_photos(recipe)} {what} through facet: token, found {seen.facet} "
-                              f"of {seen.backbone}; name another feature set")  # fmt: skip
+            raise ConfigError(f"{path}: {_why_photos(recipe)} {what} through facet: {' or '.join(facets)}, found "
+                              f"{seen.facet} of {seen.backbone}; name another feature set")  # fmt: skip
     if recipe.crops and recipe.regions.settings.features == CODES:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method} looks at crops through a backbone, and "
                           f"{CODES} has none; name another feature set, or use pool: mean")  # fmt: skip
@@ -311,7 +313,7 @@ def _check_masks(recipe: Recipe, path: Path) -> None:
     if cut is not None and cut.module.TRAITS.reads_codes and cut.settings.features != CODES:
         raise ConfigError(
             f"{path}: cut.features: {cut.settings.features!r}, but method {cut.method} reads the masks of a head; add "
-            f"adapt: {{method: acseg}} or dinosaur, and set features: {CODES}"
+            f"adapt: {{method: acseg}}, dinosaur or found, and set features: {CODES}"
         )
     if adapt is not None and not recipe.global_codes and recipe.regions.settings.features == CODES:
         raise ConfigError(

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from maskmill.recipe import sensors
-from maskmill.recipe.base import Model
+from maskmill.recipe.base import LocalPath, Model
 
 
 def _number(value: Any) -> Any:
@@ -99,6 +99,9 @@ class Inputs(Model):
     pages: Literal["first", "all", "max", "mean"] = Field(
         "first", description="of files with several: the first, each as a picture, or the maximum or mean of all"
     )
+    depth: LocalPath | None = Field(
+        None, description="folder of depth maps with the same stems, larger is farther: PNG, TIFF or .npy"
+    )
     window: Window | None = Field(None, description="cut larger images into windows; none: every image is one picture")
 
     @property
@@ -155,7 +158,7 @@ class Inputs(Model):
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without keys of newer versions that are not set: runs that set none keep the hashes of older versions."""
         body: dict[str, Any] = handler(self)
-        for key in ("range", "percentiles", "channels", "composites", "pages", "window"):
+        for key in ("range", "percentiles", "channels", "composites", "pages", "depth", "window"):
             if key in body and getattr(self, key) == type(self).model_fields[key].default:
                 del body[key]
         return body

@@ -19,7 +19,8 @@ ROW_GROUP = 16384  # rows of the file that are read or left together; shards lie
 _COLUMNS = ["id", "path", "width", "height", "shard", "label"]
 _CONTENTS = ["label_digest", "bytes", "crc32c"]  # of every manifest that the stage `inputs` has written
 _VIEWS = ["parent", "view"]  # of those with a picture that is not a whole photo
-_OPTIONAL = [*_CONTENTS, *_VIEWS]
+_DEPTHS = ["depth", "depth_digest"]  # of those with depth maps
+_OPTIONAL = [*_CONTENTS, *_VIEWS, *_DEPTHS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Row:
         parent: id of the image that this one is a window, a page or a composite of, or None.
         view: how the picture is read from the file (maskmill.images.view), or None for a photo. Of a picture with a
             view, `crc32c` is that of its decoded values, and `bytes` their number: no more of the file is read for it.
+        depth, depth_digest: its depth map (maskmill.images.depth) and a digest of the file's bytes, or None.
     """
 
     id: str
@@ -45,6 +47,8 @@ class Row:
     crc32c: int | None = None
     parent: str | None = None
     view: str | None = None
+    depth: str | None = None
+    depth_digest: str | None = None
 
     @property
     def owner(self) -> str:

@@ -1,0 +1,83 @@
+"""Depth maps of photos: files with one number a pixel, larger farther away, of any size and unit."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+
+from maskmill.errors import InputError
+from maskmill.images.decode import MAX_PIXELS, image_bytes
+
+DEPTH_SUFFIXES = (".npy", ".png", ".tif", ".tiff")
+EVEN = 0.5  # what a map without contrast is on a grid
+
+
+def read_depth(path: str | Path) -> tuple[np.ndarray, str]:
+    """Depth float32 [H, W] of a PNG of 8 or 16 bits, a TIFF (float too) or a .npy, and a digest of the file's bytes.
+
+    Raises:
+        InputError: unreadable, in colour or of other than two dimensions, NaN or infinite; names the file.
+    """
+    try:
+        body = image_bytes(path, MAX_PIXELS)
+        values = _numpy(body) if str(path).lower().endswith(".npy") else _picture(body)
+    except InputError as error:
+        raise InputError(f"{path}: depth map: {error}") from None
+    if not np.isfinite(values).all():
+        count = np.count_nonzero(~np.isfinite(values))
+        raise InputError(f"{path}: depth map: {count} of {values.size} pixels are NaN or infinite; fill them")
+    return values, hashlib.blake2b(body, digest_size=8).hexdigest()
+
+
+def _numpy(body: bytes) -> np.ndarray:
+    try:
+        values = np.load(io.BytesIO(body), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"no readable .npy ({' '.join(str(error).split())}); save it anew with numpy.save") from None
+    values = np.squeeze(values) if isinstance(values, np.ndarray) and values.ndim == 3 else values
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size or values.dtype.kind not in "uif":
+        shape = getattr(values, "shape", None)
+        raise InputError(f"an array of shape {shape}; give one number a pixel, [height, width]")
+    return np.asarray(values, np.float32)
+
+
+def _picture(body: bytes) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(body)) as image:
+            mode, pixels = image.mode, image.width * image.height
+            if pixels > MAX_PIXELS:
+                raise InputError(f"{pixels} pixels; at most {MAX_PIXELS} are read")
+            if mode not in ("L", "F", "I") and not mode.startswith("I;16"):
+                raise InputError(f"a picture of mode {mode}; give one number a pixel, as greyscale PNG of 8 or 16 bits")
+            return np.asarray(image).astype(np.float32)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"unreadable ({' '.join(str(error).split())}); save it anew") from None
+
+
+def depth_facts(path: str) -> tuple[str, str]:
+    """(digest, "") of a depth map that can be used, or ("", reason): exceptions do not leave worker processes whole."""
+    try:
+        return read_depth(path)[1], ""
+    except InputError as error:
+        return "", str(error)
+
+
+def depth_on_grid(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Depth [H, W] of a whole photo as means over the cells of a grid (h, w), 0 at the nearest one, 1 at the farthest.
+
+    A map without contrast is `EVEN` everywhere.
+    """
+    import torch
+
+    cells = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(values)[None, None].double(), size)[0, 0].numpy()
+    low, high = cells.min(), cells.max()
+    if high - low <= 1e-6 * max(abs(low), abs(high)):
+        return np.full(size, EVEN, np.float32)
+    return np.asarray((cells - low) / (high - low), np.float32)
