@@ -26,6 +26,9 @@ CUT: dict[str, Any] = {"features": {"grouping": {"size": {"square": 112}}}}
 # A dozen regions vary in fewer directions than COMUS keeps.
 TINY: dict[str, dict[str, Any]] = {
     "acseg": THREE | {"adapt": {"steps": 20, "batch_size": 4, "blocks": 1, "hidden": 32, "side": 8}},
+    "cause": THREE | {"adapt": {
+        "steps": 40, "codebook_steps": 10, "probe_steps": 20, "batch_size": 4, "head": "mlp", "dimensions": 8,
+        "concepts": 16, "stride": 1, "projection": 16, "bank": 4, "learning_rate": 2e-2}},
     "comus": THREE | PCA | {"rounds": {"count": 2, "steps": 60}},
     "cutler": CUT | {"cut": {"refine": "none"}, "rounds": {
         "count": 2, **INSTANCES, "from_round": {2: {"steps": 4, "keep_score": 0.2}}}},
@@ -37,6 +40,8 @@ TINY: dict[str, dict[str, Any]] = {
         "hidden": 16, "bottleneck": 8}},
     "deepcluster": THREE | RESNET | {"pretrain": CROPS | {"clusters": [3, 2]}},
     "dsm": THREE | {"cut": {"segments": 4}, "rounds": ROUND},
+    "eagle": THREE | {"adapt": {
+        "steps": 20, "warmup": 5, "batch_size": 4, "dimensions": 8, "places": 4, "segments": 8}},
     "hdbscan": GRAPH | {"cluster": {"min_cluster_size": 6, "min_samples": 3, "fine": 300, "noise": "ignore"}},
     "hnne": THREE,
     "hp": THREE | {"adapt": {

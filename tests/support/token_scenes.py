@@ -20,6 +20,7 @@ FAST: dict[str, dict] = {
     "dinosaur": {"steps": 120, "batch_size": 8, "masks": "slots", "slots": 4, "slot_size": 32, "width": 32,
                  "input_width": 32, "layers": 1, "side": 6, "iterations": 2, "learning_rate": 2e-2, "warmup": 30,
                  "halve_every": 200},
+    "eagle": {"steps": 60, "batch_size": 8, "dimensions": 8, "places": 4, "colour": 0, "segments": 6, "warmup": 20},
     "stego": {"steps": 60, "batch_size": 8, "dimensions": 8, "places": 4},
     "hp": {"steps": 60, "batch_size": 4, "dimensions": 8, "pool": 16, "renew": 20, "warmup": 20, "negatives": 0.5},
     "primaps_em": {"steps": 60, "batch_size": 4, "probe_steps": 20},

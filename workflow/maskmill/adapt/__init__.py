@@ -31,6 +31,7 @@ class Traits:
             `BackboneMethod`.
         photos: its training sees photos through the frozen backbone (`maskmill.adapt._photos.FrozenPhotos`); the head
             itself works on stored tokens.
+        colours: its training may look at the photos' colours on the grid of the tokens (`TokenImages.colours`).
     """
 
     neighbours: bool
@@ -38,6 +39,7 @@ class Traits:
     crops: bool
     trains_backbone: bool
     photos: bool = False
+    colours: bool = False
 
 
 class Method(Protocol):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from maskmill.device import pinned
-from maskmill.errors import NumericsError, StoreError
+from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.numerics.sampling import batch_rows
 from maskmill.store.ragged import Ragged
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from maskmill.adapt._encoder import Encoder
+    from maskmill.images.photos import ManifestPhotos
 
 Crops = Literal["none", "five"]
 CROPS: dict[str, int] = {"none": 1, "five": 5}  # crops of an image
@@ -94,12 +95,15 @@ class TokenImages(Images):
     Tokens of a part without data hold the vector of the nearest one with data (stage features): grids stay whole, and
     nothing of nodata is learnt.
 
+    Args:
+        manifest: its file, for methods that look at colours (`maskmill.adapt.Traits.colours`).
+
     Raises:
         NumericsError: there is no image, or one has no tokens.
         StoreError: the stores are of different feature sets.
     """
 
-    def __init__(self, stores: Sequence[str | Path], cache_mib: int) -> None:
+    def __init__(self, stores: Sequence[str | Path], cache_mib: int, manifest: str | Path | None = None) -> None:
         opened = [Ragged(path) for path in stores]
         self._place = {image_id: store for store in opened for image_id in shown_ids(store)}
         if not self._place:
@@ -110,6 +114,27 @@ class TokenImages(Images):
         made_by = dict(opened[0].provenance.get("params", {}))
         hashes = [store.hash for store in opened]
         super().__init__(sorted(self._place), int(depths.pop() or 1), hashes, made_by, cache_mib)
+        self._manifest = manifest
+        self._photos: ManifestPhotos | None = None
+        self._colours: dict[int, np.ndarray] = {}
+
+    def colours(self, j: int, kind: Crops) -> np.ndarray:
+        """Colours uint8 [h, w, 3] of the photo on the grid of one crop's tokens; they are held, as they are small.
+
+        Raises:
+            ConfigError: no manifest was given. InputError: a photo changed since the inputs were checked.
+        """
+        i = j // CROPS[kind]
+        if i not in self._colours:
+            from maskmill.images.photos import ManifestPhotos
+
+            if self._manifest is None:
+                raise ConfigError("adapt: this method looks at the photos' colours; give --manifest, or set "
+                                  "adapt.colour: 0")  # fmt: skip
+            if self._photos is None:
+                self._photos = ManifestPhotos(self._manifest, "adapt")
+            self._colours[i] = self._photos.on_grid(self.ids[i], self[i].shape[:2])
+        return crop(self._colours[i], kind, j % CROPS[kind])
 
     def read(self, i: int) -> np.ndarray:
         """Tokens [h, w, d] of image i as stored."""

@@ -80,6 +80,7 @@ def fit(
     seed: int,
     clusters: int,
     neighbours: str | Path | None = None,
+    manifest: str | Path | None = None,
     resources: Resources | None = None,
 ) -> None:
     """Train a head on the stored tokens of all shards, or on photos, with or beside their backbone.
@@ -89,6 +90,7 @@ def fit(
         section: the flat `adapt` section.
         clusters: k of the recipe, the number of prototypes that a method with prototypes learns.
         neighbours: the table of `find_neighbours`, for methods that ask for it.
+        manifest: where the photos lie, for methods that look at their colours beside the tokens.
         resources: its `checkpoint_steps` and `cache_mib` stand in place of those of the section.
 
     Raises:
@@ -102,7 +104,10 @@ def fit(
     method: Method = stage.module
     device = pick(resources.device)
     cache = stage.settings.cache_mib if resources.cache_mib is None else resources.cache_mib
-    images = _opened(source, cache, device, resources.threads, method.TRAITS.photos)
+    if isinstance(source, PhotoSource):
+        images: Images = _photos(source, cache, device, resources.threads, method.TRAITS.photos)
+    else:
+        images = TokenImages(source, cache, manifest if method.TRAITS.colours else None)
     _check_count(len(images), method, stage.params)
     table = _neighbours.read(neighbours, images.ids) if neighbours is not None else None
     spec = {
@@ -127,12 +132,8 @@ def fit(
     keeper.clear()
 
 
-def _opened(
-    source: Sequence[str | Path] | PhotoSource, cache_mib: int, device: torch.device, threads: int, frozen: bool
-) -> Images:
-    """The images of a source, of which `cache_mib` are held in memory; frozen: photos whose backbone does not learn."""
-    if not isinstance(source, PhotoSource):
-        return TokenImages(source, cache_mib)
+def _photos(source: PhotoSource, cache_mib: int, device: torch.device, threads: int, frozen: bool) -> Images:
+    """The photos of a source, of which `cache_mib` are held in memory; frozen: their backbone does not learn."""
     from maskmill.adapt._photos import FrozenPhotos, PhotoImages
 
     kind = FrozenPhotos if frozen else PhotoImages

@@ -65,7 +65,7 @@ def adapt_fit(
         source = PhotoSource(manifest, weights, validate(FeatureSet, feature_set or {}, "--params", "feature_set"))
     fit(
         source, own, HeadFiles(out, monitor, timing), seed=seed, clusters=clusters, neighbours=neighbours,
-        resources=Resources(threads, device, checkpoint_steps, cache_mib),
+        manifest=manifest, resources=Resources(threads, device, checkpoint_steps, cache_mib),
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ HALVINGS = 2  # of the prototypes' learning rate, evenly over their steps
 
 
 class Params(Model):
-    """Settings of the concepts, the head and the training. Defaults: CAUSE-TR on COCO-Stuff-27; steps are its epochs."""
+    """Settings of the concepts, the head and the training. Defaults: CAUSE-TR on COCO-Stuff-27; steps: its epochs."""
 
     head: Literal["tr", "mlp"] = Field("tr", description="a decoder of the concepts, or a projector alone")
     dimensions: int = Field(90, ge=1, le=4096, description="length of a code")

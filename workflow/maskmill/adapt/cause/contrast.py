@@ -28,7 +28,9 @@ def info_nce(logits: torch.Tensor, positive: torch.Tensor, negative: torch.Tenso
     count = positive.sum()
     if count == 0:
         return None
-    beside = positive | negative | ~positive.any(1, keepdim=True)  # a row without positives counts nothing, but finitely
+    beside = (
+        positive | negative | ~positive.any(1, keepdim=True)
+    )  # a row without positives counts nothing, but finitely
     level = logits.masked_fill(~beside, -torch.inf).logsumexp(1)
     total = (positive.sum(1) * level).sum() - logits.masked_fill(~positive, 0.0).sum()
     return total / count
