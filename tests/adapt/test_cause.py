@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def test_each_training_moves_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(found["loss"]) == 9
 
     def moved(name: str) -> list[bool]:
-        return [not torch.equal(a[name], b[name]) for a, b in zip(seen[:-1], seen[1:], strict=True)]
+        return [not torch.equal(a[name], b[name]) for a, b in pairwise(seen)]
 
     assert moved("head.codebook") == [True] * 2 + [False] * 6
     assert moved("student.projector.linear.weight") == [False] * 2 + [True] * 3 + [False] * 3

@@ -1,4 +1,4 @@
-"""CAUSE's heads: STEGO's projector, and a decoder whose queries are the tokens' concepts; and what is trained of them."""
+"""CAUSE's heads: STEGO's projector, and a decoder whose queries are concepts of the tokens; what is trained of them."""
 
 from __future__ import annotations
 
