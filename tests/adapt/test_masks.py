@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from maskmill.adapt import _masks, _trainer, acseg, dinosaur
 from maskmill.adapt._attention import Attention
+from maskmill.adapt._modularity import affinity, modularity
 from maskmill.adapt._training import HeadTraining
-from maskmill.adapt.acseg.concepts import ConceptHead, affinity, modularity
+from maskmill.adapt.acseg.concepts import ConceptHead
 from maskmill.adapt.dinosaur.slots import MlpDecoder, SlotAttention, TransformerDecoder
 from maskmill.cli.app import app
 from maskmill.cut import argmax

@@ -26,6 +26,9 @@ CUT: dict[str, Any] = {"features": {"grouping": {"size": {"square": 112}}}}
 # A dozen regions vary in fewer directions than COMUS keeps.
 TINY: dict[str, dict[str, Any]] = {
     "acseg": THREE | {"adapt": {"steps": 20, "batch_size": 4, "blocks": 1, "hidden": 32, "side": 8}},
+    "cause": THREE | {"adapt": {
+        "steps": 40, "codebook_steps": 10, "probe_steps": 20, "batch_size": 4, "head": "mlp", "dimensions": 8,
+        "concepts": 16, "stride": 1, "projection": 16, "bank": 4, "learning_rate": 2e-2}},
     "comus": THREE | PCA | {"rounds": {"count": 2, "steps": 60}},
     "cutler": CUT | {"cut": {"refine": "none"}, "rounds": {
         "count": 2, **INSTANCES, "from_round": {2: {"steps": 4, "keep_score": 0.2}}}},
@@ -44,6 +47,8 @@ TINY: dict[str, dict[str, Any]] = {
         "layers": 1, "grids": [10, 9, 6, 4, 3], "unfrozen": 0, "schedule": "cosine", "learning_rate": 5e-3,
         "pair_steps": 20, "from_round": {2: {"steps": 4, "start": "continue", "keep_score": 0.1}}}},
     "found": {"adapt": {"steps": 20, "background_steps": 8, "batch_size": 4}},
+    "eagle": THREE | {"adapt": {
+        "steps": 20, "warmup": 5, "batch_size": 4, "dimensions": 8, "places": 4, "segments": 8}},
     "hdbscan": GRAPH | {"cluster": {"min_cluster_size": 6, "min_samples": 3, "fine": 300, "noise": "ignore"}},
     "hnne": THREE,
     "hp": THREE | {"adapt": {

@@ -14,9 +14,13 @@ DEPTH = 16
 FAST: dict[str, dict] = {
     "acseg": {"steps": 60, "batch_size": 8, "concepts": 5, "blocks": 1, "heads": 2, "hidden": 16,
               "learning_rate": 5e-3},
+    "cause": {"steps": 60, "codebook_steps": 15, "probe_steps": 30, "batch_size": 8, "head": "mlp", "dropout": 0.0,
+              "dimensions": 8, "concepts": 12, "crops": "none", "stride": 1, "projection": 16, "bank": 8,
+              "learning_rate": 2e-2},
     "dinosaur": {"steps": 120, "batch_size": 8, "masks": "slots", "slots": 4, "slot_size": 32, "width": 32,
                  "input_width": 32, "layers": 1, "side": 6, "iterations": 2, "learning_rate": 2e-2, "warmup": 30,
                  "halve_every": 200},
+    "eagle": {"steps": 60, "batch_size": 8, "dimensions": 8, "places": 4, "colour": 0, "segments": 6, "warmup": 20},
     "stego": {"steps": 60, "batch_size": 8, "dimensions": 8, "places": 4},
     "hp": {"steps": 60, "batch_size": 4, "dimensions": 8, "pool": 16, "renew": 20, "warmup": 20, "negatives": 0.5},
     "primaps_em": {"steps": 60, "batch_size": 4, "probe_steps": 20},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -19,17 +21,30 @@ class Attention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(depth, inner) for _ in range(3))
         self.out = nn.Linear(inner, depth)
 
-    def forward(self, q: torch.Tensor, x: torch.Tensor, causal: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Output [n, q, d] and weights [n, heads, q, t]; causal: query i sees tokens 0 to i."""
+    def forward(
+        self,
+        q: torch.Tensor,
+        x: torch.Tensor,
+        causal: bool = False,
+        values: torch.Tensor | None = None,
+        hide: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output [n, q, d] and weights [n, heads, q, t]; causal: query i sees tokens 0 to i.
+
+        Args:
+            values: [n, t, d], what is averaged; None: x. hide: a dropout of the weights.
+        """
         query, key, value = (
             layer(part).unflatten(2, (self.heads, self.width)).transpose(1, 2)
-            for layer, part in ((self.query, q), (self.key, x), (self.value, x))
+            for layer, part in ((self.query, q), (self.key, x), (self.value, x if values is None else values))
         )  # [n, heads, q or t, width]
         scores = query @ key.transpose(2, 3) * self.width**-0.5
         if causal:
             later = torch.ones(q.shape[1], x.shape[1], dtype=torch.bool, device=q.device).triu(1)
             scores = scores.masked_fill(later, -torch.inf)
         weights = scores.softmax(3)
+        if hide is not None:
+            weights = hide(weights)
         return self.out((weights @ value).transpose(1, 2).flatten(2)), weights
 
     def few(self, q: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

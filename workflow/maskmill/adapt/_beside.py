@@ -89,3 +89,9 @@ class TokensAndMore(TokenImages):
                 self._photo_room -= found.nbytes
                 self._photos[i] = found
         return found
+
+    def colours(self, j: int, kind: Crops) -> np.ndarray:
+        """Colours uint8 [h, w, 3] of the photo on the grid of the tokens of one crop; see `item`."""
+        i = j // CROPS[kind]
+        h, w = self[i].shape[:2]
+        return crop(self.photo(i, (h, w)), kind, j % CROPS[kind])

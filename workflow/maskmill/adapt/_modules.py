@@ -35,6 +35,14 @@ def drop_channels(x: torch.Tensor, share: float, draws: torch.Generator | None) 
     return x * (keep / (1 - share))[:, :, None, None].to(x.dtype)
 
 
+def drop_entries(x: torch.Tensor, share: float, draws: torch.Generator | None) -> torch.Tensor:
+    """Dropout of single entries by a generator; without one nothing is dropped."""
+    if draws is None or share <= 0:
+        return x
+    keep = torch.rand(x.shape, generator=draws, device=x.device) >= share
+    return x * (keep / (1 - share)).to(x.dtype)
+
+
 class Projector(nn.Module):
     """STEGO's head: a linear map plus a two-layer one, both 1x1 convolutions, [n, d, h, w] -> [n, c, h, w].
 

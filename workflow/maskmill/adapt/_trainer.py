@@ -44,7 +44,9 @@ class HeadTask:
         rate: step -> factor of the learning rates. images: a step, for the throughput.
         clip: largest gradient norm. clipped: the parameters whose norm that is; None: all of `rates`.
         largest: entries of the gradient are cut at it. decay_vectors: whether biases and norms, which have one
-            dimension, have the weight decay too.
+            dimension, have the weight decay too. undecayed: parameters that have none,
+            whole groups of `rates`.
+        resting: step -> parameters that do not move at this step: neither they nor their optimiser's state change.
     """
 
     head: nn.Module
@@ -63,6 +65,8 @@ class HeadTask:
     optimiser: str = "adam"
     largest: float = math.inf
     decay_vectors: bool = True
+    undecayed: Sequence[nn.Parameter] = ()
+    resting: Callable[[int], Sequence[nn.Parameter]] | None = None
 
 
 class MonitoredHead(nn.Module):
@@ -108,6 +112,8 @@ def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray]
 
             with memory_advice("adapt.batch_size", task.images):
                 value = set_gradients(learning, list(enumerate(micros)), one, pool, Team())
+            for parameter in task.resting(step) if task.resting is not None else ():
+                parameter.grad = None
             if task.largest < math.inf:
                 torch.nn.utils.clip_grad_value_(learning, task.largest)
             if step % every == 0 and step // every < ROWS:
@@ -137,7 +143,11 @@ def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray]
 def _groups(task: HeadTask) -> list[dict[str, Any]]:
     """Parameter groups; where biases and norms do not decay, they have groups of their own."""
     groups: list[dict[str, Any]] = []
+    spared = {id(p) for p in task.undecayed}
     for parameters, rate in task.rates:
+        if parameters and all(id(p) in spared for p in parameters):
+            groups.append({"params": list(parameters), "lr": rate, "weight_decay": 0.0})
+            continue
         if task.decay_vectors:
             groups.append({"params": list(parameters), "lr": rate})
             continue

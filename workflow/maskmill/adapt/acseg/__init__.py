@@ -65,7 +65,7 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
         NumericsError: a loss that is not finite.
     """
     from maskmill.adapt import _masks, _trainer
-    from maskmill.adapt.acseg.concepts import affinity, modularity
+    from maskmill.adapt._modularity import affinity, modularity
     from maskmill.device import float32
 
     head = _trainer.seeded(training, lambda: build(images.depth, params, training.clusters))

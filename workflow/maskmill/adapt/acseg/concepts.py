@@ -1,4 +1,4 @@
-"""ACSeg's concept generator, and the modularity of a soft assignment."""
+"""ACSeg's concept generator."""
 
 from __future__ import annotations
 
@@ -8,25 +8,6 @@ from torch import nn
 from maskmill.adapt._attention import Attention
 from maskmill.adapt._modules import full, unit
 from maskmill.device import float32
-
-
-def affinity(x: torch.Tensor) -> torch.Tensor:
-    """Cosines of tokens [n, t, d] with each other, 0 where negative: [n, t, t]."""
-    x = unit(x, 2)
-    return (x @ x.mT).relu()
-
-
-def modularity(a: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-    """Modularity [n] of weighted graphs a [n, t, t] and soft assignments s [n, t, k] in 0..1 of their nodes.
-
-    1/m sum_ij (a_ij - d_i d_j / m) max_k s_ik s_jk with degrees d and m = sum d; where s is hard this is Newman's
-    modularity (the literature's 2m is the m here).
-    """
-    degree = a.sum(2)
-    m = degree.sum(1).clamp_min(1e-12)
-    excess = a - degree[:, :, None] * degree[:, None] / m[:, None, None]
-    together = torch.einsum("nik,njk->nkij", s, s).amax(1)
-    return (excess * together).sum((1, 2)) / m
 
 
 class ConceptBlock(nn.Module):
