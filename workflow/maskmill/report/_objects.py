@@ -14,13 +14,22 @@ from maskmill.report._scores import Cell
 from maskmill.store.artefact import read_json
 from maskmill.store.hashing import json_hash
 
-HEADS = {"objects": "Objects, without classes", "saliency": "Foreground, without classes"}
+HEADS = {
+    "objects": "Objects, without classes",
+    "saliency": "Foreground, without classes",
+    "panoptic": "Panoptic quality",
+}
 TITLES = {
     "corloc": "CorLoc",
     "mbo": "mBO",
     "fg_ari": "FG-ARI",
     **{f"box_{name}": f"Box {name.upper()}" for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")},
     **{f"mask_{name}": f"Mask {name.upper()}" for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")},
+    **{
+        f"{name}{kind}": f"{name.upper()}{kind.replace('_', ' ')}"
+        for kind in ("", "_things", "_stuff")
+        for name in ("pq", "sq", "rq")
+    },
     "iou": "IoU",
     "accuracy": "Accuracy",
     "maxf": "max F",
@@ -61,12 +70,12 @@ def boards(cuts: Sequence[Mapping[str, Any]], masks: Sequence[Mapping[str, Any]]
 
     Args:
         cuts: objects.json files. masks: scores.json files; the `saliency` of their masks and the scores of their
-            instances, `objects`, join those of the cut.
+            instances, `objects`, join those of the cut; `panoptic` has boards of its own.
     """
     groups: dict[str, dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
     entries = [(file["recipe"], "cut", score) for file in cuts for score in file.get("scores", [])]
     for file in masks:
-        found = [*file.get("objects", []), *file.get("saliency", [])]
+        found = [*file.get("objects", []), *file.get("saliency", []), *file.get("panoptic", [])]
         entries += [(file["recipe"], f"round {file['round']}", score) for score in found]
     for recipe, step, score in entries:
         group = groups.setdefault(json_hash([score["protocol"], score["images"]]), {})
