@@ -18,6 +18,7 @@ PREDICTORS = {
     "token_head": "token_head.predictor:TokenPredictor",
     "deeplabv3plus": "deeplabv3plus.predictor:PixelPredictor",
     "instance": "instance.predictor:InstancePredictor",
+    "panoptic": "panoptic.predictor:PanopticPredictor",
 }  # what `load` of each student returns
 
 

@@ -47,7 +47,8 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
             {name: {description, tokens, rounds, clusters, sections}}; optional: objects (true where objects
             were scored), panoptic (true where panoptic quality was), time (true where masks were compared over time),
             probes and readouts (of `_scores.read_readouts`), pretrained (backbones that the run trains, of
-            `_pretrain.read`), provenance (more lines for the provenance table). Which shards there are is read from the manifest.
+            `_pretrain.read`), provenance (more lines for the provenance table). Which shards there are is read from
+            the manifest.
         results: the folder `results` of the run; benchmarks: where Snakemake writes its benchmark files.
         out_html: the file to write; appears when complete.
 

@@ -119,16 +119,20 @@ class InstanceNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> RawPredictions:
         """Normalised RGB [n, 3, H, W], sides multiples of `shape.multiple`."""
-        grids, detail = self._pyramid(x)
-        cells = x.shape[2] // STRIDE, x.shape[3] // STRIDE
+        return self.heads(*self.pyramid(x), (x.shape[2] // STRIDE, x.shape[3] // STRIDE))
+
+    def heads(self, grids: list[torch.Tensor], detail: torch.Tensor, cells: tuple[int, int]) -> RawPredictions:
+        """Classes, kernels and the masks' features of a pyramid; cells: of the masks, rows and columns."""
         coarse = torch.stack([enlarge(to(grid), cells) for to, grid in zip(self.to_mask, grids, strict=True)]).sum(0)
         features = self.mask(torch.cat([coarse, enlarge(detail, cells)], dim=1))
         logits = torch.cat([self.classify(self.towers[0](grid)).flatten(2) for grid in grids], dim=2)
         kernels = torch.cat([self.kernel(self.towers[1](grid)).flatten(2) for grid in grids], dim=2)
-        places = locations_on(tuple((grid.shape[2], grid.shape[3]) for grid in grids), self.shape.strides, x.device)
+        places = locations_on(
+            tuple((grid.shape[2], grid.shape[3]) for grid in grids), self.shape.strides, detail.device
+        )
         return RawPredictions(features, logits.transpose(1, 2), kernels.transpose(1, 2), places)
 
-    def _pyramid(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def pyramid(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Three grids [n, width, h, w], finest first, and the detail for the masks' edges."""
         if self.shape.patch:
             blocks = self.encoder.forward_intermediates(
@@ -207,6 +211,11 @@ def _layers(kernels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def build(architecture: str, classes: int, params: Params) -> InstanceNet:
     """The network with random weights; raises ConfigError where the encoder does not fit."""
+    return InstanceNet(*encoder_of(architecture, params), classes, params.width, params.layers)
+
+
+def encoder_of(architecture: str, params: Params) -> tuple[nn.Module, Shape]:
+    """An encoder with random weights, and its levels; raises ConfigError where it does not fit."""
     from maskmill.backbones.network import import_timm
 
     timm = import_timm()
@@ -224,7 +233,7 @@ def build(architecture: str, classes: int, params: Params) -> InstanceNet:
     if shape is None:
         raise ConfigError(f"{said}, which is no plain ViT and lacks a level of stride 4, 8, 16 or 32; "
                           "name a feature set with another encoder")  # fmt: skip
-    return InstanceNet(encoder, shape, classes, params.width, params.layers)
+    return encoder, shape
 
 
 def _shape(encoder: Any) -> Shape | None:

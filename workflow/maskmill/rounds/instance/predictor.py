@@ -15,7 +15,7 @@ from maskmill.images.interpolate import resize_maps
 from maskmill.images.masks import mask_dtype
 from maskmill.recipe.base import validate
 from maskmill.rounds._photo_training import normalise, state_of
-from maskmill.rounds.instance.network import InstanceNet, build, masks_of
+from maskmill.rounds.instance.network import InstanceNet, RawPredictions, build, masks_of
 from maskmill.rounds.instance.params import Params
 
 CANDIDATES = 300  # locations of an image whose masks are looked at, at most
@@ -32,18 +32,30 @@ class InstancePredictor:
         self.params, self.device, self.clusters = params, device, int(spec["clusters"])
         self.size = validate(type(params.size), params.size.model_dump(), "student", "size")
         self.facts = spec["diagnostics"]["encoder"]
-        network = build(self.facts["architecture"], self.clusters + 1, params)
+        network = self.built(spec)
         network.load_state_dict(state_of(tensors))
         self.network: InstanceNet = network.eval().to(device)
 
+    def built(self, spec: Mapping[str, Any]) -> InstanceNet:
+        """The network with random weights, of the metadata of a student's file."""
+        return build(self.facts["architecture"], self.clusters + 1, self.params)
+
     def instances(self, view: np.ndarray) -> Instances:
         """Instances of a photo uint8 [H, W, 3], resized to `size`; best first."""
-        params = self.params
+        return self.decoded(self.seen(view))
+
+    def seen(self, view: np.ndarray) -> Any:
+        """What the network predicts of a photo uint8 [H, W, 3], resized to `size`."""
         photo = resize(view, target_size(view.shape[0], view.shape[1], self.size, self.network.shape.multiple))
         with torch.inference_mode():
             x = normalise(torch.from_numpy(photo.copy())[None].to(self.device), self.facts).contiguous()
             with autocast(self.device):
-                found = self.network(x)
+                return self.network(x)
+
+    def decoded(self, found: RawPredictions) -> Instances:
+        """The instances of one image, best first."""
+        params = self.params
+        with torch.inference_mode():
             features, kernels = found.features[0].float(), found.kernels[0].float()
             p = torch.softmax(found.logits[0].float(), dim=1)[:, 1:]
             best, label = (value.cpu().numpy() for value in p.max(dim=1))

@@ -18,7 +18,7 @@ from maskmill.rounds._photo_training import CropTask, initial, learning_of, norm
 from maskmill.rounds._training import StudentTraining, number
 from maskmill.rounds.instance.crops import Crop, InstancePhotos, read_crops
 from maskmill.rounds.instance.losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
-from maskmill.rounds.instance.network import InstanceNet, build, masks_of
+from maskmill.rounds.instance.network import InstanceNet, RawPredictions, build, masks_of
 from maskmill.rounds.instance.params import Params
 from maskmill.training.team import Number, Work
 
@@ -29,7 +29,7 @@ WARM_UP = 0.05  # share of the steps with a rising learning rate, at most 1000 s
 FALL = 0.02  # schedule step: what the learning rate falls to at half of the steps (CutLER)
 
 
-def _before(tensors: Mapping[str, np.ndarray], network: InstanceNet, params: Params) -> dict[str, torch.Tensor]:
+def before_of(tensors: Mapping[str, np.ndarray], network: InstanceNet, params: Params) -> dict[str, torch.Tensor]:
     """Weights of the student to go on from; raises ConfigError where it is another network."""
     found, wanted = state_of(tensors), network.state_dict()
     if {name: tuple(value.shape) for name, value in found.items()} != {n: tuple(v.shape) for n, v in wanted.items()}:
@@ -45,7 +45,7 @@ def train_network(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """See `instance.fit`."""
     network, facts = initial(
-        photos.weights, lambda name: build(name, training.classes, params), partial(_before, params=params),
+        photos.weights, lambda name: build(name, training.classes, params), partial(before_of, params=params),
         params.unfrozen, training,
     )  # fmt: skip
     network = network.to(training.device)
@@ -58,7 +58,7 @@ def train_network(
         micro=MICRO[training.device.type],
     )
     work = _work(network, learning_of(network), facts, params, training)
-    send, optimiser = partial(_send, device=training.device), _optimiser(network, params)
+    send, optimiser = partial(send_crops, device=training.device), optimiser_of(network, params)
     task = CropTask(network, len(photos.rows), read, send, work, optimiser, partial(rate, params=params))
     trained = train(task, params, training)
     tensors, absent = tensors_of(trained, photos.counts)
@@ -81,14 +81,20 @@ def _work(
         x = normalise(pixels.to(device, non_blocking=True), facts).contiguous()
         with autocast(device):
             found = network(x)
-        total, weight = x.new_zeros(()), 0
-        for i, crop in enumerate(crops):
-            parts = found.features[i].float(), found.logits[i].float(), found.kernels[i].float(), found.places
-            loss, count = loss_of(*parts, crop, params)
-            total, weight = total + loss, weight + count
+        total, weight = batch_loss(found, crops, params)
         return number(total), float(max(weight, 1)), torch.autograd.grad(total, learning)
 
     return work
+
+
+def batch_loss(found: RawPredictions, crops: list[SentCrop], params: Params) -> tuple[torch.Tensor, int]:
+    """Sum of the losses of a micro-batch, and the number of locations that it is divided by; see `loss_of`."""
+    total, weight = found.logits.new_zeros((), dtype=torch.float32), 0
+    for i, crop in enumerate(crops):
+        parts = found.features[i].float(), found.logits[i].float(), found.kernels[i].float(), found.places
+        loss, count = loss_of(*parts, crop, params)
+        total, weight = total + loss, weight + count
+    return total, weight
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ class SentCrop:
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
-def _send(crops: list[Crop], device: torch.device) -> tuple[torch.Tensor, list[SentCrop]]:
+def send_crops(crops: list[Crop], device: torch.device) -> tuple[torch.Tensor, list[SentCrop]]:
     """A micro-batch on its way to the device: pixels [n, S, S, 3], and the rest of each crop."""
     pixels = pinned(np.stack([crop.pixels for crop in crops]), device)
     return pixels, [SentCrop.of(crop, device) for crop in crops]
@@ -160,7 +166,8 @@ def loss_of(
     ), count  # every parameter has a gradient, also in a crop without objects
 
 
-def _optimiser(network: InstanceNet, params: Params) -> torch.optim.Optimizer:
+def optimiser_of(network: InstanceNet, params: Params) -> torch.optim.Optimizer:
+    """Of the network's own weights, and of those of the encoder that learn, with a rate of their own."""
     own = [p for name, p in network.named_parameters() if p.requires_grad and not name.startswith("encoder.")]
     encoder = [p for p in network.encoder.parameters() if p.requires_grad]
     groups = [{"params": own, "lr": params.learning_rate}]
