@@ -38,14 +38,14 @@ def write(folder: Path) -> dict[str, Path]:
     directions = np.eye(8, dtype=np.float32)
     with (
         RaggedWriter(folder / "s.zarr", "segments", dtype="uint8") as segments,
-        RaggedWriter(folder / "t.zarr", dtype="float32") as tokens,
+        RaggedWriter(folder / "t.zarr", "features", depth=8) as tokens,
     ):
         for image_id in ("a", "b"):
             here = np.zeros((4, 4), np.uint8)
             here[:2, :2] = image_id == "a"
             segments.append(image_id, here)
             kinds = (np.arange(4)[:, None] >= 2).repeat(4, 1).astype(int)
-            tokens.append(image_id, (directions[kinds] + 0.01 * rng.random((4, 4, 8))).astype(np.float32))
+            tokens.append(image_id, (directions[kinds] + 0.01 * rng.random((4, 4, 8))).astype(np.float16))
     table = {"image": ["a"], "region": pa.array([1], pa.int32()), "cluster": pa.array([0], pa.int32())}
     write_table(folder / "s.parquet", pa.table(table | {"distance": pa.array([0.1], pa.float32())}))
     codebook.write(folder / "book", codebook.Codebook(np.eye(3, dtype=np.float32), np.ones(3, np.int64), 0.0, True))
@@ -67,8 +67,8 @@ def test_a_shard(tmp_path: Path) -> None:
     assert (masks["b"] == 255).all()
     run_instances(*given, tmp_path / "i.zarr")
     assert Ragged(tmp_path / "i.zarr", "instances").attrs["clusters"] == 5
+    other = PARAMS | {"stuff": STUFF | {"clusters": 3}}
     with pytest.raises(StoreError, match="2 classes of stuff, asked for are 3"):
-        other = PARAMS | {"stuff": STUFF | {"clusters": 3}}
         run_regions(*given[:4], other, tmp_path / "n.zarr", between=(f["stuff"], f["t.zarr"]))
     with pytest.raises(NumericsError, match=r"paint.stuff.clusters"):
         run_stuff([f["t.zarr"]], {"clusters": 200, "max_fit_points": 1000}, 0, tmp_path / "more")
