@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from maskmill.errors import NumericsError, StoreError
+from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.paint.instances import run_instances
-from maskmill.paint.run import run_limits, run_regions
+from maskmill.paint.run import Beside, run_limits, run_regions, run_segments
 from maskmill.paint.stuff import filled, run_stuff
 from maskmill.store import codebook
 from maskmill.store.artefact import write_table
@@ -57,7 +57,7 @@ def write(folder: Path) -> dict[str, Path]:
 def test_a_shard(tmp_path: Path) -> None:
     f = write(tmp_path)
     given = (f["s.zarr"], f["s.parquet"], f["limits"], f["book"], PARAMS)
-    run_regions(*given, tmp_path / "m.zarr", between=(f["stuff"], f["t.zarr"]))
+    run_segments(*given, tmp_path / "m.zarr", Beside(None, f["stuff"], f["t.zarr"]))
     masks = Ragged(tmp_path / "m.zarr")
     assert (masks.attrs["clusters"], masks.attrs["things"]) == (5, 3)
     mask = masks["a"]
@@ -69,6 +69,8 @@ def test_a_shard(tmp_path: Path) -> None:
     assert Ragged(tmp_path / "i.zarr", "instances").attrs["clusters"] == 5
     other = PARAMS | {"stuff": STUFF | {"clusters": 3}}
     with pytest.raises(StoreError, match="2 classes of stuff, asked for are 3"):
-        run_regions(*given[:4], other, tmp_path / "n.zarr", between=(f["stuff"], f["t.zarr"]))
+        run_segments(*given[:4], other, tmp_path / "n.zarr", Beside(None, f["stuff"], f["t.zarr"]))
+    with pytest.raises(ConfigError, match=r"paint.stuff: .* give --stuff and --tokens"):
+        run_regions(*given, tmp_path / "n.zarr")
     with pytest.raises(NumericsError, match=r"paint.stuff.clusters"):
         run_stuff([f["t.zarr"]], {"clusters": 200, "max_fit_points": 1000}, 0, tmp_path / "more")

@@ -55,7 +55,7 @@ def paint(
 ) -> None:
     """paint: clusters -> pseudo-masks of round 0, or its instances."""
     from maskmill.paint.instances import run_instances
-    from maskmill.paint.run import run_regions, run_tokens
+    from maskmill.paint.run import Beside, run_segments, run_tokens
 
     if vectors is not None and not instances:
         run_tokens(vectors, codebook, section(params), out, manifest, foreground)
@@ -65,8 +65,8 @@ def paint(
     elif instances:
         run_instances(segments, assignments, limits, codebook, section(params), out)
     else:
-        between = (stuff, tokens) if stuff is not None and tokens is not None else None
-        run_regions(segments, assignments, limits, codebook, section(params), out, manifest, between)
+        beside = Beside(manifest, stuff, tokens)
+        run_segments(segments, assignments, limits, codebook, section(params), out, beside)
 
 
 def register(app: typer.Typer) -> None:

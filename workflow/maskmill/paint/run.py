@@ -29,13 +29,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskmill.errors import StoreError
+from maskmill.errors import ConfigError, StoreError
 from maskmill.images.interpolate import majority, one_hots, resize_labels, resize_maps
 from maskmill.images.masks import ignore_value, mask_dtype
 from maskmill.images.nodata import at_grid, ignored, nearest_valid
@@ -85,7 +86,6 @@ def run_regions(
     params: Mapping[str, Any],
     out: str | Path,
     manifest: str | Path | None = None,
-    between: tuple[str | Path, str | Path] | None = None,
 ) -> None:
     """Paint the segments of one shard with the clusters of their regions.
 
@@ -98,10 +98,35 @@ def run_regions(
         params: the flat `paint` section.
         out: Ragged "masks" to write, `upsample` cells a side for every token, whatever the grid of the segments.
         manifest: where the photos are; only needed to refine.
-        between: with `stuff`: the codebook of its classes, and the tokens of the shard.
 
     Raises:
         StoreError: `assignments` is of another shard, or `limits` of another codebook.
+    """
+    run_segments(segments, assignments, limits, codebook, params, out, Beside(manifest))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What only some settings ask for: the manifest, to refine; of stuff the codebook, and the tokens of the shard."""
+
+    manifest: str | Path | None = None
+    stuff: str | Path | None = None
+    tokens: str | Path | None = None
+
+
+def run_segments(
+    segments: str | Path,
+    assignments: str | Path,
+    limits: str | Path,
+    codebook: str | Path,
+    params: Mapping[str, Any],
+    out: str | Path,
+    beside: Beside,
+) -> None:
+    """`run_regions`, with stuff between the segments where `params` ask for it.
+
+    Raises:
+        ConfigError: `stuff` without its codebook and tokens.
     """
     import torch
 
@@ -109,10 +134,12 @@ def run_regions(
     settings = settings_of(params)
     shard = ShardLabels(segments, assignments, limits, codebook, settings)
     store, clusters, upsample = shard.store, shard.clusters, settings.upsample
-    photos = ManifestPhotos.needed(settings.refine, manifest, "paint", Path(segments).stem)
+    photos = ManifestPhotos.needed(settings.refine, beside.manifest, "paint", Path(segments).stem)
     filler = None
-    if between is not None and settings.stuff is not None:
-        filler = Filler(*between, settings.stuff, shard.things, upsample)
+    if settings.stuff is not None:
+        if beside.stuff is None or beside.tokens is None:
+            raise ConfigError("paint.stuff: fills what segments leave; give --stuff and --tokens")
+        filler = Filler(beside.stuff, beside.tokens, settings.stuff, shard.things, upsample)
     hashes = shard.hashes + (filler.hashes if filler is not None else [])
     with _writer(out, clusters, params, hashes, shard.facts) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
