@@ -19,6 +19,7 @@ PREDICTORS = {
     "deeplabv3plus": "deeplabv3plus.predictor:PixelPredictor",
     "instance": "instance.predictor:InstancePredictor",
     "freesolo": "freesolo.predictor:SoloPredictor",
+    "panoptic": "panoptic.predictor:PanopticPredictor",
 }  # what `load` of each student returns
 
 

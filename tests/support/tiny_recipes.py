@@ -105,6 +105,8 @@ TINY: dict[str, dict[str, Any]] = {
     "transfgu": THREE | {"adapt": {
         "steps": 80, "epoch_steps": 40, "bootstrap": 1, "intervals": [2], "batch_size": 4, "width": 32, "heads": 2,
         "blocks": 1, "scales": [0.6], "foreground": 0.5, "learning_rate": 2e-3}},
+    "u2seg": THREE | CUT | {"cut": {"refine": "none"}, "paint": {"stuff": {"clusters": 4}}, "rounds": {
+        **INSTANCES, "paint_score": 0.1, "stuff_area": 0.01}},
     "umap": THREE,
     "unsam": THREE | CUT | {"cut": {"refine": "none", "leaves": 40}},
 }  # fmt: skip

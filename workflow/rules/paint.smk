@@ -23,6 +23,30 @@ rule paint_limits:
         "{params.run} paint-limits {params.files} --params {params.depends:q} &> {log}"
 
 
+# Classes of what lies between the segments, in recipes that ask for them (paint.stuff).
+rule paint_stuff:
+    input:
+        unpack(inputs("paint_stuff")),
+    output:
+        out=path("paint_stuff"),
+    log:
+        "logs/paint_stuff/{recipe}/seed{seed}.log",
+    benchmark:
+        "benchmarks/paint_stuff/{recipe}/seed{seed}.tsv"
+    conda:
+        "../../envs/maskmill.yaml"
+    threads: cores("paint_stuff")
+    resources:
+        mem_mb=memory("paint_stuff"),
+        runtime=minutes("paint_stuff"),
+    params:
+        run=command("paint_stuff"),
+        depends=depends("paint_stuff"),
+        files=options("paint_stuff"),
+    shell:
+        "{params.run} paint-stuff {params.files} --params {params.depends:q} --seed {wildcards.seed} --threads {threads} &> {log}"
+
+
 rule paint:
     input:
         unpack(inputs("paint")),

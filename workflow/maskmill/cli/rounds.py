@@ -52,19 +52,23 @@ def rounds_train(
     launch(gpus)
     from maskmill.rounds.run import History, Round, Sources, StudentFiles, train
     from maskmill.store.classes import read_labels
+    from maskmill.store.ragged import Ragged
     from maskmill.training.resources import Resources
 
     def files(folder: Path | None, suffix: str = "zarr") -> list[Path]:
         return shard_files(folder, manifest, suffix) if folder else []
 
     stores = {name: files(folder) for name, folder in pairs(features).items()}
+    painted, clusters = files(masks), len(read_labels(codebook))
+    if painted and Ragged(painted[0]).attrs.get("things") == clusters:  # classes of stuff lie behind them
+        clusters = int(Ragged(painted[0]).attrs["clusters"])
     history = History(before, files(confidence), files(earlier), files(assignments, "parquet"), held)
     train(
         Sources(stores, manifest if weights else None, weights, files(instances)),
-        files(masks),
+        painted,
         section(params),
         StudentFiles(out, timing),
-        round=Round(round, seed, len(read_labels(codebook))),
+        round=Round(round, seed, clusters),
         history=history,
         resources=Resources(threads, device, checkpoint_steps),
     )

@@ -28,9 +28,11 @@ def edges(recipes: Path) -> list[tuple[str, str]]:
     names = sorted(path.stem for path in recipes.glob("*.yaml"))
     named = {"taxonomy": {"source": "examples", "labels": "labels"}}
     asked = {"objects": True, "linear_probe": True, "retrieval": True, "segment_retrieval": True, "time": True}
-    scored = {"labels": "labels", "evaluate": asked, "tracks": {}} | named
+    scored = {"labels": "labels", "evaluate": asked, "tracks": {}}
     for name in names:
-        graph = Graph(load({"recipes": [name]} | scored, recipes), lambda: [ONE_SHARD])
+        nameless = load({"recipes": [name]}, recipes).recipes[name].paint.settings.stuff is not None
+        wanted = {"recipes": [name]} | scored | ({} if nameless else named)  # classes of stuff have no names
+        graph = Graph(load(wanted, recipes), lambda: [ONE_SHARD])
         for job in jobs(graph).values():
             files = (file for source in job.inputs.values() for file in source.files)
             found |= {(STAGE_OF[producer(file)[0]], STAGE_OF[job.rule]) for file in files}

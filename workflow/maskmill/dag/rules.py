@@ -195,12 +195,12 @@ class Rules:
     def _told(self) -> str:
         """The hash of all that the results depend on, as it was when the run was planned."""
         config = self.run.config
-        objects = config.evaluate.objects
         listed = [self._listing(config.images, config.labels)]
         if config.inputs.depth is not None:
             listed.append(self._listing(config.inputs.depth, None))
-        if objects is not None and objects.instances is not None:
-            listed.append(self._listing(objects.instances, None))
+        for section in (config.evaluate.objects, config.evaluate.panoptic):
+            if section is not None and section.instances is not None:
+                listed.append(self._listing(section.instances, None))
         shown = [self.graph.depends("report", {}), *self._named_by_files]
         return json_hash([config.model_dump(mode="json"), shown, dict(STAGE_VERSION), listed, self._contents])
 
@@ -489,10 +489,14 @@ class Rules:
         """Param: changes with the images of labelled instances, where a recipe is scored against any."""
 
         def fingerprint(wildcards: Any) -> str:
-            objects = self.run.config.evaluate.objects
-            if objects is None or objects.instances is None or not self.graph.recipe(dict(wildcards)).background:
-                return ""
-            return self.watched(rule, objects.instances, None)
+            objects, panoptic = self.run.config.evaluate.objects, self.run.config.evaluate.panoptic
+            folders = []
+            if objects is not None and self.graph.recipe(dict(wildcards)).background:
+                folders.append(objects.instances)
+            if panoptic is not None and rule == "evaluate":
+                folders.append(panoptic.instances)
+            known = [folder for folder in dict.fromkeys(folders) if folder is not None]
+            return " ".join(self.watched(rule, folder, None) for folder in known)
 
         return fingerprint
 

@@ -33,14 +33,26 @@ def _of_masks(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     return _section(graph, "candidates", *READOUTS, *(() if objects else ("objects",)))
 
 
+def _segments(graph: Graph, wildcards: Wildcards) -> str | None:
+    """The rule whose instances are scored beside the masks of a round.
+
+    Those that its student predicts; panoptic quality also asks for those that the first student learns from.
+    """
+    recipe, round = graph.recipe(wildcards), int(wildcards["round"])
+    if recipe.instances(round):
+        return "rounds_detect"
+    first = round == 0 and recipe.instances(1) and graph.run.config.evaluate.panoptic is not None
+    return "paint_instances" if first else None
+
+
 def _of_objects(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
-    return _section(graph, "candidates", "protocols", "background", *READOUTS)
+    return _section(graph, "candidates", "panoptic", "protocols", "background", *READOUTS)
 
 
 def _of_readout(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     """What the scores of features and codes depend on: no matching of clusters, and of the read-outs its own."""
     others = (name for name in READOUTS if name != wildcards["readout"])
-    return _section(graph, "candidates", "objects", "protocols", "background", *others)
+    return _section(graph, "candidates", "objects", "panoptic", "protocols", "background", *others)
 
 
 def _of_candidates(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
@@ -48,7 +60,7 @@ def _of_candidates(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     recipe = graph.recipe(wildcards)
     shown = recipe.paint.settings.model_dump(mode="json", include={"upsample", "refine"})
     more = {"paint": shown, "own": recipe.cluster.method, "among": _others(recipe)}
-    return _section(graph, "candidates", "objects", *READOUTS) | more
+    return _section(graph, "candidates", "objects", "panoptic", *READOUTS) | more
 
 
 def _others(recipe: Recipe) -> list[str]:
@@ -69,10 +81,10 @@ def _memory(graph: Graph, wildcards: Wildcards) -> int:
 @job("evaluate", _of_masks, out=f"{ROUND}/scores.json")
 def _masks(graph: Graph, wildcards: Wildcards) -> Sources:
     """The masks of a round, and its instances where its student predicts some."""
-    round = int(wildcards["round"])
+    round, segments = int(wildcards["round"]), _segments(graph, wildcards)
     found = {"manifest": manifest(timeless=False), "masks": graph.every(masks_rule(round), wildcards)}
-    if graph.recipe(wildcards).instances(round):
-        found["instances"] = graph.every("rounds_detect", wildcards)
+    if segments is not None:
+        found["instances"] = graph.every(segments, wildcards)
     return found | graph.names(wildcards)
 
 

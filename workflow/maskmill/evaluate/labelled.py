@@ -98,3 +98,13 @@ def class_label(label: int, names: Mapping[int, str]) -> str:
     if name is None:
         return str(label)
     return name if list(names.values()).count(name) == 1 else f"{name} ({label})"
+
+
+def prediction_rows(store: Ragged, image_id: str, mask: np.ndarray, clusters: int) -> np.ndarray:
+    """Mask of an image as confusion rows: 0 background, 1..k clusters, k + 1 predicted ignore."""
+    ignored = mask == store.attrs["ignore"]
+    if (mask[~ignored] > clusters).any():
+        raise StoreError(
+            f"{store.path}: {image_id}: a mask value beyond {clusters} clusters; delete it and run snakemake again"
+        )
+    return np.where(ignored, clusters + 1, mask.astype(np.int32))

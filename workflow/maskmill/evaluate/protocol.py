@@ -156,6 +156,87 @@ class ObjectProtocol(BaseModel):
         return self.model_dump(mode="json") | {"hash": self.hash}
 
 
+class PanopticProtocol(BaseModel):
+    """One way of scoring panoptic maps, complete; comparable exactly when the hashes are equal.
+
+    Attributes:
+        matching: name of the rule that maps clusters to classes; rule: it in words. separated: what recipes do that
+            know which clusters are things. things: label ids whose objects are told apart. truth, prediction: what a
+            segment is. quality: the rule of PQ, SQ and RQ. instances: as in ObjectProtocol.
+        ignore, classes, size, images, image_list, labels: as in Protocol.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["panoptic"] = "panoptic"
+    matching: str
+    rule: str
+    separated: str = "clusters that are known to be things are mapped to things alone, those of stuff to stuff"
+    things: tuple[int, ...] | Literal["every id above 0"]
+    truth: str
+    min_area: float
+    prediction: str = (
+        "instances by falling score, without what better ones have, left out where these have more than half; else "
+        "connected parts (8 neighbours) of things; stuff where no instance is, one segment a class and image"
+    )
+    quality: str = (
+        "segments of one class match at IoU > 0.5; PQ = sum of IoU / (hits + false / 2 + missed / 2); void counts in "
+        "no union, unmatched segments more than half in void are not false; mean over classes that occur"
+    )
+    size: str
+    ignore: tuple[int, ...]
+    classes: tuple[int, ...]
+    images: int
+    image_list: str
+    labels: str
+    instances: str
+
+    @property
+    def hash(self) -> str:
+        """Hash of all fields: the name of the column that a number belongs to."""
+        return json_hash(self.model_dump(mode="json"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields and the hash."""
+        return self.model_dump(mode="json") | {"hash": self.hash}
+
+
+def panoptic_protocol(
+    matching: tuple[str, str],
+    settings: Evaluate,
+    classes: Sequence[int],
+    label_digests: Mapping[str, str],
+    instance_digests: Mapping[str, str],
+) -> PanopticProtocol:
+    """The protocol of `settings.panoptic`.
+
+    Args:
+        matching: name and words of the rule. classes: scored label ids.
+        label_digests, instance_digests: {image id: digest of its pixels} of all scored images.
+    """
+    wanted = settings.panoptic
+    assert wanted is not None
+    by_id = wanted.instances is not None
+    return PanopticProtocol(
+        matching=matching[0],
+        rule=matching[1],
+        things="every id above 0" if wanted.things is None else tuple(sorted(set(wanted.things))),
+        truth=THINGS[by_id],
+        min_area=wanted.min_area,
+        size=size_text(settings.size),
+        ignore=tuple(sorted(set(settings.ignore))),
+        classes=tuple(classes),
+        images=len(label_digests),
+        image_list=json_hash(sorted(label_digests)),
+        labels=json_hash(sorted(label_digests.items())),
+        instances=json_hash(sorted(instance_digests.items())) if by_id else "none",
+    )
+
+
+THINGS = {
+    True: "instance images: each id above 0 of each class of things is a segment, other pixels of things are void",
+    False: "each connected part (8 neighbours) of each class of things is a segment",
+}
 OBJECTS = {
     True: "instance images: each id above 0 is an object",
     False: "each connected part (8 neighbours) of each foreground class is an object",

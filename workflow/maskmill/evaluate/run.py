@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from maskmill.errors import InputError, StoreError
 from maskmill.evaluate.labelled import (
     check_complete,
@@ -16,10 +14,12 @@ from maskmill.evaluate.labelled import (
     digest,
     labelled_images,
     labelled_rows,
+    prediction_rows,
     read_label,
     scored_once,
 )
 from maskmill.evaluate.run_objects import MaskSaliency, score_instances
+from maskmill.evaluate.run_panoptic import PanopticScores
 from maskmill.evaluate.tally import Tally
 from maskmill.images.masks import MaskSet
 from maskmill.progress import track
@@ -52,7 +52,8 @@ def run(
         masks: of which recipe, seed and round they are.
         out: JSON to write: recipe, seed, round, clusters, and `scores`, each with its whole protocol; where
             `evaluate.objects` asks for saliency, also `saliency`: the masks' foreground (see run_objects). With
-            `instances`, also `objects`: these by the protocol of the cut's segments.
+            `instances`, also `objects`: these by the protocol of the cut's segments. With `evaluate.panoptic` also
+            `panoptic`, see `maskmill.evaluate.panoptic`.
         classes: classes.json of a recipe whose masks show classes with names: they are scored by name too, and images
             whose labels made the classes are left out.
         instances: stores of the round's instances of all shards, which may overlap; where `evaluate.objects` is on.
@@ -70,6 +71,7 @@ def run(
     clusters = cluster_count(stores)
     tally = Tally(clusters, settings, None if naming is None else _row_names(naming, settings))
     painted = MaskSaliency.asked(settings, rows, images.rows)
+    panoptic = PanopticScores(settings, rows, images, instances) if settings.panoptic is not None else None
     digests: dict[str, str] = {}
     count = 0
     for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate"):
@@ -90,6 +92,8 @@ def run(
         body["saliency"] = [painted.entry()]
     if instances and settings.objects is not None:
         body["objects"] = score_instances(instances, images, settings)
+    if panoptic is not None:
+        body["panoptic"] = panoptic.score(stores, tally.confusion, digests)
     write_json(out, body, made)
 
 
@@ -126,13 +130,3 @@ def cluster_count(stores: Sequence[Ragged]) -> int:
         told = ", ".join(f"{path}: {k}" for k, path in sorted(found.items())) or "no store"
         raise StoreError(f"masks of different numbers of clusters ({told}); delete them and run snakemake again")
     return next(iter(found))
-
-
-def prediction_rows(store: Ragged, image_id: str, mask: np.ndarray, clusters: int) -> np.ndarray:
-    """Mask of an image as confusion rows: 0 background, 1..k clusters, k + 1 predicted ignore."""
-    ignored = mask == store.attrs["ignore"]
-    if (mask[~ignored] > clusters).any():
-        raise StoreError(
-            f"{store.path}: {image_id}: a mask value beyond {clusters} clusters; delete it and run snakemake again"
-        )
-    return np.where(ignored, clusters + 1, mask.astype(np.int32))

@@ -22,11 +22,14 @@ class Tally:
     Args:
         clusters: k; masks are 0 background, 1..k clusters, k + 1 predicted ignore.
         names: mask value -> name, of masks of classes that have one: these are scored by name too.
+
+    Attributes:
+        confusion: rows background, clusters, predicted ignore.
     """
 
     def __init__(self, clusters: int, settings: Evaluate, names: Mapping[int, str] | None = None) -> None:
         self._settings, self._names = settings, names
-        self._confusion = Confusion(clusters + 2, settings.classes, settings.ignore)
+        self.confusion = Confusion(clusters + 2, settings.classes, settings.ignore)
         self._per_image = PerImage() if "oracle_per_image" in settings.protocols else None
 
     def add(self, mask: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None) -> None:
@@ -36,7 +39,7 @@ class Tally:
         """
         height, width = label.shape
         shape, window = frame(height, width, self._settings.size)
-        counts = self._confusion.add(
+        counts = self.confusion.add(
             at_frame(mask, shape, window),
             at_frame(label, shape, window),
             None if valid is None else at_frame(valid, shape, window),
@@ -53,7 +56,7 @@ class Tally:
         Raises:
             InputError: fewer than two classes are left to score, or the background is none of them.
         """
-        found, settings = self._confusion, self._settings
+        found, settings = self.confusion, self._settings
         check_labels(settings, found.seen)
         protocols = [*(["named"] if self._named else []), *dict.fromkeys(settings.protocols)]
         rules = [
@@ -69,7 +72,7 @@ class Tally:
     @property
     def _named(self) -> bool:
         """True when some class of the masks has the name of a label class."""
-        columns = [class_label(c, self._settings.class_names) for c in self._confusion.classes]
+        columns = [class_label(c, self._settings.class_names) for c in self.confusion.classes]
         names = self._names or {}
         return bool((by_name(names, columns, max(names, default=0) + 1) >= 0).any())
 

@@ -147,18 +147,19 @@ def _table(ids: list[int]) -> np.ndarray:
     return table
 
 
-def instance_files(folder: str | None, rows: Mapping[str, Row], images: Iterable[Row]) -> dict[str, str] | None:
+def instance_files(
+    folder: str | None, rows: Mapping[str, Row], images: Iterable[Row], key: str = "evaluate.objects.instances"
+) -> dict[str, str] | None:
     """{image id: instance file} of the labelled images: by relative path, else by a stem that is unique in both.
 
     Unique among all images of the run, labelled or not: else a file could be taken for another image's. Windows, pages
-    and composites share the file of their image, as they share its label.
+    and composites share the file of their image, as they share its label. `key` names the setting, for messages.
 
     Raises:
         InputError: no such folder, or an image without file; names both.
     """
     if folder is None:
         return None
-    key = "evaluate.objects.instances"
     owners = {row.id: row.owner for row in images}
     files = match_stems({image_id: image_id for image_id in owners.values()}, Path(folder), key, "instance")
     found = {image_id: files[owner] for image_id, owner in owners.items() if owner in files}

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from maskmill.dag.files import SEED, Graph, Source, Sources, Wildcards, job, manifest, one, section
+from maskmill.versions import STAGE_VERSION
 
 
 def _share(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
@@ -19,7 +20,35 @@ def _limits(graph: Graph, wildcards: Wildcards) -> Sources:
     return {"manifest": manifest(), "assignments": assignments, "codebook": codebook}
 
 
+def _fit(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    """What the classes of stuff depend on, besides their tokens."""
+    stuff = graph.recipe(wildcards).paint.settings.stuff
+    body = {} if stuff is None else stuff.model_dump(mode="json", include={"clusters", "max_fit_points"})
+    return body | {"kmeans": STAGE_VERSION["cluster"]}
+
+
+@job("paint_stuff", _fit, out=f"{SEED}/round0/stuff.safetensors")
+def _stuff(graph: Graph, wildcards: Wildcards) -> Sources:
+    """The tokens of all shards of the feature set that tells stuff apart."""
+    return {"manifest": manifest(), "tokens": graph.all_shards(lambda shard: _tokens(graph, shard), wildcards)}
+
+
+def _tokens(graph: Graph, wildcards: Wildcards) -> str:
+    """The store of one shard of that feature set."""
+    stuff = graph.recipe(wildcards).paint.settings.stuff
+    assert stuff is not None
+    return graph.tokens(wildcards, stuff.features)
+
+
 @job("paint", partial(section, stage="paint"), out=f"{SEED}/round0/masks/{{shard}}.zarr")
+def _masks(graph: Graph, wildcards: Wildcards) -> Sources:
+    """What is painted, and of stuff its classes and the tokens of the shard."""
+    found = _paint(graph, wildcards)
+    if graph.recipe(wildcards).paint.settings.stuff is None:
+        return found
+    return found | {"stuff": one("paint_stuff", wildcards), "tokens": Source((_tokens(graph, wildcards),))}
+
+
 @job("paint_instances", partial(section, stage="paint"), out=f"{SEED}/round0/instances/{{shard}}.zarr")
 def _paint(graph: Graph, wildcards: Wildcards) -> Sources:
     """Recipes of tokens score their tokens; others paint segments with the clusters of their regions."""

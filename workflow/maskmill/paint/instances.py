@@ -40,7 +40,7 @@ def run_instances(
     settings = settings_of(params)
     shard = ShardLabels(segments, assignments, limits, codebook, settings)
     made = Provenance.of("paint", dict(params), shard.hashes)
-    with InstanceWriter(out, {"clusters": shard.clusters, "round": 0}, made) as writer:
+    with InstanceWriter(out, {"clusters": shard.clusters, "round": 0} | shard.facts, made) as writer:
         for image_id, found in shard.store.images():
             finer = max(1, settings.upsample / shard.cells)
             size = (round(found.shape[0] * finer), round(found.shape[1] * finer))

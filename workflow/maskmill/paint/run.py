@@ -10,7 +10,9 @@ Rules for region recipes (COMUS, section 3.3: only the regions closest to their 
   an empty scene. So is an image all of whose segments are ignore: COMUS trains on the images of kept regions only, and
   what lies around a region that nobody trusts would be taught as background.
 
-* a cell that shows no data is ignore, whatever else would be there; so it is in token recipes.
+* a cell that shows no data is ignore, whatever else would be there; so it is in token recipes;
+* with `stuff` a cell outside every segment belongs to a class of stuff (`maskmill.paint.stuff`), whose values follow
+  those of the clusters. Images that are ignore everywhere stay so.
 
 In token recipes every cell gets the cluster of the highest score. They have no background, unless the stage foreground
 knows it: then a cell is 0 where the score of the background is the highest of both sides, and else of its best cluster.
@@ -27,17 +29,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskmill.errors import StoreError
+from maskmill.errors import ConfigError, StoreError
 from maskmill.images.interpolate import majority, one_hots, resize_labels, resize_maps
 from maskmill.images.masks import ignore_value, mask_dtype
 from maskmill.images.nodata import at_grid, ignored, nearest_valid
 from maskmill.images.photos import ManifestPhotos
+from maskmill.paint.stuff import Filler
 from maskmill.painting.tokens import confidences, margins, paint_tokens
 from maskmill.progress import track
 from maskmill.recipe.model import Stage
@@ -98,14 +102,46 @@ def run_regions(
     Raises:
         StoreError: `assignments` is of another shard, or `limits` of another codebook.
     """
+    run_segments(segments, assignments, limits, codebook, params, out, Beside(manifest))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What only some settings ask for: the manifest, to refine; of stuff the codebook, and the tokens of the shard."""
+
+    manifest: str | Path | None = None
+    stuff: str | Path | None = None
+    tokens: str | Path | None = None
+
+
+def run_segments(
+    segments: str | Path,
+    assignments: str | Path,
+    limits: str | Path,
+    codebook: str | Path,
+    params: Mapping[str, Any],
+    out: str | Path,
+    beside: Beside,
+) -> None:
+    """`run_regions`, with stuff between the segments where `params` ask for it.
+
+    Raises:
+        ConfigError: `stuff` without its codebook and tokens.
+    """
     import torch
 
     torch.set_num_threads(1)
     settings = settings_of(params)
     shard = ShardLabels(segments, assignments, limits, codebook, settings)
     store, clusters, upsample = shard.store, shard.clusters, settings.upsample
-    photos = ManifestPhotos.needed(settings.refine, manifest, "paint", Path(segments).stem)
-    with _writer(out, clusters, params, shard.hashes) as writer:
+    photos = ManifestPhotos.needed(settings.refine, beside.manifest, "paint", Path(segments).stem)
+    filler = None
+    if settings.stuff is not None:
+        if beside.stuff is None or beside.tokens is None:
+            raise ConfigError("paint.stuff: fills what segments leave; give --stuff and --tokens")
+        filler = Filler(beside.stuff, beside.tokens, settings.stuff, shard.things, upsample)
+    hashes = shard.hashes + (filler.hashes if filler is not None else [])
+    with _writer(out, clusters, params, hashes, shard.facts) as writer:
         for i, image_id in track(list(enumerate(store.ids)), len(store), "paint"):
             table = shard.labels(image_id)
             tokens = [side // shard.cells for side in store.grid[i].tolist()]
@@ -117,6 +153,8 @@ def run_regions(
                 step = refine_step(upsample)
                 photo = photos.on_grid(image_id, (size[0] * step, size[1] * step))
                 mask = refine_mask(found, table, mask, photo, settings.refine)
+            if filler is not None:
+                mask = filler.fill(image_id, mask)
             writer.append(image_id, mask, valid=valid)
 
 
@@ -124,7 +162,8 @@ class ShardLabels:
     """The segments of one shard and what becomes of each; arguments and errors as in `run_regions`.
 
     Attributes:
-        store: the segments. cells: theirs, a token side. clusters: k. hashes: of segments, codebook and limits.
+        store: the segments. cells: theirs, a token side. clusters: k, with the classes of stuff. things: without them.
+        hashes: of segments, codebook and limits. facts: what the stores say of stuff, where there is some.
     """
 
     def __init__(
@@ -138,8 +177,10 @@ class ShardLabels:
         from maskmill.store.classes import read_labels
 
         book = read_labels(codebook)
-        self.clusters = len(book)
-        self._limits, limits_hash = read_limits(limits, self.clusters)
+        self.things = len(book)
+        self.clusters = self.things + (settings.stuff.clusters if settings.stuff is not None else 0)
+        self.facts = {} if settings.stuff is None else {"things": self.things}
+        self._limits, limits_hash = read_limits(limits, self.things)
         self.store = Ragged(segments, "segments")
         self._rows = _shard_rows(Path(segments), Path(assignments))
         self.cells = int(self.store.attrs.get("cells", 1))
@@ -301,8 +342,14 @@ def _shard_rows(segments: Path, assignments: Path) -> dict[str, list[tuple[int, 
     return rows
 
 
-def _writer(out: str | Path, clusters: int, params: Mapping[str, Any], inputs: list[str]) -> RaggedWriter:
+def _writer(
+    out: str | Path,
+    clusters: int,
+    params: Mapping[str, Any],
+    inputs: list[str],
+    facts: Mapping[str, Any] | None = None,
+) -> RaggedWriter:
     dtype = mask_dtype(clusters)
-    attrs = {"clusters": clusters, "ignore": ignore_value(dtype), "round": 0}
+    attrs = {"clusters": clusters, "ignore": ignore_value(dtype), "round": 0} | dict(facts or {})
     provenance = Provenance.of("paint", dict(params), inputs)
     return RaggedWriter(out, "masks", dtype=dtype.name, attrs=attrs, provenance=provenance)

@@ -151,6 +151,11 @@ def _viewed(feature_set: FeatureSet) -> int:
 
 def fitted(rule: str, recipe: Recipe, images: PlannedImages, regions: float | None) -> tuple[int, int]:
     """Number and length of the vectors that a fit holds in memory."""
+    stuff = recipe.paint.settings.stuff
+    if rule == "paint_stuff" and stuff is not None:
+        feature_set = recipe.behind(stuff.features)
+        shape = geometry(feature_set)
+        return min(images.tokens(feature_set.size, shape.stride), stuff.max_fit_points), shape.depth
     count, depth, reduced = vectors_of(recipe, images, regions)
     if rule == "reduce_fit":
         limit = recipe.reduce.settings.max_fit_points or int(recipe.reduce.module.TRAITS.max_fit_points)

@@ -53,6 +53,7 @@ MEASURED: dict[str, tuple[float, int]] = {
     "taxonomy_names": (0.5, 0),
     "taxonomy_map": (1e-3, 0),
     "paint_limits": (1.0, 0),
+    "paint_stuff": (7.8e-6, 0),  # as k-means of tokens
     "paint/tokens": (4e-3, 196),
     "paint/regions": (2e-3, 1024),
     "rounds_train/token_head": (7.8e-3, 1024),
@@ -138,9 +139,12 @@ def method(work: Work, run: Run) -> str:
         "rounds_detect",
         "paint_instances",
         "paint_limits",
+        "paint_stuff",
     ):
         refine = recipe.stage(stage).settings.refine.method
         refined = "" if refine == "none" else f"+{refine}"
+    if work.rule == "paint_stuff":
+        return ""
     if stage == "paint":
         return ("tokens" if recipe.tokens else "regions") + refined
     if stage == "adapt" or work.rule == "evaluate_codes":

@@ -41,6 +41,7 @@ def check(recipe: Recipe, path: Path) -> None:
     _check_instances(recipe, path)
     _check_labels_kept(recipe, path)
     _check_abstain(recipe, path)
+    _check_stuff(recipe, path)
     _check_adapt(recipe, path)
     if recipe.cut is None and not recipe.tokens:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method!r} needs a cut section (or use pool: token)")
@@ -112,6 +113,26 @@ def _check_abstain(recipe: Recipe, path: Path) -> None:
             f"{path}: paint.abstain_by: confidence: needs abstain, and labels that make the classes; set abstain and "
             "taxonomy: {source: examples, labels: folder}, or use abstain_by: margin"
         )
+
+
+def _check_stuff(recipe: Recipe, path: Path) -> None:
+    """Stuff fills what segments leave, as classes without names; a panoptic student learns it."""
+    wanted = recipe.paint.settings.stuff is not None
+    if wanted and recipe.tokens:
+        raise ConfigError(f"{path}: paint.stuff: fills what segments leave, but pool: token has none; leave it out")
+    if wanted and recipe.named:
+        raise ConfigError(f"{path}: paint.stuff: its classes have no names, but taxonomy.source: "
+                          f"{recipe.taxonomy.method} names all of them; leave one of the two out")  # fmt: skip
+    for round in range(1, recipe.round_count + 1):
+        stage = recipe.rounds_at(round)
+        if not stage.module.TRAITS.semantic:
+            continue
+        if not wanted:
+            raise ConfigError(f"{path}: rounds.student: {stage.method} learns things and stuff; add "
+                              "paint: {stuff: {features: NAME, clusters: 27}}, or use student: instance")  # fmt: skip
+        if stage.settings.match != "none":
+            raise ConfigError(f"{path}: rounds.match: {stage.settings.match}: the classes of student {stage.method} "
+                              "keep their ids; leave it out")  # fmt: skip
 
 
 def check_counts(recipes: Mapping[str, Recipe], images: int) -> None:
@@ -258,6 +279,9 @@ def _check_sets(recipe: Recipe, path: Path) -> None:
         wanted["cut"] = [recipe.cut.settings.features]
     if recipe.foreground is not None:
         wanted["foreground"] = [recipe.foreground.settings.features]
+    stuff = recipe.paint.settings.stuff
+    if stuff is not None:
+        wanted["paint.stuff"] = [stuff.features]
     if recipe.tracks is not None and recipe.tracks.settings.features is not None:
         wanted["tracks"] = [recipe.tracks.settings.features]
     wanted = {f"{stage}.features": names for stage, names in wanted.items()}

@@ -180,6 +180,8 @@ class Recipe:
     def masks_from(self) -> set[str]:
         """The feature sets that the masks are made of."""
         names = {self.clustered_set}
+        if self.paint.settings.stuff is not None:
+            names.add(self.paint.settings.stuff.features)
         for stage in ("adapt", "cut", "foreground"):
             if stage in self.stages:
                 names.add(str(self.stages[stage].settings.features))
@@ -302,6 +304,10 @@ class Recipe:
         if not 1 <= round <= self.round_count:
             return False
         return bool(self.rounds_at(round).module.TRAITS.instances)
+
+    def painted_again(self, round: int) -> bool:
+        """True when the masks of a round are painted from instances alone, which its student has predicted before."""
+        return self.instances(round) and not self.rounds_at(round).module.TRAITS.semantic
 
     def sections(self) -> dict[str, Any]:
         """Every stage's section as in YAML; what changes in later rounds stands under `from_round`."""

@@ -9,6 +9,8 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -51,6 +53,26 @@ class Objects(Model):
     )
     foreground: list[int] | None = Field(None, description="label ids of objects. Default: every id above 0")
     min_area: float = Field(0.0, ge=0, lt=1, description="objects below this share of the image are void")
+
+
+PanopticRule = Literal["hungarian_counts", "hungarian_majority", "many_to_one"]
+
+
+class Panoptic(Model):
+    """evaluate.panoptic: PQ, SQ and RQ of the masks of every round, with its instances where there are some."""
+
+    matching: Annotated[list[PanopticRule], BeforeValidator(split_list), AfterValidator(distinct)] = Field(
+        default=["hungarian_counts", "hungarian_majority"],
+        min_length=1,
+        description="what becomes of clusters: one a class; the others to their majority class; all to that",
+    )
+    things: list[int] | None = Field(
+        None, description="label ids whose objects are told apart, other classes are stuff. Default: every id above 0"
+    )
+    instances: LocalPath | None = Field(
+        None, description="folder of instance id images (0 = none); default: connected parts of each class of things"
+    )
+    min_area: float = Field(0.0, ge=0, lt=1, description="labelled things below this share of the image are void")
 
 
 class Candidates(Model):
@@ -140,6 +162,9 @@ class Evaluate(Model):
     objects: Annotated[Objects | None, BeforeValidator(switch, json_schema_input_type=bool | Objects | None)] = Field(
         None, description="class-agnostic object metrics of the cut: true, or a mapping"
     )
+    panoptic: Annotated[Panoptic | None, BeforeValidator(switch, json_schema_input_type=bool | Panoptic | None)] = (
+        Field(None, description="panoptic quality of the masks of every round: true, or a mapping")
+    )
 
     # A job of its own, which alone depends on it: no other hash has it.
     time: Annotated[Time | None, BeforeValidator(switch, json_schema_input_type=bool | Time | None)] = Field(
@@ -160,6 +185,23 @@ class Evaluate(Model):
             check_background(self.background, self.ignore, self.classes)
         if self.classes is not None and not self.classes:
             raise ValueError("classes is empty; name label ids, or leave it out to score all of them")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `panoptic` where it is off: scores that do not ask for it are those of older versions."""
+        body: dict[str, Any] = handler(self)
+        if body.get("panoptic") is None:
+            body.pop("panoptic", None)
+        return body
+
+    @model_validator(mode="after")
+    def _things(self) -> Evaluate:
+        for label in (self.panoptic.things if self.panoptic else None) or ():
+            if label in self.ignore:
+                raise ValueError(f"label {label} is in panoptic.things and in ignore; keep it in one of them")
+            if self.classes is not None and label not in self.classes:
+                raise ValueError(f"label {label} of panoptic.things is not in classes, so it is void; add it there")
         return self
 
     @model_validator(mode="after")

@@ -156,6 +156,17 @@ class Taxonomy(Model):
     """taxonomy: how clusters become classes with names. source: none leaves them as they are."""
 
 
+class Stuff(Model):
+    """paint.stuff: what lies between the segments, as classes of a second clustering behind those of the segments."""
+
+    features: str = Field("semantic", description="name of the feature set whose tokens are clustered (k-means)")
+    clusters: int = Field(27, ge=1, le=4096, description="number of classes of stuff (U2Seg: STEGO's 27)")
+    covered: float = Field(
+        0.7, gt=0, le=1, description="a class of which segments cover more than this in an image is ignore there"
+    )
+    max_fit_points: int = Field(1_000_000, ge=1, description="most tokens the fit sees, drawn evenly")
+
+
 class Paint(Model):
     """paint: how clusters become pseudo-masks. 0 is background, clusters start at 1, 255 or 65535 is ignore."""
 
@@ -169,15 +180,18 @@ class Paint(Model):
     abstain_by: Literal["margin", "confidence"] = Field(
         "margin", description="what abstain compares; confidence: calibrated on the labels that made the classes"
     )
+    stuff: Stuff | None = Field(None, description="recipes of segments: fill what lies between them (U2Seg)")
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `abstain` where it is 0: masks that do not ask for it are those of older versions."""
+        """Without `abstain` where it is 0, and `stuff`: masks that do not ask for it are those of older versions."""
         body: dict[str, Any] = handler(self)
         if not body.get("abstain"):
             body.pop("abstain", None)
         if body.get("abstain_by") == "margin":
             body.pop("abstain_by")
+        if body.get("stuff") is None:
+            body.pop("stuff", None)
         return body
 
 

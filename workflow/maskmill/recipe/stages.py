@@ -177,6 +177,7 @@ STAGES: tuple[StageSpec, ...] = (
         "paint", "clusters or classes", "pseudo-masks of round 0", Paint,
         rules=(
             Rule("paint_limits", Needs(1, 2000, 30), unit="jobs"),
+            Rule("paint_stuff", Needs(2, 6000, 120), unit="points", whole=True),
             Rule("paint", Needs(1, 3000, 60), per_shard=True),
             Rule("paint_instances", Needs(1, 3000, 60), per_shard=True),
         ),

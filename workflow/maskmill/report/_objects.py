@@ -18,6 +18,7 @@ HEADS = {
     "objects": "Objects, without classes",
     "saliency": "Foreground, without classes",
     "superpixels": "Segments and the regions of labels",
+    "panoptic": "Panoptic quality",
 }
 RECALLS = {"ars": "ARs", "arm": "ARm", "arl": "ARl", "ar1000": "AR1000"}
 TITLES = {
@@ -27,6 +28,11 @@ TITLES = {
     **{f"box_{name}": f"Box {name.upper()}" for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")},
     **{f"mask_{name}": f"Mask {name.upper()}" for name in ("ap", "ap50", "ap75", "ar1", "ar10", "ar100")},
     **{f"{kind}_{name}": f"{kind.title()} {title}" for kind in ("box", "mask") for name, title in RECALLS.items()},
+    **{
+        f"{name}{kind}": f"{name.upper()}{kind.replace('_', ' ')}"
+        for kind in ("", "_things", "_stuff")
+        for name in ("pq", "sq", "rq")
+    },
     "iou": "IoU",
     "accuracy": "Accuracy",
     "maxf": "max F",
@@ -72,12 +78,12 @@ def boards(cuts: Sequence[Mapping[str, Any]], masks: Sequence[Mapping[str, Any]]
 
     Args:
         cuts: objects.json files. masks: scores.json files; the `saliency` of their masks and the scores of their
-            instances, `objects`, join those of the cut.
+            instances, `objects`, join those of the cut; `panoptic` has boards of its own.
     """
     groups: dict[str, dict[tuple[str, str], list[Mapping[str, Any]]]] = {}
     entries = [(file["recipe"], "cut", score) for file in cuts for score in file.get("scores", [])]
     for file in masks:
-        found = [*file.get("objects", []), *file.get("saliency", [])]
+        found = [*file.get("objects", []), *file.get("saliency", []), *file.get("panoptic", [])]
         entries += [(file["recipe"], f"round {file['round']}", score) for score in found]
     for recipe, step, score in entries:
         group = groups.setdefault(json_hash([score["protocol"], score["images"]]), {})

@@ -34,6 +34,8 @@ def _plan(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     plan["labels"] = config.labels or (images if graph.labelled else None)
     if graph.scores_objects:
         plan["objects"] = True
+    if graph.labelled and config.evaluate.panoptic is not None:
+        plan["panoptic"] = True
     if config.evaluate.time is not None:
         plan["time"] = config.evaluate.time.model_dump(mode="json")  # what deleted results are compared with, too
     if graph.probes:

@@ -45,9 +45,10 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
     Args:
         plan: the resolved run: title, gallery, typical, images, labels, seeds, and recipes as
             {name: {description, tokens, rounds, clusters, sections}}; optional: objects (true where objects
-            were scored), time (true where masks were compared over time), probes and readouts (of
-            `_scores.read_readouts`), pretrained (backbones that the run trains, of `_pretrain.read`), provenance (more
-            lines for the provenance table). Which shards there are is read from the manifest.
+            were scored), panoptic (true where panoptic quality was), time (true where masks were compared over time),
+            probes and readouts (of `_scores.read_readouts`), pretrained (backbones that the run trains, of
+            `_pretrain.read`), provenance (more lines for the provenance table). Which shards there are is read from
+            the manifest.
         results: the folder `results` of the run; benchmarks: where Snakemake writes its benchmark files.
         out_html: the file to write; appears when complete.
 
@@ -79,7 +80,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
         recipes=views,
         boards=[*_scores.boards([*scores, *others]), *_scores.boards(probes, _scores.PROBES)],
         readings=[_scores.READINGS[name] for name in readouts] if probes else [],
-        object_boards=_objects.boards(cuts, scores if plan.get("objects") else []),
+        object_boards=_objects.boards(cuts, scores if plan.get("objects") or plan.get("panoptic") else []),
         over_time=_time.read(results, recipes, seeds[0]) if plan.get("time") else [],
         quality=_quality.measure(results, recipes, seeds, sample),
         confidence=_confidence.measured(results, recipes, seeds[0], sample) if seeds else [],

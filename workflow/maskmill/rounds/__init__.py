@@ -28,10 +28,12 @@ class Traits:
         photos: it sees the photos of the manifest through an encoder, instead of stored features; its Params have
             `encoder`, the feature set that names the encoder's backbone, and `size`, of the photos that it predicts.
         instances: it learns from instances and predicts instances; `load` then gives an `InstancePredictor`.
+        semantic: it predicts more than its instances, so that its masks are not painted from stored ones.
     """
 
     photos: bool
     instances: bool
+    semantic: bool = False
 
 
 class Examples(Protocol):

@@ -29,6 +29,7 @@ class Masks:
         ids: sorted ids of the images that have at least one known cell.
         counts: known cells of each class over these images, [classes] int64.
         objects: share of known cells that are no background, by image id.
+        things: classes 1..things are of things, the others of stuff; None where the masks know no such thing.
 
     Raises:
         NumericsError: there is nothing to learn: every cell is ignore, or every known cell is background.
@@ -49,6 +50,7 @@ class Masks:
         self.classes, self.threshold = classes, confidence
         stores = [Ragged(path, "masks") for path in paths]
         certain = [Ragged(path, "confidence") for path in sure] if confidence > 0 else []
+        self.things: int | None = stores[0].attrs.get("things") if stores else None
         self._store = {i: store for store in stores for i in store.ids if chosen is None or i in chosen}
         self._sure = {i: store for store in certain for i in store.ids}
         self._in_memory: dict[str, np.ndarray] = {}

@@ -56,8 +56,8 @@ def _photos(graph: Graph, wildcards: Wildcards) -> bool:
 
 
 def _sees_photos(graph: Graph, wildcards: Wildcards) -> bool:
-    """Masks of a student of instances are painted from what it detected, without a network."""
-    return _photos(graph, wildcards) and not graph.recipe(wildcards).instances(int(wildcards["round"]))
+    """Masks of a student of instances alone are painted from what it detected, without a network."""
+    return _photos(graph, wildcards) and not graph.recipe(wildcards).painted_again(int(wildcards["round"]))
 
 
 @job("rounds_teach", _teaching, out=f"{ROUND}/taught/{{shard}}.zarr")
@@ -111,6 +111,6 @@ def _predict(graph: Graph, wildcards: Wildcards) -> Sources:
     """Stored features of one shard, or the instances that were detected there; a student of photos reads those."""
     recipe, round = graph.recipe(wildcards), int(wildcards["round"])
     found = {"manifest": manifest(), "student": one("rounds_train", wildcards)}
-    if recipe.instances(round):
+    if recipe.painted_again(round):
         return found | {"instances": one("rounds_detect", wildcards)}
     return found if recipe.photos(round) else found | {"features": _stored(graph, wildcards, [wildcards["shard"]])}

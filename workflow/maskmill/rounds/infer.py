@@ -47,6 +47,7 @@ class Student:
         photos: whether it sees photos instead of features. objects: whether it predicts instances; its masks are
             painted from them.
         features: names of the feature sets, in order. feature_params: how each set was made, as far as its store said.
+        things: classes 1..things are of things, the others of stuff; None for a student that knows no such thing.
         upsample: mask cells a side for each of its logits. spec: everything the file's metadata says.
         hash: of what made the file that it was read from.
     """
@@ -56,6 +57,7 @@ class Student:
     ) -> None:
         self.spec, self.device, self.hash = dict(spec), device, hash
         self.clusters = int(spec["clusters"])
+        self.things: int | None = spec.get("things")
         self.features: list[str] = list(spec["features"])
         self.feature_params: dict[str, Any] = dict(spec["features"])
         stage = Stage.of("rounds", spec["rounds"], "student")

@@ -147,6 +147,8 @@ def train(
         round.clusters + 1, _round_seed(round.seed, round.number), place, resources.threads, keeper,
         START[logic.start](previous), team,
     )  # fmt: skip
+    if taught.things is not None:
+        spec["things"] = taught.things
     tensors, timing = _trained(stage, sources, taught, spec, training)
     leave(team)
     if team.leads:
@@ -272,6 +274,7 @@ def predict(
     ids, see, hashes = _views(model, view, student)
     dtype = mask_dtype(model.clusters)
     attrs = {"clusters": model.clusters, "ignore": ignore_value(dtype), "round": int(model.spec["round"])}
+    attrs |= {} if model.things is None else {"things": model.things}
     photos = ManifestPhotos.needed(settings, manifest, "rounds", Path(out.masks).stem)
     how = {"predict": model.spec["round"], "refine": settings.model_dump()}
     made = Provenance.of("rounds", how, [model.hash, *hashes])

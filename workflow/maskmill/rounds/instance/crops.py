@@ -46,6 +46,13 @@ def read_crops(
 
 def read_crop(photos: InstancePhotos, image: int, params: Params, shape: Shape, generator: np.random.Generator) -> Crop:
     """One crop; with the chance `copy_paste` objects of another photo lie over it."""
+    return finished(*drawn(photos, image, params, shape, generator), shape)
+
+
+def drawn(
+    photos: InstancePhotos, image: int, params: Params, shape: Shape, generator: np.random.Generator
+) -> tuple[np.ndarray, Instances]:
+    """Pixels of one crop, and its instances and void at the pixels."""
     side = side_of(params, shape)
     pixels, found = cut_crop(photos, image, side, params, generator)
     if generator.random() < params.copy_paste:
@@ -53,12 +60,17 @@ def read_crop(photos: InstancePhotos, image: int, params: Params, shape: Shape, 
         small = max(1, round(side * generator.uniform(*params.copy_scale)))
         other = cut_crop(photos, partner, small, params, generator)
         pixels, found = paste(pixels, found, *other, generator)
+    return pixels, found
+
+
+def finished(pixels: np.ndarray, found: Instances, shape: Shape) -> Crop:
+    """What is learnt of a crop's pixels and instances."""
     objects, void = found.take(found.labels != VOID), found.masks[found.labels == VOID].any(axis=0)
     masks = to_cells(objects.masks)
     visible = masks.any(axis=(1, 2))
     masks, labels = masks[visible], objects.labels[visible]
     void = to_cells(void[None])[0] & ~masks.any(axis=0)
-    return Crop(pixels, masks, void, *assign(masks, labels, void, side, shape))
+    return Crop(pixels, masks, void, *assign(masks, labels, void, pixels.shape[0], shape))
 
 
 def paste(

@@ -63,13 +63,17 @@ class InstanceNet(PyramidNet):
 
     def forward(self, x: torch.Tensor) -> RawPredictions:
         """Normalised RGB [n, 3, H, W], sides multiples of `shape.multiple`."""
-        grids, detail = self.pyramid(x)
-        cells = x.shape[2] // STRIDE, x.shape[3] // STRIDE
+        return self.heads(*self.pyramid(x), (x.shape[2] // STRIDE, x.shape[3] // STRIDE))
+
+    def heads(self, grids: list[torch.Tensor], detail: torch.Tensor, cells: tuple[int, int]) -> RawPredictions:
+        """Classes, kernels and the masks' features of a pyramid; cells: of the masks, rows and columns."""
         coarse = torch.stack([enlarge(to(grid), cells) for to, grid in zip(self.to_mask, grids, strict=True)]).sum(0)
         features = self.mask(torch.cat([coarse, enlarge(detail, cells)], dim=1))
         logits = torch.cat([self.classify(self.towers[0](grid)).flatten(2) for grid in grids], dim=2)
         kernels = torch.cat([self.kernel(self.towers[1](grid)).flatten(2) for grid in grids], dim=2)
-        places = locations_on(tuple((grid.shape[2], grid.shape[3]) for grid in grids), self.shape.strides, x.device)
+        places = locations_on(
+            tuple((grid.shape[2], grid.shape[3]) for grid in grids), self.shape.strides, detail.device
+        )
         return RawPredictions(features, logits.transpose(1, 2), kernels.transpose(1, 2), places)
 
 

@@ -17,7 +17,7 @@ from maskmill.rounds._photo_training import CropTask, initial, learning_of, norm
 from maskmill.rounds._training import StudentTraining, number
 from maskmill.rounds.instance.crops import Crop, InstancePhotos, read_crops
 from maskmill.rounds.instance.losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
-from maskmill.rounds.instance.network import InstanceNet, build, masks_of
+from maskmill.rounds.instance.network import InstanceNet, RawPredictions, build, masks_of
 from maskmill.rounds.instance.params import Params
 from maskmill.training.team import Number, Work
 
@@ -44,7 +44,7 @@ def train_network(
         micro=MICRO[training.device.type],
     )
     work = _work(network, learning_of(network), facts, params, training)
-    send, optimiser = partial(_send, device=training.device), optimiser_of(network, params)
+    send, optimiser = partial(send_crops, device=training.device), optimiser_of(network, params)
     task = CropTask(network, len(photos.rows), read, send, work, optimiser, partial(rate, params=params))
     trained = train(task, params, training)
     tensors, absent = tensors_of(trained, photos.counts)
@@ -67,14 +67,20 @@ def _work(
         x = normalise(pixels.to(device, non_blocking=True), facts).contiguous()
         with autocast(device):
             found = network(x)
-        total, weight = x.new_zeros(()), 0
-        for i, crop in enumerate(crops):
-            parts = found.features[i].float(), found.logits[i].float(), found.kernels[i].float(), found.places
-            loss, count = loss_of(*parts, crop, params)
-            total, weight = total + loss, weight + count
+        total, weight = batch_loss(found, crops, params)
         return number(total), float(max(weight, 1)), torch.autograd.grad(total, learning)
 
     return work
+
+
+def batch_loss(found: RawPredictions, crops: list[SentCrop], params: Params) -> tuple[torch.Tensor, int]:
+    """Sum of the losses of a micro-batch, and the number of locations that it is divided by; see `loss_of`."""
+    total, weight = found.logits.new_zeros((), dtype=torch.float32), 0
+    for i, crop in enumerate(crops):
+        parts = found.features[i].float(), found.logits[i].float(), found.kernels[i].float(), found.places
+        loss, count = loss_of(*parts, crop, params)
+        total, weight = total + loss, weight + count
+    return total, weight
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ class SentCrop:
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
-def _send(crops: list[Crop], device: torch.device) -> tuple[torch.Tensor, list[SentCrop]]:
+def send_crops(crops: list[Crop], device: torch.device) -> tuple[torch.Tensor, list[SentCrop]]:
     """A micro-batch on its way to the device: pixels [n, S, S, 3], and the rest of each crop."""
     pixels = pinned(np.stack([crop.pixels for crop in crops]), device)
     return pixels, [SentCrop.of(crop, device) for crop in crops]
