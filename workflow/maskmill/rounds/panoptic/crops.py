@@ -15,9 +15,9 @@ from maskmill.images.instances import VOID, Instances
 from maskmill.images.masks import ignore_value, to_size
 from maskmill.numerics.sampling import rng
 from maskmill.rounds._masks import Masks
+from maskmill.rounds._pyramid import STRIDE, Shape
 from maskmill.rounds._training import Sources
 from maskmill.rounds.instance.crops import NEITHER, Crop, InstancePhotos, drawn, finished
-from maskmill.rounds.instance.network import STRIDE, Shape
 from maskmill.rounds.panoptic.params import Params
 
 MARK = 1.0  # score of real void; stuff of class c, which is void for instances, has MARK + c
@@ -45,7 +45,7 @@ class PanopticPhotos(InstancePhotos):
     def __init__(self, sources: Sources, masks: Masks, params: Params) -> None:
         if masks.things is None:
             raise StoreError("rounds.student: panoptic: the masks have no classes of stuff; set paint.stuff, run again")
-        super().__init__(sources, masks, params, masks.things + 1)
+        super().__init__(sources, masks, params, masks.things + 1, "panoptic")
         self.things, self.stuff = masks.things, masks.classes - 1 - masks.things
         self._masks = masks
 
