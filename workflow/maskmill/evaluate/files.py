@@ -34,13 +34,13 @@ def _of_masks(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
 
 
 def _of_objects(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
-    return _section(graph, "candidates", "protocols", "background", *READOUTS)
+    return _section(graph, "candidates", "protocols", "background", "boundary", *READOUTS)
 
 
 def _of_readout(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     """What the scores of features and codes depend on: no matching of clusters, and of the read-outs its own."""
     others = (name for name in READOUTS if name != wildcards["readout"])
-    return _section(graph, "candidates", "objects", "protocols", "background", *others)
+    return _section(graph, "candidates", "objects", "protocols", "background", "boundary", *others)
 
 
 def _of_candidates(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _of_candidates(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     recipe = graph.recipe(wildcards)
     shown = recipe.paint.settings.model_dump(mode="json", include={"upsample", "refine"})
     more = {"paint": shown, "own": recipe.cluster.method, "among": _others(recipe)}
-    return _section(graph, "candidates", "objects", *READOUTS) | more
+    return _section(graph, "candidates", "objects", "boundary", *READOUTS) | more
 
 
 def _others(recipe: Recipe) -> list[str]:

@@ -9,6 +9,8 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -58,6 +60,14 @@ class Candidates(Model):
 
     steps: int = Field(
         1000, ge=1, description="of prototypes that are trained on tokens, without a head; STEGO's have 5000"
+    )
+
+
+class Boundary(Model):
+    """evaluate.boundary: how well the boundaries of each class are met, under each matching of clusters to classes."""
+
+    tolerance: float = Field(
+        0.0075, gt=0, lt=1, description="distance at which a boundary is met, as a share of the image's diagonal"
     )
 
 
@@ -127,6 +137,9 @@ class Evaluate(Model):
         default_factory=lambda: Candidates(),
         description="also score the other ways to cluster the same tokens (cluster.readout); recipes of tokens",
     )
+    boundary: Annotated[Boundary | None, BeforeValidator(switch, json_schema_input_type=bool | Boundary | None)] = (
+        Field(None, description="also boundary precision, recall and F of each class: true, or a mapping")
+    )
     linear_probe: bool = Field(False, description="also fit linear probes on each feature set and each head's codes")
     linear_probe_online: Annotated[
         OnlineProbe | None, BeforeValidator(switch, json_schema_input_type=bool | OnlineProbe | None)
@@ -145,6 +158,14 @@ class Evaluate(Model):
     time: Annotated[Time | None, BeforeValidator(switch, json_schema_input_type=bool | Time | None)] = Field(
         None, exclude=True, description="agreement of the masks of neighbouring frames: true, or a mapping"
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `boundary` where it is not asked for: such sections keep their hashes."""
+        body: dict[str, Any] = handler(self)
+        if body.get("boundary") is None:
+            body.pop("boundary", None)
+        return body
 
     @property
     def readouts(self) -> tuple[str, ...]:

@@ -14,8 +14,17 @@ import numpy as np
 from maskmill.store.artefact import read_json
 from maskmill.store.hashing import json_hash
 
-SHARES = ("miou", "accuracy")  # printed in percent; other numbers as they are
-TITLES = {"miou": "mIoU", "accuracy": "Accuracy", "discovered": "Classes found"}
+SHARES = (
+    "miou",
+    "accuracy",
+    "boundary_f",
+    "boundary_precision",
+    "boundary_recall",
+)  # printed in percent; other numbers as they are
+TITLES = {
+    "miou": "mIoU", "accuracy": "Accuracy", "discovered": "Classes found",
+    "boundary_f": "Boundary F", "boundary_precision": "Precision", "boundary_recall": "Recall",
+}  # fmt: skip
 HEADS = {
     "hungarian_iou": "Hungarian matching on IoU",
     "hungarian_counts": "Hungarian matching on pixel counts",
@@ -29,6 +38,7 @@ HEADS = {
     "retrieval": "Nearest labelled tokens",
     "segment_retrieval": "Nearest labelled segments",
 }
+HEADS |= {f"boundary_{name}": f"Boundaries of classes. {head}" for name, head in HEADS.items()}
 READINGS = {
     "linear_probe": "Linear probe: what a linear classifier trained on half of the labels reads out.",
     "linear_probe_online": "STEGO's training of a linear probe: what it reads out after as many steps of Adam as the"
@@ -127,6 +137,11 @@ def read_candidates(results: Path, recipes: Iterable[str], seeds: Sequence[int])
                 readout = f"{CENTRES[each['name']]}, not exported"
                 found.append(body | {"recipe": recipe, "seed": seed, "readout": readout, "scores": each["scores"]})
     return found
+
+
+def read_boundaries(files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the files of `read_scores` have of boundaries, as files of scores."""
+    return [dict(file) | {"scores": file["boundary"]} for file in files if file.get("boundary")]
 
 
 def _exported(results: Path, recipe: str, seeds: Sequence[int]) -> str | None:
