@@ -14,6 +14,7 @@ from PIL import Image
 from maskmill.errors import ConfigError
 from maskmill.evaluate.boundary import NONE, VOID, boundary, compared, met
 from maskmill.evaluate.run import run
+from maskmill.evaluate.run_objects import run as run_objects
 from maskmill.images.masks import MaskSet
 from maskmill.recipe.base import validate
 from maskmill.recipe.scoring import Evaluate
@@ -138,7 +139,7 @@ def test_each_matching_has_its_boundaries_in_a_table_of_its_own(tmp_path: Path) 
     assert merged["boundary_f"] == 1.0  # the third cluster is class 2, too
     assert apart["boundary_recall"] == 1.0
     assert apart["per_class"]["1"] == 1.0
-    edge = 2 * 12 + 2 * 5  # pixels of class 2 around the hole of 10 x 5
+    edge = 2 * 10 + 2 * 5  # pixels of class 2 beside the hole of 10 x 5
     precision = 20 / (20 + edge)
     assert apart["per_class"]["2"] == pytest.approx((1 + 2 * precision / (1 + precision)) / 2)
     assert apart["protocol"]["hash"] != merged["protocol"]["hash"]
@@ -160,3 +161,34 @@ def test_sections_without_the_key_are_as_before_and_bad_values_are_said() -> Non
     assert validate(Evaluate, {"boundary": True}, "x").model_dump(mode="json")["boundary"] == {"tolerance": 0.0075}
     with pytest.raises(ConfigError, match=r"boundary.tolerance: Input should be less than 1, found 3"):
         validate(Evaluate, {"boundary": {"tolerance": 3}}, "config", "evaluate")
+
+
+# --- the oracle of a cut's segments, which is in a table of its own as well ---------------------------------------------
+
+
+def test_segments_of_a_cut_are_matched_anew_in_each_image_beside_no_other_score(tmp_path: Path) -> None:
+    """The halves swapped, and one half in two segments, of which the larger has the class."""
+    manifest, out = written(tmp_path), tmp_path / "objects.json"
+    made = Provenance.of("cut", {}, [])
+    swapped, parted = 2 - halves(20), halves(20)
+    parted[:5, 20:] = 2
+    with RaggedWriter(
+        tmp_path / "cut.zarr", "segments", depth=None, dtype="uint8", attrs={}, provenance=made
+    ) as writer:
+        writer.append("a", swapped.astype(np.uint8), confidence=np.float32(1))
+        writer.append("b", parted.astype(np.uint8), confidence=np.float32(1))
+    run_objects([tmp_path / "cut.zarr"], manifest, {"objects": {"metrics": ["mbo", "oracle"]}}, out, "r")
+    body = read_json(out)
+    (entry,) = body["oracle"]
+    assert entry["protocol"]["name"] == "oracle_per_image"
+    assert entry["protocol"]["details"] == {"oracle": True, "of": "segments of a cut"}
+    assert entry["accuracy"] == 1500 / 1600
+    assert entry["per_class"] == {"1": 1.0, "2": 700 / 800}
+    assert entry["unmatched"] == 100 / 1600
+    assert "matching" not in entry
+    (board,) = _scores.boards(_scores.read_oracles([body | {"recipe": "r"}]))
+    assert board.title.startswith("Matched anew in each image (an oracle")
+    assert board.rows[0].leads[:2] == ("r", "cut")
+    run_objects([tmp_path / "cut.zarr"], manifest, {"objects": {"metrics": ["mbo"]}}, out, "r")
+    assert "oracle" not in read_json(out)
+    assert read_json(out)["scores"] == body["scores"]

@@ -96,7 +96,8 @@ class BoundaryTally:
 
     def add(self, mask: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None) -> None:
         """Compare one image: rows int [h, w] of its mask, label ids [H, W], which cells [h, w] show data."""
-        shape, window = frame(*label.shape, self._settings.size)
+        height, width = label.shape
+        shape, window = frame(height, width, self._settings.size)
         wanted = np.full(1 << 16, VOID, np.int64)
         wanted[list(self._classes)] = np.arange(len(self._classes))
         truth = wanted[at_frame(label, shape, window)]

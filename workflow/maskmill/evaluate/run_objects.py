@@ -14,12 +14,13 @@ import numpy as np
 
 from maskmill.errors import ConfigError, InputError
 from maskmill.evaluate.confusion import at_frame, frame
-from maskmill.evaluate.labelled import check_complete, labelled_images, labelled_rows, scored_once
+from maskmill.evaluate.labelled import check_complete, labelled_images, labelled_rows, read_label, scored_once
 from maskmill.evaluate.layers import Layers
 from maskmill.evaluate.objects import METRICS, RULES, Scene
 from maskmill.evaluate.protocol import object_protocol
 from maskmill.evaluate.saliency import RULES as SALIENCY_RULES
 from maskmill.evaluate.saliency import Saliency
+from maskmill.evaluate.segment_oracle import SegmentOracle
 from maskmill.evaluate.truth import TruthReader
 from maskmill.images.instances import InstanceStore
 from maskmill.progress import track
@@ -42,7 +43,8 @@ def run(
         manifest: results/inputs/manifest.parquet.
         params: the `evaluate` section, with `objects`.
         out: JSON to write: recipe, ranking (what the segments were ranked by), and `scores`, one entry for CorLoc, AP,
-            mBO and FG-ARI and one for saliency, each with its whole protocol.
+            mBO and FG-ARI and one for saliency, each with its whole protocol; where the metric `oracle` is asked for,
+            also `oracle`: its entry, as of masks (see segment_oracle).
 
     Raises:
         ConfigError: `evaluate.objects` is off.
@@ -59,11 +61,14 @@ def run(
     reader = TruthReader(settings, rows, images.rows)
     metrics = [METRICS[m]() for m in wanted if m in METRICS]
     saliency = Saliency() if "saliency" in wanted else None
+    oracle = SegmentOracle.asked(settings)
     scores = {str(store.path): segment_scores(store) for store in stores}
     facts, count = {"images_with_objects": 0, "objects": 0, "segments": 0}, 0
     for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate objects"):
-        row, truth, count = rows[image_id], reader.read(rows[image_id]), count + 1
-        truth = truth.without(seen_at(store.valid(image_id), row, settings))
+        row, label, count = rows[image_id], read_label(rows[image_id]), count + 1
+        truth = reader.read(row, label).without(seen_at(store.valid(image_id), row, settings))
+        if oracle is not None:
+            oracle.add(image_id, values, label, store.valid(image_id))
         found = at_frame(values, *frame(row.height, row.width, settings.size))
         scene = Scene.of(truth, found, scores[str(store.path)][1][store.index(image_id)], f"{store.path}: {image_id}")
         for metric in metrics:
@@ -85,7 +90,10 @@ def run(
     labels = [*sorted(reader.labels.items()), *sorted(reader.instances.items())]
     made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), *(digest for _, digest in labels)])
     ranking = sorted({name for name, _ in scores.values()})
-    write_json(out, {"recipe": recipe, "ranking": "+".join(ranking), "scores": entries}, made)
+    body: dict[str, Any] = {"recipe": recipe, "ranking": "+".join(ranking), "scores": entries}
+    if oracle is not None:
+        body["oracle"] = oracle.entries()
+    write_json(out, body, made)
 
 
 def score_instances(

@@ -39,7 +39,7 @@ ProtocolName = Literal[
 ]
 
 
-ObjectMetric = Literal["corloc", "ap", "mbo", "fg_ari", "saliency"]
+ObjectMetric = Literal["corloc", "ap", "mbo", "fg_ari", "saliency", "oracle"]
 
 
 class Objects(Model):

@@ -139,6 +139,12 @@ def read_candidates(results: Path, recipes: Iterable[str], seeds: Sequence[int])
     return found
 
 
+def read_oracles(cuts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What objects.json files have of segments matched anew in each image, as files of scores."""
+    facts = {"round": "cut", "seed": 0, "clusters": None}
+    return [dict(cut) | facts | {"scores": cut["oracle"]} for cut in cuts if cut.get("oracle")]
+
+
 def read_boundaries(files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the files of `read_scores` have of boundaries, as files of scores."""
     return [dict(file) | {"scores": file["boundary"]} for file in files if file.get("boundary")]
@@ -211,7 +217,7 @@ def _board(group: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], leads: 
     protocol = dict(first["protocol"])
     name = str(protocol.pop("name", "scores"))
     sizes = {row.leads[-1] for row in rows}  # more clusters can only help where several may have one class
-    comparable = not name.startswith("many_to_one") or len(sizes) == 1
+    comparable = "many_to_one" not in name or len(sizes) == 1
     ranked = _mark_best(rows) if comparable else tuple(rows)
     heads = tuple(leads.values())
     return ScoreBoard(name, heads, protocol, first.get("images"), tuple(metrics), tuple(map(str, classes)), ranked)

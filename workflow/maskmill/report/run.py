@@ -80,6 +80,7 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
         boards=[
             *_scores.boards([*scores, *others]),
             *_scores.boards(_scores.read_boundaries(scores)),
+            *_scores.boards(_scores.read_oracles(cuts)),
             *_scores.boards(probes, _scores.PROBES),
         ],
         readings=[_scores.READINGS[name] for name in readouts] if probes else [],
