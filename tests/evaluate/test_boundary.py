@@ -163,7 +163,7 @@ def test_sections_without_the_key_are_as_before_and_bad_values_are_said() -> Non
         validate(Evaluate, {"boundary": {"tolerance": 3}}, "config", "evaluate")
 
 
-# --- the oracle of a cut's segments, which is in a table of its own as well ---------------------------------------------
+# --- the oracle of a cut's segments, in a table of its own ------------------------------------------------------------
 
 
 def test_segments_of_a_cut_are_matched_anew_in_each_image_beside_no_other_score(tmp_path: Path) -> None:
