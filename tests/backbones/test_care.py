@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from maskmill.backbones import weights_file
 from maskmill.backbones._debias import subspace
@@ -19,6 +21,7 @@ from maskmill.backbones.network import import_timm
 from maskmill.errors import ConfigError
 from maskmill.recipe.base import validate
 from maskmill.recipe.feature_set import FeatureSet, Upsample
+from maskmill.store.artefact import write_table
 
 VIT, CNN = "vit_tiny_patch16_224", "resnet18"
 CPU = torch.device("cpu")
@@ -188,6 +191,47 @@ def test_all_together(weights: Path) -> None:
     assert found.stride == 8
     assert found.multiple == 16
     torch.testing.assert_close(one, load(weights, asked(**keys), CPU).forward(images())[0], rtol=0, atol=0)
+
+
+# --- in a run ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_stage_stores_tokens_of_all_parts_on_the_finer_grid(weights: Path, tmp_path: Path) -> None:
+    from maskmill.device import Compute
+    from maskmill.features.run import run
+    from maskmill.store.ragged import Ragged
+
+    Image.fromarray(images()[0].numpy()).save(tmp_path / "a.png")
+    row = {"id": "a", "path": str(tmp_path / "a.png"), "width": 64, "height": 48, "shard": "s0", "label": "a"}
+    write_table(tmp_path / "m.parquet", pa.Table.from_pylist([row]))
+    chosen = asked(size={"short_side": 48}, debias={"components": 2}, concat=[{"backbone": CNN}], upsample=2)
+    out = tmp_path / "f.zarr"
+    run(tmp_path / "m.parquet", "s0", chosen.model_dump(mode="json"), weights, out, Compute(1, 1, "cpu"))
+    store = Ragged(out, "features")
+    tokens = load(weights, chosen, CPU).forward(images())[0][0]
+    assert store["a"].shape == (6, 8, 704)
+    torch.testing.assert_close(torch.from_numpy(store["a"].astype("f4")), tokens, rtol=2e-3, atol=2e-3)
+    assert (store.attrs["stride"], "heads" in store.attrs) == (8, False)
+
+
+def test_jobs_read_the_weights_of_all_parts_from_one_folder() -> None:
+    from maskmill.plan.jobs import graph_of, one_shard
+    from maskmill.recipe.resolve import load as resolve
+
+    keys = {"concat": [{"backbone": "vit_small_focus"}, {"layer": 2}]}
+    run = resolve({"recipes": ["kmeans"], "features": {"semantic": keys}}, RECIPES)
+    known = one_shard(run)
+    assert sorted(job.wildcards["weights"] for job in known.values() if job.rule == "weights") == [
+        "efficientnet_lite0",
+        "vit_small_focus",
+    ]
+    (job,) = (job for job in known.values() if job.rule == "features")
+    source = graph_of(run).inputs("features", job.wildcards)["weights"]
+    assert source.options("weights", source.files) == ["--weights resources/weights"]
+    plain = resolve({"recipes": ["kmeans"]}, RECIPES)
+    (job,) = (job for job in one_shard(plain).values() if job.rule == "features")
+    source = graph_of(plain).inputs("features", job.wildcards)["weights"]
+    assert source.options("weights", source.files) == ["--weights resources/weights/efficientnet_lite0.safetensors"]
 
 
 # --- names, configuration, plan ---------------------------------------------------------------------------------------
