@@ -89,7 +89,7 @@ def _config(config: Path | None, recipes: Path) -> Iterator[str]:
     check_presence(run, origin)
     named = ", ".join(run.config.sources)
     yield f"{origin}: recipes {', '.join(run.recipes)}; {len(run.feature_sets)} feature sets; images {named}"
-    for feature_set in run.feature_sets.values():
+    for feature_set in (part for each in run.feature_sets.values() for part in each.parts):
         if feature_set.pretrain is not None:
             file, later = Path(f"results/pretrain/{feature_set.weights_slug}/weights.safetensors"), "trained by the run"
         else:

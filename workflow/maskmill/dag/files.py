@@ -303,8 +303,13 @@ def candidates(names: Iterable[str], wildcards: Wildcards) -> Source:
 
 
 def weights_of(sets: Iterable[FeatureSet], passed: Literal["file", "folder"] = "file") -> Source:
-    """The weights of the backbones of some feature sets, of which the stage pretrain makes some."""
-    return Source(tuple(sorted({_weights(each) for each in sets})), passed)
+    """The weights of the backbones of some feature sets, of which the stage pretrain makes some.
+
+    Those of a set of several parts are given as their folder.
+    """
+    parts = [part for each in sets for part in each.parts]
+    several = "folder" if len(parts) > 1 else passed
+    return Source(tuple(sorted({_weights(part) for part in parts})), several)
 
 
 def _weights(chosen: FeatureSet) -> str:

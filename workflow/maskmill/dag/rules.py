@@ -435,7 +435,8 @@ class Rules:
         if self._named("weights") not in until:
             return []
         # Those that are trained need images; what they start from does not.
-        starts = [each for each in self.run.feature_sets.values() if (each.pretrain or {}).get("start") != "scratch"]
+        parts = [part for each in self.run.feature_sets.values() for part in each.parts]
+        starts = [each for each in parts if (each.pretrain or {}).get("start") != "scratch"]
         return sorted({path("weights", weights=each.origin_slug) for each in starts})
 
     def watched(self, rule: str, images: str | Sequence[str], labels: str | None) -> str:

@@ -46,13 +46,13 @@ def _segments(graph: Graph, wildcards: Wildcards) -> str | None:
 
 
 def _of_objects(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
-    return _section(graph, "candidates", "panoptic", "protocols", "background", *READOUTS)
+    return _section(graph, "candidates", "panoptic", "protocols", "background", "boundary", *READOUTS)
 
 
 def _of_readout(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     """What the scores of features and codes depend on: no matching of clusters, and of the read-outs its own."""
     others = (name for name in READOUTS if name != wildcards["readout"])
-    return _section(graph, "candidates", "objects", "panoptic", "protocols", "background", *others)
+    return _section(graph, "candidates", "objects", "panoptic", "protocols", "background", "boundary", *others)
 
 
 def _of_candidates(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def _of_candidates(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     recipe = graph.recipe(wildcards)
     shown = recipe.paint.settings.model_dump(mode="json", include={"upsample", "refine"})
     more = {"paint": shown, "own": recipe.cluster.method, "among": _others(recipe)}
-    return _section(graph, "candidates", "objects", "panoptic", *READOUTS) | more
+    return _section(graph, "candidates", "objects", "panoptic", "boundary", *READOUTS) | more
 
 
 def _others(recipe: Recipe) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskmill.errors import InputError, StoreError
+from maskmill.evaluate.boundary import BoundaryTally
 from maskmill.evaluate.labelled import (
     check_complete,
     class_label,
@@ -51,6 +52,7 @@ def run(
         params: the `evaluate` section.
         masks: of which recipe, seed and round they are.
         out: JSON to write: recipe, seed, round, clusters, and `scores`, each with its whole protocol; where
+            `evaluate.boundary` asks for it, `boundary`: that of each matching (see boundary); where
             `evaluate.objects` asks for saliency, also `saliency`: the masks' foreground (see run_objects). With
             `instances`, also `objects`: these by the protocol of the cut's segments. With `evaluate.panoptic` also
             `panoptic`, see `maskmill.evaluate.panoptic`.
@@ -88,6 +90,8 @@ def run(
     named = [] if naming is None else [naming.hash]
     made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), protocols[0].labels, *named])
     body: dict[str, Any] = asdict(masks) | {"clusters": clusters, "scores": scores}
+    if settings.boundary is not None:
+        body["boundary"] = _boundaries(stores, rows, settings, scores)
     if painted is not None:
         body["saliency"] = [painted.entry()]
     if instances and settings.objects is not None:
@@ -95,6 +99,23 @@ def run(
     if panoptic is not None:
         body["panoptic"] = panoptic.score(stores, tally.confusion, digests)
     write_json(out, body, made)
+
+
+def _boundaries(
+    stores: Sequence[Ragged], rows: Mapping[str, Row], settings: Evaluate, scores: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Boundaries under the matching of each entry of `scores` that has one; masks and labels are read once more.
+
+    Which cluster is which class is known only after all images are counted.
+    """
+    assert settings.boundary is not None
+    clusters = cluster_count(stores)
+    tallies = [BoundaryTally(e, clusters + 2, settings, settings.boundary) for e in scores if "matching" in e]
+    for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate boundaries"):
+        label, mask = read_label(rows[image_id]), prediction_rows(store, image_id, values, clusters)
+        for tally in tallies:
+            tally.add(mask, label, store.valid(image_id))
+    return [tally.entry() for tally in tallies]
 
 
 def _row_names(naming: ClassNames, settings: Evaluate) -> dict[int, str]:

@@ -22,6 +22,7 @@ from maskmill.evaluate.objects import Metric, Scene, metrics_of, rules_of
 from maskmill.evaluate.protocol import object_protocol
 from maskmill.evaluate.saliency import RULES as SALIENCY_RULES
 from maskmill.evaluate.saliency import Saliency
+from maskmill.evaluate.segment_oracle import SegmentOracle
 from maskmill.evaluate.superpixels import RULES as SUPERPIXEL_RULES
 from maskmill.evaluate.superpixels import Superpixels
 from maskmill.evaluate.truth import Truth, TruthReader
@@ -47,7 +48,8 @@ def run(
         manifest: results/inputs/manifest.parquet.
         params: the `evaluate` section, with `objects`.
         out: JSON to write: recipe, ranking (what the segments were ranked by), and `scores`, one entry for CorLoc, AP,
-            mBO and FG-ARI, one for saliency and one for superpixels, each with its whole protocol.
+            mBO and FG-ARI, one for saliency and one for superpixels, each with its whole protocol; where the metric
+            `oracle` is asked for, also `oracle`: its entry, as of masks (see segment_oracle).
 
     Raises:
         ConfigError: `evaluate.objects` is off.
@@ -63,6 +65,7 @@ def run(
     stores = [Ragged(path, "segments") for path in cut_stores]
     reader = TruthReader(settings, rows, images.rows)
     seen = _Seen.of(wanted, settings, reader)
+    oracle = SegmentOracle.asked(settings)
     proposals = {str(store.path): _Proposals.of(store) for store in stores}
     facts, count = {"images_with_objects": 0, "objects": 0, "segments": 0}, 0
     for store, image_id, values in track(labelled_images(stores, rows), len(rows), "evaluate objects"):
@@ -73,6 +76,8 @@ def run(
         found = at_frame(values, shape, window)
         scene = proposals[str(store.path)].scene(store, image_id, truth, found)
         seen.add(image_id, scene, found, truth)
+        if oracle is not None:
+            oracle.add(image_id, values, label, store.valid(image_id))
         if seen.superpixels is not None:
             label = at_frame(label, shape, window)
             void = reader.outside(label)
@@ -85,7 +90,10 @@ def run(
     labels = [*sorted(reader.labels.items()), *sorted(reader.instances.items())]
     made = Provenance.of("evaluate", dict(params), [*(s.hash for s in stores), *(digest for _, digest in labels)])
     ranking = sorted({each.ranking for each in proposals.values()})
-    write_json(out, {"recipe": recipe, "ranking": "+".join(ranking), "scores": seen.entries(facts)}, made)
+    body: dict[str, Any] = {"recipe": recipe, "ranking": "+".join(ranking), "scores": seen.entries(facts)}
+    if oracle is not None:
+        body["oracle"] = oracle.entries()
+    write_json(out, body, made)
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,16 @@ class Tally:
     Args:
         clusters: k; masks are 0 background, 1..k clusters, k + 1 predicted ignore.
         names: mask value -> name, of masks of classes that have one: these are scored by name too.
+        of: what the oracle matches, where it is no mask.
 
     Attributes:
         confusion: rows background, clusters, predicted ignore.
     """
 
-    def __init__(self, clusters: int, settings: Evaluate, names: Mapping[int, str] | None = None) -> None:
-        self._settings, self._names = settings, names
+    def __init__(
+        self, clusters: int, settings: Evaluate, names: Mapping[int, str] | None = None, of: str | None = None
+    ) -> None:
+        self._settings, self._names, self._of = settings, names, of
         self.confusion = Confusion(clusters + 2, settings.classes, settings.ignore)
         self._per_image = PerImage() if "oracle_per_image" in settings.protocols else None
 
@@ -60,7 +63,9 @@ class Tally:
         check_labels(settings, found.seen)
         protocols = [*(["named"] if self._named else []), *dict.fromkeys(settings.protocols)]
         rules = [
-            protocol(name, settings.size, settings.ignore, found.classes, dict(digests), **_details(name, settings))
+            protocol(
+                name, settings.size, settings.ignore, found.classes, dict(digests), **_details(name, settings, self._of)
+            )
             for name in protocols
         ]
         oracle = None
@@ -77,8 +82,10 @@ class Tally:
         return bool((by_name(names, columns, max(names, default=0) + 1) >= 0).any())
 
 
-def _details(name: str, settings: Evaluate) -> dict[str, Any]:
+def _details(name: str, settings: Evaluate, of: str | None) -> dict[str, Any]:
     """What a protocol's numbers depend on besides."""
     if name == "hungarian_iou_background":
         return {"background": settings.background}
-    return {"oracle": True} if name == "oracle_per_image" else {}
+    if name != "oracle_per_image":
+        return {}
+    return {"oracle": True} if of is None else {"oracle": True, "of": of}

@@ -72,7 +72,8 @@ class SegmenterParts:
         sets = {name: validate(FeatureSet, self.feature_sets[name], "--feature-sets", name) for name in names}
         more = {} if self.kind == "student" else {"upsample": self.upsample}
         folder.mkdir()
-        slugs = {chosen.weights_slug: file for name, chosen in sets.items() if (file := self._weights(name, chosen))}
+        parts = [(name, part) for name, chosen in sets.items() for part in chosen.parts]
+        slugs = {part.weights_slug: file for name, part in parts if (file := self._weights(name, part))}
         copied = {name: _copied_tensors(file, folder / f"{name}.safetensors") for name, file in self.files.items()}
         if slugs:
             (folder / "weights").mkdir()

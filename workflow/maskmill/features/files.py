@@ -9,7 +9,8 @@ from maskmill.dag.files import Graph, Sources, Wildcards, job, manifest, one, we
 
 def _origin(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
     """Where the weights come from: any feature set of this backbone says it, also one that is trained further."""
-    sets = [each for each in graph.run.feature_sets.values() if each.origin_slug == wildcards["weights"]]
+    parts = [part for each in graph.run.feature_sets.values() for part in each.parts]
+    sets = [part for part in parts if part.origin_slug == wildcards["weights"]]
     return {"backbone": sets[0].backbone, "checkpoint": sets[0].checkpoint}
 
 

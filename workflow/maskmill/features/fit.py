@@ -33,7 +33,7 @@ def fit(manifest: Path, params: dict[str, Any], weights: Path, out: Path, comput
         ConfigError: the bytes do not divide the tokens, or the feature set asks for no codes. InputError, WeightsError,
             DeviceError: as in the jobs of the shards. NumericsError: NaN or infinite tokens.
     """
-    from maskmill.backbones.network import load
+    from maskmill.backbones.dense import load
     from maskmill.device import pick
     from maskmill.features.run import seen_channels
     from maskmill.images.coded import images_of

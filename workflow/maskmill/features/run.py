@@ -191,7 +191,7 @@ def run(
     import torch
 
     from maskmill.backbones import mean_colour
-    from maskmill.backbones.network import load
+    from maskmill.backbones.dense import load
     from maskmill.device import memory_advice, pick
 
     torch.set_num_threads(compute.threads)

@@ -62,7 +62,7 @@ def artefacts(
         total = sum(
             group.count
             * feature_bytes(
-                group.tokens(feature_set.size, shape.stride), group.images, shape.depth, feature_set.dtype,
+                group.tokens(feature_set.size, shape.stride, shape.cells), group.images, shape.depth, feature_set.dtype,
                 shape.vectors, 0 if feature_set.pq is None else feature_set.pq.bytes,
             )
             for group in images.shards
@@ -126,8 +126,11 @@ def _masks(
 
 def _mean_cells(recipe: Recipe, name: str, images: PlannedImages, cells: int) -> float:
     feature_set = recipe.behind(name)
-    stride = geometry(feature_set).stride
-    total = sum(group.count * group.images * group.mean(feature_set.size, stride, cells) for group in images.shards)
+    shape = geometry(feature_set)
+    finer = cells * shape.cells
+    total = sum(
+        group.count * group.images * group.mean(feature_set.size, shape.stride, finer) for group in images.shards
+    )
     return total / images.count
 
 

@@ -142,7 +142,9 @@ def build(
     )
     sets = used_sets(run)
     tokens = {
-        slug: images.tokens(fs.size, geometry(fs).stride) for slug, fs in run.feature_sets.items() if slug in sets
+        slug: images.tokens(fs.size, geometry(fs).stride, geometry(fs).cells)
+        for slug, fs in run.feature_sets.items()
+        if slug in sets
     }
     disk = tuple(artefacts(run, images, known.regions, known.bytes))
     plan = Plan(images, machines, run.config.inputs.shard_size, tokens, rows, disk)

@@ -14,11 +14,15 @@ from maskmill.recipe.feature_set import FeatureSet
 
 @dataclass(frozen=True)
 class Geometry:
-    """Pixels a token side, length of a token, and vectors stored once an image (cls, query of cls)."""
+    """Pixels a token side, length of a token, and vectors stored once an image (cls, query of cls).
+
+    `cells`: so many cells a side has a token of that stride in the store, where tokens are upsampled.
+    """
 
     stride: int
     depth: int
     vectors: int = 1
+    cells: int = 1
 
 
 def geometry(feature_set: FeatureSet) -> Geometry:
@@ -27,7 +31,11 @@ def geometry(feature_set: FeatureSet) -> Geometry:
     Raises:
         ConfigError: timm does not know the backbone, or it has no such level.
     """
-    return _geometry(_untrained(feature_set))
+    parts = [_geometry(_untrained(part)) for part in feature_set.parts]
+    depth = sum(part.depth for part in parts)
+    vectors = 1 if feature_set.care else parts[0].vectors
+    cells = 1 if feature_set.upsample is None else feature_set.upsample.factor
+    return Geometry(parts[0].stride, depth, vectors, cells)
 
 
 def _untrained(feature_set: FeatureSet) -> FeatureSet:

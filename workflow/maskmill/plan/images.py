@@ -31,9 +31,9 @@ class Shards:
             for photo, share in self.sizes.items()
         )
 
-    def tokens(self, size: Size, multiple: int) -> int:
-        """Tokens of one shard; exact where `sizes` are those of its images."""
-        return round(self.images * self.mean(size, multiple))
+    def tokens(self, size: Size, multiple: int, cells: int = 1) -> int:
+        """Tokens of one shard, or its cells as in `mean`; exact where `sizes` are those of its images."""
+        return round(self.images * self.mean(size, multiple, cells))
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class PlannedImages:
         """PlannedImages of the largest shard."""
         return max(group.images for group in self.shards)
 
-    def tokens(self, size: Size, multiple: int) -> int:
-        """Tokens of all images."""
-        return sum(group.count * group.tokens(size, multiple) for group in self.shards)
+    def tokens(self, size: Size, multiple: int, cells: int = 1) -> int:
+        """Tokens of all images, or cells."""
+        return sum(group.count * group.tokens(size, multiple, cells) for group in self.shards)
 
 
 def of_one_size(images: int, shard_size: int, sizes: Mapping[tuple[int, int], float]) -> PlannedImages:

@@ -56,7 +56,7 @@ def vectors_of(recipe: Recipe, images: PlannedImages, regions: float | None = No
     feature_set = recipe.behind(name)
     shape = geometry(feature_set)
     depth = recipe.code_length if name == CODES else shape.depth
-    count = images.tokens(feature_set.size, shape.stride) if recipe.tokens else 0
+    count = images.tokens(feature_set.size, shape.stride, shape.cells) if recipe.tokens else 0
     if not recipe.tokens:
         count = round(images.count * (recipe.regions_an_image if regions is None else regions))
     return count, depth, int(recipe.reduce.module.dimensions(recipe.reduce.params, depth))

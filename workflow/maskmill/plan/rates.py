@@ -99,15 +99,26 @@ class Rates:
                 return Rate(1 / self.given[name], "given")
         if names[0] in self.run and names[0] not in self.short:
             return Rate(self.run[names[0]], "run")
-        for name in names[1:]:
+        if rule == "features" and (passes := self._passes(work, run)) is not None:
+            return Rate(passes / work.threads, "core")
+        for name in names[1:] if rule != "features" else ():
             if name in self.measured:
                 seconds, tokens = self.measured[name]
                 scale = tokens_of(work, run) / tokens if tokens else 1.0
-                if rule == "features" and _set_of(work, run).flip == "average":
-                    scale *= 2  # the network sees every image twice
                 seconds = seconds * scale + _whole_images(work, run)
                 return Rate(seconds / work.threads, "core")
         return Rate(self.run[names[0]], "run") if names[0] in self.run else None
+
+    def _passes(self, work: Work, run: Run) -> float | None:
+        """Seconds in which the networks of a feature set see an image, as often as it asks for; None where one is not
+        known.
+        """
+        total = 0.0
+        for part in _set_of(work, run).parts:
+            if (known := self.measured.get(f"features/{part.backbone}")) is None:
+                return None
+            total += known[0] * part.passes * (tokens_of(work, run) / known[1] if known[1] else 1.0)
+        return total
 
 
 def _whole_images(work: Work, run: Run) -> float:
@@ -165,13 +176,14 @@ def tokens_of(work: Work, run: Run) -> float:
         trained = run.trained(work.owner)[0].stage("pretrain")
         return sum(float(crop.side) ** 2 for crop in trained.module.views(trained.params)) / PATCH**2
     if work.rule in ("features", CODEC, ACCEPTED):
-        feature_set = _set_of(work, run)
+        feature_set, cells = _set_of(work, run), 1
     else:
         recipe = run.recipes[work.owner]
         name = recipe.cut.settings.features if recipe.cut else recipe.regions.settings.features
         feature_set = recipe.behind(name)
+        cells = geometry(feature_set).cells
     side = next(side for side in feature_set.size.model_dump().values() if side is not None)
-    return max(1, round(side / geometry(feature_set).stride)) ** 2
+    return (max(1, round(side / geometry(feature_set).stride)) * cells) ** 2
 
 
 def read_given(path: Path | None, pairs: Iterable[str]) -> dict[str, float]:

@@ -131,17 +131,17 @@ class Backbones:
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any], device: torch.device, channels: int = 3) -> None:
-        from maskmill.backbones.network import load
+        from maskmill.backbones.dense import load
         from maskmill.numerics.product import Encoder
         from maskmill.store.product import read
 
         self.sets: dict[str, tuple[FeatureSet, Dense]] = {}
         self.encoders: dict[str, Encoder] = {}
         for name, chosen in feature_sets(folder, about).items():
-            weights, seen = folder / f"weights/{chosen.weights_slug}.safetensors", 3
+            seen = 3
             if chosen.channels == "all":
                 seen = channels
-            self.sets[name] = chosen, load(weights, chosen, device, seen)
+            self.sets[name] = chosen, load(_weights(folder, chosen), chosen, device, seen)
             if chosen.pq is not None:
                 self.encoders[name] = Encoder(read(folder / f"codecs/{name}.safetensors")[0], device)
 
@@ -163,6 +163,11 @@ class Backbones:
             else:
                 found[name] = as_stored(nearest_valid(tokens.cpu().numpy(), shown), chosen.dtype)
         return found
+
+
+def _weights(folder: Path, chosen: FeatureSet) -> Path:
+    """The file of a feature set's weights, or the folder of those of its parts."""
+    return folder / "weights" if chosen.concat else folder / f"weights/{chosen.weights_slug}.safetensors"
 
 
 def feature_sets(folder: Path, about: Mapping[str, Any]) -> dict[str, FeatureSet]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from maskmill.backbones import mean_colour, weights_file
-from maskmill.backbones.network import load
+from maskmill.backbones.dense import load
 from maskmill.device import pick
 from maskmill.errors import NumericsError
 from maskmill.images.photos import channels_of, reader_count

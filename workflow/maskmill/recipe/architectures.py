@@ -39,7 +39,7 @@ def architectures() -> dict[str, frozenset[str]]:
 def check_backbones(run: Run) -> None:
     """Raises ConfigError where a feature set names a backbone that neither maskmill nor the installed timm has."""
     for recipe in run.recipes.values():
-        for key, feature_set in recipe.features.items():
+        for key, feature_set in ((key, part) for key, each in recipe.features.items() for part in each.parts):
             name = feature_set.backbone
             if not backbones.of(name).network:
                 continue

@@ -49,7 +49,7 @@ def check(recipe: Recipe, path: Path) -> None:
         _check_needs(recipe, path)
     if recipe.foreground is not None:
         _check_foreground(recipe, path)
-    _check_flip(recipe, path)
+    _check_photos(recipe, path)
     _check_fit(recipe, path)
     segments_learnt = recipe.pretrain is not None and recipe.pretrain.module.TRAITS.segments
     if recipe.cut is not None and recipe.tokens and not segments_learnt:
@@ -223,7 +223,8 @@ def _tokens_at_most(feature_set: FeatureSet) -> int:
     else:
         side = int(size.square or size.long_side or 0)
         sides = side, side
-    return max(1, round(sides[0] / stride)) * max(1, round(sides[1] / stride))
+    finer = feature_set.upsample.factor if feature_set.upsample is not None else 1
+    return max(1, round(sides[0] / stride)) * max(1, round(sides[1] / stride)) * finer**2
 
 
 def _stride(feature_set: FeatureSet) -> int | None:
@@ -361,7 +362,7 @@ def _check_instances(recipe: Recipe, path: Path) -> None:
                               f"no instances; let {student} come first")  # fmt: skip
 
 
-def _check_flip(recipe: Recipe, path: Path) -> None:
+def _check_photos(recipe: Recipe, path: Path) -> None:
     """Where photos are learnt from, and not stored tokens, a network would not see what the feature set promises."""
     learnt = {}
     if recipe.learns_from_photos:
@@ -370,10 +371,10 @@ def _check_flip(recipe: Recipe, path: Path) -> None:
         if recipe.photos(round):
             learnt[recipe.rounds_at(round).params.encoder] = f"rounds.student: {recipe.rounds_at(round).method}"
     for name, why in learnt.items():
-        if recipe.features[name].flip != "none":
+        for key, value in recipe.features[name].care.items():
             raise ConfigError(
-                f"{path}: features.{name}.flip: {recipe.features[name].flip}, but {why} learns from photos "
-                "as they are; drop flip, or name another feature set"
+                f"{path}: features.{name}.{key}: {value}, but {why} learns from photos "
+                f"as they are; drop {key}, or name another feature set"
             )
 
 
@@ -432,8 +433,8 @@ def _check_keys(recipe: Recipe, stage: Stage, path: Path) -> None:
             f"{path}: features.{name}.facet: {recipe.features[name].facet!r}, but {stage.name}.method {stage.method} "
             "needs facet: key of a ViT with a cls token"
         )
-    if recipe.features[name].flip != "none":
+    for key, value in recipe.features[name].care.items():
         raise ConfigError(
-            f"{path}: features.{name}.flip: {recipe.features[name].flip}, but {stage.name}.method {stage.method} needs "
-            "the query of the cls token, which is one image's and not the mean of two; drop flip"
+            f"{path}: features.{name}.{key}: {value}, but {stage.name}.method {stage.method} needs the query of the "
+            f"cls token, which goes with the network's own keys of one image; drop {key}"
         )

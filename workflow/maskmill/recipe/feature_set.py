@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationError,
     field_validator,
     model_serializer,
     model_validator,
@@ -36,6 +38,7 @@ class Size(Model):
         return self
 
 
+UNSET = ("pq", "sift", "pretrain", "shifts", "debias", "concat", "upsample")  # not serialised where they are None
 STORING = {"dtype", "pq", "key_bias"}  # keys of a feature set that mean nothing to a head that trains its backbone
 
 
@@ -54,6 +57,43 @@ class SiftPatch(Model):
 
     patch: int = Field(16, ge=8, le=256, description="pixels along a side, after the image is resized")
     root: bool = Field(True, description="RootSIFT: the square root of a descriptor that sums to 1; false: SIFT")
+
+
+class Debias(Model):
+    """What of a token says where it lies, and not what is there, is taken out (maskmill.backbones.debiased)."""
+
+    method: Literal["position"] = Field("position", description="the subspace of the tokens of a black image (INSID3)")
+    components: int = Field(20, ge=1, le=4096, description="its principal directions that are removed")
+
+
+class Upsample(Model):
+    """Tokens on a finer grid that follows the edges of the photo (maskmill.backbones.upsampled)."""
+
+    factor: Literal[2, 4] = Field(2, description="cells along a side of a token; tokens take its square of the disk")
+    space: float = Field(0.5, gt=0, le=4, description="standard deviation of a token's reach, in tokens")
+    colour: float = Field(0.1, gt=0, le=10, description="distance of colours in 0..1 at which a token has e^-0.5")
+
+
+class Part(Model):
+    """What else a feature set reads: the tokens of another backbone, or of another layer of the same one."""
+
+    backbone: LocalPath | None = Field(None, description="as that of the set, without training; default: the same")
+    checkpoint: LocalPath | None = Field(None, description="local weights of this backbone; default: the set's")
+    facet: Literal["token", "key", "query", "value"] = Field("token", description="as that of the set")
+    key_bias: Literal["subtract", "keep"] = Field("subtract", description="as that of the set")
+    layer: int = Field(-1, description="as that of the set")
+    stride: int | None = Field(None, ge=1, description="as that of the set; the grid is the set's")
+    weight: float = Field(1.0, gt=0, le=100, description="length of its part of a token; that of the set's own is 1")
+
+
+def _named(value: Any) -> Any:
+    """`debias: position` is its method with the defaults."""
+    return {"method": value} if isinstance(value, str) else value
+
+
+def _by_factor(value: Any) -> Any:
+    """`upsample: 2` is the factor with the defaults."""
+    return {"factor": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _or_pretrained(schema: dict[str, Any]) -> None:
@@ -86,6 +126,18 @@ class FeatureSet(Model):
     size: Size = Field(default_factory=lambda: Size(square=448))
     flip: Literal["none", "average"] = Field(
         "none", description="average: the mean of the image's tokens and those of its mirror image, mirrored back"
+    )
+    shifts: int | None = Field(
+        None, ge=2, le=8, description="tokens are means over n x n copies of the image, shifted within a token"
+    )
+    debias: Annotated[Debias | None, BeforeValidator(_named, json_schema_input_type=str | Debias | None)] = Field(
+        None, description="position: what tells only where a token lies is removed; or a mapping"
+    )
+    concat: tuple[Part, ...] | None = Field(  # hashable, as the whole set is
+        None, min_length=1, max_length=7, description="further backbones or layers, whose tokens lie beside the set's"
+    )
+    upsample: Annotated[Upsample | None, BeforeValidator(_by_factor, json_schema_input_type=int | Upsample | None)] = (
+        Field(None, description="2 or 4: tokens on a finer grid, guided by the photo; or a mapping")
     )
     channels: Literal["shown", "all"] = Field(
         "shown", description="what the backbone sees; all: every channel, the default with inputs.channels: all"
@@ -123,12 +175,25 @@ class FeatureSet(Model):
     @model_validator(mode="after")
     def _parts_of_a_network(self) -> FeatureSet:
         network = backbones.of(self.backbone).network
+        if not network and (self.debias, self.shifts) != (None, None):
+            raise ValueError(f"backbone {self.backbone} has no network to debias or to shift; drop debias and shifts")
         if not network and (self.facet, self.layer, self.checkpoint, self.flip) != ("token", -1, None, "none"):
             raise ValueError(f"backbone {self.backbone} has no facet, layer, checkpoint or flip; leave them out")
         if self.sift is not None and self.backbone != "sift":
             raise ValueError(f"sift is for backbone: sift, not {self.backbone}; leave it out (sift: null)")
         if not network and self.pretrain is not None:
             raise ValueError(f"backbone {self.backbone} has no weights that could be trained; name a network")
+        return self
+
+    @model_validator(mode="after")
+    def _several_parts(self) -> FeatureSet:
+        if self.concat is not None and self.pretrain is not None:
+            raise ValueError("concat is for backbones that are not trained here; name one by its name, or drop concat")
+        try:
+            _ = self.parts
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"concat: {said}") from None
         return self
 
     @model_validator(mode="before")
@@ -146,10 +211,11 @@ class FeatureSet(Model):
             return self
         if self.dtype != "pq":
             raise ValueError(f"pq is for dtype: pq, not {self.dtype}; leave it out (pq: null), or set dtype: pq")
-        spec = backbones.of(self.backbone)
-        depth = None if self.channels == "all" and spec.colours else spec.depth
-        if depth is not None:  # else the fit says it, the first job of the feature set
-            self.check_depth(depth)
+        specs = [backbones.of(part.backbone) for part in self.parts]
+        depths = [None if self.channels == "all" and spec.colours else spec.depth for spec in specs]
+        known = [depth for depth in depths if depth is not None]
+        if len(known) == len(depths):  # else the fit says it, the first job of the feature set
+            self.check_depth(sum(known))
         return self
 
     def check_depth(self, depth: int) -> None:
@@ -163,15 +229,15 @@ class FeatureSet(Model):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `flip` where it is none, without `channels` where these are shown, and without `pq`, `sift` and
-        `pretrain` where they are not set: such sets keep the names and hashes of older versions.
+        """Without `flip` where it is none, without `channels` where these are shown, and without the keys of `UNSET`
+        where they are not set: such sets keep the names and hashes of older versions.
         """
         body: dict[str, Any] = handler(self)
         if body.get("flip") == "none":
             del body["flip"]
         if body.get("channels") == "shown":
             del body["channels"]
-        for key in ("pq", "sift", "pretrain"):
+        for key in UNSET:
             if body.get(key) is None:
                 body.pop(key, None)
         return body
@@ -181,6 +247,44 @@ class FeatureSet(Model):
         """Folder name under results/features: readable, and unique by a hash of all parameters."""
         side = next(f"{k[:2]}{v}" for k, v in self.size.model_dump().items() if v is not None)
         return f"{self.weights_slug}-{self.facet}-{side}-{json_hash(self.model_dump())[:6]}"
+
+    @property
+    def parts(self) -> tuple[FeatureSet, ...]:
+        """The sets whose tokens lie beside one another: the set itself, or it and those of `concat`, one a network.
+
+        None of several has `concat`, `upsample` or a storage of its own; their grids are that of the first.
+        """
+        if self.concat is None:
+            return (self,)
+        own = {"concat": None, "upsample": None, "dtype": "float16", "pq": None}
+        shared = {key: getattr(self, key) for key in ("size", "flip", "shifts", "debias", "channels")}
+        return (self.model_copy(update=own), *(self._part(part, shared) for part in self.concat))
+
+    def _part(self, part: Part, shared: Mapping[str, Any]) -> FeatureSet:
+        """The feature set of one of `concat`."""
+        body = part.model_dump(exclude={"weight"})
+        if part.backbone is None:
+            body |= {"backbone": self.backbone, "checkpoint": part.checkpoint or self.checkpoint}
+        return FeatureSet.model_validate(body | dict(shared))
+
+    @property
+    def care(self) -> dict[str, str]:
+        """Keys by which tokens are more than what a network says of the image as it is, and what they are set to."""
+        found = {"flip": "average"} if self.flip == "average" else {}
+        if self.shifts is not None:
+            found["shifts"] = str(self.shifts)
+        if self.debias is not None:
+            found["debias"] = self.debias.method
+        if self.concat is not None:
+            found["concat"] = f"{len(self.concat)} more"
+        if self.upsample is not None:
+            found["upsample"] = str(self.upsample.factor)
+        return found
+
+    @property
+    def passes(self) -> int:
+        """How often a network sees an image."""
+        return (2 if self.flip == "average" else 1) * (self.shifts or 1) ** 2
 
     @property
     def weights_slug(self) -> str:

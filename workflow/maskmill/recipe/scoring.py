@@ -39,7 +39,7 @@ ProtocolName = Literal[
 ]
 
 
-ObjectMetric = Literal["corloc", "ap", "ar", "mbo", "fg_ari", "saliency", "superpixels"]
+ObjectMetric = Literal["corloc", "ap", "ar", "mbo", "fg_ari", "saliency", "superpixels", "oracle"]
 
 
 class Objects(Model):
@@ -80,6 +80,14 @@ class Candidates(Model):
 
     steps: int = Field(
         1000, ge=1, description="of prototypes that are trained on tokens, without a head; STEGO's have 5000"
+    )
+
+
+class Boundary(Model):
+    """evaluate.boundary: how well the boundaries of each class are met, under each matching of clusters to classes."""
+
+    tolerance: float = Field(
+        0.0075, gt=0, lt=1, description="distance at which a boundary is met, as a share of the image's diagonal"
     )
 
 
@@ -149,6 +157,9 @@ class Evaluate(Model):
         default_factory=lambda: Candidates(),
         description="also score the other ways to cluster the same tokens (cluster.readout); recipes of tokens",
     )
+    boundary: Annotated[Boundary | None, BeforeValidator(switch, json_schema_input_type=bool | Boundary | None)] = (
+        Field(None, description="also boundary precision, recall and F of each class: true, or a mapping")
+    )
     linear_probe: bool = Field(False, description="also fit linear probes on each feature set and each head's codes")
     linear_probe_online: Annotated[
         OnlineProbe | None, BeforeValidator(switch, json_schema_input_type=bool | OnlineProbe | None)
@@ -171,6 +182,12 @@ class Evaluate(Model):
         None, exclude=True, description="agreement of the masks of neighbouring frames: true, or a mapping"
     )
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `boundary` and `panoptic` where they are not asked for: such sections keep their hashes."""
+        body: dict[str, Any] = handler(self)
+        return {key: value for key, value in body.items() if key not in ("boundary", "panoptic") or value is not None}
+
     @property
     def readouts(self) -> tuple[str, ...]:
         """Names of the read-outs of features and codes that are asked for, in the order of `READOUTS`."""
@@ -186,14 +203,6 @@ class Evaluate(Model):
         if self.classes is not None and not self.classes:
             raise ValueError("classes is empty; name label ids, or leave it out to score all of them")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `panoptic` where it is off: scores that do not ask for it are those of older versions."""
-        body: dict[str, Any] = handler(self)
-        if body.get("panoptic") is None:
-            body.pop("panoptic", None)
-        return body
 
     @model_validator(mode="after")
     def _things(self) -> Evaluate:

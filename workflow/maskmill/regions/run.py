@@ -166,7 +166,7 @@ def _from_photos(
         )
     import torch
 
-    from maskmill.backbones.network import load
+    from maskmill.backbones.dense import load
     from maskmill.device import memory_advice, pick
     from maskmill.regions._crops import ImageCrops, describe
 

@@ -14,8 +14,17 @@ import numpy as np
 from maskmill.store.artefact import read_json
 from maskmill.store.hashing import json_hash
 
-SHARES = ("miou", "accuracy")  # printed in percent; other numbers as they are
-TITLES = {"miou": "mIoU", "accuracy": "Accuracy", "discovered": "Classes found"}
+SHARES = (
+    "miou",
+    "accuracy",
+    "boundary_f",
+    "boundary_precision",
+    "boundary_recall",
+)  # printed in percent; other numbers as they are
+TITLES = {
+    "miou": "mIoU", "accuracy": "Accuracy", "discovered": "Classes found",
+    "boundary_f": "Boundary F", "boundary_precision": "Precision", "boundary_recall": "Recall",
+}  # fmt: skip
 HEADS = {
     "hungarian_iou": "Hungarian matching on IoU",
     "hungarian_counts": "Hungarian matching on pixel counts",
@@ -29,6 +38,7 @@ HEADS = {
     "retrieval": "Nearest labelled tokens",
     "segment_retrieval": "Nearest labelled segments",
 }
+HEADS |= {f"boundary_{name}": f"Boundaries of classes. {head}" for name, head in HEADS.items()}
 READINGS = {
     "linear_probe": "Linear probe: what a linear classifier trained on half of the labels reads out.",
     "linear_probe_online": "STEGO's training of a linear probe: what it reads out after as many steps of Adam as the"
@@ -129,6 +139,17 @@ def read_candidates(results: Path, recipes: Iterable[str], seeds: Sequence[int])
     return found
 
 
+def read_oracles(cuts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What objects.json files have of segments matched anew in each image, as files of scores."""
+    facts = {"round": "cut", "seed": 0, "clusters": None}
+    return [dict(cut) | facts | {"scores": cut["oracle"]} for cut in cuts if cut.get("oracle")]
+
+
+def read_boundaries(files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the files of `read_scores` have of boundaries, as files of scores."""
+    return [dict(file) | {"scores": file["boundary"]} for file in files if file.get("boundary")]
+
+
 def _exported(results: Path, recipe: str, seeds: Sequence[int]) -> str | None:
     """Whose centres the exported masks of round 0 are, where they were chosen or compared; seeds may differ."""
     paths = [results / f"recipes/{recipe}/seed{seed}/candidates.json" for seed in seeds]
@@ -196,7 +217,7 @@ def _board(group: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], leads: 
     protocol = dict(first["protocol"])
     name = str(protocol.pop("name", "scores"))
     sizes = {row.leads[-1] for row in rows}  # more clusters can only help where several may have one class
-    comparable = not name.startswith("many_to_one") or len(sizes) == 1
+    comparable = "many_to_one" not in name or len(sizes) == 1
     ranked = _mark_best(rows) if comparable else tuple(rows)
     heads = tuple(leads.values())
     return ScoreBoard(name, heads, protocol, first.get("images"), tuple(metrics), tuple(map(str, classes)), ranked)

@@ -78,7 +78,12 @@ def run(plan: Mapping[str, Any], results: str | Path, benchmarks: str | Path, ou
         readings_of_files=_reading.read(sample, photos),
         broken=photos.broken,
         recipes=views,
-        boards=[*_scores.boards([*scores, *others]), *_scores.boards(probes, _scores.PROBES)],
+        boards=[
+            *_scores.boards([*scores, *others]),
+            *_scores.boards(_scores.read_boundaries(scores)),
+            *_scores.boards(_scores.read_oracles(cuts)),
+            *_scores.boards(probes, _scores.PROBES),
+        ],
         readings=[_scores.READINGS[name] for name in readouts] if probes else [],
         object_boards=_objects.boards(cuts, scores if plan.get("objects") or plan.get("panoptic") else []),
         over_time=_time.read(results, recipes, seeds[0]) if plan.get("time") else [],
