@@ -87,7 +87,8 @@ def test_a_cut_of_trees_says_the_parents_and_scores_of_all_nodes(name: str) -> N
         return
     params = module.Params()
     tokens = np.random.default_rng(0).standard_normal((9, 11, 5)).repeat(2, 0).astype(np.float32)
-    segments, found = module.cut(tokens, params, 0, "a")
+    needed = {"backbone": "colour"} if "backbone" in module.needs(params) else {}
+    segments, found = module.cut(tokens, params, 0, "a", **needed)
     length = most_nodes(module.regions_per_image(params, 0))
     assert found["parents"].shape == found["scores"].shape == (length,)
     assert found["parents"].dtype == found["scores"].dtype == np.float32

@@ -82,7 +82,7 @@ def rounds_teach(
     out: Out,
     round: Annotated[int, typer.Option(min=2)] = 2,
 ) -> None:
-    """Student instance: what the next round learns from, of one shard."""
+    """Students of instances: what the next round learns from, of one shard."""
     from maskmill.recipe.model import Stage
     from maskmill.rounds.instance.teaching import teach
 
