@@ -73,5 +73,5 @@ def test_a_fit_is_that_without_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_they_are_used() -> None:
     assert lloyd_elkan.worthwhile(200_000, 500)
     assert not lloyd_elkan.worthwhile(200_000, 27)  # few clusters
-    assert not lloyd_elkan.worthwhile(10_000, 500)  # few pairs
+    assert not lloyd_elkan.worthwhile(8000, 500)  # few pairs
     assert not lloyd_elkan.worthwhile(10_000_000, 500)  # ten gigabytes

@@ -15,7 +15,7 @@ from maskmill.jit import compiler
 from maskmill.numerics.chord import FAST, chord
 
 CLUSTERS = 100  # fewer clusters have one bound a point
-PAIRS = 1 << 24  # points times clusters: below it, products are as fast
+PAIRS = 1 << 22  # points times clusters: below it, products are as fast
 BYTES = 512 << 20  # bounds that are held at most
 WORTH = 0.15  # bounds that leave more than this share of the distances open cost more than products,
 PLAIN_STEPS = 2  # which take over for this many steps
