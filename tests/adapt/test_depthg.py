@@ -16,6 +16,7 @@ from token_scenes import DEPTH, write
 from maskmill.adapt import _collapse, _correspondence, depthg, run, stego
 from maskmill.adapt._beside import TokensAndMore
 from maskmill.adapt.infer import Head
+from maskmill.dag.files import Graph
 from maskmill.errors import InputError, StoreError
 from maskmill.images.depth import depth_on_grid, read_depth
 from maskmill.images.presence import check_presence
@@ -209,6 +210,17 @@ def test_a_recipe_with_depth_needs_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"inputs.depth: '.*none' does not exist"):
         check_presence(load(config | {"inputs": {"depth": missing}}, RECIPES), "config.yaml")
     check_presence(load(config | {"inputs": {"depth": str(tmp_path)}}, RECIPES), "config.yaml")
+
+
+def test_a_head_that_learns_from_depth_watches_the_manifest(tmp_path: Path) -> None:
+    """There the digests of the depth maps are; other heads see by their stores what has changed."""
+    config = {"recipes": ["depthg", "stego"], "inputs": {"depth": str(tmp_path)}}
+    graph = Graph(load(config, RECIPES), shards=lambda: ["s0"])
+    timeless = {
+        name: graph.inputs("adapt_fit", {"recipe": name, "seed": "0"})["manifest"].timeless
+        for name in ("depthg", "stego")
+    }
+    assert timeless == {"depthg": False, "stego": True}
 
 
 # --- depth maps -------------------------------------------------------------------------------------------------------

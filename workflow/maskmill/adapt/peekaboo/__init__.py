@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
 from maskmill.adapt import Traits
-from maskmill.adapt._object_params import WEIGHT_DECAY, ObjectParams, rate
+from maskmill.adapt._object_params import WEIGHT_DECAY, rate
+from maskmill.adapt.peekaboo.params import Params as Params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,14 +30,6 @@ if TYPE_CHECKING:
 TRAITS = Traits(
     neighbours=False, per_image=True, crops=False, trains_backbone=False, photos=True, facets=("key",)
 )  # fmt: skip
-
-
-class Params(ObjectParams):
-    """Settings of the strokes, the losses and the training; defaults as published but for `background_steps`."""
-
-    weight_masked: float = Field(1.0, ge=0, description="weight of the solved masks of masked photos")
-    consistency: float = Field(0.0, ge=0, description="weight of the squared difference between both photos' masks")
-    hidden: float = Field(0.4, gt=0, lt=1, description="share of a photo that strokes hide, or a little more")
 
 
 def code_length(params: Params, clusters: int) -> int:

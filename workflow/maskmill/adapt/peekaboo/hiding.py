@@ -21,7 +21,7 @@ from maskmill.numerics.sampling import rng
 if TYPE_CHECKING:
     from maskmill.adapt._photos import FrozenPhotos
     from maskmill.adapt._training import HeadTraining
-    from maskmill.adapt.peekaboo import Params
+    from maskmill.adapt.peekaboo.params import Params
 
 MICRO = 8  # photos of a micro-batch: fixed, so that no sum depends on the threads
 PIECE = {"cpu": 1, "cuda": 32}  # photos that go through the network together
