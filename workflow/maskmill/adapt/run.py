@@ -48,6 +48,18 @@ class PhotoSource:
 
 
 @dataclass(frozen=True)
+class TokenSource:
+    """Stored tokens with their photos, for a head that looks at the photos' colours too.
+
+    Attributes:
+        stores: one feature store a shard. manifest: its file, of all shards.
+    """
+
+    stores: Sequence[str | Path]
+    manifest: str | Path
+
+
+@dataclass(frozen=True)
 class HeadFiles:
     """What `fit` writes.
 
@@ -73,24 +85,23 @@ def find_neighbours(stores: Sequence[str | Path], crops: Crops, k: int, out: str
 
 
 def fit(
-    source: Sequence[str | Path] | PhotoSource,
+    source: Sequence[str | Path] | TokenSource | PhotoSource,
     section: Mapping[str, Any],
     out: HeadFiles,
     *,
     seed: int,
     clusters: int,
     neighbours: str | Path | None = None,
-    manifest: str | Path | None = None,
     resources: Resources | None = None,
 ) -> None:
     """Train a head on the stored tokens of all shards, or on photos, with or beside their backbone.
 
     Args:
-        source: one feature store a shard; the result does not depend on how images are spread over them. Or photos.
+        source: one feature store a shard; the result does not depend on how images are spread over them. The same with
+            the manifest, for colours. Or photos.
         section: the flat `adapt` section.
         clusters: k of the recipe, the number of prototypes that a method with prototypes learns.
         neighbours: the table of `find_neighbours`, for methods that ask for it.
-        manifest: where the photos lie, for methods that look at their colours beside the tokens.
         resources: its `checkpoint_steps` and `cache_mib` stand in place of those of the section.
 
     Raises:
@@ -106,8 +117,10 @@ def fit(
     cache = stage.settings.cache_mib if resources.cache_mib is None else resources.cache_mib
     if isinstance(source, PhotoSource):
         images: Images = _photos(source, cache, device, resources.threads, method.TRAITS.photos)
+    elif isinstance(source, TokenSource):
+        images = TokenImages(source.stores, cache, source.manifest)
     else:
-        images = TokenImages(source, cache, manifest if method.TRAITS.colours else None)
+        images = TokenImages(source, cache)
     _check_count(len(images), method, stage.params)
     table = _neighbours.read(neighbours, images.ids) if neighbours is not None else None
     spec = {

@@ -45,7 +45,7 @@ def adapt_fit(
     cache_mib: Annotated[int, typer.Option(min=0, help="memory for tokens or photos that are read once")] = 2048,
 ) -> None:
     """Learn a head on the stored tokens of all shards, or on the photos, with or beside its backbone."""
-    from maskmill.adapt.run import HeadFiles, PhotoSource, fit
+    from maskmill.adapt.run import HeadFiles, PhotoSource, TokenSource, fit
     from maskmill.recipe.base import validate
     from maskmill.recipe.feature_set import FeatureSet
     from maskmill.recipe.model import Stage
@@ -56,16 +56,19 @@ def adapt_fit(
     own.pop("photos", None)  # which they are, so that other photos train another head
     if (features is None) == (weights is None):
         raise ConfigError("adapt fit: give --features, or --weights where the head learns from photos; one of the two")
-    photos = Stage.of("adapt", own).module.TRAITS.photos
+    traits = Stage.of("adapt", own).module.TRAITS
+    photos = traits.photos
     if (weights is None) == (photos or bool(own.get("unfreeze"))):
         needs = f"method {own['method']}" if photos else "unfreeze: true"
         raise ConfigError(f"adapt fit: {needs} needs --weights, a head that learns from stored tokens --features")
     source: Any = shard_files(features, manifest) if features else None
+    if source is not None and traits.colours:
+        source = TokenSource(source, manifest)
     if weights is not None:
         source = PhotoSource(manifest, weights, validate(FeatureSet, feature_set or {}, "--params", "feature_set"))
     fit(
         source, own, HeadFiles(out, monitor, timing), seed=seed, clusters=clusters, neighbours=neighbours,
-        manifest=manifest, resources=Resources(threads, device, checkpoint_steps, cache_mib),
+        resources=Resources(threads, device, checkpoint_steps, cache_mib),
     )  # fmt: skip
 
 
