@@ -10,8 +10,9 @@ The head is a decoder whose queries are the tokens' concepts (`head: tr`, publis
 (`mlp`). Losses look at a random token of every `stride` x `stride` ones.
 
 What differs, as only tokens are seen: crops are crops of stored tokens; positions are learnt on a grid of `positions` a
-side and laid on that of the tokens, which has one size in the published code. The linear probe, which learns with
-labels, is not there; in the published code its gradient counts in the norm that is clipped.
+side and laid on that of the tokens, which has one size in the published code. With `centre`, not in the paper, the
+mean token is subtracted first: tokens of a CNN, all positive, are otherwise so alike that all are of one concept. The
+linear probe, which learns with labels, is not there; in the published code its gradient counts in the clipped norm.
 """
 
 from __future__ import annotations
@@ -19,11 +20,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from maskmill.adapt import Traits
-from maskmill.adapt._data import Crops
-from maskmill.recipe.base import Model
+from maskmill.adapt.cause.params import Params as Params
 
 if TYPE_CHECKING:
     import torch
@@ -33,44 +32,7 @@ if TYPE_CHECKING:
 
 TRAITS = Traits(neighbours=False, per_image=False, crops=True, trains_backbone=False)
 MONITORS = ("modularity", "contrast", "positives", "banked", "entropy", "used", "largest")
-HALVINGS = 2  # of the prototypes' learning rate, evenly over their steps
-
-
-class Params(Model):
-    """Settings of the concepts, the head and the training. Defaults: CAUSE-TR on COCO-Stuff-27; steps: its epochs."""
-
-    head: Literal["tr", "mlp"] = Field("tr", description="a decoder of the concepts, or a projector alone")
-    dimensions: int = Field(90, ge=1, le=4096, description="length of a code")
-    concepts: int = Field(2048, ge=2, le=65536, description="vectors of the codebook")
-    positions: int = Field(40, ge=1, le=256, description="tr: side of the grid of learnt positions")
-    dropout: float = Field(0.1, ge=0, lt=1, description="share of entries hidden in training")
-    crops: Crops = Field("five", description="items of the training: whole images, or five crops of each")
-    stride: int = Field(4, ge=1, le=64, description="one token of so many a side is in the losses, drawn anew")
-    sharpness: float = Field(0.1, gt=0, description="temperature of the modularity's tanh")
-    projection: int = Field(2048, ge=1, le=8192, description="length of what is contrasted")
-    temperature: float = Field(0.07, gt=0, description="of the contrast")
-    near: float = Field(0.3, ge=-1, le=1, description="cosine of two concepts above which tokens are positives")
-    far: float = Field(0.1, ge=-1, le=1, description="cosine below which they are negatives")
-    bank: int = Field(100, ge=1, le=4096, description="older projections that are kept of every concept")
-    momentum: float = Field(0.99, ge=0, lt=1, description="of the teacher")
-    codebook_steps: int = Field(3900, ge=1, description="of the steps, the first ones, of the codebook")
-    probe_steps: int = Field(19400, ge=1, description="of the steps, the last ones, of the prototypes")
-    steps: int = Field(31000, ge=3, description="optimiser steps of all three")
-    batch_size: int = Field(16, ge=2, description="items a step")
-    learning_rate: float = Field(4e-3, gt=0, description="Adam")
-    weight_decay: float = Field(1e-4, ge=0, description="Adam, of the head and its projection")
-    clip: float = Field(2.0, gt=0, description="largest norm of the head's gradient in a step")
-
-    @model_validator(mode="after")
-    def _phases(self) -> Params:
-        if self.codebook_steps + self.probe_steps >= self.steps:
-            raise ValueError(
-                f"steps: {self.steps}, but codebook_steps and probe_steps are {self.codebook_steps} + "
-                f"{self.probe_steps} of them and leave the head none; raise steps or lower the others"
-            )
-        if self.far > self.near:
-            raise ValueError(f"far: {self.far} is above near: {self.near}; a pair would be both; lower far")
-        return self
+MEANS = 1024  # images that the mean token is read from
 
 
 def code_length(params: Params, clusters: int) -> int:
@@ -100,6 +62,8 @@ def fit(images: TokenImages, params: Params, training: HeadTraining) -> tuple[di
         training, lambda: Learner(CauseHead(images.depth, params, training.clusters), params)
     )
     head, moved = learner.head, learner.learning()
+    if params.centre:
+        head.mean.copy_(mean_token(images, training.seed))
     vectors = [head.codebook, head.prototypes.weight]
     losses = Losses(learner, params)
 
@@ -149,7 +113,7 @@ class Losses:
         self.learner, self.head, self.params = learner, learner.head, params
 
     def __call__(self, batch: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
-        (x,) = batch
+        x = self.head.seen(batch[0])
         places = drawn_places(x, self.params.stride, draws)
         now = phase(step, self.params)
         if now == "head":
@@ -201,6 +165,17 @@ class Losses:
 
         with torch.no_grad():
             return torch.as_tensor(self.head.teacher(x, self.head.codebook, draws))
+
+
+def mean_token(images: TokenImages, seed: int) -> torch.Tensor:
+    """The mean [d] of the tokens of up to MEANS drawn images, each of which counts the same."""
+    import torch
+
+    from maskmill.numerics.sampling import rng
+
+    drawn = rng(seed, "adapt", "mean").permutation(len(images))[:MEANS]
+    rows = [images[int(i)].reshape(-1, images.depth).mean(0, dtype=np.float64) for i in drawn]
+    return torch.from_numpy(np.mean(rows, axis=0)).float()
 
 
 def drawn_places(x: torch.Tensor, stride: int, draws: torch.Generator) -> torch.Tensor:

@@ -14,7 +14,7 @@ from maskmill.adapt._teachers import ema_update
 from maskmill.device import float32
 
 if TYPE_CHECKING:
-    from maskmill.adapt.cause import Params
+    from maskmill.adapt.cause.params import Params
 
 FORWARD = 2048  # width of the decoder's feed-forward layer
 
@@ -88,7 +88,13 @@ def concepts_of(tokens: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 class CauseHead(nn.Module):
-    """What is kept: the codebook [k, d], the teacher that makes the codes, and the prototypes of the clusters."""
+    """What is kept: the codebook [k, d], the teacher that makes the codes, and the prototypes of the clusters.
+
+    Attributes:
+        mean: [d], what is subtracted from every token.
+    """
+
+    mean: torch.Tensor
 
     def __init__(self, depth: int, params: Params, clusters: int) -> None:
         super().__init__()
@@ -96,12 +102,17 @@ class CauseHead(nn.Module):
         segment = ConceptDecoder if params.head == "tr" else Segment
         self.teacher = segment(depth, params).requires_grad_(False)
         self.prototypes = Prototypes(clusters, params.dimensions)
+        self.register_buffer("mean", torch.zeros(depth))
         for vectors in (self.codebook, self.prototypes.weight):
             nn.init.uniform_(vectors, -1 / len(vectors), 1 / len(vectors))
 
     def codes(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens [n, d, h, w] -> codes [n, c, h, w]; nothing is dropped."""
-        return torch.as_tensor(self.teacher(x, self.codebook))
+        return torch.as_tensor(self.teacher(self.seen(x), self.codebook))
+
+    def seen(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens [n, d, h, w] less the mean."""
+        return x - self.mean[:, None, None]
 
     def scores(self, rows: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
         """Cosines [n, k, t, 1] of rows [n, t, .] with vectors [k, .], as `usage` takes them."""
