@@ -45,11 +45,10 @@ TINY: dict[str, dict[str, Any]] = {
     "freesolo": CUT | {"rounds": {
         "count": 2, "steps": 40, "batch_size": 4, "crop": 112, "size": {"short_side": 112}, "width": 32, "kernels": 16,
         "layers": 1, "grids": [10, 9, 6, 4, 3], "unfrozen": 0, "schedule": "cosine", "learning_rate": 5e-3,
-        "pair_steps": 20, "from_round": {2: {"steps": 4, "start": "continue", "keep_score": 0.1}}}},
+        "pair_steps": 20, "least_score": 0.0, "from_round": {2: {"steps": 4, "start": "continue", "keep_score": 0.1}}}},
     "found": {"adapt": {"steps": 20, "background_steps": 8, "batch_size": 4}},
     "eagle": THREE | {"adapt": {
         "steps": 20, "warmup": 5, "batch_size": 4, "dimensions": 8, "places": 4, "segments": 8}},
-        "pair_steps": 20, "least_score": 0.0, "from_round": {2: {"steps": 4, "start": "continue", "keep_score": 0.1}}}},
     "hdbscan": GRAPH | {"cluster": {"min_cluster_size": 6, "min_samples": 3, "fine": 300, "noise": "ignore"}},
     "hnne": THREE,
     "hp": THREE | {"adapt": {

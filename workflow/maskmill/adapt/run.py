@@ -49,17 +49,10 @@ class PhotoSource:
 
 @dataclass(frozen=True)
 class TokenSource:
-<<<<<<< HEAD
     """Stored tokens, for a head that sees more of an image while it learns (`Traits.beside`).
 
     Attributes:
         stores: one feature store a shard. manifest: of all shards.
-=======
-    """Stored tokens with their photos, for a head that looks at the photos' colours too.
-
-    Attributes:
-        stores: one feature store a shard. manifest: its file, of all shards.
->>>>>>> wip-heads
     """
 
     stores: Sequence[str | Path]
@@ -104,13 +97,8 @@ def fit(
     """Train a head on the stored tokens of all shards, or on photos, with or beside their backbone.
 
     Args:
-<<<<<<< HEAD
         source: one feature store a shard; the result does not depend on how images are spread over them. With a
             manifest where the method sees more than tokens. Or photos.
-=======
-        source: one feature store a shard; the result does not depend on how images are spread over them. The same with
-            the manifest, for colours. Or photos.
->>>>>>> wip-heads
         section: the flat `adapt` section.
         clusters: k of the recipe, the number of prototypes that a method with prototypes learns.
         neighbours: the table of `find_neighbours`, for methods that ask for it.
@@ -127,16 +115,7 @@ def fit(
     method: Method = stage.module
     device = pick(resources.device)
     cache = stage.settings.cache_mib if resources.cache_mib is None else resources.cache_mib
-<<<<<<< HEAD
     images = _opened(source, cache, device, resources.threads, stage)
-=======
-    if isinstance(source, PhotoSource):
-        images: Images = _photos(source, cache, device, resources.threads, method.TRAITS.photos)
-    elif isinstance(source, TokenSource):
-        images = TokenImages(source.stores, cache, source.manifest)
-    else:
-        images = TokenImages(source, cache)
->>>>>>> wip-heads
     _check_count(len(images), method, stage.params)
     table = _neighbours.read(neighbours, images.ids) if neighbours is not None else None
     spec = {

@@ -62,11 +62,7 @@ def adapt_fit(
         needs = f"method {own['method']}" if photos else "unfreeze: true"
         raise ConfigError(f"adapt fit: {needs} needs --weights, a head that learns from stored tokens --features")
     source: Any = shard_files(features, manifest) if features else None
-<<<<<<< HEAD
     if features is not None and traits.beside:
-=======
-    if source is not None and traits.colours:
->>>>>>> wip-heads
         source = TokenSource(source, manifest)
     if weights is not None:
         source = PhotoSource(manifest, weights, validate(FeatureSet, feature_set or {}, "--params", "feature_set"))
