@@ -41,6 +41,7 @@ class Params(TrainingParams):
     prototypes: int = Field(65536, ge=2, description="length of the heads' outputs")
     hidden: int = Field(2048, ge=1, description="width of the heads")
     bottleneck: int = Field(256, ge=1, description="width of the heads before the last layer")
+    head_norms: bool = Field(False, description="batch norms in the heads, as the published code offers for CNNs")
     student_temperature: float = Field(0.1, gt=0, description="of the student's softmax")
     teacher_temperature: float = Field(0.04, gt=0, description="of the teacher's softmax, after its warm-up")
     warmup_temperature: float = Field(0.04, gt=0, description="at the first step")
@@ -99,7 +100,8 @@ class Dino(Learner):
         self.monitors = ("entropy", "mean_entropy", *(["patch_loss"] if self.patches else []))
 
     def _head(self, depth: int) -> ProjectionHead:
-        return ProjectionHead(depth, self.params.prototypes, self.params.hidden, self.params.bottleneck)
+        params = self.params
+        return ProjectionHead(depth, params.prototypes, params.hidden, params.bottleneck, params.head_norms)
 
     def _followers(self) -> list[tuple[nn.Module, nn.Module]]:
         """(what learns, its moving average), the backbones first."""
