@@ -16,7 +16,7 @@ from maskmill.dag.files import Graph
 from maskmill.dag.jobs import ONE_SHARD, Job, jobs, run_again
 from maskmill.errors import ConfigError, StoreError
 from maskmill.recipe.resolve import load
-from maskmill.store import expected
+from maskmill.store import expected, words
 from maskmill.store.artefact import read_json, read_table, read_tensors, write_json, write_table, write_tensors
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
@@ -180,6 +180,18 @@ def test_the_report_of_all_recipes_is_a_command_that_no_script_must_hold() -> No
 def test_words_are_what_they_were(text: str) -> None:
     assert unpacked(packed(text)) == text
     assert len(packed(text)) < 9_000
+
+
+def test_a_python_without_lzma_packs_words_that_every_other_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps({f"results/recipes/{i}/masks": i for i in range(2_000)})
+    small = packed(text)
+    monkeypatch.setattr(words, "lzma", None)
+    plain = packed(text)
+    assert len(small) < len(plain) < len(text)
+    with pytest.raises(ConfigError, match="--params: .*this Python was built without"):
+        section(small)
+    monkeypatch.undo()
+    assert unpacked(plain) == unpacked(small) == text
 
 
 def test_what_is_no_word_is_an_error() -> None:

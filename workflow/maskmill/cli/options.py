@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,7 +54,7 @@ def section(text: str) -> dict[str, Any]:
     """The JSON object of an option; the rule's code version is not a parameter of the stage."""
     try:
         value = json.loads(unpacked(text))
-    except (ValueError, zlib.error) as error:
+    except ValueError as error:
         raise ConfigError(f"--params: not valid JSON ({error}); copy it from `snakemake -p`") from None
     if not isinstance(value, dict):
         raise ConfigError(f"--params: expected a JSON object, found {type(value).__name__}")

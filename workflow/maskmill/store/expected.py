@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,7 +70,7 @@ def parse(text: str) -> Expected:
         body = json.loads(unpacked(text))
         reads = {os.path.normpath(path) + "/" * path.endswith("/"): asked for path, asked in body["reads"].items()}
         return Expected(body["asked"], reads, tuple(os.path.normpath(path) for path in body["writes"]))
-    except (ValueError, KeyError, AttributeError, TypeError, zlib.error) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ConfigError(f"--job: not what the workflow passes ({error}); leave it out by hand") from None
 
 
