@@ -188,7 +188,7 @@ def test_a_python_without_lzma_packs_words_that_every_other_reads(monkeypatch: p
     monkeypatch.setattr(words, "lzma", None)
     plain = packed(text)
     assert len(small) < len(plain) < len(text)
-    with pytest.raises(ConfigError, match="--params: .*this Python was built without"):
+    with pytest.raises(ConfigError, match=r"--params: .*this Python was built without"):
         section(small)
     monkeypatch.undo()
     assert unpacked(plain) == unpacked(small) == text
