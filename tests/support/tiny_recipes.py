@@ -27,8 +27,8 @@ CUT: dict[str, Any] = {"features": {"grouping": {"size": {"square": 112}}}}
 TINY: dict[str, dict[str, Any]] = {
     "acseg": THREE | {"adapt": {"steps": 20, "batch_size": 4, "blocks": 1, "hidden": 32, "side": 8}},
     "cause": THREE | {"adapt": {
-        "steps": 40, "codebook_steps": 10, "probe_steps": 20, "batch_size": 4, "head": "mlp", "dimensions": 8,
-        "concepts": 16, "stride": 1, "projection": 16, "bank": 4, "learning_rate": 2e-2}},
+        "steps": 80, "codebook_steps": 20, "probe_steps": 40, "batch_size": 4, "head": "mlp", "dimensions": 8,
+        "concepts": 16, "stride": 1, "projection": 16, "bank": 4}},
     "comus": THREE | PCA | {"rounds": {"count": 2, "steps": 60}},
     "cutler": CUT | {"cut": {"refine": "none"}, "rounds": {
         "count": 2, **INSTANCES, "from_round": {2: {"steps": 4, "keep_score": 0.2}}}},
