@@ -178,6 +178,31 @@ def test_the_loss_is_the_sum_of_two_cross_entropies(with_first: bool) -> None:
     assert ("background" in parts, "own" in parts) == (with_first, not with_first)
 
 
+def test_the_loss_of_masked_photos_is_by_its_formula_and_moves_their_logits_alone() -> None:
+    """The entropy of the solved masks of masked photos beside FOUND's, and the mean square of what both see differently."""
+    drawn = torch.randn(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    logits, hidden = drawn[0].clone(), drawn[1].clone().requires_grad_()
+    first = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(1)) > 0.5
+
+    def solver(masks: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, float]:
+        return ~masks, 1.0  # tells apart whose masks were given
+
+    params = peekaboo.Params(weight_masked=0.7, consistency=2.0)
+    total, parts = peekaboo.losses(logits, hidden, torch.arange(2), first, solver, params)
+    p = 1 / (1 + np.exp(-drawn[1].double().numpy()))
+    masked = -np.where(drawn[1].numpy() > 0, np.log(1 - p), np.log(p)).mean()
+    apart = ((1 / (1 + np.exp(-drawn[0].double().numpy())) - p) ** 2).mean()
+    own, _ = _objects.losses(logits, torch.arange(2), first, solver, params)  # type: ignore[arg-type]
+    assert parts["masked"].item() == pytest.approx(masked, rel=1e-5)
+    assert parts["apart"].item() == pytest.approx(apart, rel=1e-5)
+    assert total.item() == pytest.approx(own.item() + 0.7 * masked + 2 * apart, rel=1e-5)
+    total.backward()  # type: ignore[no-untyped-call]
+    target = (drawn[1] <= 0).double().numpy()
+    both = 1 / (1 + np.exp(-drawn[0].double().numpy()))
+    expected = (0.7 * (p - target) + 2 * 2 * (p - both) * p * (1 - p)) / p.size
+    np.testing.assert_allclose(hidden.grad, expected, atol=1e-6)
+
+
 # --- the training ---------------------------------------------------------------------------------------------------
 
 

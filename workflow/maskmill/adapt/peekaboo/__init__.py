@@ -61,12 +61,7 @@ def fit(images: FrozenPhotos, params: Params, training: HeadTraining) -> tuple[d
     def loss(micro: tuple[torch.Tensor, ...], draws: torch.Generator, step: int) -> Any:
         """Of whole and masked keys, positions, and the first labels while they are learnt from."""
         whole, masked, places, *first = micro
-        logits, hidden = head(whole), head(masked)
-        total, parts = _objects.losses(logits, places, first[0] if first else None, solver, params)
-        smooth, _ = solver(hidden.detach() > 0, places)
-        parts["masked"] = _objects.entropy(hidden, smooth)
-        parts["apart"] = (logits.sigmoid() - hidden.sigmoid()).square().mean()
-        total = total + params.weight_masked * parts["masked"] + params.consistency * parts["apart"]
+        total, parts = losses(head(whole), head(masked), places, first[0] if first else None, solver, params)
         return total, len(whole), parts
 
     task = _trainer.HeadTask(
@@ -75,3 +70,25 @@ def fit(images: FrozenPhotos, params: Params, training: HeadTraining) -> tuple[d
         rate=lambda step: rate(step, params), weight_decay=WEIGHT_DECAY, optimiser="adamw",
     )  # fmt: skip
     return _trainer.train(task, training)
+
+
+def losses(
+    logits: torch.Tensor,
+    hidden: torch.Tensor,
+    places: torch.Tensor,
+    first: torch.Tensor | None,
+    solver: Any,
+    params: Params,
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """FOUND's loss of whole photos, that of the same photos masked, and how far apart both are; and monitors.
+
+    Args:
+        logits, hidden: of whole and of masked photos, [n, 1, h, w]. places, first, solver: see `_objects.losses`.
+    """
+    from maskmill.adapt import _objects
+
+    total, parts = _objects.losses(logits, places, first, solver, params)
+    smooth, _ = solver(hidden.detach() > 0, places)
+    parts["masked"] = _objects.entropy(hidden, smooth)
+    parts["apart"] = (logits.sigmoid() - hidden.sigmoid()).square().mean()
+    return total + params.weight_masked * parts["masked"] + params.consistency * parts["apart"], parts
