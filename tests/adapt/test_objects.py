@@ -179,7 +179,7 @@ def test_the_loss_is_the_sum_of_two_cross_entropies(with_first: bool) -> None:
 
 
 def test_the_loss_of_masked_photos_is_by_its_formula_and_moves_their_logits_alone() -> None:
-    """The entropy of the solved masks of masked photos beside FOUND's, and the mean square of what both see differently."""
+    """The entropy of masked photos with their solved masks, FOUND's loss, and the mean square of the difference."""
     drawn = torch.randn(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     logits, hidden = drawn[0].clone(), drawn[1].clone().requires_grad_()
     first = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(1)) > 0.5
