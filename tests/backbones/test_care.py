@@ -257,6 +257,11 @@ def test_keys_that_are_not_set_are_not_in_the_name() -> None:
         ({"upsample": 3}, r"upsample.factor: Input should be 2 or 4, found 3"),
         ({"shifts": 1}, r"shifts: Input should be greater than or equal to 2, found 1"),
         ({"concat": [{"backbone": "sift", "facet": "key"}]}, "concat: backbone sift has no facet"),
+        ({"backbone": "colour", "concat": [{"backbone": VIT}]}, "concat: .* would be colours no longer"),
+        (
+            {"backbone": "vit_small_focus", "debias": {"components": 384}},
+            r"debias\.components: 384 directions of tokens of vit_small_focus, which have 384: nothing would be left",
+        ),
         (
             {"backbone": "vit_small_focus", "concat": [{"layer": 5}], "dtype": "pq", "pq": {"bytes": 5}},
             "does not divide the length 768",
@@ -266,6 +271,15 @@ def test_keys_that_are_not_set_are_not_in_the_name() -> None:
 def test_settings_that_can_not_be_are_said(keys: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         asked(**({"layer": -1} | keys))
+
+
+def test_parts_have_names_of_their_own_and_the_checkpoint_of_their_backbone() -> None:
+    whole = asked(checkpoint="/a.pth", concat=[{"layer": 0}, {"backbone": VIT}, {"backbone": CNN}], upsample=2)
+    name = whole.slug  # read before the parts are made
+    parts = whole.parts
+    assert [part.checkpoint for part in parts] == ["/a.pth", "/a.pth", "/a.pth", None]
+    assert parts[0].slug == asked(checkpoint="/a.pth").slug
+    assert len({name, *(part.slug for part in parts)}) == 5
 
 
 @pytest.mark.parametrize(

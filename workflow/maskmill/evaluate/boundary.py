@@ -92,7 +92,8 @@ class BoundaryTally:
         self._row = np.full(rows, NONE, np.int64)
         for row, name in entry["matching"].items():
             self._row[int(row)] = self._names.index(name)
-        self._images: list[np.ndarray] = []
+        self._seen = 0
+        self._sum, self._count = np.zeros((len(self._classes), 3)), np.zeros(len(self._classes), np.int64)
 
     def add(self, mask: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None) -> None:
         """Compare one image: rows int [h, w] of its mask, label ids [H, W], which cells [h, w] show data."""
@@ -104,20 +105,20 @@ class BoundaryTally:
         if valid is not None:
             truth = np.where(at_frame(valid, shape, window), truth, VOID)
         reach = math.ceil(self._asked.tolerance * math.hypot(*truth.shape))
-        self._images.append(compared(self._row[at_frame(mask, shape, window)], truth, len(self._classes), reach))
+        found = compared(self._row[at_frame(mask, shape, window)], truth, len(self._classes), reach)  # [classes, 3]
+        there, self._seen = ~np.isnan(found[:, 2]), self._seen + 1
+        self._sum[there] += found[there]
+        self._count += there
 
     def entry(self) -> dict[str, Any]:
         """One entry of `boundary`: means over the classes that have a boundary anywhere, and the F of each class."""
-        each = np.stack(self._images)  # [images, classes, 3]
-        there = ~np.isnan(each[..., 2])
-        count = there.sum(0)
-        means = np.where(there[..., None], each, 0).sum(0) / np.maximum(count, 1)[:, None]  # [classes, 3]
+        means = self._sum / np.maximum(self._count, 1)[:, None]  # [classes, 3]
         rule = {key: value for key, value in self._entry["protocol"].items() if key != "hash"}
         told = rule["details"] | {"tolerance": self._asked.tolerance, "rules": RULES}
         made = BoundaryProtocol(**rule | {"name": f"boundary_{rule['name']}", "details": told})
-        known = count > 0
+        known = self._count > 0
         shares = means[known].mean(0) if known.any() else [None] * 3
         names = ("boundary_precision", "boundary_recall", "boundary_f")
         values = {name: None if v is None else float(v) for name, v in zip(names, shares, strict=True)}
         per_class = {n: float(m) if k else None for n, m, k in zip(self._names, means[:, 2], known, strict=True)}
-        return {"protocol": made.as_dict(), **values, "per_class": per_class, "images": len(each)}
+        return {"protocol": made.as_dict(), **values, "per_class": per_class, "images": self._seen}

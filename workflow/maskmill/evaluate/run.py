@@ -54,8 +54,8 @@ def run(
         out: JSON to write: recipe, seed, round, clusters, and `scores`, each with its whole protocol; where
             `evaluate.boundary` asks for it, `boundary`: that of each matching (see boundary); where
             `evaluate.objects` asks for saliency, also `saliency`: the masks' foreground (see run_objects). With
-            `instances`, also `objects`: these by the protocol of the cut's segments. With `evaluate.panoptic` also
-            `panoptic`, see `maskmill.evaluate.panoptic`.
+            `instances` after round 0, also `objects`: these by the protocol of the cut's segments. With
+            `evaluate.panoptic` also `panoptic`, see `maskmill.evaluate.panoptic`.
         classes: classes.json of a recipe whose masks show classes with names: they are scored by name too, and images
             whose labels made the classes are left out.
         instances: stores of the round's instances of all shards, which may overlap; where `evaluate.objects` is on.
@@ -94,7 +94,7 @@ def run(
         body["boundary"] = _boundaries(stores, rows, settings, scores)
     if painted is not None:
         body["saliency"] = [painted.entry()]
-    if instances and settings.objects is not None:
+    if instances and settings.objects is not None and masks.round:  # those of round 0 are a cut's, scored as such
         body["objects"] = score_instances(instances, images, settings)
     if panoptic is not None:
         body["panoptic"] = panoptic.score(stores, tally.confusion, digests)

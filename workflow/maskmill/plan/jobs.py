@@ -155,7 +155,7 @@ def fitted(rule: str, recipe: Recipe, images: PlannedImages, regions: float | No
     if rule == "paint_stuff" and stuff is not None:
         feature_set = recipe.behind(stuff.features)
         shape = geometry(feature_set)
-        return min(images.tokens(feature_set.size, shape.stride), stuff.max_fit_points), shape.depth
+        return min(images.tokens(feature_set.size, shape.stride, shape.cells), stuff.max_fit_points), shape.depth
     count, depth, reduced = vectors_of(recipe, images, regions)
     if rule == "reduce_fit":
         limit = recipe.reduce.settings.max_fit_points or int(recipe.reduce.module.TRAITS.max_fit_points)

@@ -60,14 +60,14 @@ class SiftPatch(Model):
 
 
 class Debias(Model):
-    """What of a token says where it lies, and not what is there, is taken out (maskmill.backbones.debiased)."""
+    """What of a token says where it lies, and not what is there, is taken out (maskmill.backbones._debias)."""
 
     method: Literal["position"] = Field("position", description="the subspace of the tokens of a black image (INSID3)")
     components: int = Field(20, ge=1, le=4096, description="its principal directions that are removed")
 
 
 class Upsample(Model):
-    """Tokens on a finer grid that follows the edges of the photo (maskmill.backbones.upsampled)."""
+    """Tokens on a finer grid that follows the edges of the photo (maskmill.backbones._upsample)."""
 
     factor: Literal[2, 4] = Field(2, description="cells along a side of a token; tokens take its square of the disk")
     space: float = Field(0.5, gt=0, le=4, description="standard deviation of a token's reach, in tokens")
@@ -77,12 +77,14 @@ class Upsample(Model):
 class Part(Model):
     """What else a feature set reads: the tokens of another backbone, or of another layer of the same one."""
 
-    backbone: LocalPath | None = Field(None, description="as that of the set, without training; default: the same")
-    checkpoint: LocalPath | None = Field(None, description="local weights of this backbone; default: the set's")
-    facet: Literal["token", "key", "query", "value"] = Field("token", description="as that of the set")
-    key_bias: Literal["subtract", "keep"] = Field("subtract", description="as that of the set")
-    layer: int = Field(-1, description="as that of the set")
-    stride: int | None = Field(None, ge=1, description="as that of the set; the grid is the set's")
+    backbone: LocalPath | None = Field(None, description="a name, without training; default: the set's own")
+    checkpoint: LocalPath | None = Field(
+        None, description="local weights; default: the set's, where the backbone is the same"
+    )
+    facet: Literal["token", "key", "query", "value"] = Field("token", description="what to read of this part")
+    key_bias: Literal["subtract", "keep"] = Field("subtract", description="of this part")
+    layer: int = Field(-1, description="of this part: a block or a feature level")
+    stride: int | None = Field(None, ge=1, description="of this part; its tokens are laid on the grid of the set")
     weight: float = Field(1.0, gt=0, le=100, description="length of its part of a token; that of the set's own is 1")
 
 
@@ -177,6 +179,10 @@ class FeatureSet(Model):
         network = backbones.of(self.backbone).network
         if not network and (self.debias, self.shifts) != (None, None):
             raise ValueError(f"backbone {self.backbone} has no network to debias or to shift; drop debias and shifts")
+        depth = backbones.of(self.backbone).depth
+        if self.debias is not None and depth is not None and self.debias.components >= depth:
+            raise ValueError(f"debias.components: {self.debias.components} directions of tokens of {self.backbone}, "
+                             f"which have {depth}: nothing would be left; give fewer")  # fmt: skip
         if not network and (self.facet, self.layer, self.checkpoint, self.flip) != ("token", -1, None, "none"):
             raise ValueError(f"backbone {self.backbone} has no facet, layer, checkpoint or flip; leave them out")
         if self.sift is not None and self.backbone != "sift":
@@ -187,6 +193,9 @@ class FeatureSet(Model):
 
     @model_validator(mode="after")
     def _several_parts(self) -> FeatureSet:
+        if self.concat is not None and backbones.of(self.backbone).colours:
+            raise ValueError(f"concat: tokens of backbone {self.backbone} would be colours no longer, as each part has "
+                             "length 1; name a network first, and this one in concat")  # fmt: skip
         if self.concat is not None and self.pretrain is not None:
             raise ValueError("concat is for backbones that are not trained here; name one by its name, or drop concat")
         try:
@@ -258,12 +267,13 @@ class FeatureSet(Model):
             return (self,)
         own = {"concat": None, "upsample": None, "dtype": "float16", "pq": None}
         shared = {key: getattr(self, key) for key in ("size", "flip", "shifts", "debias", "channels")}
-        return (self.model_copy(update=own), *(self._part(part, shared) for part in self.concat))
+        first = FeatureSet.model_validate(self.model_dump() | own)  # no copy: that would keep the name of the whole
+        return (first, *(self._part(part, shared) for part in self.concat))
 
     def _part(self, part: Part, shared: Mapping[str, Any]) -> FeatureSet:
         """The feature set of one of `concat`."""
         body = part.model_dump(exclude={"weight"})
-        if part.backbone is None:
+        if part.backbone in (None, self.backbone):
             body |= {"backbone": self.backbone, "checkpoint": part.checkpoint or self.checkpoint}
         return FeatureSet.model_validate(body | dict(shared))
 
