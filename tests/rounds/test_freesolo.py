@@ -202,7 +202,7 @@ def test_the_loss_of_a_crop_adds_what_the_settings_say() -> None:
     assert many.count == len(many.some) == 5
 
 
-def flat_masks_after(steps: int, first: int, params: Params) -> float:
+def flat_masks_after(steps: int, params: Params) -> float:
     """What a mask that is the same everywhere becomes, from 0.5 on, for a square of half of the side of one colour.
 
     A network that does not know yet where an object is says such masks.
@@ -211,7 +211,7 @@ def flat_masks_after(steps: int, first: int, params: Params) -> float:
     features, logits = torch.ones(1, 16, 16), torch.zeros(1, 2)
     kernel = torch.zeros(1, 1, requires_grad=True)
     optimiser = torch.optim.Adam([kernel], 0.1)
-    for step in range(first, first + steps):
+    for step in range(steps):
         total, _ = loss_of(features, logits, kernel, replace(crop, step=step), params)
         (kernel.grad,) = torch.autograd.grad(total, [kernel])
         optimiser.step()
@@ -219,10 +219,10 @@ def flat_masks_after(steps: int, first: int, params: Params) -> float:
 
 
 def test_the_pair_term_at_full_weight_before_the_extent_is_learnt_makes_masks_whole() -> None:
-    """Extents alone leave a flat mask near sqrt(1 / 2), where it can still learn; pairs drive it to 1, where it cannot."""
-    assert flat_masks_after(100, 0, Params(pair_weight=0.0)) == pytest.approx(np.sqrt(0.5), abs=0.05)
-    assert flat_masks_after(100, 0, Params()) < 0.8
-    assert flat_masks_after(100, 0, Params(pair_steps=1)) > 0.98
+    """Extents alone leave a flat mask near sqrt(1 / 2), where it can learn; pairs drive it to 1, where it cannot."""
+    assert flat_masks_after(100, Params(pair_weight=0.0)) == pytest.approx(np.sqrt(0.5), abs=0.05)
+    assert flat_masks_after(100, Params()) < 0.8
+    assert flat_masks_after(100, Params(pair_steps=1)) > 0.98
 
 
 @pytest.mark.parametrize("preset", [[], ["small"]])
