@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from maskmill.errors import ConfigError
 from maskmill.images.instances import VOID, Instances, InstanceStore, InstanceWriter, mask_iou
 from maskmill.recipe import registry
 from maskmill.recipe.base import validate
+from maskmill.recipe.resolve import load
 from maskmill.rounds._instance_photos import NEITHER
 from maskmill.rounds.freesolo import Params
 from maskmill.rounds.freesolo.crops import RANGES, Crop, assign
@@ -39,6 +41,7 @@ from maskmill.store.manifest import read_manifest
 from maskmill.store.ragged import Ragged
 from maskmill.training.resources import Resources
 
+ROOT = Path(__file__).parents[2]
 GRIDS = [10, 9, 6, 4, 3]
 
 
@@ -197,6 +200,37 @@ def test_the_loss_of_a_crop_adds_what_the_settings_say() -> None:
     many = crop_of(masks, [1] * 5, [0] * 5)
     assert len(crop_of(masks, [1] * (MOST + 5), [0] * (MOST + 5)).some) == MOST
     assert many.count == len(many.some) == 5
+
+
+def flat_masks_after(steps: int, params: Params) -> float:
+    """What a mask that is the same everywhere becomes, from 0.5 on, for a square of half of the side of one colour.
+
+    A network that does not know yet where an object is says such masks.
+    """
+    crop = crop_of(boxes((4, 4, 12, 12), side=16), [1], [0])
+    features, logits = torch.ones(1, 16, 16), torch.zeros(1, 2)
+    kernel = torch.zeros(1, 1, requires_grad=True)
+    optimiser = torch.optim.Adam([kernel], 0.3)
+    for step in range(steps):
+        total, _ = loss_of(features, logits, kernel, replace(crop, step=step), params)
+        (kernel.grad,) = torch.autograd.grad(total, [kernel])
+        optimiser.step()
+    return float(torch.sigmoid(kernel.detach()))
+
+
+def test_the_pair_term_at_full_weight_before_the_extent_is_learnt_makes_masks_whole() -> None:
+    """Extents alone leave a flat mask near sqrt(1 / 2), where it can learn; pairs drive it to 1, where it cannot."""
+    assert flat_masks_after(40, Params(pair_weight=0.0)) == pytest.approx(np.sqrt(0.5), abs=0.05)
+    assert flat_masks_after(40, Params()) < 0.8
+    assert flat_masks_after(40, Params(pair_steps=1)) > 0.98
+
+
+@pytest.mark.parametrize("preset", [[], ["small"]])
+def test_the_recipe_learns_the_extent_before_the_pair_term_counts(preset: list[str]) -> None:
+    """In the warm-up of the rate and in at least 80 steps it weighs at most a tenth: a flat mask stays below 0.8."""
+    config = {"recipes": ["freesolo"], "preset": preset}
+    params = load(config, ROOT / "recipes").recipes["freesolo"].rounds_at(1).params
+    assert params.pair_weight * 80 / params.pair_steps <= 0.1
 
 
 @pytest.mark.parametrize("owner", [[-1, 0, 1, -1], [-1, -1, -1, -1]])

@@ -37,7 +37,9 @@ class Params(Model):
     mean_weight: float = Field(0.1, ge=0, le=100, description="weight of the dice of the masks' means in x and y")
     pair_weight: float = Field(1.0, ge=0, le=100, description="weight of what neighbours of one colour disagree on")
     alike: float = Field(0.3, gt=0, le=1, description="neighbours are of one colour from this similarity on")
-    pair_steps: int = Field(1000, ge=1, description="steps over which pair_weight rises from 0")
+    pair_steps: int = Field(
+        1000, ge=1, description="steps over which pair_weight rises from 0; a few dozen make masks the whole photo"
+    )
     optimiser: Literal["adamw", "sgd"] = Field("adamw", description="sgd: momentum 0.9")
     learning_rate: float = Field(1e-3, gt=0, description="after the warm-up")
     weight_decay: float = Field(1e-4, ge=0, description="of the optimiser")
