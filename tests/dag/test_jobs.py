@@ -62,6 +62,39 @@ def test_what_runs_again(change: dict[str, Any], expected: set[str]) -> None:
     assert rules(again(change)) == expected
 
 
+BESIDE = {"recipes": ["u2seg"], "preset": "small", "labels": "labels", "evaluate": {"panoptic": True}}
+DEEP = {"recipes": ["depthg"], "preset": "small", "labels": "labels", "inputs": {"depth": "depth"}}
+AFTER_STUFF = {"paint", "rounds_train", "rounds_detect", "rounds_predict", "evaluate", "export", "report"}
+AFTER_HEAD = {"adapt_map", "cluster_fit", "taxonomy_survey", "paint", "evaluate", "export", "report"} | COMPARED
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "expected"),
+    [
+        (BESIDE, {"paint": {"stuff": {"covered": 0.5}}}, AFTER_STUFF),  # neither its classes nor the instances
+        (BESIDE, {"paint": {"stuff": {"max_fit_points": 700}}}, AFTER_STUFF | {"paint_stuff"}),
+        (BESIDE, {"paint": {"stuff": {"features": "grouping"}}}, AFTER_STUFF | {"paint_stuff"}),
+        # instances say how many classes there are
+        (BESIDE, {"paint": {"stuff": {"clusters": 9}}}, AFTER_STUFF | {"paint_stuff", "paint_instances"}),
+        (BESIDE, {"paint": {"upsample": 2}}, AFTER_STUFF | {"paint_instances"}),
+        (BESIDE, {"evaluate": {"panoptic": {"min_area": 0.01}}}, {"evaluate", "export", "report"}),
+        (BASE, {"evaluate": {"panoptic": True}}, {"evaluate", "export", "report"}),
+        (DEEP, {"inputs": {"depth": "other"}}, {"inputs", "adapt_fit"} | AFTER_HEAD),
+        # who does not look at depth has the same photos
+        (BASE, {"inputs": {"depth": "depth"}}, {"inputs", "evaluate", "evaluate_candidates", "export", "report"}),
+    ],
+)
+def test_what_runs_again_for_stuff_and_depth(base: dict[str, Any], change: dict[str, Any], expected: set[str]) -> None:
+    assert rules(again(change, base)) == expected
+
+
+def test_instances_without_stuff_depend_on_the_section_as_it_is() -> None:
+    """What they were made of before there was any stuff."""
+    found = made({"recipes": ["cutler"], "preset": "small"})
+    asked = {job.depends for job in found.values() if job.rule in ("paint", "paint_instances")}
+    assert len(asked) == 1
+
+
 def test_another_cut_is_reduced_again() -> None:
     reduced = BASE | {"recipes": ["comus"], "reduce": {"method": "pca", "dimensions": 16}}
     found = rules(again({"cut": {"tau": 0.3}}, reduced))

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from maskmill.errors import ConfigError, InputError, StoreError
 from maskmill.export import formats
@@ -164,6 +165,51 @@ def test_instances_may_overlap_where_the_format_allows_it(tmp_path: Path) -> Non
         assert (even_odd(np.array(line[1:], float).reshape(-1, 2) * (8, 6), (6, 8)) == layer).all()
     painted = np.where(masks[0] | masks[1], 1, np.where(masks[2], 2, 0)).astype(np.uint8)
     same(cvat(folder / "cvat")[1], {"a": painted})
+
+
+def test_stuff_lies_beside_instances(tmp_path: Path) -> None:
+    """Classes 1..4 are things, 5 and 6 stuff; a part of class 2 that no instance covers is none of either."""
+    masks = np.zeros((2, 6, 8), bool)
+    masks[0, 1:4, 1:4] = masks[1, 2:5, 3:6] = True  # which overlap
+    found = {"a": Instances(masks, np.array([1, 4]), np.array([0.75, 0.5], np.float32))}
+    mask = np.full((6, 8), 6, np.uint8)
+    mask[:, 7] = 5
+    mask[masks[1]] = 4
+    mask[masks[0]] = 1
+    mask[5, 0], mask[5, 1], mask[5, 2] = 2, 0, 255
+    folder = exported(tmp_path, {"a": mask}, {"formats": ALL}, found=found, things=4)
+    same(panoptic(folder / "coco_panoptic")[1], {"a": mask})
+    body = json.loads((folder / "coco_panoptic/annotations/panoptic_train.json").read_text())
+    assert [kind["isthing"] for kind in body["categories"]] == [1] * 4 + [0] * 3
+    layers = [(5, None, mask == 5), (6, None, mask == 6), (1, 0.75, masks[0]), (4, 0.5, masks[1])]
+    told = json.loads((folder / "coco.json").read_text())["annotations"]
+    assert [(one["category_id"], one.get("score"), one["area"]) for one in told] == [
+        (value, score, int(layer.sum())) for value, score, layer in layers
+    ]
+    for one, (*_, layer) in zip(told, layers, strict=True):
+        assert coco_masks.decode(one["segmentation"]).tolist() == layer.tolist()
+    [task] = json.loads((folder / "label_studio/tasks-0001.json").read_text())
+    results = task["predictions"][0]["result"]
+    for result, (value, score, layer) in zip(results, layers, strict=True):
+        assert (result["value"]["brushlabels"], result.get("score")) == ([NAMES[value - 1]], score)
+        assert (rle_pack(bytes(result["value"]["rle"])).reshape(6, 8, 4)[..., 3] > 0).tolist() == layer.tolist()
+    lines = [line.split() for line in (folder / "yolo/labels/a.txt").read_text().splitlines()]
+    assert {line[0] for line in lines} == {"4", "5", "0", "3"}
+    painted = np.where(mask >= 5, mask, 0)
+    painted[masks[0]] = 1
+    painted[masks[1]] = 4
+    painted[mask == 255] = 0
+    same(cvat(folder / "cvat")[1], {"a": painted})
+
+
+def test_without_instances_no_class_is_a_thing(tmp_path: Path) -> None:
+    """Masks of any other student may have stuff: a segment of a class is then all of it in the image."""
+    mask = np.array([[1, 1, 5, 5]], np.uint8)
+    folder = exported(tmp_path, {"a": mask}, {"formats": ["coco_panoptic"]}, things=4)
+    body = json.loads((folder / "coco_panoptic/annotations/panoptic_train.json").read_text())
+    assert not any(kind["isthing"] for kind in body["categories"])
+    told = json.loads((folder / "coco.json").read_text())["annotations"]
+    assert [(one["category_id"], one["area"]) for one in told] == [(1, 2), (5, 2)]
 
 
 # Codes

@@ -102,7 +102,9 @@ def test_windows_in_parts_with_their_photos_and_their_whole(photos: str, tmp_pat
 def test_instances_in_parts(tmp_path: Path) -> None:
     masks = scenes()
     found = {i: instances_of(mask) for i, mask in masks.items()}
-    same(write_scenes(tmp_path, masks, found=found), {"formats": list(FORMATS)}, tmp_path)
+    for things in (None, 4):
+        keywords = write_scenes(tmp_path / str(things), masks, found=found, things=things)
+        same(keywords, {"formats": list(FORMATS)}, tmp_path / str(things))
 
 
 def test_regions_in_parts(tmp_path: Path) -> None:

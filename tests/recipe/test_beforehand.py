@@ -128,6 +128,14 @@ def test_counts_that_the_configuration_says() -> None:
         run("kmeans", cluster={"clusters": 20, "max_fit_points": 10})
 
 
+def test_masks_have_room_for_segments_and_stuff() -> None:
+    many = {"clusters": 65000, "max_fit_points": 100_000}
+    assert run("u2seg", cluster=many, paint={"stuff": {"clusters": 534}}).recipes["u2seg"].paint.settings.stuff
+    said = r"u2seg.yaml: paint.stuff.clusters: 535, and cluster.clusters: 65000, but a mask has at most 65534 classes; "
+    with pytest.raises(ConfigError, match=said):
+        run("u2seg", cluster=many, paint={"stuff": {"clusters": 535}})
+
+
 # Files
 
 

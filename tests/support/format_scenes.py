@@ -63,6 +63,7 @@ def write_scenes(
     clusters: int = len(NAMES),
     suffixes: tuple[str, ...] = (".jpg",),
     found: dict[str, Instances] | None = None,
+    things: int | None = None,
 ) -> dict[str, Any]:
     """Everything export reads, in two shards, with photos; the keyword arguments of `run`."""
     ids = sorted(masks)
@@ -79,7 +80,7 @@ def write_scenes(
     }  # fmt: skip
     write_table(folder / "manifest.parquet", pa.table(rows))
     dtype = mask_dtype(clusters)
-    attrs = {"clusters": clusters, "ignore": ignore_value(dtype)}
+    attrs = {"clusters": clusters, "ignore": ignore_value(dtype)} | ({} if things is None else {"things": things})
     stores: dict[str, list[Path]] = {"masks": [], "instances": []}
     for shard in sorted(set(shard_of.values())):
         mine = [i for i in ids if shard_of[i] == shard]

@@ -34,7 +34,8 @@ class Kind:
     """What masks and regions of all shards have in common.
 
     Attributes:
-        clusters, ignore, has_regions, has_instances, is_calibrated, facts, has_tracks: see `ExportImages`.
+        clusters, ignore, has_regions, has_instances, is_calibrated, facts, has_tracks, things: see
+            `ExportImages`.
     """
 
     clusters: int
@@ -44,11 +45,12 @@ class Kind:
     is_calibrated: bool
     facts: dict[str, Any]
     has_tracks: bool = False
+    things: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As a part of an export has it: one without tracks says nothing of them, as before there were any."""
-        body = asdict(self)
-        return body if self.has_tracks else {key: value for key, value in body.items() if key != "has_tracks"}
+        """As a part of an export has it: one without tracks or stuff says nothing of them, as before there were any."""
+        body, absent = asdict(self), {"has_tracks": False, "things": None}
+        return {key: value for key, value in body.items() if key not in absent or value != absent[key]}
 
     @classmethod
     def of(cls, sources: ExportImages) -> Kind:
@@ -65,6 +67,7 @@ class Making:
 
     def __init__(self, settings: Export, facts: Facts, kind: Kind, folder: Path, keep: bool = False) -> None:
         self.settings, self.naming, self.ignore = settings, facts.naming, kind.ignore
+        self.things = kind.things
         self.table = Clusters(facts.naming, kind.is_calibrated, keep)
         self.png_palette = facts.naming.png_palette()
         self.formats = {name: FORMATS[name](folder / name, facts) for name in settings.formats if name in FORMATS}
@@ -79,7 +82,7 @@ class Making:
         shown = mask.size if item.valid is None else int(to_size(item.valid, size).sum())
         self.table.add_mask(row.id, self._counts(mask, row), shown)
         found = item.instances.at(size) if item.instances is not None else None
-        picture = Picture(row, mask, found, self.png_palette)
+        picture = Picture(row, mask, found, self.png_palette, self.things)
         made = {name: each.entry(picture) for name, each in self.formats.items()}
         if MASKS in self.names:
             made[MASKS] = Entry(body=picture.png)
@@ -103,12 +106,10 @@ class Making:
         return made
 
     def _segments(self, picture: Picture) -> str:
-        """The image in coco.json: parts of the mask, or instances with their scores."""
+        """The image in coco.json: parts of the mask, or of these only stuff, and instances with their scores."""
         lines = [_image(picture)]
+        lines += [annotation_text(value, rle) for value, rle in encode_all(picture.mask) if picture.is_part(value)]
         if picture.found is None:
-            for value, rle in encode_all(picture.mask):
-                if 0 < value < self.ignore:
-                    lines.append(annotation_text(value, rle))
             return "\n".join(lines)
         for i, layer in enumerate(encode_layers(picture.found.masks)):
             if layer is not None and picture.found.labels[i] != VOID:

@@ -37,25 +37,32 @@ class Picture:
     Attributes:
         row: of the manifest. mask: uint8 or uint16 [H, W] at the photo's size: 0 background, 1..k, the largest ignore.
         found: instances at the photo's size, of a last round that predicts them. palette: of the indexed PNG.
+        things: see `ExportImages`.
     """
 
     row: Row
     mask: np.ndarray
     found: Instances | None
     palette: bytes
+    things: int | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W)."""
         return int(self.mask.shape[0]), int(self.mask.shape[1])
 
+    def is_part(self, value: int) -> bool:
+        """Whether a value of the mask is a segment by itself: any class, or beside instances a class of stuff."""
+        ignore = ignore_value(self.mask.dtype)
+        least = 0 if self.found is None else ignore if self.things is None else self.things
+        return least < value < ignore
+
     @cached_property
     def segments(self) -> list[Segment]:
-        """What tools for annotation show: every instance, or every cluster's part of the mask by rising value."""
+        """What tools for annotation show: parts of the mask by rising value (see `is_part`), then every instance."""
+        segments = [Segment(value, *box) for value, box in _boxes(self.mask) if self.is_part(value)]
         if self.found is None:
-            ignore = ignore_value(self.mask.dtype)
-            return [Segment(value, *box) for value, box in _boxes(self.mask) if 0 < value < ignore]
-        segments = []
+            return segments
         for mask, label, score in zip(self.found.masks, self.found.labels, self.found.scores, strict=True):
             box = dict(_boxes(mask.astype(np.uint8))).get(1)
             if box is not None and label != VOID:

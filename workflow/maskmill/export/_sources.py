@@ -96,6 +96,7 @@ class ExportImages:
 
     Attributes:
         clusters, ignore: number of clusters and ignore value of the masks.
+        things: classes 1..things of the masks are of things, the others of stuff; None where they know no such thing.
         hashes: hashes of the stores that were read so far.
         calibration: what the confidence of regions rests on (`Calibration.facts`); empty where labels made no class.
     """
@@ -110,6 +111,7 @@ class ExportImages:
             raise StoreError("the manifest has no image; run snakemake again")
         first = Ragged(_pick(self._masks, manifest.shards[0]), "masks")
         self.clusters, self.ignore = int(first.attrs["clusters"]), int(first.attrs["ignore"])
+        self.things: int | None = first.attrs.get("things")
         self.hashes: list[str] = []
         self._kept: dict[str, _Kept] = {}
         body = read_class_names(files.classes).body if files.classes is not None else {}

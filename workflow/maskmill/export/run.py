@@ -149,11 +149,12 @@ class _Export:
         self.about: dict[str, Any] = asdict(masks) | {"clusters": kind.clusters} | self.naming.facts | kind.facts
 
     def making(self, folder: Path, images: int, suffix: str | None, keep: bool = False) -> Making:
-        settings = self.settings
+        settings, kind = self.settings, self.kind
         facts = Facts(
-            self.naming, title(self.about), images, suffix, self.kind.has_instances, settings.photos, settings.image_url
-        )
-        return Making(settings, facts, self.kind, folder, keep)
+            self.naming, title(self.about), images, suffix, kind.has_instances, settings.photos, settings.image_url,
+            kind.things,
+        )  # fmt: skip
+        return Making(settings, facts, kind, folder, keep)
 
     def place(self, folder: Path, making: Making, entries: Iterator[tuple[Row, Mapping[str, Entry]]]) -> None:
         """Write the files that grow image by image."""

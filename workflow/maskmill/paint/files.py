@@ -49,7 +49,14 @@ def _masks(graph: Graph, wildcards: Wildcards) -> Sources:
     return found | {"stuff": one("paint_stuff", wildcards), "tokens": Source((_tokens(graph, wildcards),))}
 
 
-@job("paint_instances", partial(section, stage="paint"), out=f"{SEED}/round0/instances/{{shard}}.zarr")
+def _objects(graph: Graph, wildcards: Wildcards) -> dict[str, Any]:
+    """The section; of stuff only how many classes it has, as nothing else of it is in the instances."""
+    body = section(graph, wildcards, "paint")
+    stuff = body.get("stuff")
+    return body if stuff is None else body | {"stuff": {"clusters": stuff["clusters"]}}
+
+
+@job("paint_instances", _objects, out=f"{SEED}/round0/instances/{{shard}}.zarr")
 def _paint(graph: Graph, wildcards: Wildcards) -> Sources:
     """Recipes of tokens score their tokens; others paint segments with the clusters of their regions."""
     found = {"manifest": manifest(), "codebook": graph.labels(wildcards)}

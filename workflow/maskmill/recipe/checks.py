@@ -14,6 +14,8 @@ from maskmill.recipe.inputs import Inputs, Window
 from maskmill.recipe.model import CODES, Recipe, Stage
 from maskmill.recipe.scoring import Evaluate
 
+MOST = 65534  # classes of a 16-bit mask beside background and ignore
+
 
 def _check_pretrain(recipe: Recipe, path: Path) -> None:
     """A method that reads segments has a cut, whose features are none that it trains."""
@@ -123,6 +125,7 @@ def _check_stuff(recipe: Recipe, path: Path) -> None:
     if wanted and recipe.named:
         raise ConfigError(f"{path}: paint.stuff: its classes have no names, but taxonomy.source: "
                           f"{recipe.taxonomy.method} names all of them; leave one of the two out")  # fmt: skip
+    _check_room(recipe, path)
     for round in range(1, recipe.round_count + 1):
         stage = recipe.rounds_at(round)
         if not stage.module.TRAITS.semantic:
@@ -133,6 +136,14 @@ def _check_stuff(recipe: Recipe, path: Path) -> None:
         if stage.settings.match != "none":
             raise ConfigError(f"{path}: rounds.match: {stage.settings.match}: the classes of student {stage.method} "
                               "keep their ids; leave it out")  # fmt: skip
+
+
+def _check_room(recipe: Recipe, path: Path) -> None:
+    """Masks of 16 bits hold the clusters of segments and the classes of stuff together."""
+    (clusters, key), stuff = _most(recipe), recipe.paint.settings.stuff
+    if stuff is not None and clusters is not None and clusters + stuff.clusters > MOST:
+        raise ConfigError(f"{path}: paint.stuff.clusters: {stuff.clusters}, and {key}: {clusters}, but a mask has at "
+                          f"most {MOST} classes; lower one of the two")  # fmt: skip
 
 
 def check_counts(recipes: Mapping[str, Recipe], images: int) -> None:
@@ -212,6 +223,13 @@ def _least(recipe: Recipe) -> tuple[int | None, str]:
     if traits.counted and params.auto:
         return int(params.range[0]), "cluster.range"
     return None if traits.finds_number else params.clusters, "cluster.clusters"
+
+
+def _most(recipe: Recipe) -> tuple[int | None, str]:
+    """The most clusters that a recipe makes, None where the data say it, and the key that says so."""
+    params = recipe.cluster.params
+    auto = recipe.cluster.module.TRAITS.counted and params.auto
+    return (params.range[1], "cluster.range") if auto else (params.clusters, "cluster.clusters")
 
 
 def _tokens_at_most(feature_set: FeatureSet) -> int:
@@ -380,11 +398,9 @@ def _check_photos(recipe: Recipe, path: Path) -> None:
 
 def _check_fit(recipe: Recipe, path: Path) -> None:
     """A clustering is fitted on more vectors than it has clusters."""
-    params, limit = recipe.cluster.params, recipe.cluster.settings.max_fit_points
-    auto = recipe.cluster.module.TRAITS.counted and params.auto
-    clusters, key = (params.range[1], "cluster.range") if auto else (params.clusters, "cluster.clusters")
+    limit, (clusters, key) = recipe.cluster.settings.max_fit_points, _most(recipe)
     if clusters is not None and clusters > limit:
-        fitted = "may be" if auto else "are"
+        fitted = "may be" if key == "cluster.range" else "are"
         raise ConfigError(
             f"{path}: cluster.max_fit_points: {limit}, but {clusters} clusters {fitted} fitted; set it to "
             f"{100 * clusters} or more, or lower {key}"

@@ -24,6 +24,7 @@ class Facts:
         naming: of the mask values. title: what made the masks, in words. images: how many will come.
         suffix: of all photos, or None where they differ. instances: whether images come with instances.
         photos: `none`, `link` or `copy`. image_url: what Label Studio finds the name of an image behind.
+        things: see `ExportImages`.
     """
 
     naming: Naming
@@ -33,6 +34,11 @@ class Facts:
     instances: bool = False
     photos: str = "none"
     image_url: str = ""
+    things: int | None = None
+
+    def is_thing(self, value: int) -> bool:
+        """Whether the objects of a class 1..k are told apart: instances come with the images, and it is no stuff."""
+        return self.instances and (self.things is None or value <= self.things)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ name, id = R + 256 G + 65536 B, and 0 where nothing is known. Every pixel that i
 category is the mask's value. Category 0 means "none" to readers of COCO, so the background has number k + 1.
 
 Where instances are known, a pixel of the mask belongs to the highest-scoring instance of its class that covers it; what
-no instance covers is one more segment of the class.
+no instance covers is one more segment of the class. Classes are things then, but for those that the masks call stuff.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class CocoPanoptic(Format):
     """Folder `coco_panoptic`."""
 
     def begin(self) -> None:
-        naming, things = self.naming, int(self.facts.instances)
+        naming = self.naming
         kinds = [
             {
                 "id": value or naming.count + 1,
                 "name": naming.names[value],
                 "supercategory": naming.kind if value else "background",
-                "isthing": things if value else 0,
+                "isthing": int(value > 0 and self.facts.is_thing(value)),
                 "color": naming.colours[value].tolist(),
             }
             for value in [*range(1, naming.count + 1), 0]
