@@ -108,7 +108,7 @@ def world(folder: Path, far: str, shards: int = 1) -> run.TokenSource:
         for kind in ("images", "depth"):
             (folder / kind).mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)).save(folder / "images" / f"{name}.png")
-        kinds = {"right": np.kron(right, np.ones((4, 4))), "below": np.eye(2)[[0, 0]].T, "even": np.ones((9, 7))}
+        kinds = {"right": np.kron(right, np.ones((4, 4))), "below": np.eye(2)[[0, 0]].T, "even": np.ones((7, 9))}
         np.save(folder / "depth" / f"{name}.npy", 2.0 + 3 * kinds[far])
     read(folder / "m", folder / "images", depth=str(folder / "depth"))
     return run.TokenSource(write(folder, images, shards), folder / "m" / "manifest.parquet")
@@ -293,3 +293,23 @@ def test_images_without_a_usable_depth_map_stop_the_inputs(tmp_path: Path) -> No
         InputError, match=r"depth maps are those of whole images, and inputs.window, composites or pages"
     ):
         read(tmp_path / "m", tmp_path / "images", window={"size": 16}, **given)
+
+
+def test_a_depth_map_has_the_shape_of_the_photo_as_displayed(tmp_path: Path) -> None:
+    """The photo is 12 x 30 in its file and 30 x 12 on the screen; a map in the file's shape lies across it."""
+    photo = Image.new("RGB", (30, 12))
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    for folder in ("images", "depth"):
+        (tmp_path / folder).mkdir()
+    photo.save(tmp_path / "images/a.jpg", exif=exif)
+    given = {"depth": str(tmp_path / "depth")}
+    np.save(tmp_path / "depth/a.npy", np.ones((12, 30)))
+    with pytest.raises(InputError, match=r"a.npy: depth map: 30x12 pixels, .* displayed with 12x30; turn it"):
+        read(tmp_path / "m", tmp_path / "images", **given)
+    np.save(tmp_path / "depth/a.npy", np.ones((30, 30)))
+    with pytest.raises(InputError, match=r"30x30 pixels, .* 12x30; make it of the whole photo"):
+        read(tmp_path / "m", tmp_path / "images", **given)
+    for shape in ((30, 12), (15, 6), (300, 126), (8, 5)):
+        np.save(tmp_path / "depth/a.npy", np.ones(shape))
+        assert read(tmp_path / "m", tmp_path / "images", **given).rows[0].depth_digest

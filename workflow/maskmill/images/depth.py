@@ -12,6 +12,7 @@ from maskmill.errors import InputError
 from maskmill.images.decode import MAX_PIXELS, image_bytes
 
 DEPTH_SUFFIXES = (".npy", ".png", ".tif", ".tiff")
+SHAPE_SHARE, SHAPE_PIXELS = 0.05, 2.0  # by how much a map's shape may differ from its photo's, see `check_shape`
 EVEN = 0.5  # what a map without contrast is on a grid
 
 
@@ -61,12 +62,42 @@ def _picture(body: bytes) -> np.ndarray:
         raise InputError(f"unreadable ({' '.join(str(error).split())}); save it anew") from None
 
 
-def depth_facts(path: str) -> tuple[str, str]:
-    """(digest, "") of a depth map that can be used, or ("", reason): exceptions do not leave worker processes whole."""
+def depth_facts(wanted: tuple[str, tuple[int, int]]) -> tuple[str, str]:
+    """(digest, "") of a depth map that can be used, or ("", reason): exceptions do not leave worker processes whole.
+
+    Args:
+        wanted: the file, and the height and width of its photo as displayed.
+    """
+    path, photo = wanted
     try:
-        return read_depth(path)[1], ""
+        values, digest = read_depth(path)
+        check_shape(path, (values.shape[0], values.shape[1]), photo)
     except InputError as error:
         return "", str(error)
+    return digest, ""
+
+
+def check_shape(path: str, shape: tuple[int, int], photo: tuple[int, int]) -> None:
+    """A map [H, W] has the shape of its photo (H, W) as displayed, whatever its scale.
+
+    One of its sides may differ by `SHAPE_SHARE` of the map's smaller side, or by `SHAPE_PIXELS`, from what the other
+    side and the photo say: networks for depth round their sides.
+
+    Raises:
+        InputError: it is turned, cropped or squeezed; names the file.
+    """
+    (h, w), (height, width) = shape, photo
+    if _alike(h, w, height / width):
+        return
+    advice = "make it of the whole photo, and scale both sides alike"
+    if _alike(w, h, height / width):
+        advice = "turn it as the photo is shown (EXIF)"
+    raise InputError(f"{path}: depth map: {w}x{h} pixels, but its photo is displayed with {width}x{height}; {advice}")
+
+
+def _alike(h: int, w: int, ratio: float) -> bool:
+    """Whether h is to w as a ratio says, but for the tolerance of `check_shape`."""
+    return min(abs(h - w * ratio), abs(w - h / ratio)) <= max(SHAPE_PIXELS, SHAPE_SHARE * min(h, w))
 
 
 def depth_on_grid(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -24,7 +24,8 @@ def with_depth(good: pa.Table, folder: str, threads: int) -> pa.Table:
     one only.
 
     Raises:
-        InputError: images that are cut into several pictures; no such folder; an image without a map; an unusable map.
+        InputError: images that are cut into several pictures; no such folder; an image without a map; an unusable map,
+            or one of another shape than the photo as displayed (`maskmill.images.depth.check_shape`).
     """
     if pc.any(pc.not_equal(good["name"], "")).as_py():
         raise InputError(
@@ -40,8 +41,9 @@ def with_depth(good: pa.Table, folder: str, threads: int) -> pa.Table:
             f"{missing[0]!r}; add a file of its name ({', '.join(DEPTH_SUFFIXES)}), or drop inputs.depth"
         )
     files = [found[source] for source in sources]
-    digests = []
-    for digest, reason in track(in_processes(depth_facts, files, threads), len(files), "inputs: depth"):
+    shapes = zip(good["height"].to_pylist(), good["width"].to_pylist(), strict=True)
+    wanted, digests = list(zip(files, shapes, strict=True)), []
+    for digest, reason in track(in_processes(depth_facts, wanted, threads), len(files), "inputs: depth"):
         if reason:
             raise InputError(f"{reason}, or drop inputs.depth")
         digests.append(digest)
