@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from maskmill.adapt import _collapse, _correspondence, depthg, run, stego
 from maskmill.adapt._beside import TokensAndMore
 from maskmill.adapt.infer import Head
 from maskmill.dag.files import Graph
-from maskmill.errors import InputError, StoreError
+from maskmill.errors import ConfigError, InputError, StoreError
 from maskmill.images.depth import depth_on_grid, read_depth
 from maskmill.images.presence import check_presence
 from maskmill.recipe.inputs import Inputs
@@ -261,6 +264,43 @@ def test_files_that_are_no_depth_map(tmp_path: Path) -> None:
             read_depth(tmp_path / name)
 
 
+def header(shape: tuple[int, ...], kind: str = "<f4") -> bytes:
+    """The start of a .npy that says what it holds, and holds nothing."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def png(width: int, height: int) -> bytes:
+    """The same of a PNG of 8 bits."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + png_data()
+
+
+def png_data() -> bytes:
+    data = b"IDAT" + zlib.compress(b"")
+    return struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "message"),
+    [
+        ("zip.npy", b"PK\x03\x04 and nothing of an archive", "no readable .npy"),
+        ("huge.npy", header((10**6, 10**6)), "1000000000000 pixels, more than 178956970; make it smaller"),
+        ("short.npy", header((100, 100)) + bytes(64), "no readable .npy .it ends within an array of shape"),
+        ("pickle.npy", header((4, 4), "|O") + b"cos\nsystem\n", "object in an array of shape"),
+        ("magic.npy", b"\x93NUMPY\x01\x00", "no readable .npy"),
+        ("bomb.png", png(40_000, 20_000), "more than 178956970 pixels; make it smaller"),
+        ("cut.png", png(10, 10), "unreadable"),
+    ],
+)
+def test_damaged_and_oversized_depth_maps(name: str, body: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(body)
+    with pytest.raises(InputError, match=rf"{name}: depth map: {message}") as caught:
+        read_depth(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
 def test_depth_on_a_grid_is_the_mean_of_its_cells_from_0_to_1() -> None:
     values = np.array([[1.0, 3, 5, 5], [1, 3, 5, 5], [9, 9, 2, 4], [9, 9, 2, 4]], np.float32)
     np.testing.assert_allclose(depth_on_grid(values, (2, 2)), [[0, 3 / 7], [1, 1 / 7]], rtol=1e-6)
@@ -289,10 +329,37 @@ def test_images_without_a_usable_depth_map_stop_the_inputs(tmp_path: Path) -> No
     Image.new("RGB", (4, 4)).save(tmp_path / "depth" / "im5.png")
     with pytest.raises(InputError, match=r"im5.png: depth map: a picture of mode RGB; .*, or drop inputs.depth"):
         read(tmp_path / "m", tmp_path / "images", **given)
-    with pytest.raises(
-        InputError, match=r"depth maps are those of whole images, and inputs.window, composites or pages"
-    ):
-        read(tmp_path / "m", tmp_path / "images", window={"size": 16}, **given)
+
+
+@pytest.mark.parametrize("key", ["window", "composites"])
+def test_depth_maps_of_parts_of_images_are_refused_before_a_job_runs(key: str) -> None:
+    value = {"window": {"size": 16}, "composites": {"natural": [2, 1, 0]}}[key]
+    config = {"recipes": ["depthg"], "inputs": {"depth": "maps", key: value}}
+    with pytest.raises(ConfigError, match=f"depth: {key} makes several pictures of one image, .*; drop {key} or depth"):
+        load(config, RECIPES)
+
+
+def test_depth_maps_of_pages_are_refused(tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (20, 16), (i, i, i)) for i in range(2)]
+    for folder in ("images", "depth"):
+        (tmp_path / folder).mkdir()
+    pages[0].save(tmp_path / "images/a.tif", save_all=True, append_images=pages[1:])
+    np.save(tmp_path / "depth/a.npy", np.ones((16, 20)))
+    with pytest.raises(InputError, match=r"depth maps are those of whole images, and inputs.pages: all makes several"):
+        read(tmp_path / "m", tmp_path / "images", depth=str(tmp_path / "depth"), pages="all")
+
+
+def test_a_folder_of_depth_maps_inside_the_images_is_no_images(tmp_path: Path) -> None:
+    (tmp_path / "images/depth").mkdir(parents=True)
+    (tmp_path / "images/labels").mkdir()
+    Image.new("RGB", (20, 16)).save(tmp_path / "images/a.png")
+    for folder in ("depth", "labels"):
+        Image.new("L", (20, 16), 1).save(tmp_path / "images" / folder / "a.png")
+    inner = {"depth": str(tmp_path / "images/depth"), "labels": tmp_path / "images/labels"}
+    for images in (tmp_path / "images", [tmp_path / "images", tmp_path / "images/a.png"]):
+        found = read(tmp_path / "m", images, **inner)
+        assert [Path(row.path).parent.name for row in found.rows] == ["images"]
+        assert found.rows[0].depth == str(tmp_path / "images/depth/a.png")
 
 
 def test_a_depth_map_has_the_shape_of_the_photo_as_displayed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ def read_depth(path: str | Path) -> tuple[np.ndarray, str]:
     """Depth float32 [H, W] of a PNG of 8 or 16 bits, a TIFF (float too) or a .npy, and a digest of the file's bytes.
 
     Raises:
-        InputError: unreadable, in colour or of other than two dimensions, NaN or infinite; names the file.
+        InputError: unreadable, of more than `MAX_PIXELS`, in colour or of other than two dimensions, NaN or infinite;
+            names the file.
     """
     try:
         body = image_bytes(path, MAX_PIXELS)
@@ -34,32 +36,50 @@ def read_depth(path: str | Path) -> tuple[np.ndarray, str]:
 
 
 def _numpy(body: bytes) -> np.ndarray:
+    """A .npy as float32 [H, W]; its header says what is in it before anything of its size is made."""
+    from numpy.lib import format as npy
+
+    file = io.BytesIO(body)
     try:
-        values = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        version = npy.read_magic(file)
+        shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+        flat = tuple(side for side in shape if side != 1) if len(shape) == 3 else shape
+        if len(flat) != 2 or not math.prod(flat) or dtype.kind not in "uif":
+            raise InputError(f"{dtype} in an array of shape {shape}; give one number a pixel, [height, width]")
+        _check_pixels(math.prod(flat))
+        if len(body) - file.tell() < math.prod(flat) * dtype.itemsize:
+            raise ValueError(f"it ends within an array of shape {shape}")
+        file.seek(0)
+        return np.asarray(np.load(file, allow_pickle=False).reshape(flat), np.float32)
+    except InputError:
+        raise
+    except (ValueError, EOFError, OSError, OverflowError) as error:
         raise InputError(f"no readable .npy ({' '.join(str(error).split())}); save it anew with numpy.save") from None
-    values = np.squeeze(values) if isinstance(values, np.ndarray) and values.ndim == 3 else values
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size or values.dtype.kind not in "uif":
-        shape = getattr(values, "shape", None)
-        raise InputError(f"an array of shape {shape}; give one number a pixel, [height, width]")
-    return np.asarray(values, np.float32)
 
 
 def _picture(body: bytes) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(body)) as image:
-            mode, pixels = image.mode, image.width * image.height
-            if pixels > MAX_PIXELS:
-                raise InputError(f"{pixels} pixels; at most {MAX_PIXELS} are read")
+        with Image.open(io.BytesIO(body), formats=("PNG", "TIFF")) as image:
+            mode = image.mode
+            _check_pixels(image.width * image.height)
             if mode not in ("L", "F", "I") and not mode.startswith("I;16"):
                 raise InputError(f"a picture of mode {mode}; give one number a pixel, as greyscale PNG of 8 or 16 bits")
             return np.asarray(image).astype(np.float32)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Image.DecompressionBombError:  # Pillow's bound is `MAX_PIXELS`, and it looks first
+        raise InputError(f"more than {MAX_PIXELS} pixels; make it smaller") from None
+    except UnidentifiedImageError:
+        raise InputError("unreadable (neither a PNG nor a TIFF); save it anew") from None
+    except Exception as error:  # struct.error, SyntaxError, IndexError, KeyError ...: each format has its own
         raise InputError(f"unreadable ({' '.join(str(error).split())}); save it anew") from None
+
+
+def _check_pixels(pixels: int) -> None:
+    if pixels > MAX_PIXELS:
+        raise InputError(f"{pixels} pixels, more than {MAX_PIXELS}; make it smaller")
 
 
 def depth_facts(wanted: tuple[str, tuple[int, int]]) -> tuple[str, str]:

@@ -24,13 +24,13 @@ def with_depth(good: pa.Table, folder: str, threads: int) -> pa.Table:
     one only.
 
     Raises:
-        InputError: images that are cut into several pictures; no such folder; an image without a map; an unusable map,
+        InputError: an image of several pictures; no such folder; an image without a map; an unusable map,
             or one of another shape than the photo as displayed (`maskmill.images.depth.check_shape`).
     """
     if pc.any(pc.not_equal(good["name"], "")).as_py():
         raise InputError(
-            "inputs.depth: depth maps are those of whole images, and inputs.window, composites or pages make several "
-            "pictures of one; drop these keys, or inputs.depth"
+            "inputs.depth: depth maps are those of whole images, and inputs.pages: all makes several pictures of one; "
+            "drop inputs.pages, or inputs.depth"
         )
     sources = [os.fsdecode(each) for each in good["source"].to_pylist()]
     stems = dict(zip(sources, (os.fsdecode(each) for each in good["stem"].to_pylist()), strict=True))
