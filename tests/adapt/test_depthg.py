@@ -84,6 +84,27 @@ def test_products_of_depths(compat: str) -> None:
     torch.testing.assert_close(found.reshape(4, 4), torch.tensor(flat)[:, None] * torch.tensor(flat))
 
 
+@pytest.mark.parametrize("compat", ["paper", "code"])
+def test_the_loss_of_depth_by_hand(compat: str) -> None:
+    """One pair of places after the other, at a step at which weight and shift have decayed twice."""
+    draws = torch.Generator().manual_seed(0)
+    depth = torch.rand(2, 1, 2, 2, generator=draws)
+    depth[0, 0, 0, 0] = 0
+    s = (2 * torch.rand(2, 2, 2, 2, 2, generator=draws) - 1).requires_grad_()
+    params = depthg.Params(weight_depth=0.7, shift_depth=0.2, decay=0.5, decay_every=10, compat=compat)  # type: ignore[arg-type]
+    found = depthg.depth_loss(depth, s, 21, params)
+    found.backward()
+    total = 0.0
+    for n, a, b, c, d in itertools.product(range(2), repeat=5):
+        pair = float(depth[n, 0, a, b]), float(depth[n, 0, c, d])
+        product = pair[0] * pair[1] if compat == "paper" else float(pair[0] > 0 and pair[1] > 0)
+        value = float(s[n, a, b, c, d])
+        total -= max(value, 0.0) * (product - 0.05) / 32
+        slope = -0.175 * (product - 0.05) / 32 if value > 0 else 0.0
+        assert float(s.grad[n, a, b, c, d]) == pytest.approx(slope, abs=1e-8)  # type: ignore[index]
+    assert float(found) == pytest.approx(0.175 * total, rel=1e-5)
+
+
 def test_the_published_schedules() -> None:
     params = depthg.Params()
     assert [depthg.side_at(step, params) for step in (0, 1, 1000, 1001)] == [11, 9, 9, 8]
@@ -380,3 +401,16 @@ def test_a_depth_map_has_the_shape_of_the_photo_as_displayed(tmp_path: Path) -> 
     for shape in ((30, 12), (15, 6), (300, 126), (8, 5)):
         np.save(tmp_path / "depth/a.npy", np.ones(shape))
         assert read(tmp_path / "m", tmp_path / "images", **given).rows[0].depth_digest
+
+
+def test_depths_are_held_within_their_share_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = world(tmp_path, "right")
+    images = TokensAndMore(source.stores, source.manifest, ("depth",), 1, "x")
+    images._whole_room = 16 * 3 * 320  # a grid of 8 x 10 float32, three of which are the share
+    whole = images._room
+    first = [images.far(i) for i in range(8)]
+    assert sorted(images._held["depth"]) == [0, 1, 2]
+    tokens = sum(array.nbytes for array in images._cache.values())
+    assert images._room == whole - tokens - 3 * 320
+    for i, one in enumerate(first):
+        np.testing.assert_array_equal(images.far(i), one)

@@ -21,6 +21,7 @@ from maskmill.adapt.infer import Head
 from maskmill.adapt.peekaboo import hiding
 from maskmill.cut import argmax
 from maskmill.errors import ConfigError, NumericsError, StoreError
+from maskmill.recipe.architectures import check_backbones
 from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.recipe.resolve import load
 from maskmill.store.artefact import read_json, read_tensors, write_table
@@ -304,11 +305,12 @@ def test_peekaboo_learns_from_masked_photos(source: run.PhotoSource) -> None:
     assert not np.isfinite(seen["published"]["background"]).any()
 
 
-def test_peekaboo_needs_keys_and_a_plain_cls_token(source: run.PhotoSource) -> None:
+def test_peekaboo_needs_keys_and_a_plain_cls_token(source: run.PhotoSource, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"facet token: a head can see photos through facet: key only"):
         frozen(source, "token")
     images = frozen(source)
     images.backbone.heads = None
+    monkeypatch.setattr(hiding.copy, "deepcopy", lambda _: pytest.fail("copied before it was looked at"))
     with pytest.raises(ConfigError, match="has no cls token with plain attention; name a feature set"):
         peekaboo.fit(images, peekaboo.Params(batch_size=2), HeadTraining(0, CPU, 1, 1, Keeper()))
 
@@ -331,6 +333,16 @@ def test_the_recipes_resolve(method: str, preset: list[str]) -> None:
     [
         ("found", {"facet": "token"}, "facet: 'token', but adapt.method found needs facet: key of a ViT"),
         ("found", {"flip": "average"}, "adapt.method found needs the query of the cls token"),
+        (
+            "found",
+            {"backbone": "efficientnet_lite0", "layer": 3},
+            "'efficientnet_lite0' has no cls token, but adapt.me",
+        ),
+        (
+            "peekaboo",
+            {"backbone": "efficientnet_lite0", "layer": 3},
+            "'efficientnet_lite0' has no cls token, but adapt",
+        ),
         ("peekaboo", {"facet": "token"}, "adapt.method: peekaboo sees photos through facet: key, found token"),
         ("peekaboo", {"flip": "average"}, "adapt.method: peekaboo learns from photos as they are; drop flip"),
     ],
@@ -341,3 +353,19 @@ def test_keys_are_asked_for_before_any_job(method: str, change: dict[str, Any], 
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(body))
     with pytest.raises(ConfigError, match=message):
         load({"recipes": [str(tmp_path / "own.yaml")]}, RECIPES)
+
+
+@pytest.mark.parametrize("method", ["found", "peekaboo"])
+@pytest.mark.parametrize("backbone", ["resnet50", "vit_base_patch16_gap_224", "vit_small_patch16_224"])
+def test_timm_says_before_any_job_which_networks_have_no_cls_token(method: str, backbone: str, tmp_path: Path) -> None:
+    body = yaml.safe_load((RECIPES / f"{method}.yaml").read_text())
+    body["features"]["grouping"] |= {"backbone": backbone, "layer": 3}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(body))
+    run_ = load({"recipes": [str(tmp_path / "own.yaml")]}, RECIPES)
+    if backbone == "vit_small_patch16_224":
+        check_backbones(run_)
+        return
+    with pytest.raises(
+        ConfigError, match=f"grouping.backbone: '{backbone}' has no cls token, but adapt.method {method}"
+    ):
+        check_backbones(run_)
