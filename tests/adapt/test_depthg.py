@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from input_files import read
+from interrupted import ends_the_same
 from PIL import Image
 from token_scenes import DEPTH, write
 
@@ -98,7 +99,7 @@ def test_the_loss_of_depth_by_hand(compat: str) -> None:
     for n, a, b, c, d in itertools.product(range(2), repeat=5):
         pair = float(depth[n, 0, a, b]), float(depth[n, 0, c, d])
         product = pair[0] * pair[1] if compat == "paper" else float(pair[0] > 0 and pair[1] > 0)
-        value = float(s[n, a, b, c, d])
+        value = float(s.detach()[n, a, b, c, d])
         total -= max(value, 0.0) * (product - 0.05) / 32
         slope = -0.175 * (product - 0.05) / 32 if value > 0 else 0.0
         assert float(s.grad[n, a, b, c, d]) == pytest.approx(slope, abs=1e-8)  # type: ignore[index]
@@ -179,6 +180,13 @@ def test_shards_and_threads_do_not_matter(sampling: str, tmp_path: Path) -> None
     fitted(world(tmp_path / "two", "right", shards=2), tmp_path / "b", threads=2, **own)
     first, second = (read_tensors(tmp_path / which / "head.safetensors")[0] for which in "ab")
     assert all(np.array_equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = world(tmp_path, "right")
+    few = {"steps": 24, "places_every": 10, "decay": 0.9, "decay_every": 5}  # it stops within both schedules
+    names = ("head.safetensors", "monitor.json")
+    ends_the_same(monkeypatch, lambda out: fitted(source, out, **few), tmp_path, names, 13)
 
 
 def test_without_depth_it_is_stego(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 import torch
 import yaml
 from backbone_photos import VIT, write_photos, write_weights
+from interrupted import ends_the_same
 from PIL import Image
 
-from maskmill.adapt import _object_params, _objects, found, peekaboo, run
+from maskmill.adapt import _collapse, _object_params, _objects, found, peekaboo, run
 from maskmill.adapt._photos import FrozenPhotos
 from maskmill.adapt._training import HeadTraining
 from maskmill.adapt.infer import Head
@@ -36,6 +37,7 @@ CPU = torch.device("cpu")
 HEADS, WIDTH, CELLS = 2, 4, 8  # of a key, and a drawn image's cells a side
 FAST = {"method": "found", "steps": 30, "background_steps": 8, "batch_size": 4, "decay_every": 10}
 QUERY = np.array([[4.0, 0, 0, 0], [4, 0, 0, 0]], np.float32)  # both heads look for the first direction
+HEAD_FILES = ("head.safetensors", "monitor.json")
 KEYS = FeatureSet(backbone=VIT, layer=1, facet="key", size=Size(square=64))
 
 
@@ -225,6 +227,13 @@ def test_found_finds_the_discs_whatever_shards_and_threads(tmp_path: Path) -> No
     assert all(np.array_equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.parametrize("step", [5, 20])
+def test_found_goes_on_as_if_it_had_not_stopped(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the steps that learn from the first background, and after them."""
+    source = written(tmp_path)
+    ends_the_same(monkeypatch, lambda out: fitted(source, out), tmp_path, HEAD_FILES, step)
+
+
 def test_an_object_that_is_everything_or_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NumericsError, match="found has collapsed: nothing is part of an object, or nearly everything"):
         fitted(written(tmp_path), tmp_path / "a", threshold=-1.0, background_steps=30, weight_solved=0.0)
@@ -303,6 +312,15 @@ def test_peekaboo_learns_from_masked_photos(source: run.PhotoSource) -> None:
     assert all((heads["own"] != heads[name]).any() for name in ("whole", "near", "published"))
     assert np.isfinite(seen["own"]["background"]).tolist() == [True] * 2 + [False] * 4
     assert not np.isfinite(seen["published"]["background"]).any()
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_peekaboo_goes_on_as_if_it_had_not_stopped(
+    step: int, source: run.PhotoSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_collapse, "LARGEST", 1.1)  # a random network finds nothing
+    few = {"method": "peekaboo", "steps": 6, "background_steps": 3}
+    ends_the_same(monkeypatch, lambda out: fitted(source, out, **few), tmp_path, HEAD_FILES, step)
 
 
 def test_peekaboo_needs_keys_and_a_plain_cls_token(source: run.PhotoSource, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,7 +323,7 @@ def _check_adapt(recipe: Recipe, path: Path) -> None:
             raise ConfigError(f"{path}: {_why_photos(recipe)} {what} through facet: {' or '.join(facets)}, found "
                               f"{seen.facet} of {seen.backbone}; name another feature set")  # fmt: skip
         if facets == ("key",):
-            _check_keys(recipe, recipe.stage("adapt"), path)
+            _check_cls_token(recipe, recipe.stage("adapt"), path)
     if recipe.crops and recipe.regions.settings.features == CODES:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method} looks at crops through a backbone, and "
                           f"{CODES} has none; name another feature set, or use pool: mean")  # fmt: skip
@@ -435,14 +435,20 @@ def _check_keys(recipe: Recipe, stage: Stage, path: Path) -> None:
             f"{path}: features.{name}.facet: {recipe.features[name].facet!r}, but {stage.name}.method {stage.method} "
             "needs facet: key of a ViT with a cls token"
         )
-    for part in recipe.features[name].parts:
-        if backbones.of(part.backbone).cls_token is False:
-            raise ConfigError(f"{path}: features.{name}.backbone: {without_cls_token(part.backbone, stage)}")
+    _check_cls_token(recipe, stage, path)
     for key, value in recipe.features[name].care.items():
         raise ConfigError(
             f"{path}: features.{name}.{key}: {value}, but {stage.name}.method {stage.method} needs the query of the "
             f"cls token, which goes with the network's own keys of one image; drop {key}"
         )
+
+
+def _check_cls_token(recipe: Recipe, stage: Stage, path: Path) -> None:
+    """No backbone of the feature set of a stage is known to have none; timm's are asked later (`architectures`)."""
+    name = stage.settings.features
+    for part in recipe.features[name].parts:
+        if backbones.of(part.backbone).cls_token is False:
+            raise ConfigError(f"{path}: features.{name}.backbone: {without_cls_token(part.backbone, stage)}")
 
 
 def without_cls_token(backbone: str, stage: Stage) -> str:
