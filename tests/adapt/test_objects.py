@@ -227,11 +227,11 @@ def test_found_finds_the_discs_whatever_shards_and_threads(tmp_path: Path) -> No
     assert all(np.array_equal(value, second[name]) for name, value in first.items())
 
 
-@pytest.mark.parametrize("step", [5, 20])
+@pytest.mark.parametrize("step", [5, 12])
 def test_found_goes_on_as_if_it_had_not_stopped(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among the steps that learn from the first background, and after them."""
     source = written(tmp_path)
-    ends_the_same(monkeypatch, lambda out: fitted(source, out), tmp_path, HEAD_FILES, step)
+    ends_the_same(monkeypatch, lambda out: fitted(source, out, steps=16), tmp_path, HEAD_FILES, step)
 
 
 def test_an_object_that_is_everything_or_nothing_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from maskmill.errors import ConfigError, InputError, nearest
 from maskmill.recipe import backbones
@@ -461,7 +462,7 @@ def without_cls_token(backbone: str, stage: Stage) -> str:
 
 def asking_for_keys(recipe: Recipe) -> list[Stage]:
     """The stages of a recipe that read keys beside which there is a cls token; see `_check_keys`."""
-    found = []
+    found: list[Stage[Any]] = []
     adapt, cut, foreground = recipe.adapt, recipe.cut, recipe.foreground
     if adapt is not None:
         traits = adapt.module.TRAITS
