@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from input_files import read
+from interrupted import ends_the_same
 from PIL import Image
 from token_scenes import DEPTH, write
 
@@ -17,7 +21,7 @@ from maskmill.adapt import _collapse, _correspondence, depthg, run, stego
 from maskmill.adapt._beside import TokensAndMore
 from maskmill.adapt.infer import Head
 from maskmill.dag.files import Graph
-from maskmill.errors import InputError, StoreError
+from maskmill.errors import ConfigError, InputError, StoreError
 from maskmill.images.depth import depth_on_grid, read_depth
 from maskmill.images.presence import check_presence
 from maskmill.recipe.inputs import Inputs
@@ -81,6 +85,27 @@ def test_products_of_depths(compat: str) -> None:
     torch.testing.assert_close(found.reshape(4, 4), torch.tensor(flat)[:, None] * torch.tensor(flat))
 
 
+@pytest.mark.parametrize("compat", ["paper", "code"])
+def test_the_loss_of_depth_by_hand(compat: str) -> None:
+    """One pair of places after the other, at a step at which weight and shift have decayed twice."""
+    draws = torch.Generator().manual_seed(0)
+    depth = torch.rand(2, 1, 2, 2, generator=draws)
+    depth[0, 0, 0, 0] = 0
+    s = (2 * torch.rand(2, 2, 2, 2, 2, generator=draws) - 1).requires_grad_()
+    params = depthg.Params(weight_depth=0.7, shift_depth=0.2, decay=0.5, decay_every=10, compat=compat)  # type: ignore[arg-type]
+    found = depthg.depth_loss(depth, s, 21, params)
+    found.backward()
+    total = 0.0
+    for n, a, b, c, d in itertools.product(range(2), repeat=5):
+        pair = float(depth[n, 0, a, b]), float(depth[n, 0, c, d])
+        product = pair[0] * pair[1] if compat == "paper" else float(pair[0] > 0 and pair[1] > 0)
+        value = float(s.detach()[n, a, b, c, d])
+        total -= max(value, 0.0) * (product - 0.05) / 32
+        slope = -0.175 * (product - 0.05) / 32 if value > 0 else 0.0
+        assert float(s.grad[n, a, b, c, d]) == pytest.approx(slope, abs=1e-8)  # type: ignore[index]
+    assert float(found) == pytest.approx(0.175 * total, rel=1e-5)
+
+
 def test_the_published_schedules() -> None:
     params = depthg.Params()
     assert [depthg.side_at(step, params) for step in (0, 1, 1000, 1001)] == [11, 9, 9, 8]
@@ -108,7 +133,7 @@ def world(folder: Path, far: str, shards: int = 1) -> run.TokenSource:
         for kind in ("images", "depth"):
             (folder / kind).mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)).save(folder / "images" / f"{name}.png")
-        kinds = {"right": np.kron(right, np.ones((4, 4))), "below": np.eye(2)[[0, 0]].T, "even": np.ones((9, 7))}
+        kinds = {"right": np.kron(right, np.ones((4, 4))), "below": np.eye(2)[[0, 0]].T, "even": np.ones((7, 9))}
         np.save(folder / "depth" / f"{name}.npy", 2.0 + 3 * kinds[far])
     read(folder / "m", folder / "images", depth=str(folder / "depth"))
     return run.TokenSource(write(folder, images, shards), folder / "m" / "manifest.parquet")
@@ -155,6 +180,13 @@ def test_shards_and_threads_do_not_matter(sampling: str, tmp_path: Path) -> None
     fitted(world(tmp_path / "two", "right", shards=2), tmp_path / "b", threads=2, **own)
     first, second = (read_tensors(tmp_path / which / "head.safetensors")[0] for which in "ab")
     assert all(np.array_equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = world(tmp_path, "right")
+    few = {"steps": 24, "places_every": 10, "decay": 0.9, "decay_every": 5}  # it stops within both schedules
+    names = ("head.safetensors", "monitor.json")
+    ends_the_same(monkeypatch, lambda out: fitted(source, out, **few), tmp_path, names, 13)
 
 
 def test_without_depth_it_is_stego(tmp_path: Path) -> None:
@@ -261,6 +293,43 @@ def test_files_that_are_no_depth_map(tmp_path: Path) -> None:
             read_depth(tmp_path / name)
 
 
+def header(shape: tuple[int, ...], kind: str = "<f4") -> bytes:
+    """The start of a .npy that says what it holds, and holds nothing."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def png(width: int, height: int) -> bytes:
+    """The same of a PNG of 8 bits."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + png_data()
+
+
+def png_data() -> bytes:
+    data = b"IDAT" + zlib.compress(b"")
+    return struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "message"),
+    [
+        ("zip.npy", b"PK\x03\x04 and nothing of an archive", "no readable .npy"),
+        ("huge.npy", header((10**6, 10**6)), "1000000000000 pixels, more than 178956970; make it smaller"),
+        ("short.npy", header((100, 100)) + bytes(64), "no readable .npy .it ends within an array of shape"),
+        ("pickle.npy", header((4, 4), "|O") + b"cos\nsystem\n", "object in an array of shape"),
+        ("magic.npy", b"\x93NUMPY\x01\x00", "no readable .npy"),
+        ("bomb.png", png(40_000, 20_000), "more than 178956970 pixels; make it smaller"),
+        ("cut.png", png(10, 10), "unreadable"),
+    ],
+)
+def test_damaged_and_oversized_depth_maps(name: str, body: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(body)
+    with pytest.raises(InputError, match=rf"{name}: depth map: {message}") as caught:
+        read_depth(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
 def test_depth_on_a_grid_is_the_mean_of_its_cells_from_0_to_1() -> None:
     values = np.array([[1.0, 3, 5, 5], [1, 3, 5, 5], [9, 9, 2, 4], [9, 9, 2, 4]], np.float32)
     np.testing.assert_allclose(depth_on_grid(values, (2, 2)), [[0, 3 / 7], [1, 1 / 7]], rtol=1e-6)
@@ -289,7 +358,67 @@ def test_images_without_a_usable_depth_map_stop_the_inputs(tmp_path: Path) -> No
     Image.new("RGB", (4, 4)).save(tmp_path / "depth" / "im5.png")
     with pytest.raises(InputError, match=r"im5.png: depth map: a picture of mode RGB; .*, or drop inputs.depth"):
         read(tmp_path / "m", tmp_path / "images", **given)
-    with pytest.raises(
-        InputError, match=r"depth maps are those of whole images, and inputs.window, composites or pages"
-    ):
-        read(tmp_path / "m", tmp_path / "images", window={"size": 16}, **given)
+
+
+@pytest.mark.parametrize("key", ["window", "composites"])
+def test_depth_maps_of_parts_of_images_are_refused_before_a_job_runs(key: str) -> None:
+    value = {"window": {"size": 16}, "composites": {"natural": [2, 1, 0]}}[key]
+    config = {"recipes": ["depthg"], "inputs": {"depth": "maps", key: value}}
+    with pytest.raises(ConfigError, match=f"depth: {key} makes several pictures of one image, .*; drop {key} or depth"):
+        load(config, RECIPES)
+
+
+def test_depth_maps_of_pages_are_refused(tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (20, 16), (i, i, i)) for i in range(2)]
+    for folder in ("images", "depth"):
+        (tmp_path / folder).mkdir()
+    pages[0].save(tmp_path / "images/a.tif", save_all=True, append_images=pages[1:])
+    np.save(tmp_path / "depth/a.npy", np.ones((16, 20)))
+    with pytest.raises(InputError, match=r"depth maps are those of whole images, and inputs.pages: all makes several"):
+        read(tmp_path / "m", tmp_path / "images", depth=str(tmp_path / "depth"), pages="all")
+
+
+def test_a_folder_of_depth_maps_inside_the_images_is_no_images(tmp_path: Path) -> None:
+    (tmp_path / "images/depth").mkdir(parents=True)
+    (tmp_path / "images/labels").mkdir()
+    Image.new("RGB", (20, 16)).save(tmp_path / "images/a.png")
+    for folder in ("depth", "labels"):
+        Image.new("L", (20, 16), 1).save(tmp_path / "images" / folder / "a.png")
+    inner = {"depth": str(tmp_path / "images/depth"), "labels": tmp_path / "images/labels"}
+    for images in (tmp_path / "images", [tmp_path / "images", tmp_path / "images/a.png"]):
+        found = read(tmp_path / "m", images, **inner)
+        assert [Path(row.path).parent.name for row in found.rows] == ["images"]
+        assert found.rows[0].depth == str(tmp_path / "images/depth/a.png")
+
+
+def test_a_depth_map_has_the_shape_of_the_photo_as_displayed(tmp_path: Path) -> None:
+    """The photo is 12 x 30 in its file and 30 x 12 on the screen; a map in the file's shape lies across it."""
+    photo = Image.new("RGB", (30, 12))
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    for folder in ("images", "depth"):
+        (tmp_path / folder).mkdir()
+    photo.save(tmp_path / "images/a.jpg", exif=exif)
+    given = {"depth": str(tmp_path / "depth")}
+    np.save(tmp_path / "depth/a.npy", np.ones((12, 30)))
+    with pytest.raises(InputError, match=r"a.npy: depth map: 30x12 pixels, .* displayed with 12x30; turn it"):
+        read(tmp_path / "m", tmp_path / "images", **given)
+    np.save(tmp_path / "depth/a.npy", np.ones((30, 30)))
+    with pytest.raises(InputError, match=r"30x30 pixels, .* 12x30; make it of the whole photo"):
+        read(tmp_path / "m", tmp_path / "images", **given)
+    for shape in ((30, 12), (15, 6), (300, 126), (8, 5)):
+        np.save(tmp_path / "depth/a.npy", np.ones(shape))
+        assert read(tmp_path / "m", tmp_path / "images", **given).rows[0].depth_digest
+
+
+def test_depths_are_held_within_their_share_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = world(tmp_path, "right")
+    images = TokensAndMore(source.stores, source.manifest, ("depth",), 1, "x")
+    images._whole_room = 16 * 3 * 320  # a grid of 8 x 10 float32, three of which are the share
+    whole = images._room
+    first = [images.far(i) for i in range(8)]
+    assert sorted(images._held["depth"]) == [0, 1, 2]
+    tokens = sum(array.nbytes for array in images._cache.values())
+    assert images._room == whole - tokens - 3 * 320
+    for i, one in enumerate(first):
+        np.testing.assert_array_equal(images.far(i), one)

@@ -8,16 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from interrupted import ends_the_same
 from PIL import Image
 from token_scenes import DEPTH, FAST, scenes, write
 
-from maskmill.adapt import eagle
+from maskmill.adapt import eagle, run
 from maskmill.adapt._beside import TokensAndMore
 from maskmill.adapt._data import TokenImages
 from maskmill.adapt._training import HeadTraining
 from maskmill.adapt.eagle import contrast, eigen
 from maskmill.store.artefact import write_table
 from maskmill.store.manifest import Row
+from maskmill.training.resources import Resources
 
 JOB = HeadTraining(seed=0, device=torch.device("cpu"), clusters=3)
 
@@ -110,17 +112,46 @@ def test_the_contrast_begins_after_the_warmup(tmp_path: Path) -> None:
     assert np.isfinite(found["monitors"]["views"]).all()
 
 
-def test_colours_are_those_of_the_photo_on_the_grid(tmp_path: Path) -> None:
+def world(folder: Path) -> run.TokenSource:
+    """Tokens and photos of eight images; the right half of each photo is white, the left one has a grey of its own."""
     images, rows = scenes(8), []
     for i, name in enumerate(images):
         photo = np.full((32, 40, 3), 20 * i, np.uint8)
         photo[:, 20:] = 255
-        Image.fromarray(photo).save(tmp_path / f"{name}.png")
-        rows.append(Row(name, str(tmp_path / f"{name}.png"), 40, 32, "s0", None))
+        Image.fromarray(photo).save(folder / f"{name}.png")
+        rows.append(Row(name, str(folder / f"{name}.png"), 40, 32, "s0", None))
     table = pa.table({key: [getattr(row, key) for row in rows] for key in Row.__annotations__})
-    write_table(tmp_path / "m.parquet", table)
-    stores = write(tmp_path, images)
-    seen = TokensAndMore(stores, tmp_path / "m.parquet", ("photo",), 100, "eagle")
+    write_table(folder / "m.parquet", table)
+    return run.TokenSource(write(folder, images), folder / "m.parquet")
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = world(tmp_path)
+    body = {"method": "eagle"} | FAST["eagle"] | {"colour": 1.0, "colour_deviation": 0.44, "steps": 20, "warmup": 5}
+
+    def fit(out: Path) -> None:
+        out.mkdir(exist_ok=True)
+        files = run.HeadFiles(out / "head.safetensors", out / "monitor.json")
+        run.fit(source, body, files, seed=0, clusters=3, resources=Resources(1, "cpu"))
+
+    ends_the_same(monkeypatch, fit, tmp_path, ("head.safetensors", "monitor.json"), 11)
+
+
+def test_photos_take_their_half_of_the_cache_when_the_first_is_read(tmp_path: Path) -> None:
+    source = world(tmp_path)
+    seen = TokensAndMore(source.stores, source.manifest, ("photo",), 1, "eagle")
+    body = FAST["eagle"] | {"steps": 2, "batch_size": 8}
+    eagle.batch(seen, eagle.Params(**body), JOB, 0)
+    assert seen._room + sum(array.nbytes for array in seen._cache.values()) == 1 << 20
+    seen._whole_room = 2 * 3 * 240  # a photo on a grid of 8 x 10, three of which are half of it
+    eagle.batch(seen, eagle.Params(**body | {"colour": 1.0, "crops": "none"}), JOB, 0)
+    assert len(seen._held["photo"]) == 3
+    assert seen._room + sum(array.nbytes for array in seen._cache.values()) == (1 << 20) - 3 * 240
+
+
+def test_colours_are_those_of_the_photo_on_the_grid(tmp_path: Path) -> None:
+    source = world(tmp_path)
+    seen = TokensAndMore(source.stores, source.manifest, ("photo",), 100, "eagle")
     assert seen.colours(5 * 3, "five").shape == (4, 5, 3)
     whole = seen.colours(3, "none")
     assert whole.shape == (8, 10, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from token_scenes import DEPTH, FAST, scenes, write
 
-from maskmill.adapt import _collapse, _data, _neighbours, infer, run
+from maskmill.adapt import _collapse, _data, _neighbours, _trainer, infer, run
 from maskmill.adapt._data import TokenImages, crop, order
 from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.recipe import registry
@@ -21,7 +22,7 @@ from maskmill.store.ragged import Ragged
 from maskmill.training import loop
 from maskmill.training.resources import Resources
 
-# A head that learns from photos is asked in a file of its own, test_transfgu.py.
+# Heads that see more than tokens are asked in files of their own: test_{transfgu,objects,depthg,eagle}.py.
 TRAITS = {name: registry.load("adapt", name).TRAITS for name in registry.available("adapt")}
 METHODS = [name for name, traits in TRAITS.items() if not traits.photos and not traits.beside]  # they see tokens alone
 PER_IMAGE = [name for name in METHODS if registry.load("adapt", name).TRAITS.per_image]
@@ -291,3 +292,13 @@ def test_monitors_are_plain_json(stores: list[Path], tmp_path: Path) -> None:
     assert all(abs(sum(shares) - 1) < 1e-5 for shares in body["histograms"].values())
     assert sum(body["clusters"]) == pytest.approx(1)
     assert torch.is_tensor(torch.tensor(body["loss"]))
+
+
+def test_a_group_decays_as_a_whole_or_not_at_all() -> None:
+    layer = torch.nn.Linear(2, 2)
+    plain = _trainer.HeadTask(layer, [(list(layer.parameters()), 0.1)], lambda step: [], lambda *_: None, 1, 1)  # type: ignore[arg-type, return-value]
+    assert [group.get("weight_decay") for group in _trainer._groups(plain)] == [None]
+    spared = replace(plain, undecayed=list(layer.parameters()))
+    assert [group["weight_decay"] for group in _trainer._groups(spared)] == [0.0]
+    with pytest.raises(ValueError, match="1 of a group of 2 parameters are undecayed; give them their own"):
+        _trainer._groups(replace(plain, undecayed=[layer.bias]))

@@ -12,15 +12,17 @@ import pytest
 import torch
 import yaml
 from backbone_photos import VIT, write_photos, write_weights
+from interrupted import ends_the_same
 from PIL import Image
 
-from maskmill.adapt import _object_params, _objects, found, peekaboo, run
+from maskmill.adapt import _collapse, _object_params, _objects, found, peekaboo, run
 from maskmill.adapt._photos import FrozenPhotos
 from maskmill.adapt._training import HeadTraining
 from maskmill.adapt.infer import Head
 from maskmill.adapt.peekaboo import hiding
 from maskmill.cut import argmax
 from maskmill.errors import ConfigError, NumericsError, StoreError
+from maskmill.recipe.architectures import check_backbones
 from maskmill.recipe.feature_set import FeatureSet, Size
 from maskmill.recipe.resolve import load
 from maskmill.store.artefact import read_json, read_tensors, write_table
@@ -35,6 +37,7 @@ CPU = torch.device("cpu")
 HEADS, WIDTH, CELLS = 2, 4, 8  # of a key, and a drawn image's cells a side
 FAST = {"method": "found", "steps": 30, "background_steps": 8, "batch_size": 4, "decay_every": 10}
 QUERY = np.array([[4.0, 0, 0, 0], [4, 0, 0, 0]], np.float32)  # both heads look for the first direction
+HEAD_FILES = ("head.safetensors", "monitor.json")
 KEYS = FeatureSet(backbone=VIT, layer=1, facet="key", size=Size(square=64))
 
 
@@ -224,6 +227,13 @@ def test_found_finds_the_discs_whatever_shards_and_threads(tmp_path: Path) -> No
     assert all(np.array_equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.parametrize("step", [5, 12])
+def test_found_goes_on_as_if_it_had_not_stopped(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the steps that learn from the first background, and after them."""
+    source = written(tmp_path)
+    ends_the_same(monkeypatch, lambda out: fitted(source, out, steps=16), tmp_path, HEAD_FILES, step)
+
+
 def test_an_object_that_is_everything_or_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NumericsError, match="found has collapsed: nothing is part of an object, or nearly everything"):
         fitted(written(tmp_path), tmp_path / "a", threshold=-1.0, background_steps=30, weight_solved=0.0)
@@ -304,11 +314,21 @@ def test_peekaboo_learns_from_masked_photos(source: run.PhotoSource) -> None:
     assert not np.isfinite(seen["published"]["background"]).any()
 
 
-def test_peekaboo_needs_keys_and_a_plain_cls_token(source: run.PhotoSource) -> None:
+@pytest.mark.parametrize("step", [2, 4])
+def test_peekaboo_goes_on_as_if_it_had_not_stopped(
+    step: int, source: run.PhotoSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_collapse, "LARGEST", 1.1)  # a random network finds nothing
+    few = {"method": "peekaboo", "steps": 6, "background_steps": 3}
+    ends_the_same(monkeypatch, lambda out: fitted(source, out, **few), tmp_path, HEAD_FILES, step)
+
+
+def test_peekaboo_needs_keys_and_a_plain_cls_token(source: run.PhotoSource, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"facet token: a head can see photos through facet: key only"):
         frozen(source, "token")
     images = frozen(source)
     images.backbone.heads = None
+    monkeypatch.setattr(hiding.copy, "deepcopy", lambda _: pytest.fail("copied before it was looked at"))
     with pytest.raises(ConfigError, match="has no cls token with plain attention; name a feature set"):
         peekaboo.fit(images, peekaboo.Params(batch_size=2), HeadTraining(0, CPU, 1, 1, Keeper()))
 
@@ -331,6 +351,16 @@ def test_the_recipes_resolve(method: str, preset: list[str]) -> None:
     [
         ("found", {"facet": "token"}, "facet: 'token', but adapt.method found needs facet: key of a ViT"),
         ("found", {"flip": "average"}, "adapt.method found needs the query of the cls token"),
+        (
+            "found",
+            {"backbone": "efficientnet_lite0", "layer": 3},
+            "'efficientnet_lite0' has no cls token, but adapt.me",
+        ),
+        (
+            "peekaboo",
+            {"backbone": "efficientnet_lite0", "layer": 3},
+            "'efficientnet_lite0' has no cls token, but adapt",
+        ),
         ("peekaboo", {"facet": "token"}, "adapt.method: peekaboo sees photos through facet: key, found token"),
         ("peekaboo", {"flip": "average"}, "adapt.method: peekaboo learns from photos as they are; drop flip"),
     ],
@@ -341,3 +371,19 @@ def test_keys_are_asked_for_before_any_job(method: str, change: dict[str, Any], 
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(body))
     with pytest.raises(ConfigError, match=message):
         load({"recipes": [str(tmp_path / "own.yaml")]}, RECIPES)
+
+
+@pytest.mark.parametrize("method", ["found", "peekaboo"])
+@pytest.mark.parametrize("backbone", ["resnet50", "vit_base_patch16_gap_224", "vit_small_patch16_224"])
+def test_timm_says_before_any_job_which_networks_have_no_cls_token(method: str, backbone: str, tmp_path: Path) -> None:
+    body = yaml.safe_load((RECIPES / f"{method}.yaml").read_text())
+    body["features"]["grouping"] |= {"backbone": backbone, "layer": 3}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(body))
+    run_ = load({"recipes": [str(tmp_path / "own.yaml")]}, RECIPES)
+    if backbone == "vit_small_patch16_224":
+        check_backbones(run_)
+        return
+    with pytest.raises(
+        ConfigError, match=f"grouping.backbone: '{backbone}' has no cls token, but adapt.method {method}"
+    ):
+        check_backbones(run_)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interrupted import ends_the_same
 from nothing_read import NothingRead
 from square_photos import IDS, picture, write_world
 
@@ -315,6 +316,16 @@ def test_the_same_bytes_on_any_number_of_threads(world: dict[str, Any], instance
     assert one.read_bytes() == two.read_bytes()
     other = fit(world, instances, tmp_path / "3.safetensors", pair_weight=0.0)
     assert other.read_bytes() != one.read_bytes()
+
+
+def test_an_interrupted_training_ends_in_the_same_bytes(
+    world: dict[str, Any], instances: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_in(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        fit(world, instances, folder / "s.safetensors", steps=4)
+
+    ends_the_same(monkeypatch, train_in, tmp_path, ("s.safetensors",), 2)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interrupted import ends_the_same
 from square_photos import IDS, picture, write_world
 
 from maskmill.errors import ConfigError, StoreError
@@ -152,6 +153,16 @@ def test_things_and_stuff_are_learnt_by_heart(world: dict[str, Any], student: Pa
 def test_the_same_bytes_for_any_threads(world: dict[str, Any], tmp_path: Path) -> None:
     first = fit(world, tmp_path / "a.safetensors", steps=3)
     assert fit(world, tmp_path / "b.safetensors", threads=2, steps=3).read_bytes() == first.read_bytes()
+
+
+def test_an_interrupted_training_ends_in_the_same_bytes(
+    world: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_in(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        fit(world, folder / "s.safetensors", steps=4)
+
+    ends_the_same(monkeypatch, train_in, tmp_path, ("s.safetensors",), 2)
 
 
 def test_masks_without_stuff_are_refused(world: dict[str, Any], tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +16,14 @@ from maskmill.images.photos import read_photo
 from maskmill.store.hashing import json_hash
 from maskmill.store.manifest import read_manifest
 
+SHARES = {"photo": 2, "depth": 16}  # parts of the cache, of which one is for these: a depth is one number a token
+
 
 class TokensAndMore(TokenImages):
-    """Stored tokens, and what `maskmill.adapt.Traits.beside` names; half of `cache_mib` is for photos.
+    """Stored tokens, and what `maskmill.adapt.Traits.beside` names.
+
+    Of `cache_mib`, photos and depths take their `SHARES` when the first of them is read, of what is left then; those
+    that are read first are held.
 
     Raises:
         StoreError: no query of a cls token is stored; no readable manifest, or one without depth maps. Else as
@@ -30,13 +34,11 @@ class TokensAndMore(TokenImages):
         self, stores: Sequence[str | Path], manifest: str | Path, beside: Sequence[str], cache_mib: int, who: str
     ) -> None:
         pictures = "photo" in beside
-        super().__init__(stores, cache_mib // 2 if pictures else cache_mib)
+        super().__init__(stores, cache_mib)
         depths = "depth" in beside
         self._rows = read_manifest(manifest).by_id if pictures or depths else {}
-        self._photos: dict[int, np.ndarray] = {}
-        self._photo_room = (cache_mib - cache_mib // 2) << 20
-        self._photo_lock = threading.Lock()
-        self._depths: dict[int, np.ndarray] = {}
+        self._whole_room, self._rooms = self._room, dict[str, int]()
+        self._held: dict[str, dict[int, np.ndarray]] = {kind: {} for kind in SHARES}
         self._queries: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         if depths:
             digests = [self._rows[name].depth_digest if name in self._rows else None for name in self.ids]
@@ -59,16 +61,17 @@ class TokensAndMore(TokenImages):
         Raises:
             InputError: the file changed since the inputs were checked.
         """
-        if i not in self._depths:
-            row = self._rows[self.ids[i]]
-            assert row.depth is not None
-            values, digest = read_depth(row.depth)
-            if digest != row.depth_digest:
-                raise InputError(f"{row.depth}: another content than in the manifest; it changed since the inputs were "
-                                 "checked: restore the file and run snakemake again")  # fmt: skip
-            h, w = self[i].shape[:2]
-            self._depths[i] = depth_on_grid(values, (h, w))
-        return self._depths[i]
+        held = self._held["depth"].get(i)
+        if held is not None:
+            return held
+        row = self._rows[self.ids[i]]
+        assert row.depth is not None
+        values, digest = read_depth(row.depth)
+        if digest != row.depth_digest:
+            raise InputError(f"{row.depth}: another content than in the manifest; it changed since the inputs were "
+                             "checked: restore the file and run snakemake again")  # fmt: skip
+        h, w = self[i].shape[:2]
+        return self._kept("depth", i, depth_on_grid(values, (h, w)))
 
     def far_item(self, j: int, kind: Crops) -> np.ndarray:
         """The same of one crop, [h, w, 1]; see `item`."""
@@ -80,14 +83,20 @@ class TokensAndMore(TokenImages):
         Raises:
             InputError: it changed since the inputs were checked.
         """
-        held = self._photos.get(i)
+        held = self._held["photo"].get(i)
         if held is not None and held.shape[:2] == size:
             return held
-        found = resize(read_photo(self._rows[self.ids[i]]), size)
-        with self._photo_lock:
-            if self._photo_room >= found.nbytes and i not in self._photos:
-                self._photo_room -= found.nbytes
-                self._photos[i] = found
+        return self._kept("photo", i, resize(read_photo(self._rows[self.ids[i]]), size))
+
+    def _kept(self, kind: str, i: int, found: np.ndarray) -> np.ndarray:
+        """What was found of image i, which is held while there is room."""
+        with self._lock:
+            if kind not in self._rooms:
+                self._rooms[kind] = min(self._whole_room // SHARES[kind], self._room)
+                self._room -= self._rooms[kind]
+            if self._rooms[kind] >= found.nbytes and i not in self._held[kind]:
+                self._rooms[kind] -= found.nbytes
+                self._held[kind][i] = found
         return found
 
     def colours(self, j: int, kind: Crops) -> np.ndarray:

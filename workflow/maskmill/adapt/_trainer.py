@@ -44,8 +44,8 @@ class HeadTask:
         rate: step -> factor of the learning rates. images: a step, for the throughput.
         clip: largest gradient norm. clipped: the parameters whose norm that is; None: all of `rates`.
         largest: entries of the gradient are cut at it. decay_vectors: whether biases and norms, which have one
-            dimension, have the weight decay too. undecayed: parameters that have none,
-            whole groups of `rates`.
+            dimension, have the weight decay too. undecayed: parameters that have none, of a group of `rates`
+            all or none.
         resting: step -> parameters that do not move at this step: neither they nor their optimiser's state change.
     """
 
@@ -141,11 +141,18 @@ def train(task: HeadTask, training: HeadTraining) -> tuple[dict[str, np.ndarray]
 
 
 def _groups(task: HeadTask) -> list[dict[str, Any]]:
-    """Parameter groups; where biases and norms do not decay, they have groups of their own."""
+    """Parameter groups; where biases and norms do not decay, they have groups of their own.
+
+    Raises:
+        ValueError: a group of which some are `undecayed`, and some are not.
+    """
     groups: list[dict[str, Any]] = []
     spared = {id(p) for p in task.undecayed}
     for parameters, rate in task.rates:
-        if parameters and all(id(p) in spared for p in parameters):
+        among = [id(p) in spared for p in parameters]
+        if any(among) and not all(among):
+            raise ValueError(f"{sum(among)} of a group of {len(among)} parameters are undecayed; give them their own")
+        if any(among):
             groups.append({"params": list(parameters), "lr": rate, "weight_decay": 0.0})
             continue
         if task.decay_vectors:

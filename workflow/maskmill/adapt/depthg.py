@@ -90,9 +90,7 @@ def fit(images: TokensAndMore, params: Params, training: HeadTraining) -> tuple[
         for kind, f, s in corr.pairs(seen, code, params.places, _stego.SHUFFLES, draws, places):
             parts[kind] = parts[kind] + weights[kind] * corr.loss(f, s, shifts[kind])
             if kind == "self":
-                factor = decayed(step, params)
-                products = of_depth(corr.sample(depth, places[0]), params.compat)
-                parts["depth"] = params.weight_depth * factor * corr.loss(products, s, params.shift_depth * factor)
+                parts["depth"] = depth_loss(corr.sample(depth, places[0]), s, step, params)
         cosine = prototypes(code[0].detach())
         parts["probe"] = probe_loss(cosine)
         return sum(parts.values()), len(x), parts | usage(cosine.detach())
@@ -105,6 +103,18 @@ def fit(images: TokensAndMore, params: Params, training: HeadTraining) -> tuple[
     tensors, diagnostics = _trainer.train(task, training)
     after = _stego.measured(images, params, training, head.codes)
     return tensors, diagnostics | {"shifts": shifts, "histograms": corr.histograms(before, after)}
+
+
+def depth_loss(depth: torch.Tensor, s: torch.Tensor, step: int, params: Params) -> torch.Tensor:
+    """- w mean(max(S, 0) (D - b)) with D the products of depths; weight w and shift b decay alike.
+
+    Args:
+        depth: at the places of an image, [n, 1, s, s]. s: correlations of its codes at them, [n, s, s, s, s].
+    """
+    from maskmill.adapt import _correspondence as corr
+
+    factor = decayed(step, params)
+    return params.weight_depth * factor * corr.loss(of_depth(depth, params.compat), s, params.shift_depth * factor)
 
 
 def decayed(step: int, params: Params) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from maskmill.errors import InputError
 from maskmill.images.decode import MAX_PIXELS, image_bytes
 
 DEPTH_SUFFIXES = (".npy", ".png", ".tif", ".tiff")
+SHAPE_SHARE, SHAPE_PIXELS = 0.05, 2.0  # by how much a map's shape may differ from its photo's, see `check_shape`
 EVEN = 0.5  # what a map without contrast is on a grid
 
 
@@ -19,7 +21,8 @@ def read_depth(path: str | Path) -> tuple[np.ndarray, str]:
     """Depth float32 [H, W] of a PNG of 8 or 16 bits, a TIFF (float too) or a .npy, and a digest of the file's bytes.
 
     Raises:
-        InputError: unreadable, in colour or of other than two dimensions, NaN or infinite; names the file.
+        InputError: unreadable, of more than `MAX_PIXELS`, in colour or of other than two dimensions, NaN or infinite;
+            names the file.
     """
     try:
         body = image_bytes(path, MAX_PIXELS)
@@ -33,40 +36,88 @@ def read_depth(path: str | Path) -> tuple[np.ndarray, str]:
 
 
 def _numpy(body: bytes) -> np.ndarray:
+    """A .npy as float32 [H, W]; its header says what is in it before anything of its size is made."""
+    from numpy.lib import format as npy
+
+    file = io.BytesIO(body)
     try:
-        values = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        version = npy.read_magic(file)
+        shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+        flat = tuple(side for side in shape if side != 1) if len(shape) == 3 else shape
+        if len(flat) != 2 or not math.prod(flat) or dtype.kind not in "uif":
+            raise InputError(f"{dtype} in an array of shape {shape}; give one number a pixel, [height, width]")
+        _check_pixels(math.prod(flat))
+        if len(body) - file.tell() < math.prod(flat) * dtype.itemsize:
+            raise ValueError(f"it ends within an array of shape {shape}")
+        file.seek(0)
+        return np.asarray(np.load(file, allow_pickle=False).reshape(flat), np.float32)
+    except InputError:
+        raise
+    except (ValueError, EOFError, OSError, OverflowError) as error:
         raise InputError(f"no readable .npy ({' '.join(str(error).split())}); save it anew with numpy.save") from None
-    values = np.squeeze(values) if isinstance(values, np.ndarray) and values.ndim == 3 else values
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size or values.dtype.kind not in "uif":
-        shape = getattr(values, "shape", None)
-        raise InputError(f"an array of shape {shape}; give one number a pixel, [height, width]")
-    return np.asarray(values, np.float32)
 
 
 def _picture(body: bytes) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(body)) as image:
-            mode, pixels = image.mode, image.width * image.height
-            if pixels > MAX_PIXELS:
-                raise InputError(f"{pixels} pixels; at most {MAX_PIXELS} are read")
+        with Image.open(io.BytesIO(body), formats=("PNG", "TIFF")) as image:
+            mode = image.mode
+            _check_pixels(image.width * image.height)
             if mode not in ("L", "F", "I") and not mode.startswith("I;16"):
                 raise InputError(f"a picture of mode {mode}; give one number a pixel, as greyscale PNG of 8 or 16 bits")
             return np.asarray(image).astype(np.float32)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Image.DecompressionBombError:  # Pillow's bound is `MAX_PIXELS`, and it looks first
+        raise InputError(f"more than {MAX_PIXELS} pixels; make it smaller") from None
+    except UnidentifiedImageError:
+        raise InputError("unreadable (neither a PNG nor a TIFF); save it anew") from None
+    except Exception as error:  # struct.error, SyntaxError, IndexError, KeyError ...: each format has its own
         raise InputError(f"unreadable ({' '.join(str(error).split())}); save it anew") from None
 
 
-def depth_facts(path: str) -> tuple[str, str]:
-    """(digest, "") of a depth map that can be used, or ("", reason): exceptions do not leave worker processes whole."""
+def _check_pixels(pixels: int) -> None:
+    if pixels > MAX_PIXELS:
+        raise InputError(f"{pixels} pixels, more than {MAX_PIXELS}; make it smaller")
+
+
+def depth_facts(wanted: tuple[str, tuple[int, int]]) -> tuple[str, str]:
+    """(digest, "") of a depth map that can be used, or ("", reason): exceptions do not leave worker processes whole.
+
+    Args:
+        wanted: the file, and the height and width of its photo as displayed.
+    """
+    path, photo = wanted
     try:
-        return read_depth(path)[1], ""
+        values, digest = read_depth(path)
+        check_shape(path, (values.shape[0], values.shape[1]), photo)
     except InputError as error:
         return "", str(error)
+    return digest, ""
+
+
+def check_shape(path: str, shape: tuple[int, int], photo: tuple[int, int]) -> None:
+    """A map [H, W] has the shape of its photo (H, W) as displayed, whatever its scale.
+
+    One of its sides may differ by `SHAPE_SHARE` of the map's smaller side, or by `SHAPE_PIXELS`, from what the other
+    side and the photo say: networks for depth round their sides.
+
+    Raises:
+        InputError: it is turned, cropped or squeezed; names the file.
+    """
+    (h, w), (height, width) = shape, photo
+    if _alike(h, w, height / width):
+        return
+    advice = "make it of the whole photo, and scale both sides alike"
+    if _alike(w, h, height / width):
+        advice = "turn it as the photo is shown (EXIF)"
+    raise InputError(f"{path}: depth map: {w}x{h} pixels, but its photo is displayed with {width}x{height}; {advice}")
+
+
+def _alike(h: int, w: int, ratio: float) -> bool:
+    """Whether h is to w as a ratio says, but for the tolerance of `check_shape`."""
+    return min(abs(h - w * ratio), abs(w - h / ratio)) <= max(SHAPE_PIXELS, SHAPE_SHARE * min(h, w))
 
 
 def depth_on_grid(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

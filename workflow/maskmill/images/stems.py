@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from maskmill.errors import InputError
@@ -31,11 +31,11 @@ def walk(folder: str | os.PathLike[str]) -> Iterator[tuple[str, os.stat_result |
 
     A link to nothing or to itself has no stat.
     """
-    return ((name, _stat(entry)) for name, entry in _visible(folder, [], None))
+    return ((name, _stat(entry)) for name, entry in _visible(folder, [], ()))
 
 
 def names(
-    folder: str | os.PathLike[str], skipped: list[str], leave_out: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str], skipped: list[str], leave_out: Sequence[str | os.PathLike[str]] = ()
 ) -> list[str]:
     """Relative POSIX paths of all visible files below a folder: all but folders, pipes and devices among them.
 
@@ -45,7 +45,7 @@ def names(
     `folder` is not entered.
 
     Args:
-        skipped: gets the paths of links that were not entered. leave_out: a folder that is not entered.
+        skipped: gets the paths of links that were not entered. leave_out: folders that are not entered.
 
     Raises:
         OSError: a folder cannot be listed.
@@ -56,7 +56,7 @@ def names(
 def folders(folder: str | os.PathLike[str], skipped: list[str]) -> list[str]:
     """A folder ("") and all visible folders below it, each once (see `names`): relative paths that end with a slash."""
     found: list[str] = []
-    for _ in _visible(folder, skipped, None, found):
+    for _ in _visible(folder, skipped, (), found):
         pass
     return found
 
@@ -64,20 +64,19 @@ def folders(folder: str | os.PathLike[str], skipped: list[str]) -> list[str]:
 def _visible(
     folder: str | os.PathLike[str],
     skipped: list[str],
-    leave_out: str | os.PathLike[str] | None,
+    leave_out: Sequence[str | os.PathLike[str]],
     entered: list[str] | None = None,
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """(relative path, entry) of all files; first those without a link on the way, then those behind one link, ..."""
     entered, seen = [] if entered is None else entered, _around(folder)
-    left_out = None if leave_out is None else _identity(leave_out)
-    if left_out is not None and left_out != _identity(folder):
-        seen.add(left_out)
+    left_out = {identity for each in leave_out if (identity := _identity(each)) is not None}
+    seen |= left_out - {_identity(folder)}
     ahead = [("", os.fspath(folder))]
     while ahead:
         links: list[tuple[str, str]] = []
         for prefix, path in sorted(ahead):
             if prefix and not _new(path, seen):
-                if _identity(path) != left_out:
+                if _identity(path) not in left_out:
                     skipped.append(prefix.removesuffix("/"))
                 continue
             yield from _tree(path, prefix, seen, links, entered, skipped)

@@ -24,12 +24,13 @@ def with_depth(good: pa.Table, folder: str, threads: int) -> pa.Table:
     one only.
 
     Raises:
-        InputError: images that are cut into several pictures; no such folder; an image without a map; an unusable map.
+        InputError: an image of several pictures; no such folder; an image without a map; an unusable map,
+            or one of another shape than the photo as displayed (`maskmill.images.depth.check_shape`).
     """
     if pc.any(pc.not_equal(good["name"], "")).as_py():
         raise InputError(
-            "inputs.depth: depth maps are those of whole images, and inputs.window, composites or pages make several "
-            "pictures of one; drop these keys, or inputs.depth"
+            "inputs.depth: depth maps are those of whole images, and inputs.pages: all makes several pictures of one; "
+            "drop inputs.pages, or inputs.depth"
         )
     sources = [os.fsdecode(each) for each in good["source"].to_pylist()]
     stems = dict(zip(sources, (os.fsdecode(each) for each in good["stem"].to_pylist()), strict=True))
@@ -40,8 +41,9 @@ def with_depth(good: pa.Table, folder: str, threads: int) -> pa.Table:
             f"{missing[0]!r}; add a file of its name ({', '.join(DEPTH_SUFFIXES)}), or drop inputs.depth"
         )
     files = [found[source] for source in sources]
-    digests = []
-    for digest, reason in track(in_processes(depth_facts, files, threads), len(files), "inputs: depth"):
+    shapes = zip(good["height"].to_pylist(), good["width"].to_pylist(), strict=True)
+    wanted, digests = list(zip(files, shapes, strict=True)), []
+    for digest, reason in track(in_processes(depth_facts, wanted, threads), len(files), "inputs: depth"):
         if reason:
             raise InputError(f"{reason}, or drop inputs.depth")
         digests.append(digest)

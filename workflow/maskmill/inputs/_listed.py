@@ -70,7 +70,7 @@ def listed(sources: Sequence[str], labels: str | None, frames: Path, settings: I
     Raises:
         InputError: see `find` and `find_all`.
     """
-    limits = settings.frame_step, settings.max_pixels
+    limits = settings.frame_step, settings.max_pixels, settings.depth
     if len(sources) == 1:
         found = find(sources[0], labels, frames, *limits)
     else:

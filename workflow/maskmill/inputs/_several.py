@@ -14,7 +14,14 @@ from maskmill.images.tables import has_column, is_table
 from maskmill.inputs._sources import VIDEO_SUFFIXES, Candidate, Listing, find, glob_root, unique_ids
 
 
-def find_all(images: Sequence[str], labels: str | None, frames: Path, frame_step: int, max_pixels: int) -> Listing:
+def find_all(
+    images: Sequence[str],
+    labels: str | None,
+    frames: Path,
+    frame_step: int,
+    max_pixels: int,
+    depth: str | None = None,
+) -> Listing:
     """Everything that several sources name.
 
     The id of an image is that which it has where its source is given alone, below the name of the source
@@ -30,7 +37,7 @@ def find_all(images: Sequence[str], labels: str | None, frames: Path, frame_step
     links: list[str] = []
     again = 0
     for source in images:
-        listing, name = find(source, labels, frames, frame_step, max_pixels), source_name(source)
+        listing, name = find(source, labels, frames, frame_step, max_pixels, depth), source_name(source)
         skipped += listing.skipped
         links += listing.links
         for candidate in listing.candidates:

@@ -52,8 +52,10 @@ class Listing:
     again: int = 0
 
 
-def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pixels: int) -> Listing:
-    """Everything that `images` names; a label folder inside the image folder is left out.
+def find(
+    images: str, labels: str | None, frames: Path, frame_step: int, max_pixels: int, depth: str | None = None
+) -> Listing:
+    """Everything that `images` names; folders of labels and of depth maps inside the image folder are left out.
 
     Raises:
         InputError: nothing there, an unknown kind of file, or no image in it; says what was looked for.
@@ -69,7 +71,7 @@ def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pix
     if is_special(path):
         raise InputError(f"images: {images!r} is {SPECIAL}; give a folder, a glob, a table or a video")
     if path.is_dir() and not is_store(path):
-        return _from_folder(path, footage, leave_out=labels)
+        return _from_folder(path, footage, [each for each in (labels, depth) if each])
     if suffix in TABLE_SUFFIXES:
         return Listing(_from_table(path))
     if suffix in VIDEO_SUFFIXES:
@@ -81,7 +83,7 @@ def find(images: str, labels: str | None, frames: Path, frame_step: int, max_pix
     raise InputError(f"images: {images!r} is neither a folder nor a glob, nor one of the known files: {kinds}")
 
 
-def _from_folder(folder: Path, footage: Footage, leave_out: str | None = None) -> Listing:
+def _from_folder(folder: Path, footage: Footage, leave_out: Sequence[str]) -> Listing:
     links: list[str] = []
     try:
         found = names(folder, links, leave_out)

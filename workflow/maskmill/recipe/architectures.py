@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from maskmill.errors import ConfigError, nearest
-from maskmill.recipe import backbones
+from maskmill.recipe import backbones, checks
 from maskmill.recipe.model import Run
 
 HUB = ("hf-hub:", "hf_hub:", "timm/")  # names that only the hub knows
@@ -36,8 +36,28 @@ def architectures() -> dict[str, frozenset[str]]:
     return {name: frozenset(known) for name, known in found.items()}
 
 
+@cache
+def without_cls_token() -> frozenset[str]:
+    """The architectures that have no cls token as their source says it, others may have none either.
+
+    Those of a file that knows neither cls tokens nor timm's ViT, and those that are built with `class_token=False`.
+    """
+    spec, found = importlib.util.find_spec("timm"), set()
+    for file in sorted((Path(spec.origin).parent / "models").glob("*.py")) if spec and spec.origin else ():
+        text = file.read_text(encoding="utf-8")
+        plain = "cls_token" not in text and "class_token" not in text and "VisionTransformer" not in text
+        for body in re.split(r"(?=@register_model)", text)[1:]:
+            names = ENTRY.findall(body)
+            if plain or "class_token=False" in body:
+                found |= set(names)
+    return frozenset(found)
+
+
 def check_backbones(run: Run) -> None:
-    """Raises ConfigError where a feature set names a backbone that neither maskmill nor the installed timm has."""
+    """Raises ConfigError where a feature set names a backbone that neither maskmill nor the installed timm has.
+
+    And where a stage reads the cls token of one that has none.
+    """
     for recipe in run.recipes.values():
         for key, feature_set in ((key, part) for key, each in recipe.features.items() for part in each.parts):
             name = feature_set.backbone
@@ -52,6 +72,12 @@ def check_backbones(run: Run) -> None:
                 continue
             if problem := _problem(name, feature_set.checkpoint is None):
                 raise ConfigError(f"recipe {recipe.name}: features.{key}.backbone: {name!r} {problem}")
+        for stage in checks.asking_for_keys(recipe):
+            key = stage.settings.features
+            for part in recipe.features[key].parts:
+                if part.backbone.partition(".")[0] in without_cls_token():
+                    problem = checks.without_cls_token(part.backbone, stage)
+                    raise ConfigError(f"recipe {recipe.name}: features.{key}.backbone: {problem}")
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

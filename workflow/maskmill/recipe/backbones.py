@@ -24,6 +24,7 @@ class BackboneSpec:
             `token`, no layers and no checkpoint.
         stride: pixels a token. depth: length of a token. None where only the network itself says it; where there is no
             network, `features.<name>.stride` may ask for another stride.
+        cls_token: whether it has one, with plain attention; None where only the network itself says it.
         colours: the first three numbers of a token are r, g, b in 0..1.
         builder: where there is no network, `module:class` of what is made of (feature set, device, digest,
             channels). about: and what that is, for its weights file.
@@ -33,6 +34,7 @@ class BackboneSpec:
     architecture: str | None = None
     stride: int | None = None
     depth: int | None = None
+    cls_token: bool | None = None
     colours: bool = False
     builder: str = ""
     about: str = ""
@@ -51,8 +53,8 @@ class BackboneSpec:
 KNOWN = {
     spec.name: spec
     for spec in (
-        BackboneSpec("efficientnet_lite0", "tf_efficientnet_lite0"),
-        BackboneSpec("vit_small_focus", "vit_small_patch14_dinov2", stride=14, depth=384),
+        BackboneSpec("efficientnet_lite0", "tf_efficientnet_lite0", cls_token=False),
+        BackboneSpec("vit_small_focus", "vit_small_patch14_dinov2", stride=14, depth=384, cls_token=True),
         BackboneSpec(
             "colour",
             stride=16,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from maskmill.errors import ConfigError, InputError, nearest
 from maskmill.recipe import backbones
@@ -340,6 +341,8 @@ def _check_adapt(recipe: Recipe, path: Path) -> None:
             what = "trains a network" if recipe.unfrozen else "sees photos"
             raise ConfigError(f"{path}: {_why_photos(recipe)} {what} through facet: {' or '.join(facets)}, found "
                               f"{seen.facet} of {seen.backbone}; name another feature set")  # fmt: skip
+        if facets == ("key",):
+            _check_cls_token(recipe, recipe.stage("adapt"), path)
     if recipe.crops and recipe.regions.settings.features == CODES:
         raise ConfigError(f"{path}: regions.pool: {recipe.regions.method} looks at crops through a backbone, and "
                           f"{CODES} has none; name another feature set, or use pool: mean")  # fmt: skip
@@ -449,8 +452,40 @@ def _check_keys(recipe: Recipe, stage: Stage, path: Path) -> None:
             f"{path}: features.{name}.facet: {recipe.features[name].facet!r}, but {stage.name}.method {stage.method} "
             "needs facet: key of a ViT with a cls token"
         )
+    _check_cls_token(recipe, stage, path)
     for key, value in recipe.features[name].care.items():
         raise ConfigError(
             f"{path}: features.{name}.{key}: {value}, but {stage.name}.method {stage.method} needs the query of the "
             f"cls token, which goes with the network's own keys of one image; drop {key}"
         )
+
+
+def _check_cls_token(recipe: Recipe, stage: Stage, path: Path) -> None:
+    """No backbone of the feature set of a stage is known to have none; timm's are asked later (`architectures`)."""
+    name = stage.settings.features
+    for part in recipe.features[name].parts:
+        if backbones.of(part.backbone).cls_token is False:
+            raise ConfigError(f"{path}: features.{name}.backbone: {without_cls_token(part.backbone, stage)}")
+
+
+def without_cls_token(backbone: str, stage: Stage) -> str:
+    """That a backbone is not what a stage needs, and what would be."""
+    return (
+        f"{backbone!r} has no cls token, but {stage.name}.method {stage.method} needs facet: key of a ViT with one, "
+        "such as vit_small_patch8_224.dino"
+    )
+
+
+def asking_for_keys(recipe: Recipe) -> list[Stage]:
+    """The stages of a recipe that read keys beside which there is a cls token; see `_check_keys`."""
+    found: list[Stage[Any]] = []
+    adapt, cut, foreground = recipe.adapt, recipe.cut, recipe.foreground
+    if adapt is not None:
+        traits = adapt.module.TRAITS
+        if "cls_query" in traits.beside or (traits.photos and traits.facets == ("key",)):
+            found.append(adapt)
+    if cut is not None and "cls_query" in cut.module.needs(cut.params):
+        found.append(cut)
+    if foreground is not None and foreground.module.TRAITS.reads_query:
+        found.append(foreground)
+    return found

@@ -154,6 +154,15 @@ class Inputs(Model):
             raise ValueError("give channels or composites, not both")
         return self
 
+    @model_validator(mode="after")
+    def _depth_of_whole_images(self) -> Inputs:
+        """How many pages a file has is seen in the file only: of those the stage itself speaks."""
+        for key in ("window", "composites"):
+            if self.depth is not None and getattr(self, key) is not None:
+                raise ValueError(f"depth: {key} makes several pictures of one image, and depth maps are those of whole "
+                                 f"images; drop {key} or depth")  # fmt: skip
+        return self
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without keys of newer versions that are not set: runs that set none keep the hashes of older versions."""

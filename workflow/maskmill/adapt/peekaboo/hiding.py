@@ -62,11 +62,11 @@ class Network:
         self.device = images.backbone.device
         self.threads = threads if self.device.type == "cpu" else 1
         self.free: queue.SimpleQueue = queue.SimpleQueue()
-        for _ in range(self.threads):
-            self.free.put(copy.deepcopy(images.backbone))
         if images.backbone.heads is None:
             raise ConfigError(f"{images.key}: {images.set.backbone} has no cls token with plain attention; name a "
                               "feature set of a ViT that has, such as vit_small_patch8_224.dino")  # fmt: skip
+        for _ in range(self.threads):
+            self.free.put(copy.deepcopy(images.backbone))
         self.heads = images.backbone.heads
         self.colour = (255 * images.backbone.mean.flatten()).round().to(torch.uint8).cpu().numpy()
 
