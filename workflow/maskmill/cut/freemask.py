@@ -12,7 +12,7 @@ masks of a higher score. Filters look at the grid of the tokens, the published c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -28,7 +28,7 @@ SMALLEST = 2  # tokens of a mask
 class Params(Model):
     """Symbols of the paper, and the constants of the published code."""
 
-    scales: list[float] = Field(
+    scales: list[Annotated[float, Field(gt=0, le=2)]] = Field(
         default_factory=lambda: [1.0, 0.5, 0.25],
         min_length=1,
         max_length=8,
