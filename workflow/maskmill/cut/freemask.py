@@ -100,7 +100,8 @@ def similarities(tokens: np.ndarray, scales: list[float]) -> np.ndarray:
     low, high = cosines.amin(dim=1, keepdim=True), cosines.amax(dim=1, keepdim=True)
     span = high - low
     told = span[:, 0] > 1e-6
-    return np.asarray(((cosines - low) / span.clamp_min(1e-30))[told].reshape(-1, h, w))
+    cosines.sub_(low).div_(span.clamp_min(1e-30))  # in place: of 3600 tokens it is 68 MB
+    return np.asarray((cosines if told.all() else cosines[told]).reshape(-1, h, w))
 
 
 def proposals(maps: np.ndarray, params: Params) -> tuple[np.ndarray, np.ndarray]:
