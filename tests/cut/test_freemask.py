@@ -147,3 +147,10 @@ def test_parameters_out_of_range(body: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"cut.{next(iter(body))}"):
         validate(registry.load("cut", "freemask").Params, body, "config.yaml", "cut")
     assert freemask.regions_per_image(PARAMS, 0) == 20
+
+
+@pytest.mark.parametrize("scale", [-1, 0, 2.5, 1e9, float("nan")])
+def test_scales_out_of_range(scale: float) -> None:
+    with pytest.raises(ConfigError, match=r"cut\.scales\.1"):
+        validate(registry.load("cut", "freemask").Params, {"scales": [1.0, scale]}, "config.yaml", "cut")
+    assert freemask.Params(scales=[2.0]).scales == [2.0]

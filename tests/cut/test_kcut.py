@@ -215,6 +215,14 @@ def test_any_grid_and_more_groups_than_tokens(shape: tuple[int, int]) -> None:
     assert all(np.isfinite(value).all() for value in diagnostics.values())
 
 
+@pytest.mark.parametrize(("shape", "groups"), [((20, 20), 190), ((2, 200), 100), ((12, 13), 150)])
+def test_any_number_of_groups_is_reached(shape: tuple[int, int], groups: int) -> None:
+    """Also more than the seeds of few groups; and on a narrow grid, with few even ones."""
+    tokens = np.random.default_rng(0).standard_normal((*shape, 16)).astype(np.float32)
+    found, diagnostics = kcut.cut(tokens, kcut.Params(segments=groups), 0, "a")
+    assert found.max() == diagnostics["groups"] == groups
+
+
 def test_equal_tokens_are_one_group() -> None:
     tokens = np.zeros((12, 15, 4), np.float32)
     tokens[..., 0] = 1

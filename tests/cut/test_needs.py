@@ -10,7 +10,7 @@ from edited_store import set_row
 
 from maskmill.cut import attention, spectral
 from maskmill.cut.run import OptionalFiles, run
-from maskmill.errors import NumericsError, StoreError
+from maskmill.errors import ConfigError, NumericsError, StoreError
 from maskmill.store.provenance import Provenance
 from maskmill.store.ragged import Ragged, RaggedWriter
 
@@ -44,8 +44,10 @@ def store(path: Path, ids: list[str], with_query: bool = True) -> Path:
     return path
 
 
-def colour_store(path: Path, ids: list[str], backbone: str = "colour", crop: int = 0) -> Path:
-    made = Provenance.of("features", {"backbone": "colour"})
+def colour_store(
+    path: Path, ids: list[str], backbone: str = "colour", crop: int = 0, concat: list[dict[str, str]] | None = None
+) -> Path:
+    made = Provenance.of("features", {"backbone": "colour"} | ({"concat": concat} if concat else {}))
     attrs = {"backbone": backbone, "facet": "token", "stride": 14}
     with RaggedWriter(path, "features", depth=5, dtype="float32", attrs=attrs, provenance=made) as out:
         for image_id in ids:
@@ -112,6 +114,28 @@ def test_colours_of_the_tokens_themselves(tmp_path: Path) -> None:
     run(colour_store(tmp_path / "c.zarr", ["im/0"]), section("shi_malik"), tmp_path / "cut.zarr", 0, 1)
     expected, _ = shi_malik.cut(colours("im/0"), shi_malik.Params(), 0, "im/0", backbone="colour")
     np.testing.assert_array_equal(Ragged(tmp_path / "cut.zarr")["im/0"], expected)
+
+
+def test_colours_beside_other_tokens_are_no_colours(tmp_path: Path) -> None:
+    """Their vectors have length one, so that a method takes them for tokens of any kind, or not at all."""
+    from maskmill.cut import felzenszwalb
+
+    mixed = colour_store(tmp_path / "c.zarr", ["im/0"], concat=[{"backbone": "sift"}])
+    run(mixed, section("felzenszwalb"), tmp_path / "cut.zarr", 0, 1)
+    expected, _ = felzenszwalb.cut(colours("im/0"), felzenszwalb.Params(), 0, "im/0", backbone="")
+    np.testing.assert_array_equal(Ragged(tmp_path / "cut.zarr")["im/0"], expected)
+    with pytest.raises(ConfigError, match="the backbone 'colour and 1 more'; name one with backbone: colour"):
+        run(mixed, section("selective"), tmp_path / "tree.zarr", 0, 1)
+    features = store(tmp_path / "f.zarr", ["im/0"])
+    with pytest.raises(StoreError, match=r"cut\.colour: features of 'colour and 1 more', expected backbone: colour"):
+        run(
+            features,
+            section("spectral", colour_weight=1),
+            tmp_path / "o.zarr",
+            0,
+            1,
+            optional=OptionalFiles(colour=mixed),
+        )
 
 
 def test_an_empty_shard(tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def with_cut(tmp_path: Path, features: str, cut: str) -> Any:
 
 KEYS = "keys: {backbone: vit_small_focus, facet: key}"
 COLOURS = KEYS + ", small: {backbone: colour, stride: 14}"
+MIXED = COLOURS.replace("14}", "14, concat: [{backbone: vit_small_focus}]}")
 
 
 def test_a_cut_may_look_at_colours(tmp_path: Path) -> None:
@@ -140,6 +141,9 @@ def test_a_cut_may_look_at_colours(tmp_path: Path) -> None:
     assert recipe.features["small"].slug.startswith("colour-token-sq448-")
     assert recipe.features["small"].weights_slug == "colour"
     assert with_cut(tmp_path, KEYS, "features: keys, method: spectral").cut.settings.colour is None
+    assert with_cut(tmp_path, COLOURS, "features: small, method: selective").cut.method == "selective"
+    for features in ("small", "keys"):  # at length one where they are no colours
+        assert with_cut(tmp_path, MIXED, f"features: {features}, method: felzenszwalb").cut.method == "felzenszwalb"
 
 
 @pytest.mark.parametrize(
@@ -160,6 +164,14 @@ def test_a_cut_may_look_at_colours(tmp_path: Path) -> None:
         ),
         (COLOURS, "features: small, method: attention", r"features\.small\.facet: 'token', but cut\.method attention"),
         (COLOURS.replace("14}", "14, facet: key}"), "features: keys, method: ncut", r"features\.small: .*no facet"),
+        (
+            KEYS,
+            "features: keys, method: selective",
+            r"cut\.features: 'keys', but method selective .*add one: {backbone",
+        ),
+        (COLOURS, "features: keys, method: selective", r"cut\.features: 'keys', but method selective .*known: small"),
+        (MIXED, "features: small, method: selective", r"cut\.features: 'small', but .*without concat; add one"),
+        (MIXED, "features: keys, colour: small, method: spectral", r"cut\.colour: no feature set 'small' of backbone"),
     ],
 )
 def test_what_a_cut_needs_is_checked_before_any_job(tmp_path: Path, features: str, cut: str, message: str) -> None:

@@ -20,7 +20,8 @@ Need = Literal["colour", "cls_query", "backbone"]
 
 colour: float32 [h, w, 3], r, g, b in 0..1 of the feature set that `cut.colour` names, on the grid of the tokens.
 cls_query: float32 [heads, d_head], the query of the cls token, of the same block as the keys.
-backbone: str, the backbone behind the tokens (`colour` is no network: its tokens are r, g, b, x, y).
+backbone: str, the backbone behind the tokens (`colour` is no network: its tokens are r, g, b, x, y), with "and n more"
+    where there are several (`concat`).
 """
 
 
@@ -30,6 +31,7 @@ class Traits:
 
     Attributes:
         reads_codes: the tokens must be the codes of a head (stage adapt) that are masks of parts of an image.
+        reads_colours: the tokens must be those of a colour feature set.
         colour: the method can look at a colour feature set, so that the section may have the key `colour`.
         batched: the module has `cut_batch`, with which a GPU cuts images of one grid together.
         outcomes: name -> code of the per-image diagnostic `outcome`; empty where the method has no such diagnostic.
@@ -38,6 +40,7 @@ class Traits:
     """
 
     reads_codes: bool = False
+    reads_colours: bool = False
     colour: bool = False
     batched: bool = False
     tree: bool = False

@@ -3,7 +3,8 @@
 Notation: affinity A [n, n], degree d = A 1; of group k the indicator z_k, its weight inside q_k = z_k A z_k and its
 volume v_k = d z_k. Ncut = K - J with J = sum_k q_k / v_k, which is what is raised here, never lowered:
 
-1. A fine partition: every token joins one of some hundred seeds, some on an even grid, some farthest from all others.
+1. A fine partition: every token joins one of some hundred seeds, some on an even grid, some farthest from all others;
+   there are about twice as many as groups where that is more.
 2. The fine groups are joined, each time the two whose union costs least J, until K are left, and then exchanged.
 3. The tokens: `alternate`, then single exchanges.
 
@@ -21,7 +22,7 @@ from maskmill.cut._partition import group_sums
 from maskmill.cut._weighted import WeightedAffinity
 
 SIDE = 10  # seeds a side of the image
-FARTHEST = 44  # more seeds, where the image differs most from those so far
+FARTHEST = 44  # more seeds at least, where the image differs most from those so far; with many groups more of them
 FINE_STEPS = 5  # of the fine partition: it need not converge
 STEPS = 100  # of the groups themselves; there were never more than 30
 FREE = 1e-5  # J that two groups of the same tokens differ by from their union: they are one
@@ -44,7 +45,9 @@ def partition(affinity: WeightedAffinity, groups: int, shape: tuple[int, int]) -
     """
     matrix, degree = affinity.matrix, affinity.degree.double().numpy()
     n = len(degree)
-    fine = _fine(matrix, degree, shape) if n > SIDE**2 + FARTHEST else np.arange(n)
+    even = _even(shape)
+    farthest = max(FARTHEST, 2 * groups - len(even))  # twice as many seeds as groups: fine groups are only ever joined
+    fine = _fine(matrix, degree, even, farthest) if n > SIDE**2 + farthest else np.arange(n)
     small = between(matrix, fine)  # [m, m]
     volume = np.bincount(fine, degree)
     coarse = joined(small, volume, groups)
@@ -170,10 +173,10 @@ def joined(between: np.ndarray, volume: np.ndarray, groups: int) -> np.ndarray:
     return np.searchsorted(numbers, labels)
 
 
-def _fine(matrix: torch.Tensor, degree: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Labels [n] of the fine partition; every label has a token."""
+def _fine(matrix: torch.Tensor, degree: np.ndarray, even: np.ndarray, farthest: int) -> np.ndarray:
+    """Labels [n] of the fine partition from the seeds `even` and so many farthest ones; every label has a token."""
     rows = matrix.numpy()
-    seeds = np.unique(np.concatenate([_even(shape), _farthest(rows, degree, FARTHEST)]))
+    seeds = np.unique(np.concatenate([even, _farthest(rows, degree, farthest)]))
     own = rows.diagonal()[seeds].astype(np.float64)
     labels = (2 * rows[seeds] / degree[seeds, None] - degree * (own / degree[seeds] ** 2)[:, None]).argmax(0)
     labels[seeds] = np.arange(len(seeds))
@@ -183,7 +186,7 @@ def _fine(matrix: torch.Tensor, degree: np.ndarray, shape: tuple[int, int]) -> n
 def _even(shape: tuple[int, int]) -> np.ndarray:
     """Tokens on an even grid of SIDE x SIDE places of a grid [h, w], fewer where it has fewer rows or columns."""
     rows, columns = (((np.arange(SIDE) + 0.5) * length / SIDE).astype(np.int64) for length in shape)
-    return (rows[:, None] * shape[1] + columns).ravel()
+    return np.unique(rows[:, None] * shape[1] + columns)
 
 
 def _farthest(rows: np.ndarray, degree: np.ndarray, count: int) -> np.ndarray:

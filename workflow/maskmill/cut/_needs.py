@@ -37,8 +37,14 @@ class Extras:
         if self.queries is not None:
             given["cls_query"] = self.queries[i]
         if "backbone" in self.needs:
-            given["backbone"] = str(self.tokens.attrs.get("backbone", ""))
+            given["backbone"] = _behind(self.tokens)
         return given
+
+
+def _behind(store: Ragged) -> str:
+    """The backbone of a store, and how many more: what is known of one alone does not hold for several."""
+    concat = store.provenance.get("params", {}).get("concat")
+    return str(store.attrs.get("backbone", "")) + (f" and {len(concat)} more" if concat else "")
 
 
 def _finite(colour: np.ndarray, image_id: str) -> np.ndarray:
@@ -51,10 +57,8 @@ def _finite(colour: np.ndarray, image_id: str) -> np.ndarray:
 def _check_colour(tokens: Ragged, colour: Ragged | None) -> None:
     if colour is None:
         raise StoreError(f"{tokens.path}: this cut also needs the colours (maskmill cut --colour); set cut.colour")
-    if not backbones.of(str(colour.attrs.get("backbone"))).colours:
-        raise StoreError(
-            f"{colour.path}: cut.colour: features of {colour.attrs.get('backbone')!r}, expected backbone: colour"
-        )
+    if not backbones.of(_behind(colour)).colours:
+        raise StoreError(f"{colour.path}: cut.colour: features of {_behind(colour)!r}, expected backbone: colour")
     for i, image_id in enumerate(tokens.ids):
         if image_id not in colour:
             raise StoreError(f"{colour.path}: no colours of {image_id!r}; delete it and run snakemake again")

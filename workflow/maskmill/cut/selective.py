@@ -22,7 +22,7 @@ from maskmill.cut._grouping import SIMILARITIES, Similarity
 from maskmill.errors import ConfigError
 from maskmill.recipe.base import Model
 
-TRAITS = Traits(tree=True)
+TRAITS = Traits(tree=True, reads_colours=True)
 
 
 class Params(Model):

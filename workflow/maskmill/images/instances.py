@@ -88,10 +88,18 @@ def mask_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     One product of two matrices: no array of n x m masks is made.
     """
-    flat_a, flat_b = (x.reshape(len(x), x.shape[1] * x.shape[2]).astype(np.float32) for x in (a, b))
-    both = (flat_a @ flat_b.T).astype(np.float64)  # sums of ones below 2 ** 24 are exact in any order
-    areas = [x.sum(axis=(1, 2), dtype=np.float64) for x in (a, b)]
-    return np.asarray(both / np.maximum(areas[0][:, None] + areas[1][None] - both, 1))
+    return _iou(*_flat(a), *_flat(b))
+
+
+def _flat(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Masks [n, h, w] as float32 [n, h * w], and their areas float64 [n]."""
+    flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2]).astype(np.float32)
+    return flat, masks.sum(axis=(1, 2), dtype=np.float64)
+
+
+def _iou(a: np.ndarray, areas_a: np.ndarray, b: np.ndarray, areas_b: np.ndarray) -> np.ndarray:
+    both = (a @ b.T).astype(np.float64)  # sums of ones below 2 ** 24 are exact in any order
+    return np.asarray(both / np.maximum(areas_a[:, None] + areas_b[None] - both, 1))
 
 
 def ranked(scores: np.ndarray) -> np.ndarray:
@@ -109,22 +117,16 @@ def matrix_nms(masks: np.ndarray, labels: np.ndarray, scores: np.ndarray, sigma:
         masks: bool [m, h, w], best first.
     """
     own, factors = np.zeros(len(masks)), np.ones(len(masks))
-    parts = [(a, min(a + COMPARED, len(masks))) for a in range(0, len(masks), COMPARED)]
-    for a, b in parts:
-        overlap, _ = _with_better(masks, labels, a, b)
+    flat, areas = _flat(masks)
+    for a in range(0, len(masks), COMPARED):  # c_i of all that are better is known by then
+        b = min(a + COMPARED, len(masks))
+        better = np.arange(b)[:, None] < np.arange(a, b)
+        same = labels[:b, None] == labels[None, a:b]
+        overlap = _iou(flat[:b], areas[:b], flat[a:b], areas[a:b]) * (same & better)
         own[a:b] = overlap.max(axis=0)
-    for a, b in parts:
-        overlap, better = _with_better(masks, labels, a, b)
         decay = np.exp(-sigma * (overlap**2 - own[:b, None] ** 2))
         factors[a:b] = np.where(better, decay, 1).min(axis=0).clip(max=1)
     return np.asarray(scores * factors)
-
-
-def _with_better(masks: np.ndarray, labels: np.ndarray, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
-    """IoU [b, b - a] of masks a..b with every mask before b of their class that is better, and which are better."""
-    better = np.arange(b)[:, None] < np.arange(a, b)
-    same = labels[:b, None] == labels[None, a:b]
-    return mask_iou(masks[:b], masks[a:b]) * (same & better), better
 
 
 def paint(found: Instances, paint_score: float, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

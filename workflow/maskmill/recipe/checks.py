@@ -415,11 +415,16 @@ def _check_needs(recipe: Recipe, path: Path) -> None:
     cut = recipe.stage("cut")
     needs = cut.module.needs(cut.params)
     colour = cut.settings.colour
-    known = [name for name, fs in recipe.features.items() if backbones.of(fs.backbone).colours]
+    known = [name for name, fs in recipe.features.items() if fs.colours]
+    advice = f"known: {', '.join(known)}" if known else "add one: {backbone: colour, stride: ..., size: ...}"
+    if cut.module.TRAITS.reads_colours and cut.settings.features not in known:
+        raise ConfigError(
+            f"{path}: cut.features: {cut.settings.features!r}, but method {cut.method} groups colours; name a feature "
+            f"set of backbone colour, without concat; {advice}"
+        )
     if colour is not None and not cut.module.TRAITS.colour:
         raise ConfigError(f"{path}: cut.colour: method {cut.method} does not look at colours; drop the key")
     if colour is not None and colour not in known:
-        advice = f"known: {', '.join(known)}" if known else "add one: {backbone: colour, stride: ..., size: ...}"
         raise ConfigError(f"{path}: cut.colour: no feature set {colour!r} of backbone colour; {advice}")
     if "colour" in needs and colour is None:
         raise ConfigError(

@@ -292,6 +292,11 @@ class FeatureSet(Model):
         return found
 
     @property
+    def colours(self) -> bool:
+        """True where a token begins with r, g, b in 0..1; with `concat` its vectors are of length one."""
+        return self.concat is None and backbones.of(self.backbone).colours
+
+    @property
     def passes(self) -> int:
         """How often a network sees an image."""
         return (2 if self.flip == "average" else 1) * (self.shifts or 1) ** 2
