@@ -104,6 +104,39 @@ def test_blobs_are_found(discretise: str, spherical: bool, fine_by: str) -> None
     assert (np.diff(book.diagnostics["eigenvalues"]) < 0).all()
 
 
+@pytest.mark.parametrize("spread", [1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5])
+@pytest.mark.parametrize("fine_by", ["farthest", "sample"])
+def test_tight_groups_of_near_duplicates_are_found(spread: float, fine_by: str) -> None:
+    """The median distance is that within the largest group, and as small as float32 can say it."""
+    draws = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], [1600, 200, 200])
+    centres = np.linalg.qr(draws.standard_normal((32, 3)))[0].T
+    x = (centres[truth] + spread / np.sqrt(32) * draws.standard_normal((2000, 32))).astype(np.float32)
+    book, about = ncut.fit(x, ncut.Params(clusters=3, fine=150, fine_by=fine_by), 0, "cpu")
+    assert about["eigenvalues"][0] == pytest.approx(1, abs=1e-3)
+    assert -1e-6 < about["ncut"] < 3
+    assert adjusted_rand_score(truth, books.assign(x, book)[0]) == 1
+
+
+def test_affinities_too_narrow_for_the_landmarks_are_an_error() -> None:
+    x = np.random.default_rng(0).standard_normal((2000, 32)).astype(np.float32)
+    with pytest.raises(NumericsError, match=r"cluster\.degree: .* too narrow .* set cluster\.degree closer to 1"):
+        fit(x, fine=100, degree=0.005, fine_by="sample")
+    wrong = [_nystroem.Part(torch.tensor([[1.0, 0], [1, 1.5], [1, -2]]), torch.zeros(3, dtype=torch.int64))]
+    with pytest.raises(NumericsError, match=r"largest eigenvalue is 1\.\d+, and not 1"):
+        _nystroem.embed(lambda: iter(wrong), 2)
+
+
+def test_a_few_outliers_far_from_all_landmarks_are_no_error() -> None:
+    draws = np.random.default_rng(0)
+    x, truth = blobs(2000, 8, 4)
+    x = np.concatenate([x, 500 * draws.standard_normal((5, 8)).astype(np.float32)])
+    cut = ncut.Cut(x, ncut.Params(clusters=4, fine=60, fine_by="sample", spherical=False, degree=0.2), 0, 4)
+    assert cut.embedding.values[0] == pytest.approx(1, abs=1e-3)
+    label = cut.labels(cut.divide(4, 0))[0]
+    assert adjusted_rand_score(truth, label[:2000]) == 1
+
+
 def test_moons_are_parted_where_the_bandwidth_is_narrow() -> None:
     x, truth = make_moons(600, noise=0.04, random_state=0)
     x = x.astype(np.float32)

@@ -68,7 +68,8 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
         codebook puts into the cluster of their eigenvectors).
 
     Raises:
-        NumericsError: NaN or infinite values, all vectors equal, or fewer distinct ones than clusters.
+        NumericsError: NaN or infinite values, all vectors equal, fewer distinct ones than clusters, or affinities too
+            narrow for the landmarks.
     """
     from maskmill.numerics.blocks import one_thread
 
@@ -103,7 +104,7 @@ class Cut:
         self.raw, x, self.every = landmarks(source, self.points, params, seed, most)
         self.sigma = _nystroem.bandwidth(x, params.degree)
         rank = None if self.every else max(_nystroem.RANK, 2 * most)
-        exact = x.astype(np.float64) if self.every else x
+        exact = x.astype(np.float64) if self.every else _nystroem.precise(x, self.sigma)
         affinity = _nystroem.Affinity.of(exact, self.sigma, rank)
         self.parts: Callable[[], Iterator[Part]] = _nystroem.passes(self.points, affinity)
         self.embedding: Embedding = _nystroem.embed(self.parts, most + 1)
