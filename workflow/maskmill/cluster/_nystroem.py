@@ -196,8 +196,9 @@ class Embedding:
 def embed(parts: Callable[[], Iterator[Part]], count: int) -> Embedding:
     """The `count` leading eigenvectors (fewer where there are no more) of the points; two passes.
 
-    A row sum that is not above TINY is that of a point so far from all landmarks that its links are rounding (an outlier).
-    Few such points add nothing to the eigenvectors, and have the coordinates that the rest of their links gives.
+    A row sum that is not above TINY is that of an outlier: a point so far from all landmarks that its links are
+    rounding. Few such points add nothing to the eigenvectors, and have the coordinates that the rest of their links
+    gives.
 
     Raises:
         NumericsError: more than a share of ALONE of the points are like that, or the affinities are rounding.

@@ -206,28 +206,34 @@ def landmarks(
     Raises:
         NumericsError: all points are equal, or fewer of them differ than there are clusters.
     """
-    from maskmill.cluster import _nystroem
-
     few = distinct_points(blocks_of(source), params.fine)
-    if few is not None:
-        raw = few[0]
+    if few is None:
+        x = raw = drawn_landmarks(source, points, params, seed)
+        if not params.spherical:
+            x = points.frame.ready(raw)
     else:
-        wanted = params.fine
-        if params.fine_by == "farthest":
-            wanted = max(params.fine, min(_nystroem.CANDIDATES * params.fine, _nystroem.MOST_CANDIDATES, points.count))
-        raw = draw_points(source, wanted, seed)
-    x = points.frame.ready(raw)
-    if params.spherical:
-        kept = np.linalg.norm(x, axis=1) > 0.5  # a vector of zeros has no direction, and is no landmark
-        raw, x = x[kept], x[kept]
-        first = np.sort(np.unique(x, axis=0, return_index=True)[1])
-        raw, x = raw[first], x[first]
-    if few is None and params.fine_by == "farthest" and len(x) > params.fine:
-        rows = np.sort(_nystroem.farthest(x, params.fine, seed))
-        raw, x = raw[rows], x[rows]
+        raw, x = few[0], points.frame.ready(few[0])
+        if params.spherical:
+            x = x[np.linalg.norm(x, axis=1) > 0.5]  # a vector of zeros has no direction, and is no landmark
+            raw = x = x[np.sort(np.unique(x, axis=0, return_index=True)[1])]
     if len(x) < max(clusters, 2):
         raise too_few(len(x), clusters)
     return raw, x, few is not None
+
+
+def drawn_landmarks(source: Source, points: PreparedPoints, params: Params, seed: int) -> np.ndarray:
+    """`fine` landmarks that differ [m, d] float32, prepared where directions count; fewer where no more differ."""
+    from maskmill.cluster import _nystroem
+
+    space: Source = (lambda: _nystroem.blocks(points)) if params.spherical else source
+    if params.fine_by == "sample":
+        return draw_points(space, params.fine, seed, params.fine)
+    wanted = max(params.fine, min(_nystroem.CANDIDATES * params.fine, _nystroem.MOST_CANDIDATES, points.count))
+    raw = draw_points(space, wanted, seed, params.fine)
+    if len(raw) <= params.fine:
+        return raw
+    x = raw if params.spherical else points.frame.ready(raw)
+    return raw[np.sort(_nystroem.farthest(x, params.fine, seed))]
 
 
 def largest(label: np.ndarray, near: np.ndarray, clusters: int, most: int) -> tuple[np.ndarray, np.ndarray]:
