@@ -207,13 +207,30 @@ def test_a_rotation_is_undone() -> None:
 def test_nodes_are_the_largest_groups_and_every_cluster_has_one() -> None:
     near = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3], np.int16)
     label = np.array([0, 0, 0, 1, 1, 1, 1, 2, 1, 1], np.int16)
-    group, row = ncut.largest(label, near, 3, 4)  # of six groups the four largest, the first of equals
+    group, node = ncut.largest(ncut.pairs(label, near, 3, 4), 4)  # of six groups the four largest, the first of equals
     assert group.tolist() == [0, 1, 1, 2]
-    assert row.tolist() == [0, 0, 0, 1, 2, 2, 2, 3, -1, -1]
-    group, row = ncut.largest(label, near, 3, 2)  # no fewer than clusters
+    assert node[near, label].tolist() == [0, 0, 0, 1, 2, 2, 2, 3, -1, -1]
+    group, _ = ncut.largest(ncut.pairs(label, near, 3, 4), 2)  # no fewer than clusters
     assert group.tolist() == [0, 1, 2]
-    group, _ = ncut.largest(label, near, 4, 4)  # nobody is in cluster 3
+    group, _ = ncut.largest(ncut.pairs(label, near, 4, 4), 4)  # nobody is in cluster 3
     assert group.tolist() == [0, 1, 3, 2]
+
+
+def test_groups_are_counted_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.random.default_rng(0)
+    label, near = draws.integers(7, size=5000).astype(np.int16), draws.integers(90, size=5000).astype(np.int16)
+    pair, inverse, size = np.unique(near.astype(int) * 7 + label, return_inverse=True, return_counts=True)
+    monkeypatch.setattr(ncut, "COUNTED", 333)
+    counts = ncut.pairs(label, near, 7, 100)
+    assert counts.shape == (100, 7)
+    np.testing.assert_array_equal(counts.ravel()[pair], size)
+    assert counts.sum() == 5000
+    group, node = ncut.largest(counts, 100)
+    ranked = np.lexsort([np.arange(len(pair)), -size])[:100]  # every cluster has one of the largest
+    wanted = np.full(len(pair), -1)
+    wanted[np.sort(ranked)] = np.arange(100)
+    np.testing.assert_array_equal(node[near, label], wanted[inverse])
+    np.testing.assert_array_equal(group, pair[np.sort(ranked)] % 7)
 
 
 def test_more_clusters_than_structure_and_as_many_as_points() -> None:
