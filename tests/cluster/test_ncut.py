@@ -12,6 +12,7 @@ from sklearn.datasets import make_moons
 from sklearn.metrics import adjusted_rand_score
 
 from maskmill.cluster import _nystroem, ncut
+from maskmill.cluster._nodes import draw_distinct
 from maskmill.cluster._rotation import rotate
 from maskmill.errors import ConfigError, NumericsError
 from maskmill.numerics import blocks
@@ -104,6 +105,39 @@ def test_blobs_are_found(discretise: str, spherical: bool, fine_by: str) -> None
     assert (np.diff(book.diagnostics["eigenvalues"]) < 0).all()
 
 
+@pytest.mark.parametrize("spread", [1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5])
+@pytest.mark.parametrize("fine_by", ["farthest", "sample"])
+def test_tight_groups_of_near_duplicates_are_found(spread: float, fine_by: str) -> None:
+    """The median distance is that within the largest group, and as small as float32 can say it."""
+    draws = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], [1600, 200, 200])
+    centres = np.linalg.qr(draws.standard_normal((32, 3)))[0].T
+    x = (centres[truth] + spread / np.sqrt(32) * draws.standard_normal((2000, 32))).astype(np.float32)
+    book, about = ncut.fit(x, ncut.Params(clusters=3, fine=150, fine_by=fine_by), 0, "cpu")
+    assert about["eigenvalues"][0] == pytest.approx(1, abs=1e-3)
+    assert -1e-6 < about["ncut"] < 3
+    assert adjusted_rand_score(truth, books.assign(x, book)[0]) == 1
+
+
+def test_affinities_too_narrow_for_the_landmarks_are_an_error() -> None:
+    x = np.random.default_rng(0).standard_normal((2000, 32)).astype(np.float32)
+    with pytest.raises(NumericsError, match=r"cluster\.degree: .* too narrow .* set cluster\.degree closer to 1"):
+        fit(x, fine=100, degree=0.005, fine_by="sample")
+    wrong = [_nystroem.Part(torch.tensor([[1.0, 0], [1, 1.5], [1, -2]]), torch.zeros(3, dtype=torch.int64))]
+    with pytest.raises(NumericsError, match=r"largest eigenvalue is \d\.\d+, and not 1"):
+        _nystroem.embed(lambda: iter(wrong), 2)
+
+
+def test_a_few_outliers_far_from_all_landmarks_are_no_error() -> None:
+    draws = np.random.default_rng(0)
+    x, truth = blobs(2000, 8, 4)
+    x = np.concatenate([x, 500 * draws.standard_normal((5, 8)).astype(np.float32)])
+    cut = ncut.Cut(x, ncut.Params(clusters=4, fine=60, fine_by="sample", spherical=False, degree=0.2), 0, 4)
+    assert cut.embedding.values[0] == pytest.approx(1, abs=1e-3)
+    label = cut.labels(cut.divide(4, 0))[0]
+    assert adjusted_rand_score(truth, label[:2000]) == 1
+
+
 def test_moons_are_parted_where_the_bandwidth_is_narrow() -> None:
     x, truth = make_moons(600, noise=0.04, random_state=0)
     x = x.astype(np.float32)
@@ -173,13 +207,30 @@ def test_a_rotation_is_undone() -> None:
 def test_nodes_are_the_largest_groups_and_every_cluster_has_one() -> None:
     near = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 3], np.int16)
     label = np.array([0, 0, 0, 1, 1, 1, 1, 2, 1, 1], np.int16)
-    group, row = ncut.largest(label, near, 3, 4)  # of six groups the four largest, the first of equals
+    group, node = ncut.largest(ncut.pairs(label, near, 3, 4), 4)  # of six groups the four largest, the first of equals
     assert group.tolist() == [0, 1, 1, 2]
-    assert row.tolist() == [0, 0, 0, 1, 2, 2, 2, 3, -1, -1]
-    group, row = ncut.largest(label, near, 3, 2)  # no fewer than clusters
+    assert node[near, label].tolist() == [0, 0, 0, 1, 2, 2, 2, 3, -1, -1]
+    group, _ = ncut.largest(ncut.pairs(label, near, 3, 4), 2)  # no fewer than clusters
     assert group.tolist() == [0, 1, 2]
-    group, _ = ncut.largest(label, near, 4, 4)  # nobody is in cluster 3
+    group, _ = ncut.largest(ncut.pairs(label, near, 4, 4), 4)  # nobody is in cluster 3
     assert group.tolist() == [0, 1, 3, 2]
+
+
+def test_groups_are_counted_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.random.default_rng(0)
+    label, near = draws.integers(7, size=5000).astype(np.int16), draws.integers(90, size=5000).astype(np.int16)
+    pair, inverse, size = np.unique(near.astype(int) * 7 + label, return_inverse=True, return_counts=True)
+    monkeypatch.setattr(ncut, "COUNTED", 333)
+    counts = ncut.pairs(label, near, 7, 100)
+    assert counts.shape == (100, 7)
+    np.testing.assert_array_equal(counts.ravel()[pair], size)
+    assert counts.sum() == 5000
+    group, node = ncut.largest(counts, 100)
+    ranked = np.lexsort([np.arange(len(pair)), -size])[:100]  # every cluster has one of the largest
+    wanted = np.full(len(pair), -1)
+    wanted[np.sort(ranked)] = np.arange(100)
+    np.testing.assert_array_equal(node[near, label], wanted[inverse])
+    np.testing.assert_array_equal(group, pair[np.sort(ranked)] % 7)
 
 
 def test_more_clusters_than_structure_and_as_many_as_points() -> None:
@@ -207,6 +258,39 @@ def test_what_cannot_be_cut_is_named() -> None:
         validate(ncut.Params, {"clusters": 30, "fine": 20}, "r.yaml", "cluster")
     with pytest.raises(ConfigError, match="degree"):
         validate(ncut.Params, {"degree": 1.5}, "r.yaml", "cluster")
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+@pytest.mark.parametrize("fine_by", ["farthest", "sample"])
+def test_landmarks_differ_where_most_vectors_are_copies(fine_by: str, spherical: bool) -> None:
+    draws = np.random.default_rng(0)
+    x = np.concatenate([np.ones((22_000, 8)), draws.standard_normal((300, 8)), np.zeros((50, 8))]).astype(np.float32)
+    params = ncut.Params(clusters=20, fine=50, fine_by=fine_by, spherical=spherical)
+    cut = ncut.Cut(x, params, 0, 20)
+    assert len(np.unique(cut.raw, axis=0)) == 50
+    assert len(cut.codebook(cut.divide(20, 0))[0]) == 20
+
+
+def test_directions_of_many_lengths_are_counted_once() -> None:
+    x = np.eye(3, dtype=np.float32)[np.arange(600) % 3] * np.arange(1, 601, dtype=np.float32)[:, None]
+    assert len(fit(x, clusters=3, fine=50)) == 3
+    with pytest.raises(NumericsError, match="4 clusters for 3 distinct vectors"):
+        fit(x, clusters=4, fine=50)
+
+
+def test_distinct_points_are_drawn_alike_whatever_their_copies_and_blocks() -> None:
+    points = np.arange(40, dtype=np.float32)[:, None] * np.array([1, -1], np.float32)
+    many = np.repeat(points, np.where(np.arange(40) == 0, 5000, 2), axis=0)
+    times = np.zeros(40)
+    for seed in range(200):
+        drawn = draw_distinct(iter([many]), 10, seed)
+        assert len(np.unique(drawn, axis=0)) == 10
+        times[drawn[:, 0].astype(int)] += 1
+    assert times.min() > 25  # 50 each, with a deviation of 6
+    assert times.max() < 75
+    parts = draw_distinct(iter(np.array_split(many[::-1], 7)), 10, 199)
+    np.testing.assert_array_equal(parts, drawn)
+    assert len(draw_distinct(iter([many]), 100, 0)) == 40
 
 
 def test_vectors_of_zeros_are_no_landmarks() -> None:

@@ -79,7 +79,7 @@ def summarise(source: Source, params: NodeParams, seed: int, device: str, cluste
     from maskmill.numerics.points import prepare
 
     few = distinct_points(blocks_of(source), params.fine)
-    raw, counts, inertia = few if few is not None else _many(source, params, seed, device)
+    raw, counts, inertia = few if few is not None else _many(source, params, seed, device, clusters or 2)
     with one_thread() as threads:
         x = prepare(raw, params.spherical, threads).array
     assert x is not None
@@ -129,8 +129,10 @@ def distinct_points(blocks: Iterator[np.ndarray], limit: int) -> tuple[np.ndarra
     return np.stack(rows), np.array(counts, np.int64), 0.0
 
 
-def _many(source: Source, params: NodeParams, seed: int, device: str) -> tuple[np.ndarray, np.ndarray, float]:
-    """Centroids [m, d], counts [m] and inertia of more points than nodes."""
+def _many(
+    source: Source, params: NodeParams, seed: int, device: str, least: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Centroids [m, d], counts [m] and inertia of more points than nodes; at least `least` that differ."""
     from maskmill.numerics import kmeans
     from maskmill.numerics.neighbours import unit_rows
 
@@ -138,7 +140,7 @@ def _many(source: Source, params: NodeParams, seed: int, device: str) -> tuple[n
         own = kmeans.Settings(clusters=params.fine, spherical=params.spherical, restarts=1, tolerance=1e-3)
         book, _ = kmeans.fit(source, own, seed, device, "cluster.fine")
         return book.centroids, book.counts, book.inertia
-    raw = draw_points(source, params.fine, seed)
+    raw = draw_points(source, params.fine, seed, least)
     book = Codebook(unit_rows(raw) if params.spherical else raw, np.zeros(len(raw), np.int64), 0.0, params.spherical)
     counts, inertia = np.zeros(len(raw), np.int64), 0.0
     for block in blocks_of(source):
@@ -148,19 +150,57 @@ def _many(source: Source, params: NodeParams, seed: int, device: str) -> tuple[n
     return raw, counts, inertia
 
 
-def draw_points(source: Source, size: int, seed: int) -> np.ndarray:
-    """`size` points drawn without replacement, without repeats, in order [m, d] float32."""
+def draw_points(source: Source, size: int, seed: int, least: int) -> np.ndarray:
+    """`size` points drawn without replacement, without repeats [m, d] float32; m is at least `least`.
+
+    Where most points are copies of a few, those drawn may be too few; then distinct points are added to them.
+    """
     from maskmill.numerics.sampling import rng
 
     total = sum(len(block) for block in blocks_of(source))
-    rows = np.sort(rng(seed, "cluster", "nodes").choice(total, size, replace=False, shuffle=False))
+    rows = np.sort(rng(seed, "cluster", "nodes").choice(total, min(size, total), replace=False, shuffle=False))
     parts, start = [], 0
     for block in blocks_of(source):
         inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(block))] - start
         parts.append(block[inside].astype(np.float32))
         start += len(block)
-    drawn = np.concatenate(parts)
-    return drawn[np.sort(np.unique(drawn, axis=0, return_index=True)[1])]
+    drawn = _unique(np.concatenate(parts))
+    if len(drawn) >= least:
+        return drawn
+    return _unique(np.concatenate([drawn, draw_distinct(blocks_of(source), size, seed)]))[:size]
+
+
+def draw_distinct(blocks: Iterator[np.ndarray], size: int, seed: int) -> np.ndarray:
+    """`size` of the distinct points (all, where they are fewer) [m, d] float32, each of them as likely as any other.
+
+    Every point has a random number that its coordinates say, so copies have the same; the smallest ones are drawn. That
+    takes one pass, memory for what is drawn, and no account of how the points come in blocks.
+    """
+    from maskmill.numerics.sampling import rng
+
+    draws = rng(seed, "cluster", "distinct")
+    offset = draws.integers(1 << 64, dtype=np.uint64)
+    factors: np.ndarray | None = None
+    kept, marks = np.zeros((0, 0), np.float32), np.zeros(0, np.uint64)
+    for block in blocks:
+        for start in range(0, len(block), BLOCK):
+            x = block[start : start + BLOCK].astype(np.float32) + np.float32(0)  # + 0 makes -0 equal to 0
+            if factors is None:
+                factors = draws.integers(1 << 64, size=x.shape[1], dtype=np.uint64) | np.uint64(1)
+                kept = x[:0]
+            mark = np.full(len(x), offset)
+            for column, factor in zip(x.view(np.uint32).T, factors, strict=True):  # multiply-shift, modulo 2^64
+                mark += column.astype(np.uint64) * factor
+            both = np.concatenate([marks, mark])
+            marks, first = np.unique(both, return_index=True)
+            marks, first = marks[:size], first[:size]
+            kept = np.concatenate([kept, x])[first]
+    return kept
+
+
+def _unique(x: np.ndarray) -> np.ndarray:
+    """The distinct rows of x [n, d], in order."""
+    return x[np.sort(np.unique(x, axis=0, return_index=True)[1])]
 
 
 def codebook_of(nodes: Nodes, labels: np.ndarray, diagnostics: Mapping[str, Any]) -> tuple[Codebook, dict[str, Any]]:

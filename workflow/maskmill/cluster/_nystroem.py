@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maskmill.errors import NumericsError
 from maskmill.numerics.sampling import rng
 
 if TYPE_CHECKING:
@@ -32,18 +33,21 @@ PAIRED = 1000  # landmarks whose distances say the bandwidth
 RANK = 256  # eigenvectors of A that are used; all of them where all points are landmarks
 SMALL = 1e-6  # eigenvalues of A below this share of the largest are rounding
 HELD_BYTES = 1 << 30  # features that are kept from one pass to the next; more are computed again
-TINY = 1e-12
+TINY = 1e-12  # what counts as 0
+ROUNDING = 1e-5  # share of sigma^2 by which rounding may move a squared distance; float64 where float32 moves it more
+ALONE = 0.01  # share of the points, at most, that may be too far from all landmarks to have a row sum
+ABOVE = 1e-3  # the largest eigenvalue is 1; above 1 by more than this it is rounding
 
 
 def farthest(x: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Rows [count] of x [n, d] such that each is the farthest from those before it; the first is drawn."""
     import torch
 
-    points = torch.from_numpy(x)
+    points = torch.from_numpy(precise(x, bandwidth(x, None)))
     between = _apart(points, points)  # [n, n]: at most some hundred MB
     rows = np.empty(min(count, len(x)), np.int64)
     rows[0] = rng(seed, "cluster", "ncut", "first").integers(len(x))
-    apart = torch.full((len(x),), torch.inf)
+    apart = torch.full((len(x),), torch.inf, dtype=points.dtype)
     for place in range(1, len(rows)):
         torch.minimum(apart, between[rows[place - 1]], out=apart)
         apart[rows[place - 1]] = -torch.inf  # none is taken twice
@@ -71,6 +75,15 @@ def bandwidth(landmarks: np.ndarray, degree: float | None) -> float:
         mean = (m + 2 * np.exp(-(apart**2) / (2 * np.exp(2 * middle))).sum()) / m**2
         low, high = (low, middle) if mean > degree else (middle, high)
     return float(np.exp((low + high) / 2))
+
+
+def precise(x: np.ndarray, sigma: float) -> np.ndarray:
+    """Points [m, d] float32, as float64 where that is needed to measure distances of about `sigma`.
+
+    Squared distances are |x|^2 - 2 x y + |y|^2. Rounding moves them by a share of |x|^2, however close the points are.
+    """
+    longest = float(np.einsum("md,md->m", x, x).max())
+    return x.astype(np.float64) if np.finfo(np.float32).eps * longest > ROUNDING * sigma**2 else x
 
 
 @dataclass(frozen=True)
@@ -181,18 +194,40 @@ class Embedding:
 
 
 def embed(parts: Callable[[], Iterator[Part]], count: int) -> Embedding:
-    """The `count` leading eigenvectors (fewer where there are no more) of the points; two passes."""
+    """The `count` leading eigenvectors (fewer where there are no more) of the points; two passes.
+
+    A row sum that is not above TINY is that of an outlier: a point so far from all landmarks that its links are
+    rounding. Few such points add nothing to the eigenvectors, and have the coordinates that the rest of their links
+    gives.
+
+    Raises:
+        NumericsError: more than a share of ALONE of the points are like that, or the affinities are rounding.
+    """
     import torch
 
     total = sum((part.features.sum(0, dtype=torch.float64) for part in parts()), torch.zeros((), dtype=torch.float64))
     gram = torch.zeros((), dtype=torch.float64)
+    alone = every = 0
     for part in parts():
-        degree = (part.features @ total.to(part.features.dtype)).clamp_min(TINY)
+        degree = part.features @ total.to(part.features.dtype)
+        alone, every = alone + int((degree <= TINY).sum()), every + len(degree)
+        degree = torch.where(degree > TINY, degree, torch.inf)
         gram = gram + (part.features.T @ (part.features / degree[:, None])).double()
+    if alone > ALONE * every:
+        raise _too_narrow(f"the row sums of {alone} of {every} vectors are not above 0")
     values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
+    if not values[-1] <= 1 + ABOVE:
+        raise _too_narrow(f"the largest eigenvalue is {float(values[-1]):.4g}, and not 1")
     values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
     kept = values > TINY
     values, vectors = values[kept], vectors[:, kept]
     signs = torch.sign(total @ vectors)  # a sign of its own for each vector, as eigh gives any
     vectors = vectors * torch.where(signs == 0, torch.ones_like(signs), signs)
     return Embedding(values.numpy(), total, vectors / values.sqrt())
+
+
+def _too_narrow(what: str) -> NumericsError:
+    return NumericsError(
+        f"cluster.degree: the affinities are too narrow for these vectors and landmarks ({what}); set cluster.degree "
+        "closer to 1 (a larger bandwidth), or reduce the vectors so that fewer of them nearly coincide (section reduce)"
+    )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from maskmill.numerics.points import PreparedPoints, Source
 
 ROWS = 10_240  # points at most that the rotation or k-means is found with, as in ncut-pytorch
+COUNTED = 1 << 20  # points whose landmarks and clusters are counted at once
 SEARCHED = 400  # landmarks while the number of clusters is looked for
 
 TRAITS = Traits(counted=True)
@@ -68,7 +69,8 @@ def fit(source: Source, params: Params, seed: int, device: str = "auto") -> tupl
         codebook puts into the cluster of their eigenvectors).
 
     Raises:
-        NumericsError: NaN or infinite values, all vectors equal, or fewer distinct ones than clusters.
+        NumericsError: NaN or infinite values, all vectors equal, fewer distinct ones than clusters, or affinities too
+            narrow for the landmarks.
     """
     from maskmill.numerics.blocks import one_thread
 
@@ -103,7 +105,7 @@ class Cut:
         self.raw, x, self.every = landmarks(source, self.points, params, seed, most)
         self.sigma = _nystroem.bandwidth(x, params.degree)
         rank = None if self.every else max(_nystroem.RANK, 2 * most)
-        exact = x.astype(np.float64) if self.every else x
+        exact = x.astype(np.float64) if self.every else _nystroem.precise(x, self.sigma)
         affinity = _nystroem.Affinity.of(exact, self.sigma, rank)
         self.parts: Callable[[], Iterator[Part]] = _nystroem.passes(self.points, affinity)
         self.embedding: Embedding = _nystroem.embed(self.parts, most + 1)
@@ -122,9 +124,10 @@ class Cut:
         from maskmill.numerics import kmeans
         from maskmill.numerics.sampling import rng
 
-        drawn = np.arange(self.count)
         if self.count > ROWS:
             drawn = np.sort(rng(seed, "cluster", "ncut", "rows").choice(self.count, ROWS, replace=False, shuffle=False))
+        else:
+            drawn = np.arange(self.count)
         start, found = 0, []
         for part in self.parts():
             stop = start + len(part.features)
@@ -163,8 +166,8 @@ class Cut:
 
         k = turn.shape[1]
         label, near, cut = self.labels(turn)
-        group, row = largest(label, near, k, len(self.raw))
-        raw = self.means(row, len(group)) if not self.every else self.raw[near[np.unique(row, return_index=True)[1]]]
+        group, node = largest(pairs(label, near, k, len(self.raw)), len(self.raw))
+        raw = self.raw[np.nonzero(node >= 0)[0]] if self.every else self.means(label, near, node)
         x = self.points.frame.ready(raw)
         own = Codebook(x, np.zeros(k, np.int64), 0.0, self.params.spherical)
         counts, total, agreed, start = np.zeros(len(x), np.int64), 0.0, 0, 0
@@ -182,19 +185,21 @@ class Cut:
         }  # fmt: skip
         return codebook_of(nodes, group, about)
 
-    def means(self, row: np.ndarray, count: int) -> np.ndarray:
-        """Means [count, d] float32 of the points of each node, where the vectors are; row [n]: their node, or -1."""
+    def means(self, label: np.ndarray, near: np.ndarray, node: np.ndarray) -> np.ndarray:
+        """Means [count, d] float32 of the points of each node, where the vectors are; node: see `largest`."""
         import torch
 
         from maskmill.cluster import _nystroem
 
-        sums, start = torch.zeros(count + 1, self.points.depth, dtype=torch.float64), 0
+        count = int(node.max()) + 1
+        sums, sizes, start = torch.zeros(count + 1, self.points.depth, dtype=torch.float64), np.zeros(count + 1), 0
         for block in _nystroem.blocks(self.points):
-            mine = torch.from_numpy(row[start : start + len(block)] % (count + 1))  # -1: the last
-            sums.index_add_(0, mine, torch.from_numpy(block).double())
-            start += len(block)
-        sizes = np.bincount(row[row >= 0], minlength=count)
-        return self.points.frame.restore(sums[:count].numpy() / sizes[:, None]).astype(np.float32)
+            stop = start + len(block)
+            mine = node[near[start:stop], label[start:stop]] % (count + 1)  # -1: the last
+            sums.index_add_(0, torch.from_numpy(mine), torch.from_numpy(block).double())
+            sizes += np.bincount(mine, minlength=count + 1)
+            start = stop
+        return self.points.frame.restore(sums[:count].numpy() / sizes[:count, None]).astype(np.float32)
 
 
 def landmarks(
@@ -205,52 +210,69 @@ def landmarks(
     Raises:
         NumericsError: all points are equal, or fewer of them differ than there are clusters.
     """
-    from maskmill.cluster import _nystroem
-
     few = distinct_points(blocks_of(source), params.fine)
-    if few is not None:
-        raw = few[0]
+    if few is None:
+        x = raw = drawn_landmarks(source, points, params, seed)
+        if not params.spherical:
+            x = points.frame.ready(raw)
     else:
-        wanted = params.fine
-        if params.fine_by == "farthest":
-            wanted = max(params.fine, min(_nystroem.CANDIDATES * params.fine, _nystroem.MOST_CANDIDATES, points.count))
-        raw = draw_points(source, wanted, seed)
-    x = points.frame.ready(raw)
-    if params.spherical:
-        kept = np.linalg.norm(x, axis=1) > 0.5  # a vector of zeros has no direction, and is no landmark
-        raw, x = x[kept], x[kept]
-        first = np.sort(np.unique(x, axis=0, return_index=True)[1])
-        raw, x = raw[first], x[first]
-    if few is None and params.fine_by == "farthest" and len(x) > params.fine:
-        rows = np.sort(_nystroem.farthest(x, params.fine, seed))
-        raw, x = raw[rows], x[rows]
+        raw, x = few[0], points.frame.ready(few[0])
+        if params.spherical:
+            x = x[np.linalg.norm(x, axis=1) > 0.5]  # a vector of zeros has no direction, and is no landmark
+            raw = x = x[np.sort(np.unique(x, axis=0, return_index=True)[1])]
     if len(x) < max(clusters, 2):
         raise too_few(len(x), clusters)
     return raw, x, few is not None
 
 
-def largest(label: np.ndarray, near: np.ndarray, clusters: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+def drawn_landmarks(source: Source, points: PreparedPoints, params: Params, seed: int) -> np.ndarray:
+    """`fine` landmarks that differ [m, d] float32, prepared where directions count; fewer where no more differ."""
+    from maskmill.cluster import _nystroem
+
+    space: Source = (lambda: _nystroem.blocks(points)) if params.spherical else source
+    if params.fine_by == "sample":
+        return draw_points(space, params.fine, seed, params.fine)
+    wanted = max(params.fine, min(_nystroem.CANDIDATES * params.fine, _nystroem.MOST_CANDIDATES, points.count))
+    raw = draw_points(space, wanted, seed, params.fine)
+    if len(raw) <= params.fine:
+        return raw
+    x = raw if params.spherical else points.frame.ready(raw)
+    return raw[np.sort(_nystroem.farthest(x, params.fine, seed))]
+
+
+def pairs(label: np.ndarray, near: np.ndarray, clusters: int, landmarks: int) -> np.ndarray:
+    """Points of each landmark and cluster [landmarks, clusters] int64; label, near: those of every point [n]."""
+    size = np.zeros(landmarks * clusters, np.int64)
+    for start in range(0, len(label), COUNTED):  # so that no wider array of all points is made
+        pair = near[start : start + COUNTED].astype(np.int64) * clusters + label[start : start + COUNTED]
+        size += np.bincount(pair, minlength=len(size))
+    return size.reshape(landmarks, clusters)
+
+
+def largest(counts: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """The nodes: points of one cluster that are nearest to one landmark, the `most` largest such groups.
 
     Every cluster has a node: its largest one is kept, and a cluster that no point is in takes the largest of the
     cluster with the most nodes.
 
     Args:
-        label, near: cluster and nearest landmark of every point [n].
+        counts: points of each landmark and cluster [landmarks, clusters]; see `pairs`.
 
     Returns:
-        the cluster of each node [m] int64, and the node of each point [n] int64, -1 for none.
+        the cluster of each node [m] int64, and the node of the points of each landmark and cluster [landmarks,
+        clusters] int64, -1 for none.
     """
-    pair, inverse, size = np.unique(near.astype(np.int64) * clusters + label, return_inverse=True, return_counts=True)
-    group = pair % clusters
+    clusters = counts.shape[1]
+    pair = np.flatnonzero(counts)
+    size, group = counts.ravel()[pair], pair % clusters
     order = np.lexsort([np.arange(len(pair)), -size])
     first = order[np.sort(np.unique(group[order], return_index=True)[1])]  # the largest of each cluster
     rest = order[~np.isin(order, first)]
     kept = np.sort(np.concatenate([first, rest[: max(0, most - len(first))]]))
-    node = np.full(len(pair), -1)
-    node[kept] = np.arange(len(kept))
+    node = np.full(counts.size, -1)
+    node[pair[kept]] = np.arange(len(kept))
     group, size = group[kept], size[kept]
     for cluster in np.setdiff1d(np.arange(clusters), group):
         rich = group == np.bincount(group, minlength=clusters).argmax()
         group[np.where(rich, size, -1).argmax()] = cluster
-    return group, node[inverse.reshape(-1)]
+    return group, node.reshape(counts.shape)
