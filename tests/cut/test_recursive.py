@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.linalg import eigh
 
-from maskmill.cut import recursive
+from maskmill.cut import _engine, recursive
 from maskmill.cut._partition import compact
 from maskmill.cut._weighted import WeightedAffinity, scaled_cosines
 from maskmill.errors import NumericsError
@@ -168,3 +170,19 @@ def test_nan_and_bad_settings_are_named() -> None:
         recursive.cut(tokens, recursive.Params(), 0, "cat/1")
     with pytest.raises(ValidationError, match="tau"):
         recursive.Params(tau=0)
+    with pytest.raises(ValidationError, match="alpha"):
+        recursive.Params(alpha=30.1)
+
+
+def test_the_largest_alpha_needs_no_dense_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tokens without any structure, the worst case: nearly all weights are close to zero."""
+    dense = _engine._dense
+
+    def small(affinity: Any, pairs: int) -> Any:
+        assert len(affinity.degree) <= _engine.SMALL
+        return dense(affinity, pairs)
+
+    monkeypatch.setattr(_engine, "_dense", small)
+    tokens = np.random.default_rng(1).standard_normal((20, 20, 16)).astype(np.float32)
+    found, _ = recursive.cut(tokens, recursive.Params(alpha=30), 0, "a")
+    assert found.max() > 1

@@ -34,7 +34,9 @@ class Params(Model):
     """Symbols of the paper."""
 
     tau: float = Field(0.5, gt=0, le=2, description="cuts of a larger Ncut are not made")
-    alpha: float = Field(10.0, gt=0, le=100, description="power of the cosines, scaled to 0..1 in each image")
+    alpha: float = Field(  # far above 30 every token is a part of its own, and no solver tells the eigenvalues apart
+        10.0, gt=0, le=30, description="power of the cosines, scaled to 0..1 in each image"
+    )
     thresholds: int = Field(100, ge=2, le=1000, description="places at which an eigenvector may be split")
     segments: int = Field(64, ge=2, le=254, description="regions at most; the cheapest cuts come first")
     assign: Literal["prototypes", "cut"] = Field(
