@@ -186,9 +186,8 @@ def draw_distinct(blocks: Iterator[np.ndarray], size: int, seed: int) -> np.ndar
         for start in range(0, len(block), BLOCK):
             x = block[start : start + BLOCK].astype(np.float32) + np.float32(0)  # + 0 makes -0 equal to 0
             if factors is None:
-                factors = np.array(
-                    [int(f) | 1 for f in draws.integers(1 << 64, size=x.shape[1], dtype=np.uint64)], np.uint64
-                )
+                odd = draws.integers(0, 1 << 63, size=x.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+                factors = np.asarray(odd)
                 kept = x[:0]
             mark = np.full(len(x), offset)
             for column, factor in zip(x.view(np.uint32).T, factors, strict=True):  # multiply-shift, modulo 2^64
