@@ -129,14 +129,12 @@ def _check_stuff(recipe: Recipe, path: Path) -> None:
     _check_room(recipe, path)
     for round in range(1, recipe.round_count + 1):
         stage = recipe.rounds_at(round)
-        if not stage.module.TRAITS.semantic:
-            continue
-        if not wanted:
+        if stage.module.TRAITS.semantic and not wanted:
             raise ConfigError(f"{path}: rounds.student: {stage.method} learns things and stuff; add "
                               "paint: {stuff: {features: NAME, clusters: 27}}, or use student: instance")  # fmt: skip
-        if stage.settings.match != "none":
+        if wanted and stage.settings.match != "none":
             raise ConfigError(f"{path}: rounds.match: {stage.settings.match}: the classes of student {stage.method} "
-                              "keep their ids; leave it out")  # fmt: skip
+                              "keep their ids, of which the first are things; leave it out")  # fmt: skip
 
 
 def _check_room(recipe: Recipe, path: Path) -> None:
