@@ -180,7 +180,7 @@ def test_a_recipe_that_does_not_fit_says_so() -> None:
         ({"rounds": {"match": "hungarian"}}, "rounds.match: hungarian: the classes of student panoptic keep their ids"),
         (
             {"rounds": {"student": "deeplabv3plus", "match": "hungarian"}},  # it would mix things and stuff
-            "rounds.match: hungarian: the classes of student deeplabv3plus keep their ids, of which the first are things",
+            "rounds.match: hungarian: .* keep their ids, of which the first are things",
         ),
         ({"taxonomy": {"source": "file", "file": "x.yaml"}}, "paint.stuff: its classes have no names"),
     ):
