@@ -21,7 +21,7 @@ from maskmill.evaluate.run import run
 from maskmill.evaluate.score import score_clusters
 from maskmill.images.masks import MaskSet
 from maskmill.recipe.base import validate
-from maskmill.recipe.checks import check_labels
+from maskmill.recipe.run_checks import check_labels
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.artefact import read_json
 

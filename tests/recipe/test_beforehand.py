@@ -14,11 +14,11 @@ from maskmill.images.presence import check_presence
 from maskmill.recipe import architectures as names
 from maskmill.recipe import packages
 from maskmill.recipe.architectures import architectures, check_backbones
-from maskmill.recipe.checks import check_counts
 from maskmill.recipe.model import Run
 from maskmill.recipe.origin import Origin
 from maskmill.recipe.packages import check_packages, foreign
 from maskmill.recipe.resolve import SHIPPED, load
+from maskmill.recipe.run_checks import check_counts
 
 
 def run(*recipes: str, **keys: Any) -> Run:

@@ -35,12 +35,12 @@ from maskmill.images.order import ordered
 from maskmill.images.parts import remove_parts
 from maskmill.images.presence import check_presence
 from maskmill.recipe.architectures import check_backbones
-from maskmill.recipe.checks import check_counts, check_labels
 from maskmill.recipe.documents import read_mapping
 from maskmill.recipe.feature_set import ProductCode
 from maskmill.recipe.origin import Origin
 from maskmill.recipe.packages import check_packages
 from maskmill.recipe.resolve import SHIPPED, load
+from maskmill.recipe.run_checks import check_counts, check_labels
 from maskmill.recipe.stages import RULES, Needs
 from maskmill.redact import redact
 from maskmill.store.artefact import count_rows, read_json

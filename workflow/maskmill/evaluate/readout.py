@@ -30,7 +30,7 @@ from maskmill.images.interpolate import resize_maps
 from maskmill.numerics.blocks import one_thread
 from maskmill.progress import track
 from maskmill.recipe.base import validate
-from maskmill.recipe.checks import check_labels
+from maskmill.recipe.run_checks import check_labels
 from maskmill.recipe.scoring import Evaluate
 from maskmill.store.artefact import write_json
 from maskmill.store.manifest import Row, read_manifest

@@ -12,7 +12,7 @@ from maskmill.evaluate.labelled import class_label
 from maskmill.evaluate.matching import PerImage, by_name
 from maskmill.evaluate.protocol import Protocol, protocol
 from maskmill.evaluate.score import score_clusters
-from maskmill.recipe.checks import check_labels
+from maskmill.recipe.run_checks import check_labels
 from maskmill.recipe.scoring import Evaluate
 
 

@@ -193,9 +193,6 @@ class FeatureSet(Model):
 
     @model_validator(mode="after")
     def _several_parts(self) -> FeatureSet:
-        if self.concat is not None and backbones.of(self.backbone).colours:
-            raise ValueError(f"concat: tokens of backbone {self.backbone} would be colours no longer, as each part has "
-                             "length 1; name a network first, and this one in concat")  # fmt: skip
         if self.concat is not None and self.pretrain is not None:
             raise ValueError("concat is for backbones that are not trained here; name one by its name, or drop concat")
         try:

@@ -15,19 +15,19 @@ from pydantic import BeforeValidator, Field, create_model
 
 from maskmill.errors import ConfigError, nearest, one_line
 from maskmill.recipe.base import Model, check_name, switch, validate
-from maskmill.recipe.checks import (
-    check,
+from maskmill.recipe.checks import check
+from maskmill.recipe.documents import check_tree, read_mapping
+from maskmill.recipe.feature_set import FeatureSet
+from maskmill.recipe.model import Recipe, Run, Stage
+from maskmill.recipe.origin import Origin, place
+from maskmill.recipe.registry import available
+from maskmill.recipe.run_checks import (
     check_channels,
     check_counts,
     check_formats,
     check_time,
     check_window,
 )
-from maskmill.recipe.documents import check_tree, read_mapping
-from maskmill.recipe.feature_set import FeatureSet
-from maskmill.recipe.model import Recipe, Run, Stage
-from maskmill.recipe.origin import Origin, place
-from maskmill.recipe.registry import available
 from maskmill.recipe.sections import Config, Rounds
 from maskmill.recipe.stages import BY_NAME, RECIPE_STAGES
 from maskmill.redact import redact
