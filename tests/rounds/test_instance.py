@@ -13,6 +13,7 @@ from nothing_read import NothingRead
 
 from maskmill.images.instances import VOID, Instances, matrix_nms
 from maskmill.recipe.sections import ConfigError
+from maskmill.rounds._descent import rate
 from maskmill.rounds._detections import decode
 from maskmill.rounds._instance_photos import NEITHER, to_cells
 from maskmill.rounds._pyramid import Shape
@@ -20,7 +21,7 @@ from maskmill.rounds.instance import Params
 from maskmill.rounds.instance.crops import Crop, assign, paste
 from maskmill.rounds.instance.losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
 from maskmill.rounds.instance.network import FEATURES, KERNEL, build, grid_sizes, locations, masks_of
-from maskmill.rounds.instance.training import MOST, SentCrop, loss_of, rate
+from maskmill.rounds.instance.training import MOST, SentCrop, loss_of
 
 CNN = Shape((0, 1, 2, 3), (8, 8, 8, 8))
 VIT = Shape((0, 1), (8, 8), 14)

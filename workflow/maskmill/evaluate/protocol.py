@@ -36,7 +36,22 @@ TO_BACKGROUND = "clusters without a class predict the background, label id "
 PREDICTED_IGNORE = "pixels that the masks call ignore are wrong: they stay in the denominator"
 
 
-class Protocol(BaseModel):
+class _Complete(BaseModel):
+    """One way of scoring, complete; comparable exactly when the hashes are equal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def hash(self) -> str:
+        """Hash of all fields: the name of the column that a number belongs to."""
+        return json_hash(self.model_dump(mode="json"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields and the hash."""
+        return self.model_dump(mode="json") | {"hash": self.hash}
+
+
+class Protocol(_Complete):
     """One way of scoring, complete. Two scores are comparable exactly when their protocols' hashes are equal.
 
     Attributes:
@@ -47,8 +62,6 @@ class Protocol(BaseModel):
         images: how many labelled images. image_list: hash of their ids. labels: hash of their label pixels.
         details: what only this kind of protocol has (the training of a read-out).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ProtocolName | Literal["named", "linear_probe", "linear_probe_online", "retrieval", "segment_retrieval"]
     matching: str
@@ -62,15 +75,6 @@ class Protocol(BaseModel):
     image_list: str
     labels: str
     details: dict[str, Any] = Field(default_factory=dict)
-
-    @property
-    def hash(self) -> str:
-        """Hash of all fields: the name of the column that a number belongs to."""
-        return json_hash(self.model_dump(mode="json"))
-
-    def as_dict(self) -> dict[str, Any]:
-        """All fields and the hash."""
-        return self.model_dump(mode="json") | {"hash": self.hash}
 
 
 def protocol(
@@ -115,7 +119,7 @@ def size_text(size: ScoreSize | None) -> str:
     return f"short_side {size.short_side}" + (", centre crop" if size.centre_crop else "")
 
 
-class ObjectProtocol(BaseModel):
+class ObjectProtocol(_Complete):
     """One way of scoring objects or foreground, complete; comparable exactly when the hashes are equal.
 
     It says the rules of every metric that is computed by default, computed or not, so that leaving one out changes no
@@ -129,8 +133,6 @@ class ObjectProtocol(BaseModel):
         instances: hash of the instance images' pixels, or "none".
         rules: metric -> rule in words. prediction: what is compared, and how it meets the labels.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["objects", "saliency", "superpixels"]
     objects: str
@@ -146,17 +148,8 @@ class ObjectProtocol(BaseModel):
     labels: str
     instances: str
 
-    @property
-    def hash(self) -> str:
-        """Hash of all fields: the name of the column that a number belongs to."""
-        return json_hash(self.model_dump(mode="json"))
 
-    def as_dict(self) -> dict[str, Any]:
-        """All fields and the hash."""
-        return self.model_dump(mode="json") | {"hash": self.hash}
-
-
-class PanopticProtocol(BaseModel):
+class PanopticProtocol(_Complete):
     """One way of scoring panoptic maps, complete; comparable exactly when the hashes are equal.
 
     Attributes:
@@ -165,8 +158,6 @@ class PanopticProtocol(BaseModel):
             segment is. quality: the rule of PQ, SQ and RQ. instances: as in ObjectProtocol.
         ignore, classes, size, images, image_list, labels: as in Protocol.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["panoptic"] = "panoptic"
     matching: str
@@ -190,15 +181,6 @@ class PanopticProtocol(BaseModel):
     image_list: str
     labels: str
     instances: str
-
-    @property
-    def hash(self) -> str:
-        """Hash of all fields: the name of the column that a number belongs to."""
-        return json_hash(self.model_dump(mode="json"))
-
-    def as_dict(self) -> dict[str, Any]:
-        """All fields and the hash."""
-        return self.model_dump(mode="json") | {"hash": self.hash}
 
 
 def panoptic_protocol(

@@ -1,18 +1,23 @@
-"""How students of instances learn: the optimiser, its rate, and the weights that a later round goes on from."""
+"""How students of instances learn: the course of a training, its optimiser and rate, the weights it goes on from."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 
 from maskmill.errors import ConfigError
-from maskmill.rounds._photo_training import state_of
+from maskmill.rounds._instance_photos import InstancePhotos
+from maskmill.rounds._photo_training import CropTask, initial, learning_of, state_of, tensors_of, train
 from maskmill.rounds._pyramid import PyramidNet
+from maskmill.rounds._training import StudentTraining
+from maskmill.training.team import Work
 
+MICRO = {"cpu": 4, "cuda": 16}  # crops that are computed at once
 WARM_UP = 0.05  # share of the steps with a rising learning rate, at most 1000 steps
 FALL = 0.02  # schedule step: what the learning rate falls to at half of the steps (CutLER)
 
@@ -73,3 +78,34 @@ def rate(step: int, params: Settings) -> float:
     if params.schedule == "step":
         return 1.0 if step < params.steps // 2 else FALL
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, params.steps - warm)))
+
+
+def train_instances(
+    photos: InstancePhotos,
+    params: Any,
+    training: StudentTraining,
+    build: Callable[[str], PyramidNet],
+    read: Callable[..., list[list[Any]]],
+    send: Callable[..., Any],
+    work: Callable[..., Work],
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Train a network of instances: its tensors, and diagnostics with the loss of every step and the timing.
+
+    Args:
+        build: architecture -> the network with random weights. read: draws, and photos, params, seed, shape and micro
+            by name -> micro-batches of crops. send: crops, device -> what `Work` takes.
+        work: network, the parameters that learn, facts of the encoder, params, training -> the function of a
+            micro-batch.
+    """
+    before = partial(weights_before, params=params)
+    network, facts = initial(photos.weights, build, before, params.unfrozen, training)
+    network = network.to(training.device)
+    micro = MICRO[training.device.type]
+    crops = partial(read, photos=photos, params=params, seed=training.seed, shape=network.shape, micro=micro)
+    loss, sent = work(network, learning_of(network), facts, params, training), partial(send, device=training.device)
+    optimiser = optimiser_of(network, params)
+    task = CropTask(network, len(photos.rows), crops, sent, loss, optimiser, partial(rate, params=params))
+    trained = train(task, params, training)
+    tensors, absent = tensors_of(trained, photos.counts)
+    diagnostics = {"loss": trained.losses, "images": len(photos.rows), "instances": int(photos.counts[1:].sum())}
+    return tensors, diagnostics | {"absent": absent, "encoder": facts, "timing": trained.timing}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ import torch
 from torch import nn
 
 from maskmill.device import autocast, pinned
-from maskmill.rounds._descent import optimiser_of, rate, weights_before
+from maskmill.rounds._descent import train_instances
 from maskmill.rounds._instance_photos import InstancePhotos
-from maskmill.rounds._photo_training import CropTask, initial, learning_of, normalise, tensors_of, train
+from maskmill.rounds._photo_training import normalise
 from maskmill.rounds._training import StudentTraining, number
 from maskmill.rounds.freesolo.crops import Crop, read_crops
 from maskmill.rounds.freesolo.losses import extent_loss, focal_of, mean_loss, pair_loss
@@ -22,7 +21,6 @@ from maskmill.rounds.freesolo.network import SoloNet, build, masks_of
 from maskmill.rounds.freesolo.params import Params
 from maskmill.training.team import Number, Work
 
-MICRO = {"cpu": 4, "cuda": 16}  # crops that are computed at once
 MOST = 64  # cells of a crop whose masks are learnt, at most
 
 
@@ -30,32 +28,18 @@ def train_network(
     photos: InstancePhotos, params: Params, training: StudentTraining
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """See `freesolo.fit`."""
-    network, facts = initial(
-        photos.weights, lambda name: build(name, training.classes, params), partial(weights_before, params=params),
-        params.unfrozen, training,
-    )  # fmt: skip
-    network = network.to(training.device)
-    read = partial(
-        read_crops,
-        photos=photos,
-        params=params,
-        seed=training.seed,
-        shape=network.shape,
-        micro=MICRO[training.device.type],
-    )
-    work = _work(network, learning_of(network), facts, params, training.device)
-    send, optimiser = partial(_send, device=training.device), optimiser_of(network, params)
-    task = CropTask(network, len(photos.rows), read, send, work, optimiser, partial(rate, params=params))
-    trained = train(task, params, training)
-    tensors, absent = tensors_of(trained, photos.counts)
-    diagnostics = {"loss": trained.losses, "images": len(photos.rows), "instances": int(photos.counts[1:].sum())}
-    return tensors, diagnostics | {"absent": absent, "encoder": facts, "timing": trained.timing}
+
+    def built(architecture: str) -> SoloNet:
+        return build(architecture, training.classes, params)
+
+    return train_instances(photos, params, training, built, read_crops, _send, _work)
 
 
 def _work(
-    network: SoloNet, learning: list[nn.Parameter], facts: Mapping[str, Any], params: Params, device: torch.device
+    network: SoloNet, learning: list[nn.Parameter], facts: Mapping[str, Any], params: Params, training: StudentTraining
 ) -> Work:
     """The function of one micro-batch: sum of losses, weight, gradients."""
+    device = training.device
 
     def work(sent: tuple[torch.Tensor, list[SentCrop]]) -> tuple[Number, Number, tuple[torch.Tensor, ...]]:
         pixels, crops = sent

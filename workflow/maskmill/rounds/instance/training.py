@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ import torch
 from torch import nn
 
 from maskmill.device import autocast, pinned
-from maskmill.rounds._descent import optimiser_of, rate, weights_before
-from maskmill.rounds._photo_training import CropTask, initial, learning_of, normalise, tensors_of, train
+from maskmill.rounds._descent import train_instances
+from maskmill.rounds._photo_training import normalise
 from maskmill.rounds._training import StudentTraining, number
 from maskmill.rounds.instance.crops import Crop, InstancePhotos, read_crops
 from maskmill.rounds.instance.losses import best_overlap, focal_of, kept_by_drop_loss, mask_loss
@@ -21,7 +20,6 @@ from maskmill.rounds.instance.network import InstanceNet, RawPredictions, build,
 from maskmill.rounds.instance.params import Params
 from maskmill.training.team import Number, Work
 
-MICRO = {"cpu": 4, "cuda": 16}  # crops that are computed at once
 MOST = 64  # locations of a crop whose masks are learnt, at most
 COARSE = 2  # DropLoss looks at every second cell of the masks
 
@@ -30,26 +28,11 @@ def train_network(
     photos: InstancePhotos, params: Params, training: StudentTraining
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """See `instance.fit`."""
-    network, facts = initial(
-        photos.weights, lambda name: build(name, training.classes, params), partial(weights_before, params=params),
-        params.unfrozen, training,
-    )  # fmt: skip
-    network = network.to(training.device)
-    read = partial(
-        read_crops,
-        photos=photos,
-        params=params,
-        seed=training.seed,
-        shape=network.shape,
-        micro=MICRO[training.device.type],
-    )
-    work = _work(network, learning_of(network), facts, params, training)
-    send, optimiser = partial(send_crops, device=training.device), optimiser_of(network, params)
-    task = CropTask(network, len(photos.rows), read, send, work, optimiser, partial(rate, params=params))
-    trained = train(task, params, training)
-    tensors, absent = tensors_of(trained, photos.counts)
-    diagnostics = {"loss": trained.losses, "images": len(photos.rows), "instances": int(photos.counts[1:].sum())}
-    return tensors, diagnostics | {"absent": absent, "encoder": facts, "timing": trained.timing}
+
+    def built(architecture: str) -> InstanceNet:
+        return build(architecture, training.classes, params)
+
+    return train_instances(photos, params, training, built, read_crops, send_crops, _work)
 
 
 def _work(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ import torch
 from torch import nn
 
 from maskmill.device import autocast, pinned
-from maskmill.rounds._descent import optimiser_of, rate, weights_before
-from maskmill.rounds._photo_training import CropTask, initial, learning_of, normalise, tensors_of, train
+from maskmill.rounds._descent import train_instances
+from maskmill.rounds._photo_training import normalise
 from maskmill.rounds._training import StudentTraining, number
 from maskmill.rounds.instance.crops import NEITHER
-from maskmill.rounds.instance.training import MICRO, SentCrop, batch_loss, send_crops
+from maskmill.rounds.instance.training import SentCrop, batch_loss, send_crops
 from maskmill.rounds.panoptic.crops import PanopticCrop, PanopticPhotos, read_crops
 from maskmill.rounds.panoptic.network import PanopticNet, build
 from maskmill.rounds.panoptic.params import Params
@@ -28,20 +27,11 @@ def train_network(
     photos: PanopticPhotos, params: Params, training: StudentTraining
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """See `panoptic.fit`."""
-    network, facts = initial(
-        photos.weights, lambda name: build(name, photos.things, photos.stuff, params),
-        partial(weights_before, params=params), params.unfrozen, training,
-    )  # fmt: skip
-    network = network.to(training.device)
-    micro = MICRO[training.device.type]
-    read = partial(read_crops, photos=photos, params=params, seed=training.seed, shape=network.shape, micro=micro)
-    work = _work(network, learning_of(network), facts, params, training)
-    send, optimiser = partial(_send, device=training.device), optimiser_of(network, params)
-    task = CropTask(network, len(photos.rows), read, send, work, optimiser, partial(rate, params=params))
-    trained = train(task, params, training)
-    tensors, absent = tensors_of(trained, photos.counts)
-    diagnostics = {"loss": trained.losses, "images": len(photos.rows), "instances": int(photos.counts[1:].sum())}
-    return tensors, diagnostics | {"absent": absent, "encoder": facts, "timing": trained.timing}
+
+    def built(architecture: str) -> PanopticNet:
+        return build(architecture, photos.things, photos.stuff, params)
+
+    return train_instances(photos, params, training, built, read_crops, _send, _work)
 
 
 def _send(crops: list[PanopticCrop], device: torch.device) -> Sent:
